@@ -1,0 +1,216 @@
+"""The nouns that travel between the rooms, and the shape legend.
+
+A row of data becomes a `Conversation` (turns of text and image references), the encoder makes a `Sample` of it
+(token ids, labels, loss weights, pixels), and collating makes a `Batch` of samples. Generation eats `Prompts`.
+
+Shape legend, used in every docstring of the project::
+
+    B  rows in a batch              T  tokens in a row (image tokens counted)
+    I  distinct images in a batch   M  image slots in a batch, in reading order (M >= I)
+    S  side of an image in pixels   V  visual tokens an image has (576 in the published models)
+    D  width of the language model  N  supervised positions in a batch
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
+
+IGNORE_INDEX = -100
+"""Label of a position that is not learnt (the `ignore_index` of torch's cross entropy)."""
+
+
+class UserError(Exception):
+    """Something the user can put right: told in one message with exit code 2, without a traceback.
+
+    The message says what is wrong and where, what was found, what was expected and what to do.
+    """
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker hands its exception over as text that contains the worker's whole traceback;
+        # what the user should read is what follows the last mention of this class.
+        super().__init__(message.rsplit("schema.UserError: ", 1)[-1].strip())
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image that has not been read yet.
+
+    Attributes:
+        source: a file, encoded bytes (PNG, JPEG, ...) or a picture in memory.
+        name: unique name of the picture; two references with one name are the same picture and are encoded once.
+    """
+
+    source: Path | bytes | Image
+    name: str
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: text and images in reading order.
+
+    Attributes:
+        role: "user" or "assistant".
+        parts: text and images; the text holds no placeholder strings, images stand for themselves.
+        weight: loss weight of each learnt token (only assistant turns are learnt); 0 leaves the turn unlearnt.
+    """
+
+    role: Literal["user", "assistant"]
+    parts: tuple[str | ImageRef, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Alternating turns, the first of the user.
+
+    Attributes:
+        turns: at least one user turn.
+        origin: file and row, or seed: named in every error about this conversation.
+        system: the system prompt; None takes the checkpoint's default, "" has none.
+        kind: question type, for metrics per type ("" if the data has no types).
+    """
+
+    turns: tuple[Turn, ...]
+    origin: str
+    system: str | None = None
+    kind: str = ""
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """Every image in reading order."""
+        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, ImageRef))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Pixels of one vision branch: resized to `size` px square, scaled to 0..1, then (x - mean) / std per channel."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """How a picture becomes pixels (DeepSeek-VL: deepseek_vl/models/image_processing_vlm.py, VLMImageProcessor).
+
+    The longest side becomes `size`, the other is truncated to a whole pixel (at least `min_size`), the rest of the
+    square is `background`. `high` and `low` are made from that square.
+
+    Attributes:
+        size: side of the padded square in px (the largest branch's size).
+        background: padding colour, RGB 0..255.
+        low: the SigLIP branch.
+        high: the SAM branch; None in the SigLIP-only family.
+    """
+
+    size: int
+    background: tuple[int, int, int]
+    low: Branch
+    high: Branch | None
+    min_size: int = 14
+
+
+@dataclass(frozen=True)
+class Processor:
+    """All that turning a conversation into tokens and pixels needs to know of a checkpoint."""
+
+    tokenizer: PreTrainedTokenizerFast
+    image_rule: ImageRule
+    image_token: str
+    image_token_id: int
+    image_tokens: int
+    """Visual tokens an image occupies (V)."""
+    default_system: str
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    context_tokens: int
+    """Longest row the checkpoint supports."""
+
+
+@dataclass
+class Pixels:
+    """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised."""
+
+    name: str
+    low: Tensor
+    high: Tensor | None
+
+
+@dataclass
+class Sample:
+    """One row: a conversation, or several that share an image prefix (a message tree).
+
+    Attributes:
+        input_ids: [T], image tokens expanded to V each.
+        labels: [T], the token itself where it is learnt, else IGNORE_INDEX (as in transformers: the loss pairs hidden
+            state t - 1 with label t). A learnt token is never the first of its branch.
+        loss_weights: [T] float.
+        position_ids: [T], as if each conversation stood alone.
+        branches: [T], 0 in a shared prefix, k in the k-th conversation. A token sees the tokens before it that have
+            branch 0 or its own branch. A row with one conversation has 0 everywhere.
+        images: in reading order, one per image slot.
+        origins: of each conversation in the row.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    loss_weights: list[float]
+    position_ids: list[int]
+    branches: list[int]
+    images: list[Pixels]
+    origins: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """What a training step eats. Right-padded; padding has branch -1, label IGNORE_INDEX and position 0.
+
+    Attributes:
+        input_ids, labels, position_ids, branches: [B, T] int64. loss_weights: [B, T] float32.
+        pixel_values: [I, 3, S_low, S_low] float32 or None for a text-only batch. high_res_pixel_values: the same at
+            S_high, None in the SigLIP-only family.
+        image_index: [M] int64, which of the I images fills the m-th slot.
+        origins: of every conversation in the batch, for error messages.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    loss_weights: Tensor
+    position_ids: Tensor
+    branches: Tensor
+    pixel_values: Tensor | None
+    high_res_pixel_values: Tensor | None
+    image_index: Tensor
+    origins: list[str]
+
+
+@dataclass
+class Prompts:
+    """What generation eats: left-padded prompts that end in "Assistant:", and what was expected of each.
+
+    Attributes:
+        input_ids, attention_mask: [B, T] int64.
+        pixel_values, high_res_pixel_values, image_index: as in `Batch`.
+        references: the expected answer of each row.
+        kinds: the question type of each row.
+        questions: the question's text of each row. origins: file and row, or seed.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    pixel_values: Tensor | None
+    high_res_pixel_values: Tensor | None
+    image_index: Tensor
+    references: list[str]
+    kinds: list[str]
+    questions: list[str]
+    origins: list[str]
