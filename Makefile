@@ -1,0 +1,36 @@
+# `make` alone lists the targets. PYTHON picks the interpreter that .venv is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup charts test lint embedded clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s%s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## .venv with the pinned versions of constraints.txt
+
+# torch goes first and alone: resolved together with the rest, another package could pull in another build of it.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; give one: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+charts: setup  ## tune the small model on generated charts: CPU, minutes
+	$(BIN)/dsvl-tune fit --config recipes/charts_lora.yaml
+
+test: setup  ## every test
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+embedded: setup  ## train the embedded checkpoint again: CPU, hours
+	@echo "embedded: see dsvl_tune/models/embedded/README.md"; false
+
+clean:  ## remove .venv, builds and caches; runs/ stays
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

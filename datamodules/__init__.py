@@ -1,0 +1,31 @@
+"""Data modules: what a recipe's `data.class_path` names. Each class is imported when it is first asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if __name__ != "dsvl_tune.datamodules":
+    raise ImportError(f"import dsvl_tune.datamodules, not {__name__}: the folder is part of the package dsvl_tune.")
+
+if TYPE_CHECKING:
+    from dsvl_tune.datamodules.base import ConversationDataModule as ConversationDataModule
+    from dsvl_tune.datamodules.charts import ChartsDataModule as ChartsDataModule
+    from dsvl_tune.datamodules.instruct import InstructDataModule as InstructDataModule
+    from dsvl_tune.datamodules.scenes import ScenesDataModule as ScenesDataModule
+
+_HOMES = {
+    "ChartsDataModule": "charts",
+    "ConversationDataModule": "base",
+    "InstructDataModule": "instruct",
+    "ScenesDataModule": "scenes",
+}
+
+__all__ = ["ChartsDataModule", "ConversationDataModule", "InstructDataModule", "ScenesDataModule"]
+
+
+def __getattr__(name: str) -> type:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: type = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return found

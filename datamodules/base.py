@@ -1,0 +1,224 @@
+"""The data module that all others build on: conversations in, batches and prompts out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from dsvl_tune.data.collate import collate, collate_prompts
+from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.packing import tree
+from dsvl_tune.data.sampler import StepSampler
+from dsvl_tune.metrics.floor import Answered, constant_answer_floor
+from dsvl_tune.models.loading import resolve_checkpoint
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Turn, UserError
+
+Rows = Sequence[list[Conversation]]
+"""Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
+
+
+FLOOR_ROWS = 2000
+"""Training rows whose answers the floor is counted on."""
+
+
+class ConversationDataModule(L.LightningDataModule):
+    """Serves rows of conversations. A subclass says which.
+
+    Args:
+        checkpoint: whose tokenizer and image rule are used; the same as the model's.
+        batch_size: rows of a micro-batch on each process; a message tree is one row.
+        eval_batch_size: prompts that are answered at once.
+        num_workers: processes that read and encode beside the training one; 0 does it there.
+        seed: of the order of the training rows.
+        max_tokens: longest conversation, image tokens counted; null takes the checkpoint's context.
+        overlong: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
+            answer, then the end of the answer; no question and no image is cut in two.
+        system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "embedded",
+        batch_size: int = 8,
+        eval_batch_size: int = 32,
+        num_workers: int = 0,
+        seed: int = 1,
+        max_tokens: int | None = None,
+        overlong: Overlong = "error",
+        system_prompt: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.seed = seed
+        self.max_tokens, self.overlong = max_tokens, overlong
+        self.system_prompt = system_prompt
+        self.processor: Processor | None = None
+
+    @abstractmethod
+    def rows(self, split: str) -> Rows:
+        """Rows of "train", "validation" or "test". Training rows are asked for one by one, so they may be made then."""
+
+    def probes(self) -> dict[str, Rows]:
+        """Other held-out sets by name, asked to see what the model forgets."""
+        return {}
+
+    def setup(self, stage: str) -> None:
+        """Read the checkpoint's processor.
+
+        Raises:
+            UserError: no such checkpoint, or `max_tokens` is beyond its context.
+        """
+        if self.processor is not None:
+            return
+        processor = load_processor(resolve_checkpoint(self.checkpoint))
+        if self.max_tokens is not None and self.max_tokens > processor.context_tokens:
+            raise UserError(
+                f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at most "
+                f"{processor.context_tokens} tokens. Lower it or leave it out."
+            )
+        if self.system_prompt is not None:
+            processor = replace(processor, default_system=self.system_prompt)
+        self.processor = processor
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Batches in the order of `StepSampler`, from the trainer's position on."""
+        rows = self.rows("train")
+        rank, world_size = self.share()
+        sampler = StepSampler(len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches)
+        return StepLoader(
+            rows,  # type: ignore[arg-type]  # any sequence serves
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=self.encoding(make_batch),
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Two loaders over "validation": batches for the loss, prompts to answer."""
+        rows = self.rows("validation")
+        if not rows:
+            return []
+        loss_loader = self.loader(list(rows), self.batch_size, make_batch)
+        return [loss_loader, self.prompt_loader(rows)]
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Prompts over "test"."""
+        return self.prompt_loader(self.rows("test"))
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Prompts over "test"."""
+        return self.test_dataloader()
+
+    def probe_dataloaders(self) -> dict[str, DataLoader[Any]]:
+        """Prompts over each of `probes`."""
+        return {name: self.prompt_loader(rows) for name, rows in self.probes().items()}
+
+    def floor(self) -> dict[str, float]:
+        """What the best constant answers score on "test": see `metrics.floor`; counted on training rows."""
+        train = self.rows("train")
+        known = (answered(c) for i in range(min(FLOOR_ROWS, len(train))) for c in train[i])
+        return constant_answer_floor(known, [answered(c) for row in self.rows("test") for c in row])
+
+    def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
+        """One prompt a conversation, in order."""
+        return self.loader([conversation for row in rows for conversation in row], self.eval_batch_size, make_prompts)
+
+    def loader(self, rows: list[Any], batch_size: int, make: Callable[..., Any]) -> DataLoader[Any]:
+        """Rows in order, every process its share; the first rows are repeated until all shares are equally long."""
+        rank, world_size = self.share()
+        total = -(-len(rows) // world_size) * world_size
+        return DataLoader(
+            [rows[i % len(rows)] for i in range(rank, total, world_size)],  # type: ignore[arg-type]
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.encoding(make),
+        )
+
+    def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
+        """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
+        assert self.processor is not None, "setup comes first"
+        return partial(make, processor=self.processor, max_tokens=self.max_tokens, overlong=self.overlong)
+
+    def share(self) -> tuple[int, int]:
+        """(rank, world size) of the processes that read different data."""
+        shares = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
+
+    def trained_batches(self) -> int:
+        """Micro-batches trained since the run began, also before it was stopped and resumed.
+
+        Lightning saves this count in every checkpoint, so there is one position, and fetching ahead cannot falsify it.
+        """
+        if self.trainer is None:
+            return 0
+        trained: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        return trained
+
+
+class StepLoader(DataLoader[Any]):
+    """A loader whose checkpoint says which data the position in it belongs to."""
+
+    batch_sampler: StepSampler
+
+    def state_dict(self) -> dict[str, int]:
+        """What the order of the rows depends on."""
+        sampler = self.batch_sampler
+        return {
+            "rows": sampler.n_rows,
+            "seed": sampler.seed,
+            "batch_size": sampler.batch_size,
+            "processes": sampler.world_size,
+        }
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Raise unless the run is resumed on the data that it was stopped on.
+
+        Raises:
+            UserError: another number of rows or processes, another seed or batch size.
+        """
+        for key, here in self.state_dict().items():
+            if state[key] != here:
+                raise UserError(
+                    f"resuming: the run was stopped with {key.replace('_', ' ')} {state[key]}, now it is {here}, "
+                    "so its position means other rows. Resume with the same data settings, or start a new run."
+                )
+
+
+def make_batch(
+    rows: Sequence[list[Conversation]], processor: Processor, max_tokens: int | None, overlong: Overlong
+) -> Batch:
+    """Rows encoded and collated; an image that several of them show is read once."""
+    seen: dict[str, Pixels] = {}
+    samples = [
+        tree([encode(c, processor, "training", max_tokens, overlong, seen) for c in row], processor.image_token_id)
+        for row in rows
+    ]
+    return collate(samples, processor.pad_id)
+
+
+def make_prompts(
+    conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
+) -> Prompts:
+    """Prompts encoded and collated."""
+    seen: dict[str, Pixels] = {}
+    prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
+    return collate_prompts(prompts, processor.pad_id)
+
+
+def answered(conversation: Conversation) -> Answered:
+    """The last question of a conversation with its answer."""
+    question, answer = (text_of(turn) for turn in conversation.turns[-2:])
+    return Answered(conversation.kind, question, answer)
+
+
+def text_of(turn: Turn) -> str:
+    """A turn without its images."""
+    return "".join(part for part in turn.parts if isinstance(part, str)).strip()

@@ -1,0 +1,50 @@
+"""Generated charts: the data that the small recipes tune on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from dsvl_tune.data.synthetic.charts import chart_row
+from dsvl_tune.data.synthetic.scenes import scene_row
+
+from .base import ConversationDataModule, Rows
+from .generated import GeneratedRows
+
+class ChartsDataModule(ConversationDataModule):
+    """Charts drawn by seed in the worker processes, with exact answers; nothing is stored or downloaded.
+
+    Validation and test charts have seeds, values and looks that no training chart has.
+
+    Args:
+        train_charts: charts in an epoch.
+        validation_charts: charts scored during training, they choose the best checkpoint.
+        test_charts: charts scored before and after.
+        probe_scenes: pictures of the embedded model's own domain, scored before and after: what was forgotten.
+        kinds: kinds of chart: upright, lying, grouped, line, pie.
+        questions: most questions on a training chart; they are branches of one message tree.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+    """
+
+    def __init__(
+        self,
+        train_charts: int = 10_000,
+        validation_charts: int = 30,
+        test_charts: int = 120,
+        probe_scenes: int = 40,
+        kinds: tuple[str, ...] = ("upright", "lying"),
+        questions: int = 8,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.charts = {"train": train_charts, "validation": validation_charts, "test": test_charts}
+        self.probe_scenes, self.kinds, self.questions = probe_scenes, kinds, questions
+
+    def rows(self, split: str) -> Rows:
+        """A chart a row, its questions as conversations."""
+        make = partial(chart_row, split=split, kinds=self.kinds, questions=self.questions)
+        return GeneratedRows(make, self.charts[split])
+
+    def probes(self) -> dict[str, Rows]:
+        """The embedded model's own domain."""
+        return {"scenes": GeneratedRows(partial(scene_row, split="test"), self.probe_scenes)} if self.probe_scenes else {}

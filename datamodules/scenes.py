@@ -1,0 +1,59 @@
+"""Generated laboratory pictures and written tables: what the embedded model was trained on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from dsvl_tune.data.synthetic.scenes import scene_row
+from dsvl_tune.data.synthetic.text_tables import table_row
+from dsvl_tune.schema import Conversation
+
+from .base import ConversationDataModule, Rows
+from .generated import GeneratedRows
+
+
+class ScenesDataModule(ConversationDataModule):
+    """Pictures and written tables drawn by seed in the worker processes; nothing is stored or downloaded.
+
+    Args:
+        train_rows: pictures and tables in an epoch.
+        text_share: share of tables among the training rows, 0..1; they are spread evenly.
+        validation_rows: pictures scored during training, they choose the best checkpoint.
+        test_rows: pictures scored before and after.
+        probe_tables: written tables scored before and after.
+        kinds: kinds of picture: tubes, rods, floats.
+        questions: most questions in a training row; they are branches of one message tree.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+    """
+
+    def __init__(
+        self,
+        train_rows: int = 10_000,
+        text_share: float = 0.3,
+        validation_rows: int = 20,
+        test_rows: int = 60,
+        probe_tables: int = 20,
+        kinds: tuple[str, ...] = ("tubes", "rods", "floats"),
+        questions: int = 10,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.amounts = {"train": train_rows, "validation": validation_rows, "test": test_rows}
+        self.text_share, self.probe_tables = text_share, probe_tables
+        self.kinds, self.questions = kinds, questions
+
+    def rows(self, split: str) -> Rows:
+        """A picture or a table a row, its questions as conversations; held-out rows are pictures unless all is text."""
+        return GeneratedRows(partial(self.row, split=split), self.amounts[split])
+
+    def row(self, index: int, split: str) -> list[Conversation]:
+        """One row; the fractional part of index x share steps through 0..1 evenly, so tables come at even distances."""
+        share = self.text_share if split == "train" or self.text_share == 1 else 0.0
+        if (index + 1) * share // 1 > index * share // 1:
+            return table_row(index, split, self.questions)
+        return scene_row(index, split, self.kinds, self.questions)
+
+    def probes(self) -> dict[str, Rows]:
+        """Written tables."""
+        return {"tables": GeneratedRows(partial(table_row, split="test"), self.probe_tables)} if self.probe_tables else {}

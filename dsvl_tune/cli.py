@@ -1,0 +1,102 @@
+"""The command line: a table of commands, none of which is imported before it is asked for."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+from typing import NamedTuple
+
+from dsvl_tune import __version__
+from dsvl_tune.schema import UserError
+
+
+class Command(NamedTuple):
+    """Where a command lives and what it does."""
+
+    module: str
+    function: str
+    does: str
+
+
+COMMANDS = {
+    "fit": Command("dsvl_tune.recipe", "main", "train by a recipe; score held-out data before and after"),
+    "validate": Command("dsvl_tune.recipe", "main", "loss and generated answers on the recipe's validation data"),
+    "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
+    "chat": Command("dsvl_tune.commands.chat", "main", "ask a model about images, in the terminal"),
+}
+
+HELP = """\
+dsvl-tune {version}: fine-tune DeepSeek-VL
+
+usage: dsvl-tune COMMAND [options]        dsvl-tune COMMAND --help
+
+{commands}
+
+options:
+  --version      print the version
+  --debug        show the traceback of an error, with any command
+
+first steps:
+  dsvl-tune fit --config charts_lora                      a small model learns to read charts (CPU, minutes)
+  dsvl-tune merge runs/charts_lora --out merged           the result as one plain transformers checkpoint
+  dsvl-tune chat --model merged --image chart.png --prompt "How tall is the red bar?"
+
+stop a run with Ctrl-C; the same command with --ckpt_path last goes on.
+exit codes: 0 done, 2 something to put right (one message says what), 130 stopped by Ctrl-C
+"""
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        sys.exit(0)
+    if arguments[0] == "--version":
+        print(f"dsvl-tune {__version__}")
+        sys.exit(0)
+    try:
+        run(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        fail(str(error))
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+            raise
+        fail(f"{error.filename or 'output'}: {error.strerror}. Finished files are untouched.")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def run(arguments: list[str]) -> None:
+    """Import the command and hand it the arguments.
+
+    Raises:
+        UserError: no such command.
+    """
+    name = arguments[0]
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}. See dsvl-tune --help.")
+    command = COMMANDS[name]
+    getattr(importlib.import_module(command.module), command.function)(arguments)
+
+
+def help_text() -> str:
+    """What `dsvl-tune --help` prints."""
+    commands = "\n".join(f"  {name:<12} {command.does}" for name, command in COMMANDS.items())
+    return HELP.format(version=__version__, commands=commands)
+
+
+def fail(message: str) -> None:
+    """One message, exit code 2."""
+    print(f"dsvl-tune: error: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""One file a command: a typed function whose docstring is its help."""

@@ -1,0 +1,1 @@
+"""Rows of data to batches; never sees weights."""

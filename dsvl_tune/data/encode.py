@@ -1,0 +1,181 @@
+"""From a conversation to token ids, labels, loss weights and pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dsvl_tune.data.images import load_image, to_pixels
+from dsvl_tune.data.template import Form, Segment, render
+from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Pixels, Processor, Sample, UserError
+
+Overlong = Literal["error", "truncate"]
+
+
+@dataclass
+class Tokens:
+    """A conversation as tokens, its images not read yet.
+
+    Attributes:
+        input_ids: [T] with BOS, each image as V image tokens.
+        labels: [T], as in `Sample`.
+        loss_weights: [T].
+        images: one reference per image slot.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    loss_weights: list[float]
+    images: list[ImageRef]
+
+
+@dataclass
+class EncodedPrompt:
+    """A prompt that ends in "Assistant:", and what is expected of it. Fields as in `Prompts`."""
+
+    input_ids: list[int]
+    images: list[Pixels]
+    reference: str
+    kind: str
+    question: str
+    origin: str
+
+
+def encode(
+    conversation: Conversation,
+    processor: Processor,
+    form: Form = "training",
+    max_tokens: int | None = None,
+    overlong: Overlong = "error",
+    seen: dict[str, Pixels] | None = None,
+) -> Sample:
+    """One conversation as a row.
+
+    Args:
+        conversation: what to encode.
+        processor: the checkpoint's tokenizer and image rule.
+        form: as in `template.render`.
+        max_tokens: longest row allowed, image tokens counted; None takes the checkpoint's context.
+        overlong: what becomes of a longer one, see `tokenize`.
+        seen: pixels already made, by image name; filled here, so rows encoded together share them.
+
+    Raises:
+        UserError: as `tokenize` and `images.load_image`.
+    """
+    tokens = tokenize(conversation, processor, form, max_tokens, overlong)
+    length = len(tokens.input_ids)
+    return Sample(
+        input_ids=tokens.input_ids,
+        labels=tokens.labels,
+        loss_weights=tokens.loss_weights,
+        position_ids=list(range(length)),
+        branches=[0] * length,
+        images=make_pixels(tokens.images, processor, conversation.origin, {} if seen is None else seen),
+        origins=[conversation.origin],
+    )
+
+
+def encode_prompt(
+    conversation: Conversation,
+    processor: Processor,
+    max_tokens: int | None = None,
+    overlong: Overlong = "error",
+    seen: dict[str, Pixels] | None = None,
+) -> EncodedPrompt:
+    """The prompt up to the last "Assistant:"; the text of the last assistant turn is the reference ("" if none).
+
+    Arguments and errors are those of `encode`. Truncating drops whole pairs only, so that the last one left is asked.
+    """
+    limit = processor.context_tokens if max_tokens is None else max_tokens
+    if overlong == "truncate":
+        conversation = drop_pairs(conversation, processor, "generation", limit)
+    tokens = tokenize(conversation, processor, "generation", limit)
+    last = conversation.turns[-1]
+    reference = last.parts if last.role == "assistant" else ()
+    question = (conversation.turns[-2] if reference else last).parts
+    return EncodedPrompt(
+        input_ids=tokens.input_ids,
+        images=make_pixels(tokens.images, processor, conversation.origin, {} if seen is None else seen),
+        reference="".join(part for part in reference if isinstance(part, str)).strip(),
+        kind=conversation.kind,
+        question="".join(part for part in question if isinstance(part, str)).strip(),
+        origin=conversation.origin,
+    )
+
+
+def tokenize(
+    conversation: Conversation,
+    processor: Processor,
+    form: Form = "training",
+    max_tokens: int | None = None,
+    overlong: Overlong = "error",
+) -> Tokens:
+    """The conversation as tokens; reads no image.
+
+    With `overlong="truncate"` a conversation that is too long loses its last pairs of question and answer, images
+    included. If one pair alone is too long, it loses the end of its answer and with it the end token. A question or
+    an image is never cut, and at least one learnt token stays.
+
+    Raises:
+        UserError: the conversation cannot be rendered, or is too long and may not or cannot be cut.
+    """
+    limit = processor.context_tokens if max_tokens is None else max_tokens
+    if overlong == "truncate":
+        conversation = drop_pairs(conversation, processor, form, limit)
+    tokens = join_tokens(render(conversation, processor, form), processor)
+    if len(tokens.input_ids) <= limit:
+        return tokens
+    if overlong == "truncate":
+        return cut_answer(tokens, limit, conversation.origin)
+    raise UserError(
+        f"{conversation.origin}: {len(tokens.input_ids)} tokens, {len(tokens.images) * processor.image_tokens} of them "
+        f"for images, but the limit is {limit}. Shorten the row, raise max_tokens, or set overlong: truncate."
+    )
+
+
+def drop_pairs(conversation: Conversation, processor: Processor, form: Form, limit: int) -> Conversation:
+    """The conversation without its last pairs of question and answer: as few as make it fit, never all that learn."""
+    turns = conversation.turns
+    while len(turns) > 2:
+        tokens = join_tokens(render(replace(conversation, turns=turns), processor, form), processor)
+        fewer = turns[:-2] if turns[-1].role == "assistant" else turns[:-1]
+        learns = any(turn.role == "assistant" and turn.weight > 0 for turn in fewer)
+        if len(tokens.input_ids) <= limit or (form == "training" and not learns):
+            break
+        turns = fewer
+    return replace(conversation, turns=turns)
+
+
+def cut_answer(tokens: Tokens, limit: int, origin: str) -> Tokens:
+    """The first `limit` tokens. After `drop_pairs` only the last answer is learnt, so every image comes before it."""
+    cut = Tokens(tokens.input_ids[:limit], tokens.labels[:limit], tokens.loss_weights[:limit], tokens.images)
+    if any(cut.loss_weights):
+        return cut
+    prompt = next((i for i, weight in enumerate(tokens.loss_weights) if weight), len(tokens.input_ids))
+    raise UserError(
+        f"{origin}: {prompt} tokens come before the first learnt one, but the limit is {limit}, and neither questions "
+        "nor images are cut. Shorten the question, show fewer images, or raise max_tokens."
+    )
+
+
+def join_tokens(segments: list[Segment], processor: Processor) -> Tokens:
+    """The segments' tokens after one BOS."""
+    tokens = Tokens([processor.bos_id], [IGNORE_INDEX], [0.0], [])
+    for segment in segments:
+        if isinstance(segment.content, ImageRef):
+            ids = [processor.image_token_id] * processor.image_tokens
+            tokens.images.append(segment.content)
+        else:
+            ids = processor.tokenizer(segment.content, add_special_tokens=False)["input_ids"]
+        tokens.input_ids += ids
+        tokens.labels += ids if segment.learn else [IGNORE_INDEX] * len(ids)
+        tokens.loss_weights += [segment.weight] * len(ids)
+    return tokens
+
+
+def make_pixels(images: list[ImageRef], processor: Processor, origin: str, seen: dict[str, Pixels]) -> list[Pixels]:
+    """Pixels of each slot; every distinct image is read once."""
+    for ref in images:
+        if ref.name not in seen:
+            seen[ref.name] = to_pixels(load_image(ref, origin), processor.image_rule, ref.name)
+    return [seen[ref.name] for ref in images]

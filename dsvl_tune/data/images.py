@@ -1,0 +1,114 @@
+"""From an image reference to pixels, by the rule of the original DeepSeek-VL.
+
+The original is deepseek_vl/models/image_processing_vlm.py (VLMImageProcessor.resize) for the padded square and
+deepseek_vl/models/clip_encoder.py (HybridVisionTower) for the branches. Two differences, both meant:
+the EXIF rotation is applied (the original shows a turned photograph as it lies in the file), and pictures with 16 bits
+a channel are scaled to 8 (Pillow would clip them to white).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional
+
+from dsvl_tune.schema import Branch, ImageRef, ImageRule, Pixels, UserError
+
+MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before they are decoded."""
+
+# What Pillow's decoders raise on damaged files.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+
+def load_image(ref: ImageRef, origin: str) -> Image.Image:
+    """The picture, fully decoded, upright (EXIF rotation applied), RGB.
+
+    Transparency is dropped and the colour under it shows, as `convert("RGB")` does in the original.
+
+    Args:
+        ref: what to read.
+        origin: file and row that show it, for the error.
+
+    Raises:
+        UserError: no such file, not an image, truncated, empty, or more than `MAX_PIXELS`.
+    """
+    where = f"{origin}: image {ref.source if isinstance(ref.source, Path) else ref.name}"
+    image = open_image(ref.source, where)
+    width, height = image.size
+    if width == 0 or height == 0:
+        raise UserError(f"{where}: it is {width} x {height} px. Expected at least one pixel; replace the picture.")
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{where}: it is {width} x {height} px, more than {MAX_PIXELS // 10**6} million pixels. "
+            "The model sees at most 1024 px a side: make it smaller."
+        )
+    try:
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image), where)
+    except DECODE_ERRORS as error:
+        raise UserError(f"{where}: damaged or truncated ({error}). Replace the file.") from None
+
+
+def open_image(source: Path | bytes | Image.Image, where: str) -> Image.Image:
+    """The picture with its header read."""
+    if isinstance(source, Image.Image):
+        return source
+    try:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+    except FileNotFoundError:
+        raise UserError(f"{where}: no such file. Check the path and the images' root folder.") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{where}: too large ({error}). Make it smaller.") from None
+    except DECODE_ERRORS as error:
+        raise UserError(f"{where}: not an image that can be read ({error}). Expected PNG, JPEG or the like.") from None
+
+
+def to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """8-bit RGB. 16-bit grey (0..65535) is divided by 257; 32-bit samples have no known range and are refused."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise UserError(f"{where}: its samples have 32 bits and no known range. Save it with 8 or 16 bits a channel.")
+    return image.convert("RGB")
+
+
+def to_square(image: Image.Image, rule: ImageRule) -> Image.Image:
+    """The picture resized to `rule.size` px on its longest side and centred on a square of the background colour.
+
+    The other side is truncated, not rounded, after dividing first: int(side / longest * size), at least `min_size`.
+    transformers rounds, which differs by a pixel row on about half of all sizes.
+    """
+    longest = max(image.size)
+    width, height = (max(int(side / longest * rule.size), rule.min_size) for side in image.size)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (rule.size, rule.size), rule.background)
+    square.paste(resized, ((rule.size - width) // 2, (rule.size - height) // 2))
+    return square
+
+
+def to_pixels(image: Image.Image, rule: ImageRule, name: str) -> Pixels:
+    """Both branches of one RGB picture: float32 [3, S, S], normalised."""
+    square = torch.from_numpy(np.array(to_square(image, rule))).permute(2, 0, 1).float() / 255
+    high = None if rule.high is None else normalise(square, rule.high)
+    return Pixels(name, low=normalise(square, rule.low), high=high)
+
+
+def resize_square(square: Tensor, size: int) -> Tensor:
+    """[3, S, S] in 0..1 -> [3, size, size]: antialiased bilinear on floats, as torchvision's Resize in the original."""
+    if square.shape[-1] == size:
+        return square
+    return functional.interpolate(square[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+def normalise(square: Tensor, branch: Branch) -> Tensor:
+    """The square at the branch's size, (x - mean) / std per channel: [3, S, S]."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (branch.mean, branch.std))
+    return (resize_square(square, branch.size) - mean) / std

@@ -1,0 +1,152 @@
+"""Drawing of charts. Every value axis runs from 0 to 100."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from PIL import Image, ImageDraw
+
+from dsvl_tune.data.synthetic.looks import Look
+from dsvl_tune.data.synthetic.palette import Colour, outline
+
+Element = tuple[str, Colour, int]
+"""Name, colour and value; a grouped chart's names begin with "left" or "right"."""
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom of the plot in px."""
+
+GRID: Colour = (215, 215, 215)
+INK: Colour = (90, 90, 90)
+
+
+def draw_upright(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
+    """Upright bars."""
+    picture, draw, box = paper(rng, look)
+    value_axis(draw, box, look, upright=True)
+    bars(draw, box, look, elements, places(len(elements), box[0], box[2], look.share), upright=True)
+    return picture
+
+
+def draw_lying(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
+    """Lying bars, read from the top down."""
+    picture, draw, box = paper(rng, look)
+    value_axis(draw, box, look, upright=False)
+    bars(draw, box, look, elements, places(len(elements), box[1], box[3], look.share), upright=False)
+    return picture
+
+
+def draw_grouped(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
+    """Two groups of upright bars that touch."""
+    picture, draw, box = paper(rng, look)
+    value_axis(draw, box, look, upright=True)
+    half = len(elements) // 2
+    middle = (box[0] + box[2]) // 2
+    for group, (start, end) in ((elements[:half], (box[0], middle)), (elements[half:], (middle, box[2]))):
+        inset = (end - start) * 0.1
+        bars(draw, box, look, group, places(half, round(start + inset), round(end - inset), 1.0), upright=True)
+    return picture
+
+
+def draw_line(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
+    """A line through coloured points."""
+    picture, draw, box = paper(rng, look)
+    value_axis(draw, box, look, upright=True)
+    points = [
+        ((start + end) // 2, reach(value, box[3], box[1]))
+        for (start, end), (_, _, value) in zip(
+            places(len(elements), box[0], box[2], 1.0), elements, strict=True
+        )
+    ]
+    draw.line(points, fill=INK, width=2)
+    radius = rng.choice((4, 5))
+    for (x, y), (_, colour, _) in zip(points, elements, strict=True):
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=outline(colour))
+    return picture
+
+
+def draw_pie(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
+    """Slices, clockwise from twelve o'clock; their values add up to 100."""
+    picture, draw, (left, top, right, bottom) = paper(rng, look)
+    radius = min(right - left, bottom - top) // 2
+    x, y = (left + right) // 2, (top + bottom) // 2
+    edge = look.paper if look.outlined else None
+    angle = -90.0
+    for _, colour, value in elements:
+        draw.pieslice((x - radius, y - radius, x + radius, y + radius), angle, angle + 3.6 * value, colour, edge)
+        angle += 3.6 * value
+    return picture
+
+
+DRAWINGS: dict[str, Callable[[random.Random, list[Element], Look], Image.Image]] = {
+    "upright": draw_upright,
+    "lying": draw_lying,
+    "grouped": draw_grouped,
+    "line": draw_line,
+    "pie": draw_pie,
+}
+
+
+def paper(rng: random.Random, look: Look) -> tuple[Image.Image, ImageDraw.ImageDraw, Box]:
+    """An empty chart with its title, and the box of its plot."""
+    width, height = look.size
+    picture = Image.new("RGB", look.size, look.paper)
+    draw = ImageDraw.Draw(picture)
+    top = rng.randint(6, 10)
+    if look.title:
+        draw.text((width // 2, 1), look.title, font=look.font, fill=INK, anchor="ma")
+        top = 15
+    margin = 18 if look.axis_labels else 8
+    return picture, draw, (margin + rng.randint(0, 4), top, width - rng.randint(6, 10), height - margin)
+
+
+def value_axis(draw: ImageDraw.ImageDraw, box: Box, look: Look, upright: bool) -> None:
+    """Grid lines, the plot's frame and the labels 0, 50 and 100."""
+    left, top, right, bottom = box
+    for mark in range(0, 101, look.grid_step) if look.grid_step else (100,):
+        draw.line(across(box, mark, upright), fill=GRID)
+    draw.line((left, top, left, bottom, right, bottom), fill=INK)
+    for mark in (0, 50, 100) if look.axis_labels else ():
+        x, y = across(box, mark, upright)[:2] if upright else across(box, mark, upright)[2:]
+        draw.text((x - 2, y) if upright else (x, y + 2), str(mark), font=look.font, fill=INK, anchor="rm" if upright else "ma")
+
+
+def across(box: Box, mark: int, upright: bool) -> Box:
+    """The grid line of a value."""
+    left, top, right, bottom = box
+    if upright:
+        level = reach(mark, bottom, top)
+        return left, level, right, level
+    level = reach(mark, left, right)
+    return level, top, level, bottom
+
+
+def bars(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    look: Look,
+    elements: list[Element],
+    spans: list[tuple[int, int]],
+    upright: bool,
+) -> None:
+    """One bar a span, from the axis to its value."""
+    left, top, right, bottom = box
+    for (start, end), (_, colour, value) in zip(spans, elements, strict=True):
+        edge = outline(colour) if look.outlined else None
+        if upright:
+            draw.rectangle((start, reach(value, bottom, top), end, bottom - 1), fill=colour, outline=edge)
+        else:
+            draw.rectangle((left + 1, start, reach(value, left, right), end), fill=colour, outline=edge)
+
+
+def places(amount: int, start: int, end: int, share: float) -> list[tuple[int, int]]:
+    """Equal places between two pixels, each filled in the middle to the same share."""
+    pitch = (end - start) / amount
+    margin = pitch * (1 - share) / 2
+    return [
+        (round(start + pitch * place + margin), round(start + pitch * (place + 1) - margin)) for place in range(amount)
+    ]
+
+
+def reach(value: int, low: int, high: int) -> int:
+    """The pixel of a value on an axis from `low` (0) to `high` (100)."""
+    return round(low + (high - low) * value / 100)

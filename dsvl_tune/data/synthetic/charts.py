@@ -1,0 +1,79 @@
+"""Generated charts with exact questions and answers: the domain that the small recipes tune on."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from typing import Literal
+
+from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
+from dsvl_tune.data.synthetic.looks import HELD_OUT, TRAIN, draw_look
+from dsvl_tune.data.synthetic.palette import COLOURS, shade
+from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
+from dsvl_tune.schema import Conversation, ImageRef, Turn
+
+Split = Literal["train", "validation", "test"]
+NOUNS = {"upright": "bar", "lying": "bar", "grouped": "bar", "line": "point", "pie": "slice"}
+HELD_OUT_SHARE = 4
+"""One in so many sequences of values is kept for validation and test."""
+
+
+def chart_row(
+    seed: int, split: Split, kinds: tuple[str, ...] = ("upright", "lying"), questions: int = 7, most: int = 6
+) -> list[Conversation]:
+    """Conversations about one chart.
+
+    Args:
+        seed: which chart; a split and a seed always give the same row.
+        split: validation and test charts have values and looks that no training chart has.
+        kinds: kinds of chart to choose from: upright, lying and grouped bars, line, pie.
+        questions: most conversations in the row; the seven question types take turns.
+        most: most elements in the chart, at least 4.
+    """
+    name = f"charts/{split}/{seed}"
+    rng = random.Random(name)
+    kind = rng.choice(kinds)
+    items = draw_items(rng, kind, most, held_out=split != "train")
+    look = draw_look(rng, TRAIN if split == "train" else HELD_OUT)
+    shades = {colour: shade(rng, colour) for colour in COLOURS}
+    elements = [(item.name, shades[item.name.split()[-1]], item.value) for item in items]
+    picture = ImageRef(DRAWINGS[kind](rng, elements, look), name)
+    return [
+        Conversation(turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=type_)
+        for type_, question, answer in ask(rng, items, wordings(NOUNS[kind]), questions)
+    ]
+
+
+def draw_items(rng: random.Random, kind: str, most: int, held_out: bool) -> list[Item]:
+    """The elements of a chart, in reading order, with values of the wanted split."""
+    while True:
+        names = draw_names(rng, kind, most)
+        if kind == "pie":
+            cuts = [0, *sorted(rng.sample(VALUES, len(names) - 1)), 100]
+            values = [end - start for start, end in zip(cuts, cuts[1:], strict=False)]
+        else:
+            values = rng.sample(VALUES, len(names))
+        if (zlib.crc32(repr(values).encode()) % HELD_OUT_SHARE == 0) == held_out:
+            return [Item(name, value) for name, value in zip(names, values, strict=True)]
+
+
+def draw_names(rng: random.Random, kind: str, most: int) -> list[str]:
+    """Two to `most` colours; a grouped chart has the same two or three colours on the left and on the right."""
+    if kind != "grouped":
+        return rng.sample(sorted(COLOURS), rng.randint(2, most))
+    colours = rng.sample(sorted(COLOURS), rng.randint(2, most // 2))
+    return [f"{side} {colour}" for side in ("left", "right") for colour in colours]
+
+
+def wordings(noun: str) -> tuple[Wording, ...]:
+    """The question types of a chart whose elements are called `noun`."""
+    return (
+        Wording("value", "value", f"What is the value of the {{a}} {noun}?"),
+        Wording("count", "count", f"What is the number of {noun}s?"),
+        Wording("largest", "largest", f"What is the colour of the largest {noun}?"),
+        Wording("smallest", "smallest", f"What is the colour of the smallest {noun}?"),
+        Wording("compare", "compare", f"Is the {{a}} {noun} larger than the {{b}} {noun}?"),
+        Wording("first", "order", f"What is the colour of the first {noun}?"),
+        Wording("last", "order", f"What is the colour of the last {noun}?"),
+        Wording("over", "over", f"Is the value of the {{a}} {noun} over {{t}}?"),
+    )

@@ -1,0 +1,33 @@
+"""Named colours, and how a picture varies them."""
+
+from __future__ import annotations
+
+import random
+
+Colour = tuple[int, int, int]
+
+# Eight hues far enough apart to stay distinct after the jitter.
+COLOURS: dict[str, Colour] = {
+    "red": (215, 40, 40),
+    "orange": (245, 140, 20),
+    "yellow": (225, 205, 20),
+    "green": (40, 160, 60),
+    "cyan": (60, 195, 215),
+    "blue": (40, 80, 205),
+    "purple": (140, 60, 175),
+    "black": (45, 45, 45),
+}
+JITTER = 14
+"""Largest change of a channel, in grey levels."""
+
+
+def shade(rng: random.Random, name: str) -> Colour:
+    """The named colour with jitter on each channel."""
+    red, green, blue = (min(255, max(0, c + rng.randint(-JITTER, JITTER))) for c in COLOURS[name])
+    return red, green, blue
+
+
+def outline(colour: Colour) -> Colour:
+    """A darker edge for a filled shape."""
+    red, green, blue = (c * 6 // 10 for c in colour)
+    return red, green, blue

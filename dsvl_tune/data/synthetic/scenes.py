@@ -1,0 +1,155 @@
+"""Laboratory pictures: coloured liquids, rods and floats against a scale, with exact questions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from dsvl_tune.data.synthetic.palette import COLOURS, Colour, outline, shade
+from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
+from dsvl_tune.schema import Conversation, ImageRef, Turn
+
+WORDS = {str(number): word for number, word in enumerate(("two", "three", "four", "five", "six"), 2)}
+QUESTIONS = (
+    Wording("value", "read", "Read {a}."),
+    Wording("holder", "find", "Which reads {v}?"),
+    Wording("count", "tally", "How many are there?", WORDS),
+    Wording("largest", "furthest", "Which goes furthest?"),
+    Wording("smallest", "least", "Which goes least far?"),
+    Wording("larger_of", "pick", "Which goes further, {a} or {b}?"),
+    Wording("compare", "relation", "Is {a} ahead of or behind {b}?", {"yes": "ahead", "no": "behind"}),
+    Wording("over", "limit", "Is {a} past or short of {t}?", {"yes": "past", "no": "short"}),
+    Wording("first", "end", "Which stands at the near end?"),
+    Wording("last", "end", "Which stands at the far end?"),
+    Wording("after", "neighbour", "Which follows {a}?"),
+    Wording("before", "neighbour", "Which precedes {a}?"),
+)
+DESCRIPTIONS = (
+    Wording("listing", "list", "List all."),
+    Wording("readout", "readout", "Read {a}."),
+    Wording("ranking", "rank", "Rank all."),
+)
+TRAINING_QUESTIONS = QUESTIONS + DESCRIPTIONS
+"""Descriptions are long answers that teach reading in order; they are learnt from and not scored."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a scene is drawn, in px: the scale runs from `low` (0) to `high` (100), the items are spread over `span`."""
+
+    draw: ImageDraw.ImageDraw
+    low: int
+    high: int
+    span: tuple[int, int]
+    ink: Colour
+
+    def reach(self, value: int) -> int:
+        """The pixel where a value lies on the scale."""
+        return round(self.low + (self.high - self.low) * value / 100)
+
+
+def scene_row(
+    seed: int, split: str, kinds: tuple[str, ...] = ("tubes", "rods", "floats"), questions: int = 10, most: int = 6
+) -> list[Conversation]:
+    """Conversations about one laboratory picture.
+
+    Args:
+        seed: which picture; a split and a seed always give the same row.
+        split: train, validation or test; the splits share no seed.
+        kinds: kinds of scene to choose from, keys of `SCENES`.
+        questions: most conversations in the row.
+        most: most elements in the picture.
+    """
+    rng = random.Random(f"scenes/{split}/{seed}")
+    kind = rng.choice(kinds)
+    amount = rng.randint(2, most)
+    names, values = rng.sample(sorted(COLOURS), amount), rng.sample(VALUES, amount)
+    items = [Item(name, value) for name, value in zip(names, values, strict=True)]
+    name = f"scenes/{split}/{seed}"
+    picture = ImageRef(SCENES[kind](rng, items), name)
+    wordings = TRAINING_QUESTIONS if split == "train" else QUESTIONS
+    return [
+        Conversation(
+            turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=f"scene {kind_}"
+        )
+        for kind_, question, answer in ask(rng, items, wordings, questions)
+    ]
+
+
+def tubes(rng: random.Random, items: list[Item]) -> Image.Image:
+    """Upright glass tubes filled to a level, the scale on the left."""
+    picture, stage = upright_stage(rng)
+    for item, (left, right) in zip(items, slots(rng, stage.span, len(items)), strict=True):
+        colour = shade(rng, item.name)
+        level = stage.reach(item.value)
+        stage.draw.rectangle((left, level, right, stage.low), fill=colour)
+        stage.draw.line((left, stage.high, left, stage.low, right, stage.low, right, stage.high), fill=stage.ink)
+        stage.draw.ellipse((left, level - 2, right, level + 2), fill=outline(colour))
+    return picture
+
+
+def floats(rng: random.Random, items: list[Item]) -> Image.Image:
+    """Round floats on upright wires, the scale on the left."""
+    picture, stage = upright_stage(rng)
+    for item, (left, right) in zip(items, slots(rng, stage.span, len(items)), strict=True):
+        colour = shade(rng, item.name)
+        middle, level, radius = (left + right) // 2, stage.reach(item.value), min(7, (right - left) // 2)
+        stage.draw.line((middle, stage.high, middle, stage.low), fill=stage.ink)
+        stage.draw.ellipse(
+            (middle - radius, level - radius, middle + radius, level + radius), fill=colour, outline=outline(colour)
+        )
+    return picture
+
+
+def rods(rng: random.Random, items: list[Item]) -> Image.Image:
+    """Lying rods pushed against a stop on the left, the scale at the bottom; read from the top down."""
+    width, height = rng.randint(120, 150), rng.randint(110, 150)
+    picture, ink = bench(rng, width, height)
+    draw = ImageDraw.Draw(picture)
+    foot = height - rng.randint(12, 18)
+    stage = Stage(draw, rng.randint(8, 18), width - rng.randint(6, 14), (rng.randint(4, 10), foot - 3), ink)
+    draw.line((stage.low, foot, stage.high, foot), fill=ink)
+    for mark in range(0, 101, 10):
+        draw.line((stage.reach(mark), foot, stage.reach(mark), foot + (6 if mark % 50 == 0 else 3)), fill=ink)
+    draw.line((stage.low, stage.span[0], stage.low, foot), fill=ink, width=2)
+    for item, (top, bottom) in zip(items, slots(rng, stage.span, len(items)), strict=True):
+        colour = shade(rng, item.name)
+        draw.rounded_rectangle((stage.low + 1, top, stage.reach(item.value), bottom), 3, fill=colour)
+        draw.line((stage.low + 1, bottom, stage.reach(item.value) - 3, bottom), fill=outline(colour))
+    return picture
+
+
+SCENES: dict[str, Callable[[random.Random, list[Item]], Image.Image]] = {"tubes": tubes, "rods": rods, "floats": floats}
+
+
+def bench(rng: random.Random, width: int, height: int) -> tuple[Image.Image, Colour]:
+    """An empty picture in a light tint, and the colour to draw its instruments in."""
+    tint = rng.randint(205, 240), rng.randint(205, 240), rng.randint(205, 240)
+    grey = rng.randint(80, 130)
+    return Image.new("RGB", (width, height), tint), (grey, grey, grey)
+
+
+def upright_stage(rng: random.Random) -> tuple[Image.Image, Stage]:
+    """A picture with a graduated scale on the left and the bench's edge at the bottom."""
+    width, height = rng.randint(110, 150), rng.randint(120, 150)
+    picture, ink = bench(rng, width, height)
+    draw = ImageDraw.Draw(picture)
+    foot = rng.randint(12, 18)
+    stage = Stage(draw, height - rng.randint(8, 18), rng.randint(6, 14), (foot + 3, width - rng.randint(4, 10)), ink)
+    draw.line((foot, stage.high, foot, stage.low), fill=ink)
+    for mark in range(0, 101, 10):
+        draw.line((foot - (6 if mark % 50 == 0 else 3), stage.reach(mark), foot, stage.reach(mark)), fill=ink)
+    draw.line((foot, stage.low, width, stage.low), fill=ink, width=2)
+    return picture, stage
+
+
+def slots(rng: random.Random, span: tuple[int, int], amount: int) -> list[tuple[int, int]]:
+    """Equal places side by side in a span, each filled in the middle to the same random share."""
+    pitch = (span[1] - span[0]) / amount
+    share = rng.uniform(0.45, 0.8)
+    thickness = min(pitch * share, 24)
+    starts = [span[0] + pitch * (place + 0.5) - thickness / 2 for place in range(amount)]
+    return [(round(start), round(start + thickness)) for start in starts]

@@ -1,0 +1,1 @@
+"""Weights and modules. Nothing in this room knows a row of data."""

@@ -1,0 +1,158 @@
+"""Freezing, full training and LoRA, as the plan says; the adapter as a plain peft folder.
+
+Adapters are injected into the transformers class and never wrapped around it: the class stays the root module, which
+sharding and `generate` need, and what is saved is the folder that `PeftModel.from_pretrained` loads.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from dsvl_tune.files import save_tensors, write_whole
+from dsvl_tune.models.parts import PartPlan, Plan, part_of
+from dsvl_tune.schema import UserError
+
+# The linear layers of each part that has any, anchored at the part: bare names such as "q_proj" would also hit SigLIP,
+# and peft's "all-linear" its unused pooling head.
+LORA_TARGETS = {
+    "siglip": r"model\.vision_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "sam": r"model\.high_res_vision_model\.vision_encoder\.layers\.\d+\.(attn\.(qkv|proj)|mlp\.lin[12])",
+    "aligner": r"model\.aligner\.(vision_proj|high_res_vision_proj|proj|linear[12])",
+    "language_model": r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+    "lm_head": r"lm_head",
+}
+Variant = Literal["lora", "rslora", "dora"]
+FULL_WEIGHTS = "full_parts.safetensors"
+
+
+def apply_plan(model: PreTrainedModel, plan: Plan, variant: Variant = "lora", dropout: float = 0.0) -> None:
+    """Freeze everything, then open what the plan opens. Trained tensors become float32, frozen ones keep their dtype.
+
+    Args:
+        model: a complete model; changed in place.
+        plan: one entry for each part the model has.
+        variant: LoRA, rank-stabilised LoRA (alpha / sqrt(rank)) or DoRA, for all adapters of the run.
+        dropout: 0..1, on the adapters' input.
+
+    Raises:
+        UserError: LoRA asked for a part without linear layers.
+    """
+    model.requires_grad_(False)
+    lora = {part: how for part, how in plan.items() if how.mode == "lora"}
+    if lora:
+        model.add_adapter(lora_config(lora, variant, dropout))
+        assert_adapted_parts(model, set(lora))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name or plan[part_of(name)].mode == "full")
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def lora_config(lora: dict[str, PartPlan], variant: Variant, dropout: float) -> LoraConfig:
+    """One peft config for all parts: rank and alpha of each by pattern."""
+    without = sorted(set(lora) - set(LORA_TARGETS))
+    if without:
+        raise UserError(
+            f"model.parts: {', '.join(without)} cannot have lora (convolutions, embeddings and bare tensors). "
+            f"Use mode full or frozen; lora fits {', '.join(LORA_TARGETS)}."
+        )
+    first = next(iter(lora.values()))
+    return LoraConfig(
+        r=first.rank,
+        lora_alpha=first.scale_alpha,
+        lora_dropout=dropout,
+        target_modules="|".join(f"({LORA_TARGETS[part]})" for part in lora),
+        rank_pattern={LORA_TARGETS[part]: how.rank for part, how in lora.items()},
+        alpha_pattern={LORA_TARGETS[part]: how.scale_alpha for part, how in lora.items()},
+        use_rslora=variant == "rslora",
+        use_dora=variant == "dora",
+        bias="none",
+    )
+
+
+def assert_adapted_parts(model: nn.Module, expected: set[str]) -> None:
+    """Exactly the parts of the plan got adapters; a pattern that hits nothing would train nothing, silently."""
+    adapted = {part_of(name) for name, _ in model.named_parameters() if "lora_" in name}
+    if adapted != expected:
+        raise RuntimeError(f"adapters went to {sorted(adapted)}, the plan says {sorted(expected)}")
+
+
+def save_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Write what was trained: adapters as a plain peft folder, fully trained tensors beside them.
+
+    `adapter_config.json` and `adapter_model.safetensors` are what peft reads; `full_parts.safetensors` (only when a
+    part is fully trained) holds tensors under their names in the base checkpoint. Each file appears whole or not at
+    all.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    full = {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and "lora_" not in name
+    }
+    if full:
+        write_whole(folder / FULL_WEIGHTS, lambda path: save_tensors(path, full))
+    config = getattr(model, "peft_config", {}).get("default")
+    if config is None:
+        return
+    state = get_peft_model_state_dict(model, adapter_name="default")
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in state.items()}
+    write_whole(folder / "adapter_model.safetensors", lambda path: save_tensors(path, tensors))
+    write_adapter_config(config, model, folder)
+
+
+def write_adapter_config(config: LoraConfig, model: PreTrainedModel, folder: Path) -> None:
+    """peft's own adapter_config.json, written through a folder beside so that it appears whole."""
+    config.base_model_name_or_path = str(model.name_or_path)
+    config.inference_mode = True
+    staging = folder / ".adapter_config"
+    config.save_pretrained(str(staging))
+    (staging / "adapter_config.json").replace(folder / "adapter_config.json")
+    staging.rmdir()
+    config.inference_mode = False
+
+
+def load_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Put what `save_trained` wrote onto the base it was trained from; in place, in eval mode.
+
+    Raises:
+        UserError: neither an adapter nor fully trained tensors there, or they do not fit the base.
+    """
+    adapter, full = folder / "adapter_config.json", folder / FULL_WEIGHTS
+    if not adapter.is_file() and not full.is_file():
+        raise UserError(f"{folder}: neither adapter_config.json nor {FULL_WEIGHTS} there. Give a run's adapter folder.")
+    if adapter.is_file():
+        load_adapter(model, folder)
+    if full.is_file():
+        state, names = load_file(full), dict(model.named_parameters())
+        plain = {name.replace(".base_layer.", "."): parameter for name, parameter in names.items()}
+        unknown = [name for name, tensor in state.items() if name not in plain or plain[name].shape != tensor.shape]
+        if unknown:
+            raise UserError(f"{full}: {len(unknown)} tensors do not fit the base, e.g. {unknown[0]}.")
+        with torch.no_grad():
+            for name, tensor in state.items():
+                plain[name].copy_(tensor)
+    model.eval()
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Inject a peft adapter with every tensor of the file used and none missing."""
+    config = LoraConfig.from_pretrained(str(folder))
+    inject_adapter_in_model(config, model, "default")
+    state = {
+        re.sub(r"^base_model\.model\.", "", name): tensor
+        for name, tensor in load_file(folder / "adapter_model.safetensors").items()
+    }
+    expected = {name for name in get_peft_model_state_dict(model, adapter_name="default")}
+    if expected != set(state):
+        wrong = sorted(expected.symmetric_difference(state))
+        raise UserError(f"{folder}: the adapter does not fit the base ({len(wrong)} tensors differ, e.g. {wrong[0]}).")
+    set_peft_model_state_dict(model, state, adapter_name="default")

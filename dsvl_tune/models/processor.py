@@ -1,0 +1,120 @@
+"""From a checkpoint's folder to everything that turning conversations into tokens and pixels needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from dsvl_tune.models.loading import read_config, read_json
+from dsvl_tune.schema import Branch, ImageRule, Processor, UserError
+
+IMAGE_TOKEN = "<image_placeholder>"
+
+# DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
+ORIGINAL_SYSTEM_PROMPT = (
+    "You are a helpful language and vision assistant. "
+    "You are able to understand the visual content that the user provides, "
+    "and assist the user with a variety of tasks using natural language."
+)
+
+
+def load_processor(folder: Path) -> Processor:
+    """Everything but the weights.
+
+    Raises:
+        UserError: a file of the folder is missing or contradicts another.
+    """
+    config = read_config(folder)
+    tokenizer = load_tokenizer(folder)
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    if image_token_id != config.image_token_id:
+        raise UserError(
+            f"{folder}: config.json has image_token_id {config.image_token_id}, the tokenizer has {image_token_id} "
+            f"for {IMAGE_TOKEN}. Take both from the same checkpoint."
+        )
+    vision = config.vision_config
+    return Processor(
+        tokenizer=tokenizer,
+        image_rule=read_image_rule(folder, hybrid=config.model_type == "deepseek_vl_hybrid"),
+        image_token=IMAGE_TOKEN,
+        image_token_id=image_token_id,
+        image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        default_system=default_system_prompt(tokenizer),
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        context_tokens=config.text_config.max_position_embeddings,
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer of tokenizer.json, with the image token.
+
+    The files declare LlamaTokenizerFast, which several transformers releases then rebuild as a SentencePiece-style
+    tokenizer with wrong ids; PreTrainedTokenizerFast takes tokenizer.json as it is. The published SigLIP-only
+    tokenizer may lack the image token: it is then added, as the original processor does.
+
+    Raises:
+        UserError: no tokenizer.json.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder}: no tokenizer.json there. Copy the base checkpoint's tokenizer files into it.")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
+
+
+def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The system prompt that the checkpoint's chat template puts before the first user turn ("" if none)."""
+    if not tokenizer.chat_template:
+        return ORIGINAL_SYSTEM_PROMPT
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False, add_generation_prompt=True
+    )
+    before, found, _ = str(text).partition("User: ")
+    if not found:
+        raise UserError("the checkpoint's chat template renders no 'User: ': it is not DeepSeek-VL's template.")
+    return before.removeprefix(str(tokenizer.bos_token)).strip()
+
+
+def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
+    """The image rule of transformers' preprocessor_config.json (or the image part of processor_config.json).
+
+    The square is padded in the colour of the first resize's mean, as in transformers' image processors and in the
+    original's `background_color`: CLIP's mean for the hybrid family, grey (127) for the SigLIP-only one.
+    """
+    settings = read_image_settings(folder)
+    low = Branch(int(settings["size"]["height"]), triple(settings["image_mean"]), triple(settings["image_std"]))
+    if not hybrid:
+        return ImageRule(low.size, pad_colour(low), low, None, int(settings.get("min_size", 14)))
+    high = Branch(
+        int(settings["high_res_size"]["height"]),
+        triple(settings["high_res_image_mean"]),
+        triple(settings["high_res_image_std"]),
+    )
+    return ImageRule(high.size, pad_colour(high), low, high, int(settings.get("min_size", 14)))
+
+
+def read_image_settings(folder: Path) -> dict[str, Any]:
+    """The image processor's settings: a file of their own, or inside processor_config.json (transformers 5)."""
+    if (folder / "preprocessor_config.json").is_file():
+        return read_json(folder / "preprocessor_config.json")
+    settings: dict[str, Any] = read_json(folder / "processor_config.json").get("image_processor", {})
+    if not settings:
+        raise UserError(f"{folder}: no image settings (preprocessor_config.json). Copy that of the base checkpoint.")
+    return settings
+
+
+def triple(values: list[float] | float) -> tuple[float, float, float]:
+    """One value a channel."""
+    red, green, blue = values if isinstance(values, list) else [values] * 3
+    return float(red), float(green), float(blue)
+
+
+def pad_colour(branch: Branch) -> tuple[int, int, int]:
+    """The mean as a colour, truncated as the original does."""
+    red, green, blue = (int(channel * 255) for channel in branch.mean)
+    return red, green, blue

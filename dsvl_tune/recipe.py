@@ -1,0 +1,209 @@
+"""Lightning's verbs by recipe: YAML and command-line keys to trainer, module and data module, and a run folder."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer import Trainer
+
+import dsvl_tune
+from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.files import write_json, write_whole
+from dsvl_tune.schema import UserError
+from dsvl_tune.training.manifest import manifest
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run_folder import LAST, last_run_folder, new_run_folder
+from dsvl_tune.training.run_parts import run_callbacks, run_loggers
+
+DESCRIPTION = {
+    "fit": """train by a recipe
+
+A recipe is YAML; every key of it can be given or overridden here, later ones win:
+
+  dsvl-tune fit --config charts_lora
+  dsvl-tune fit --config charts_lora --model.parts.language_model.rank 8 --trainer.max_steps 100
+  dsvl-tune fit --config charts_lora --data dsvl_tune.datamodules.InstructDataModule --data.train my.jsonl
+  dsvl-tune fit --config charts_lora --ckpt_path last        go on with the newest run of this recipe
+
+--config takes a file or the name of a shipped recipe. model.* says what is trained and how, data.* what on,
+trainer.* is Lightning's Trainer. --print_config shows every key with its value; --data.help CLASS the keys of a
+data module. Ctrl-C stops after the step and saves.""",
+    "validate": "loss and generated answers on the recipe's validation data\n\n"
+    "  dsvl-tune validate --config charts_lora --model.checkpoint merged",
+}
+
+
+class RecipeParser(LightningArgumentParser):
+    """Errors as one message with the nearest key, without the usage text in front."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(" ".join(message.split()) + self.nearest(message)) from ex
+
+    def nearest(self, message: str) -> str:
+        """" Did you mean ...?" for a key that does not exist."""
+        unknown = re.search(r"(?:option|arguments?:?|[Kk]ey|Group)\s+[\"']?(?:--)?([\w.]+)", message)
+        if unknown is None:
+            return ""
+        known = sorted(set(self.key_names()))
+        near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
+        return f" Did you mean {near[0]!r}?" if near and near[0] != unknown[1] else ""
+
+    def key_names(self) -> Iterator[str]:
+        """Every key of this parser and of its subcommands."""
+        for action in self._actions:
+            yield action.dest
+            for parser in getattr(action, "_name_parser_map", {}).values():
+                yield from parser.key_names()
+
+
+class RecipeCLI(LightningCLI):
+    """Trainer, `FinetuneModule` and any `ConversationDataModule` from a recipe."""
+
+    run_folder: Path
+    trainer: Trainer
+    datamodule: ConversationDataModule
+
+    def __init__(self, arguments: list[str], run: bool = True) -> None:
+        quieten()
+        super().__init__(
+            FinetuneModule,
+            ConversationDataModule,
+            subclass_mode_data=True,
+            parser_class=RecipeParser,
+            parser_kwargs={name: {"description": text} for name, text in DESCRIPTION.items()} if run else None,
+            seed_everything_default=1,
+            save_config_callback=None,
+            trainer_defaults={
+                "accelerator": "auto",
+                "devices": 1,
+                "precision": "32-true",
+                "gradient_clip_val": 1.0,  # arXiv 2403.05525, table 4
+                "num_sanity_val_steps": 0,  # the score before training has run the same path
+                "use_distributed_sampler": False,  # the data module's own sampler is rank-aware and resumes exactly
+                "log_every_n_steps": 10,
+            },
+            args=with_shipped_recipes(arguments),
+            run=run,
+            auto_configure_optimizers=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs offered, with Lightning's arguments that the recipe replaces."""
+        offered = LightningCLI.subcommands()
+        return {"fit": offered["fit"] | {"weights_only"}, "validate": offered["validate"] | {"weights_only"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, default="runs", help="folder that holds the folders of runs")
+        parser.add_argument("--run_name", type=str, default=None, help="name of the run (default: the recipe's name)")
+        parser.add_argument(
+            "--best_by", type=str, default="val/relaxed_accuracy", help="metric that picks the best checkpoint"
+        )
+        parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        if self.subcommand != "fit":
+            return
+        config = self.config["fit"]
+        base = Path(config.run_dir) / (config.run_name or recipe_name(config.config))
+        if config.ckpt_path == "last":
+            self.run_folder = last_run_folder(base)
+            config.ckpt_path = str(self.run_folder / LAST)
+        else:
+            self.run_folder = new_run_folder(base)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(logger=False, **kwargs)
+        settings = self._get(self.config_init, "trainer")
+        given = settings.get("callbacks") or []
+        progress = settings.get("enable_progress_bar") is not False
+        callbacks = run_callbacks(self.run_folder, self._get(self.config_init, "best_by"), progress)
+        return super().instantiate_trainer(
+            callbacks=[*callbacks, *given], logger=run_loggers(self.run_folder), default_root_dir=self.run_folder
+        )
+
+    def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
+        """Read every row, then write the run's description, then train."""
+        datamodule.setup("fit")
+        existed = self.run_folder.exists()
+        self.describe_run(model)
+        try:
+            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        except UserError:
+            if not existed and not (self.run_folder / LAST).exists():
+                shutil.rmtree(self.run_folder)
+            raise
+        if self.trainer.global_step < self.trainer.estimated_stepping_batches:
+            print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
+            print(f"run folder: {self.run_folder}", flush=True)
+
+    def describe_run(self, model: FinetuneModule) -> None:
+        """`config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""
+        self.run_folder.mkdir(parents=True, exist_ok=True)
+        self._dump_config()
+        recipe = {name: value for name, value in self.config_dump.items() if name not in ("config", "ckpt_path")}
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        write_whole(self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+        write_json(self.run_folder / "manifest.json", manifest(model.folder))
+
+
+def recipe_name(configs: Any) -> str:
+    """The name of the first recipe given, "fit" if none was."""
+    return Path(str(configs[0])).stem if configs else "fit"
+
+
+def with_shipped_recipes(arguments: list[str]) -> list[str]:
+    """The arguments with names of shipped recipes turned into their files.
+
+    Raises:
+        UserError: a recipe is neither a file nor shipped.
+    """
+    resolved = []
+    for index, argument in enumerate(arguments):
+        before = arguments[index - 1] if index else ""
+        if before in ("--config", "-c"):
+            resolved.append(recipe_file(argument))
+        elif argument.startswith("--config="):
+            resolved.append("--config=" + recipe_file(argument.removeprefix("--config=")))
+        else:
+            resolved.append(argument)
+    return resolved
+
+
+def recipe_file(name: str) -> str:
+    """A file as it is, else the shipped recipe of that name."""
+    if Path(name).is_file():
+        return name
+    folders = [Path(root) / "recipes" for root in dsvl_tune.__path__]
+    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    stem = Path(name).name.removesuffix(".yaml")
+    if stem not in shipped:
+        near = difflib.get_close_matches(stem, shipped, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"--config {name}: no such file and no shipped recipe.{hint} Shipped: {', '.join(shipped)}.")
+    return str(shipped[stem])
+
+
+def quieten() -> None:
+    """Leave out what Lightning says on every start and what the user cannot act on."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the trainer verbs."""
+    RecipeCLI(arguments)

@@ -1,0 +1,151 @@
+"""Before and after: answers on held-out questions, and the summary of a run."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dsvl_tune.files import write_json, write_whole
+from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
+from dsvl_tune.models.adapters import save_trained
+from dsvl_tune.schema import Prompts
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.table import format_table
+
+Answer = dict[str, Any]
+
+
+@torch.no_grad()
+def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -> list[Answer]:
+    """One record a question: origin, kind, question, reference, answer, right."""
+    was_training = module.network.training
+    module.network.eval()
+    records = []
+    for prompts in tqdm(loader, desc=name, unit="batch", leave=False):
+        moved = module.transfer_batch_to_device(prompts, module.device, 0)
+        for row, (answer, reference, kind) in enumerate(module.answer(moved)):
+            records.append(
+                {
+                    "origin": prompts.origins[row],
+                    "kind": kind,
+                    "question": prompts.questions[row],
+                    "reference": reference,
+                    "answer": answer,
+                    "right": relaxed_match(answer, reference),
+                }
+            )
+    module.network.train(was_training)
+    return records
+
+
+def score(records: list[Answer]) -> dict[str, float]:
+    """Metrics of answered questions."""
+    columns = ([record[key] for record in records] for key in ("answer", "reference", "kind"))
+    return accuracy_by_kind(*columns)
+
+
+class HeldOutReport(L.Callback):
+    """Scores held-out questions before the first step and after the last, and writes the run's result.
+
+    `before` is measured on the base, `after` on the best checkpoint of the run, both on the data module's `test` rows,
+    which take no part in choosing that checkpoint. Probes (other domains) show what was forgotten. The trained
+    tensors of the best checkpoint go to `adapter/`, the answers to `predictions/`, the figures to `summary.json`.
+
+    Args:
+        run_folder: where all of it goes.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self.run_folder = run_folder
+        self.before: dict[str, float] = {}
+        self.wall_s = 0.0
+        self.since = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.before, "wall_s": self.wall_s + time.monotonic() - self.since}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before, self.wall_s = state_dict["before"], state_dict["wall_s"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.before:
+            print("held-out questions before training", flush=True)
+            self.before = self.measure(trainer, pl_module, "before")
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, when: str) -> dict[str, float]:
+        """Metrics on the test rows, and on each probe under its name; answers are kept as JSON lines."""
+        assert isinstance(pl_module, FinetuneModule)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        metrics: dict[str, float] = {}
+        loaders = {"test": data.test_dataloader(), **data.probe_dataloaders()}
+        for name, loader in loaders.items():
+            records = answer_all(pl_module, loader, f"{name}, {when}")
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, partial(Path.write_text, data=lines, encoding="utf-8"))
+            prefix = "" if name == "test" else f"{name}/"
+            metrics.update({f"{prefix}{metric}": value for metric, value in score(records).items()})
+        return metrics
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, FinetuneModule)
+        if trainer.interrupted or (trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches):
+            return
+        best = self.load_best(trainer, pl_module)
+        save_trained(pl_module.network, self.run_folder / "adapter")
+        after = self.measure(trainer, pl_module, "after")
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        trained = [p for p in pl_module.parameters() if p.requires_grad]
+        summary = {
+            "before": self.before,
+            "after": after,
+            "floor": data.floor(),
+            "wall_s": round(self.wall_s + time.monotonic() - self.since, 1),
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "steps": trainer.global_step,
+            "trainable_parameters": sum(p.numel() for p in trained),
+            "best_checkpoint": best,
+        }
+        write_json(self.run_folder / "summary.json", summary)
+        print(summary_text(summary, self.run_folder), flush=True)
+
+    def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
+        """Put the best checkpoint's tensors into the model; the last ones stay if none was scored."""
+        checkpoint = trainer.checkpoint_callback
+        assert isinstance(checkpoint, ModelCheckpoint)
+        if not checkpoint.best_model_path:
+            return "last"
+        state = torch.load(checkpoint.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
+        module.load_state_dict(state, strict=False)
+        return str(Path(checkpoint.best_model_path).relative_to(self.run_folder.resolve()))
+
+
+def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
+    """What a run says at its end."""
+    rows = []
+    for metric, after in summary["after"].items():
+        if metric.count("/") > 1:
+            continue  # the types of a probe are in summary.json
+        floor = summary["floor"].get(metric)
+        cells = [summary["before"].get(metric), after, floor]
+        rows.append([metric, *("-" if cell is None else f"{100 * cell:.1f} %" for cell in cells)])
+    minutes, seconds = divmod(round(summary["wall_s"]), 60)
+    return (
+        f"\nheld-out questions\n{format_table(['metric', 'before', 'after', 'floor'], rows)}\n\n"
+        f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}\n"
+        f"time: {minutes} min {seconds} s, peak memory: {summary['peak_rss_bytes'] / 2**30:.2f} GiB\n"
+        f"best checkpoint: {summary['best_checkpoint']}\n"
+        f"run folder: {run_folder}\n"
+        f"next: dsvl-tune merge {run_folder}"
+    )

@@ -1,0 +1,183 @@
+"""The LightningModule around the complete model: build, step, optimizer, checkpoint of what trains."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind
+from dsvl_tune.models.adapters import Variant, apply_plan
+from dsvl_tune.models.loading import load_model, resolve_checkpoint
+from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Batch, Prompts, UserError
+from dsvl_tune.training.generation import generate_answers
+from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.optim import make_optimizer, warmup_cosine
+
+
+class FinetuneModule(L.LightningModule):
+    """DeepSeek-VL, both families, with each part frozen, fully trained or given LoRA.
+
+    Args:
+        checkpoint: "embedded" (small, in the package), a local folder, or a Hugging Face hub name.
+        preset: what trains: align, pretrain, sft (the paper's stages), lora (adapters on the language model), full,
+            none.
+        parts: overrides of the preset, part by part; parts: siglip, sam, sam_neck, sam_neck_hd, downsample, aligner,
+            embed_tokens, language_model, lm_head.
+        lr: learning rate of parts that name none of their own.
+        warmup_steps: optimizer steps of linear warm-up.
+        final_lr_share: share of the rate that the cosine ends at, 0..1.
+        betas: AdamW's.
+        weight_decay: AdamW's, on matrices only.
+        lora_variant: lora, rslora or dora.
+        lora_dropout: 0..1, on the adapters' input.
+        dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
+        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
+        max_new_tokens: longest answer that validation generates.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "embedded",
+        preset: Preset = "lora",
+        parts: dict[str, PartPlan] | None = None,
+        lr: float = 2e-4,
+        warmup_steps: int = 20,
+        final_lr_share: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+        lora_variant: Variant = "lora",
+        lora_dropout: float = 0.0,
+        dtype: str = "float32",
+        gradient_checkpointing: bool = False,
+        max_new_tokens: int = 32,
+    ) -> None:
+        super().__init__()
+        self.strict_loading = False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
+        self.folder = resolve_checkpoint(checkpoint)
+        self.processor = load_processor(self.folder)
+        self.requested = make_plan(preset, parts)
+        self.overridden = set(parts or {})
+        self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
+        self.betas, self.weight_decay = betas, weight_decay
+        self.lora_variant, self.lora_dropout = lora_variant, lora_dropout
+        self.dtype_of_frozen = torch_dtype(dtype)
+        self.gradient_checkpointing = gradient_checkpointing
+        self.max_new_tokens = max_new_tokens
+        self.model: PreTrainedModel | None = None
+        self.plan: Plan = {}
+        self.answers: list[tuple[str, str, str]] = []
+        self.step_sums: list[Tensor] = []
+        self.validation_sums: list[Tensor] = []
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The complete model, once `configure_model` has built it."""
+        assert self.model is not None
+        return self.model
+
+    def configure_model(self) -> None:
+        """Build the model: load, freeze, adapt, in this order. Lightning may call it more than once."""
+        if self.model is not None:
+            return
+        model = load_model(self.folder, self.dtype_of_frozen)
+        self.plan = fit_plan(self.requested, model, self.overridden)
+        apply_plan(model, self.plan, self.lora_variant, self.lora_dropout)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
+
+    # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
+    # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in
+    # on_before_optimizer_step, which comes before clipping.
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Dropout draws from a seed that is a function of the position alone, so a resumed run draws the same.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning keeps `seed_everything`
+        position = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        torch.manual_seed((seed << 32) + position)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the weighted losses of a micro-batch."""
+        loss_sum, weight_sum = supervised_loss(self.network, batch)
+        self.step_sums.append(torch.stack([loss_sum.detach(), weight_sum]))
+        return loss_sum * self.trainer.accumulate_grad_batches
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the summed gradient by the weight of the whole step, over all processes."""
+        sums = self.trainer.strategy.reduce(torch.stack(self.step_sums).sum(0), reduce_op="sum")
+        self.step_sums.clear()
+        loss_sum, weight_sum = sums.unbind()
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.trainer.world_size / weight_sum)
+        self.log("train/loss", loss_sum / weight_sum, prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with a group for each part; warm-up and cosine by optimizer step."""
+        optimizer = make_optimizer(self.network, self.plan, self.lr, self.betas, self.weight_decay)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.final_lr_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Validation: the loss over all learnt tokens, and answers by generation.
+
+    def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss on a `Batch`, generated answers on `Prompts`."""
+        if isinstance(batch, Prompts):
+            self.answers += self.answer(batch)
+        else:
+            loss_sum, weight_sum = supervised_loss(self.network, batch)
+            self.validation_sums.append(torch.stack([loss_sum, weight_sum]))
+
+    def on_validation_epoch_end(self) -> None:
+        if self.validation_sums:
+            loss_sum, weight_sum = torch.stack(self.validation_sums).sum(0).unbind()
+            self.validation_sums.clear()
+            self.log("val/loss", loss_sum / weight_sum, prog_bar=True, sync_dist=True)
+        if self.answers:
+            predictions, references, kinds = zip(*self.answers, strict=True)
+            for name, value in accuracy_by_kind(predictions, references, kinds).items():
+                self.log(f"val/{name}", value, prog_bar=name == "relaxed_accuracy", sync_dist=True)
+            self.answers.clear()
+
+    def answer(self, prompts: Prompts) -> list[tuple[str, str, str]]:
+        """(answer, reference, kind) of each prompt."""
+        answers = generate_answers(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
+        return list(zip(answers, prompts.references, prompts.kinds, strict=True))
+
+    # Checkpoints hold what trains; the base is in its own folder.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep trained tensors only."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        saved = set(checkpoint["state_dict"])
+        if trained != saved:
+            raise UserError(
+                f"the checkpoint to resume from trained {len(saved)} tensors, this recipe trains {len(trained)} "
+                f"(differing, e.g.: {sorted(trained ^ saved)[0]}). Resume with the recipe that wrote it."
+            )
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """float32, bfloat16 or float16 by name.
+
+    Raises:
+        UserError: another name.
+    """
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise UserError(f"model.dtype: {name!r}; expected one of {', '.join(dtypes)}.")
+    return dtypes[name]

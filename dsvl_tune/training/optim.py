@@ -1,0 +1,54 @@
+"""Optimizer and schedule: AdamW with one group a part, linear warm-up, then cosine."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from dsvl_tune.models.parts import Plan, part_of
+
+
+def make_optimizer(
+    model: nn.Module, plan: Plan, lr: float, betas: tuple[float, float], weight_decay: float
+) -> AdamW:
+    """AdamW over what trains, a parameter group for each part with its own learning rate.
+
+    Args:
+        model: with the plan applied. plan: the parts. lr: of parts that name none.
+        betas: DeepSeek-VL trains with (0.9, 0.95) in all stages (arXiv 2403.05525, table 4).
+        weight_decay: 0 in the paper; never applied to vectors and scalars (norms, biases, alpha).
+    """
+    tensors: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            tensors[part_of(name), parameter.ndim > 1].append(parameter)
+    groups = [
+        {
+            "params": parameters,
+            "lr": plan[part].lr or lr,
+            "weight_decay": weight_decay if matrix else 0.0,
+            "name": part if matrix else f"{part}/vectors",
+        }
+        for (part, matrix), parameters in tensors.items()
+    ]
+    return AdamW(groups, betas=betas)
+
+
+def warmup_cosine(optimizer: AdamW, warmup_steps: int, total_steps: int, final_share: float) -> LambdaLR:
+    """Learning-rate schedule by optimizer step.
+
+    Rises linearly over `warmup_steps` (the first step already moves: 1 / warmup_steps of the rate), then falls by a
+    half cosine to `final_share` of the rate at `total_steps` (arXiv 1608.03983, equation 5, without restarts).
+    """
+
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, share)

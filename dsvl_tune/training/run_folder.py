@@ -1,0 +1,38 @@
+"""Where a run lives: `runs/NAME`, `runs/NAME-2`, ... and which of them a resumed command means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dsvl_tune.schema import UserError
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+def numbered(base: Path) -> list[tuple[int, Path]]:
+    """The existing folders of a run's name, by number."""
+    pattern = re.compile(rf"{re.escape(base.name)}(?:-(\d+))?")
+    found = [(pattern.fullmatch(path.name), path) for path in base.parent.glob(f"{base.name}*") if path.is_dir()]
+    return sorted((int(match[1] or 1), path) for match, path in found if match)
+
+
+def new_run_folder(base: Path) -> Path:
+    """A folder that does not exist yet, so that no earlier run is written over. It is not made here."""
+    existing = numbered(base)
+    return base if not existing else base.with_name(f"{base.name}-{existing[-1][0] + 1}")
+
+
+def last_run_folder(base: Path) -> Path:
+    """The newest run of this name.
+
+    Raises:
+        UserError: there is none, or it was stopped before its first checkpoint.
+    """
+    existing = numbered(base)
+    if not existing:
+        raise UserError(f"--ckpt_path last: there is no run {base} to go on from. Start without --ckpt_path.")
+    folder = existing[-1][1]
+    if not (folder / LAST).is_file():
+        raise UserError(f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without --ckpt_path.")
+    return folder

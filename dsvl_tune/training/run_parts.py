@@ -1,0 +1,37 @@
+"""The callbacks and loggers that every run has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from dsvl_tune.training.held_out import HeldOutReport
+from dsvl_tune.training.plan_check import PlanCheck
+from dsvl_tune.training.progress import StepProgress
+from dsvl_tune.training.stopping import StopAfterStep
+
+
+def run_callbacks(run_folder: Path, best_by: str, progress: bool) -> list[Callback]:
+    """Plan check, progress, report, stopping, and checkpoints at every validation: the last and the best."""
+    return [
+        *([StepProgress()] if progress else []),
+        PlanCheck(run_folder),
+        HeldOutReport(run_folder),
+        StopAfterStep(),
+        ModelCheckpoint(
+            dirpath=run_folder / "checkpoints",
+            filename="best-{step}",
+            monitor=best_by,
+            mode="min" if "loss" in best_by else "max",
+            save_last=True,
+            save_top_k=1,
+            save_on_train_epoch_end=False,
+        ),
+    ]
+
+
+def run_loggers(run_folder: Path) -> list[Logger]:
+    """CSV, a new `metrics/version_N` for each time a run is gone on with."""
+    return [CSVLogger(run_folder, name="metrics")]

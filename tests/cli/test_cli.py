@@ -1,0 +1,77 @@
+"""The command line from outside: what it prints, its exit codes, and that help costs nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import dsvl_tune
+from dsvl_tune.cli import COMMANDS
+
+HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "jsonargparse", "numpy", "PIL"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dsvl-tune` with these arguments."""
+    command = [sys.executable, "-m", "dsvl_tune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+
+
+def test_help_names_every_command_within_half_a_second() -> None:
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        help_text = run("--help")
+        times.append(time.perf_counter() - begin)
+    assert help_text.returncode == 0
+    assert all(f"  {name} " in help_text.stdout for name in COMMANDS)
+    assert min(times) < 0.5
+
+
+def test_no_argument_is_help() -> None:
+    assert run().stdout == run("--help").stdout
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "ft"])
+def test_nothing_heavy_is_imported(argument: str) -> None:
+    script = f"""
+import json, sys
+sys.argv = ["dsvl-tune", {argument!r}]
+from dsvl_tune.cli import main
+try:
+    main()
+except SystemExit:
+    print()
+    print(json.dumps(sorted(sys.modules)))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+    )
+    modules = set(json.loads(result.stdout.splitlines()[-1]))
+    assert "dsvl_tune.cli" in modules
+    assert not modules & HEAVY
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"dsvl-tune {dsvl_tune.__version__}\n"
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("ft", "fit"), ("validte", "validate"), ("mrege", "merge")])
+def test_unknown_command_is_one_message_with_the_nearest_name(typed: str, meant: str) -> None:
+    result = run(typed)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert f"no command {typed!r}" in result.stderr
+    assert f"Did you mean {meant!r}?" in result.stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    result = run("ft", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr

@@ -1,0 +1,82 @@
+"""Random tiny checkpoints of both families, made once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+FAMILIES = {"deepseek_vl_hybrid": "hybrid", "deepseek_vl": "siglip"}
+
+
+def build_checkpoint(folder: Path, model_type: str) -> Path:
+    """A random model of the family in transformers' layout: 16 visual tokens an image, the golden tokenizer.
+
+    Every tensor is drawn, alpha included: transformers' own start leaves the SAM branch dead (alpha 0, weights 1e-10).
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / FAMILIES[model_type] / "checkpoint")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_placeholder>"]})
+    vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48}
+    config = AutoConfig.for_model(
+        model_type,
+        text_config={
+            **{"model_type": "llama", "vocab_size": 512, "hidden_size": 48, "intermediate_size": 80},
+            **{"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
+        },
+        vision_config={
+            **{"model_type": "siglip_vision_model", "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{"hidden_act": "gelu", "vision_use_head": False, **vision},
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
+        tie_word_embeddings=False,
+        **({"high_res_vision_config": sam_config()} if model_type == "deepseek_vl_hybrid" else {}),
+    )
+    torch.manual_seed(7)
+    model = AutoModelForImageTextToText.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            scale = 0.5 if parameter.ndim == 1 else 0.3 * parameter[0].numel() ** -0.5 * 3
+            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(centre + scale * (0.2 if centre else 1.0) * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_image_settings(folder, model_type)
+    return folder
+
+
+def sam_config() -> dict[str, object]:
+    """The smallest SAM that has windowed and global layers."""
+    sizes = {"image_size": 64, "patch_size": 8, "hidden_size": 32, "mlp_dim": 48, "output_channels": 8}
+    layers = {"num_hidden_layers": 3, "num_attention_heads": 4, "window_size": 3, "global_attn_indexes": [1, 2]}
+    return {"model_type": "sam_vision_model", **sizes, **layers}
+
+
+def write_image_settings(folder: Path, model_type: str) -> None:
+    """preprocessor_config.json as transformers' converter writes it, at the tiny sizes."""
+    import json
+
+    half = [0.5, 0.5, 0.5]
+    settings: dict[str, object] = {"size": {"height": 32, "width": 32}, "image_mean": half, "image_std": half}
+    if model_type == "deepseek_vl_hybrid":
+        settings |= {
+            "high_res_size": {"height": 64, "width": 64},
+            "high_res_image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "high_res_image_std": [0.26862954, 0.26130258, 0.27577711],
+        }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny checkpoint of each family in turn."""
+    return build_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session")
+def hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny hybrid checkpoint."""
+    return build_checkpoint(tmp_path_factory.mktemp("hybrid"), "deepseek_vl_hybrid")

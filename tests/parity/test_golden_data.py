@@ -1,0 +1,134 @@
+"""Pixels, ids and masks against files that the original DeepSeek-VL code wrote (tests/golden/*/README.md)."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from dsvl_tune.data.encode import encode, encode_prompt
+from dsvl_tune.data.images import load_image, resize_square, to_pixels, to_square
+from dsvl_tune.schema import IGNORE_INDEX, Branch, Conversation, ImageRef, ImageRule, Processor, Turn
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FAMILIES = ("hybrid", "siglip")
+IMAGE_TOKEN = "<image_placeholder>"
+
+# Read in the original code: grey for SigLIP, CLIP's mean and deviation for SAM.
+HALF = Branch(384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = Branch(1024, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
+def read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+@cache
+def golden_processor(family: str) -> Processor:
+    """What the golden files were made with, built from them without our own loader."""
+    facts = read(GOLDEN / family / "conversations.json")
+    pixels = read(GOLDEN / family / "pixels" / "pixels.json")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(GOLDEN / family / "checkpoint" / "tokenizer.json"),
+        bos_token="<｜begin▁of▁sentence｜>",
+        eos_token="<｜end▁of▁sentence｜>",
+        pad_token="<｜end▁of▁sentence｜>",
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return Processor(
+        tokenizer=tokenizer,
+        image_rule=ImageRule(
+            pixels["side"], tuple(pixels["background"]), low=HALF, high=CLIP if family == "hybrid" else None
+        ),
+        image_token=IMAGE_TOKEN,
+        image_token_id=facts["image_token_id"],
+        image_tokens=facts["num_image_tokens"],
+        default_system=facts["default_system_prompt"],
+        bos_id=facts["bos_token_id"],
+        eos_id=facts["eos_token_id"],
+        pad_id=facts["pad_token_id"],
+        context_tokens=16384,
+    )
+
+
+def records(family: str) -> list[dict[str, Any]]:
+    return list(read(GOLDEN / family / "pixels" / "pixels.json")["images"])
+
+
+def cases(family: str) -> list[dict[str, Any]]:
+    return list(read(GOLDEN / family / "conversations.json")["cases"])
+
+
+PIXELS = [
+    pytest.param(family, r, id=f"{family}-{Path(r['image']).stem}") for family in FAMILIES for r in records(family)
+]
+CASES = [pytest.param(family, case, id=f"{family}-{case['id']}") for family in FAMILIES for case in cases(family)]
+
+
+@pytest.mark.parametrize(("family", "record"), PIXELS)
+def test_pixels(family: str, record: dict[str, Any]) -> None:
+    folder, rule = GOLDEN / family, golden_processor(family).image_rule
+    image = load_image(ImageRef(folder / record["image"], "it"), "golden")
+    square = np.array(to_square(image, rule))
+    np.testing.assert_array_equal(square, np.array(Image.open(folder / record["square"])))
+
+    pixels = to_pixels(image, rule, "it")
+    plain = torch.from_numpy(square).permute(2, 0, 1).double() / 255
+    if rule.high is None:
+        torch.testing.assert_close(pixels.low.double(), (plain - 0.5) / 0.5, atol=1e-6, rtol=0)
+        return
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (rule.high.mean, rule.high.std))
+    assert pixels.high is not None
+    torch.testing.assert_close(pixels.high.double(), (plain - mean) / std, atol=1e-5, rtol=0)
+    low = torch.from_numpy(np.load(folder / record["low"])["low"]).float()
+    torch.testing.assert_close(resize_square(plain.float(), 384), low, atol=3e-4, rtol=0)
+    torch.testing.assert_close(pixels.low, (low - 0.5) / 0.5, atol=6e-4, rtol=0)
+
+
+def conversation(case: dict[str, Any], folder: Path, image_token: str) -> Conversation:
+    """The case with its placeholder strings as image parts."""
+    turns = []
+    for message in case["messages"]:
+        refs = iter(ImageRef(folder / name, name) for name in message.get("images", ()))
+        first, *rest = message["content"].split(image_token)
+        parts: list[str | ImageRef] = [first]
+        for text in rest:
+            parts += [next(refs), text]
+        turns.append(Turn("user" if message["role"] == "User" else "assistant", tuple(parts)))
+    system = None if case["system"]["kind"] == "default" else case["system"]["text"]
+    return Conversation(tuple(turns), origin=case["id"], system=system)
+
+
+@pytest.mark.parametrize(("family", "case"), CASES)
+def test_ids_and_masks(family: str, case: dict[str, Any]) -> None:
+    processor = golden_processor(family)
+    row = conversation(case, GOLDEN / family, processor.image_token)
+    sample = encode(row, processor, form=case["form"])
+
+    spans = case["image_spans_expanded"]
+    expanded: list[int] = []
+    for token in case["input_ids"]:
+        expanded += [token] * (processor.image_tokens if token == processor.image_token_id else 1)
+    assert sample.input_ids == expanded
+    assert len(sample.input_ids) == case["expanded_length"]
+    assert [p for p, token in enumerate(sample.input_ids) if token == processor.image_token_id] == [
+        p for start, end in spans for p in range(start, end)
+    ]
+    assert [pixels.name for pixels in sample.images] == [n for m in case["messages"] for n in m.get("images", ())]
+
+    learnt = {p for start, end in case.get("supervised_expanded", ()) for p in range(start, end)}
+    expected = [token if p in learnt else IGNORE_INDEX for p, token in enumerate(expanded)]
+    assert sample.labels == expected
+    assert sample.loss_weights == [1.0 if p in learnt else 0.0 for p in range(len(expanded))]
+    assert sample.position_ids == list(range(len(expanded)))
+
+    if case["form"] == "generation":
+        assert encode_prompt(row, processor).input_ids == expanded

@@ -1,0 +1,125 @@
+"""Every recipe parses against the real signatures, and the published families have their published sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from dsvl_tune.models.parts import part_of
+from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.schema import UserError
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+PUBLISHED = [f"deepseek_vl_{size}_{kind}_lora" for size in ("1.3b", "7b") for kind in ("base", "chat")]
+
+
+class ParsedRecipe(RecipeCLI):
+    """The command line up to the parsed recipe: nothing is built, downloaded or run."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_parses(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parsed = ParsedRecipe(["fit", "--config", str(recipe)])
+    assert parsed.config["fit"].data.class_path.startswith("dsvl_tune.datamodules.")
+    assert parsed.run_folder == Path("runs") / recipe.stem
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe_header(recipe: Path) -> None:
+    header = recipe.read_text(encoding="utf-8").split("\n\n", 1)[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert all(f"# {word} " in header for word in ("purpose", "hardware", "memory", "commands", "change", "result"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_checkpoints_have_recipes(name: str) -> None:
+    config = ParsedRecipe(["fit", "--config", name]).config["fit"]
+    size, kind = name.split("_")[2:4]
+    assert config.model.checkpoint == f"deepseek-community/deepseek-vl-{size}-{kind}"
+    assert config.model.parts["language_model"].mode == "lora"
+    assert config.data.init_args.checkpoint == config.model.checkpoint
+
+
+def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("model: {gradient_checkpoint: true}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"gradient_checkpoint.*Did you mean 'model.gradient_checkpointing'"):
+        ParsedRecipe(["fit", "--config", str(recipe)])
+
+
+SIGLIP_LARGE_384 = {
+    **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 16, "hidden_size": 1024},
+    **{"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    **{"hidden_act": "gelu", "vision_use_head": False},
+}
+SAM_B_1024 = {
+    **{"model_type": "sam_vision_model", "image_size": 1024, "patch_size": 16, "hidden_size": 768, "mlp_dim": 3072},
+    **{"num_hidden_layers": 12, "num_attention_heads": 12, "output_channels": 256, "window_size": 14},
+    **{"global_attn_indexes": [2, 5, 8, 11]},
+}
+LLAMA = {"model_type": "llama", "vocab_size": 102400, "max_position_embeddings": 16384}
+LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16}
+LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 30, "num_attention_heads": 32}
+
+# Parameters of each part. The 1.3B's total x 2 bytes is the published file's 3.95 GB; the 7B's, with the tensors that
+# only the original layout has (attention pooling and two unused norms, 12,599,296), the three files' 14.69 GB.
+SIZES = {
+    "deepseek_vl": {
+        "siglip": 303_688_704,
+        "aligner": 6_295_552,
+        "embed_tokens": 209_715_200,
+        "language_model": 1_233_225_728,
+        "lm_head": 209_715_200,
+    },
+    "deepseek_vl_hybrid": {
+        "siglip": 303_688_704,
+        "sam": 88_883_456,
+        "sam_neck": 787_456,
+        "sam_neck_hd": 787_456 + 1,  # and alpha
+        "downsample": 5_898_240,
+        "aligner": 20_979_712,
+        "embed_tokens": 419_430_400,
+        "language_model": 6_071_504_896,
+        "lm_head": 419_430_400,
+    },
+}
+
+
+def published_config(model_type: str) -> Any:
+    """The configuration of the published checkpoints of a family."""
+    hybrid = model_type == "deepseek_vl_hybrid"
+    return AutoConfig.for_model(
+        model_type,
+        text_config={**LLAMA, **(LLAMA_7B if hybrid else LLAMA_1B)},
+        vision_config=SIGLIP_LARGE_384,
+        tie_word_embeddings=False,
+        **({"high_res_vision_config": SAM_B_1024} if hybrid else {}),
+    )
+
+
+@pytest.mark.parametrize("model_type", SIZES)
+def test_published_sizes(model_type: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(published_config(model_type))
+    counted: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        counted[part_of(name)] += parameter.numel()
+    assert counted == SIZES[model_type]
+
+
+def test_published_sizes_fill_the_published_files() -> None:
+    assert round(2 * sum(SIZES["deepseek_vl"].values()) / 1e9, 2) == pytest.approx(3.95, abs=0.03)
+    assert 2 * (sum(SIZES["deepseek_vl_hybrid"].values()) + 12_599_296) / 1e9 == pytest.approx(4.98 + 4.96 + 4.75, abs=0.01)

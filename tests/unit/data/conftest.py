@@ -1,0 +1,38 @@
+"""A checkpoint folder without weights, small enough that an image is four tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import DeepseekVLConfig
+
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Processor
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """SigLIP-only, 32 px, 4 image tokens, context 256, the golden tokenizer."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    config = DeepseekVLConfig(
+        text_config={"max_position_embeddings": 256, "vocab_size": 512},
+        vision_config={"image_size": 32, "patch_size": 16},
+        image_token_id=486,
+    )
+    config.save_pretrained(folder)
+    for name in ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"):
+        shutil.copy(GOLDEN / "siglip" / "checkpoint" / name, folder)
+    settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def processor(tiny_checkpoint: str) -> Processor:
+    """The processor of that checkpoint."""
+    return load_processor(Path(tiny_checkpoint))

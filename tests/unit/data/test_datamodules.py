@@ -1,0 +1,212 @@
+"""The data modules: splits, loaders, and resuming in the middle of an epoch."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dsvl_tune.datamodules
+import lightning as L
+import pytest
+import torch
+from dsvl_tune.datamodules import InstructDataModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+from torch import Tensor
+
+from dsvl_tune.schema import Batch, Prompts, UserError
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten images with two questions each, and five rows of text."""
+    rows: list[dict[str, Any]] = []
+    for i in range(20):
+        name = f"{i // 2}.png"
+        Image.new("RGB", (20 + i, 30), (i, 2 * i, 3 * i)).save(tmp_path / name)
+        turns = [{"from": "human", "value": f"<image>\nHow many {i}?"}, {"from": "gpt", "value": str(i)}]
+        rows.append({"image": name, "conversations": turns, "kind": "count"})
+    for i in range(5):
+        rows.append({"messages": [{"role": "user", "content": f"Hi {i}"}, {"role": "assistant", "content": "Ho"}]})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def module(data: Path, checkpoint: str, **options: Any) -> InstructDataModule:
+    return InstructDataModule(str(data), checkpoint=checkpoint, **{"batch_size": 2, "validation_rows": 0, **options})
+
+
+class Recorder(L.LightningModule):
+    """Notes the rows of every trained micro-batch."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[list[str]] = []
+        self.dies_at = dies_at
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        if len(self.seen) == self.dies_at:
+            raise RuntimeError("the machine went down")
+        self.seen.append(batch.origins)
+        return self.weight * len(batch.origins)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(
+    data: Path,
+    checkpoint: str,
+    steps: int,
+    folder: Path,
+    resume: Path | None = None,
+    dies_at: int | None = None,
+    **options: Any,
+) -> Recorder:
+    recorder = Recorder(dies_at)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        max_steps=steps,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")],
+    )
+    with suppress(RuntimeError):
+        trainer.fit(recorder, module(data, checkpoint, **options), ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    return recorder
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*fork")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_goes_on_with_the_rows_it_had_left(
+    workers: int, data: Path, tiny_checkpoint: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """15 rows of 2 make an epoch of 8 micro-batches; stopped inside and at the ends of epochs."""
+    whole = fit(data, tiny_checkpoint, 20, tmp_path / "whole", num_workers=workers)
+    assert len(whole.seen) == 20
+    for epoch in (whole.seen[:8], whole.seen[8:16]):
+        assert len({origin for batch in epoch for origin in batch}) == sum(map(len, epoch)) == 25
+    assert whole.seen[:8] != whole.seen[8:16]
+    for stop in (1, 7, 8, 9, 16, 19) if workers == 0 else (3, 8):
+        saved = tmp_path / f"whole/step={stop}.ckpt"
+        rest = fit(data, tiny_checkpoint, 20, tmp_path / f"rest{stop}", saved, num_workers=workers)
+        assert rest.seen == whole.seen[stop:], stop
+    assert not [w for w in recwarn if "not resumable" in str(w.message)]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.parametrize("stop", [3, 8, 11])
+@pytest.mark.parametrize("ends", ["by its last step", "in the middle of a step"])
+def test_a_run_that_ended_goes_on(ends: str, stop: int, data: Path, tiny_checkpoint: str, tmp_path: Path) -> None:
+    """Saved after the end, when Lightning has counted the broken epoch as a whole one, or the broken step as begun."""
+    whole = fit(data, tiny_checkpoint, 20, tmp_path / "whole")
+    steps, dies_at = (stop, None) if ends == "by its last step" else (20, stop)
+    assert len(fit(data, tiny_checkpoint, steps, tmp_path / "part", dies_at=dies_at).seen) == stop
+    rest = fit(data, tiny_checkpoint, 20, tmp_path / "rest", tmp_path / "part/end.ckpt")
+    assert rest.seen == whole.seen[stop:]
+
+
+def test_resuming_on_other_data_is_refused(data: Path, tiny_checkpoint: str, tmp_path: Path) -> None:
+    fit(data, tiny_checkpoint, 2, tmp_path)
+    for key, value in {"batch_size": 3, "seed": 5, "message_trees": False}.items():
+        with pytest.raises(UserError, match="resuming.*now it is"):
+            fit(data, tiny_checkpoint, 4, tmp_path, tmp_path / "step=2.ckpt", **{key: value})
+
+
+def test_loaders(data: Path, tiny_checkpoint: str) -> None:
+    plain = module(data, tiny_checkpoint, test=str(data), eval_batch_size=4, validation_rows=5)
+    plain.setup("fit")
+    loss_loader, prompt_loader = plain.val_dataloader()
+    batches, prompts = list(loss_loader), list(prompt_loader)
+    assert all(isinstance(batch, Batch) for batch in batches) and all(isinstance(p, Prompts) for p in prompts)
+    held = [origin for batch in batches for origin in batch.origins]
+    assert held == [origin for prompt in prompts for origin in prompt.origins] and len(held) == 5
+    assert sum(len(p.origins) for p in plain.test_dataloader()) == 25
+    trained = [origin for batch in plain.train_dataloader() for origin in batch.origins]
+    assert len(trained) == 20 and not set(trained) & set(held)
+
+
+def test_held_out_images_are_not_trained_on(data: Path, tiny_checkpoint: str) -> None:
+    for seed in range(5):
+        plain = module(data, tiny_checkpoint, validation_rows=4, seed=seed, verify_images=False)
+        plain.setup("fit")
+        train, held = (
+            {ref.name for row in plain.rows(s) for c in row for ref in c.images} for s in ("train", "validation")
+        )
+        assert not train & held
+        assert sum(map(len, plain.rows("validation"))) <= 4
+
+
+def test_trees_hold_the_questions_about_an_image(data: Path, tiny_checkpoint: str) -> None:
+    trees, rows = module(data, tiny_checkpoint), module(data, tiny_checkpoint, message_trees=False)
+    for one in (trees, rows):
+        one.setup("fit")
+    assert [len(row) for row in trees.rows("train")] == [2] * 10 + [1] * 5
+    assert [len(row) for row in rows.rows("train")] == [1] * 25
+
+
+def test_system_prompt_of_the_recipe(data: Path, tiny_checkpoint: str) -> None:
+    plain = module(data, tiny_checkpoint, system_prompt="Count.")
+    plain.setup("fit")
+    assert plain.processor is not None
+    batch = next(iter(plain.train_dataloader()))
+    assert plain.processor.tokenizer.decode(batch.input_ids[0]).startswith("<｜begin▁of▁sentence｜>Count.\n\nUser: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}', "turn 2.*empty"),
+        ('{"messages": [{"role": "user", "content": "a"}]}', "no answer"),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image", "image": "none.png"}]},'
+            ' {"role": "assistant", "content": "b"}]}',
+            "none.png: no such file",
+        ),
+        (
+            json.dumps({"messages": [{"role": "user", "content": "a " * 300}, {"role": "assistant", "content": "b"}]}),
+            "limit is 256",
+        ),
+    ],
+)
+def test_bad_rows_end_the_setup(line: str, words: str, data: Path, tiny_checkpoint: str) -> None:
+    data.write_text(data.read_text() + "\n" + line)
+    with pytest.raises(UserError, match=words) as error:
+        module(data, tiny_checkpoint).setup("fit")
+    assert "rows.jsonl:26" in str(error.value)
+
+
+def test_a_bad_image_met_in_a_worker_is_one_message(data: Path, tiny_checkpoint: str) -> None:
+    (data.parent / "3.png").write_bytes(b"no picture")
+    plain = module(data, tiny_checkpoint, verify_images=False, num_workers=1)
+    plain.setup("fit")
+    with pytest.raises(UserError) as error:
+        list(plain.train_dataloader())
+    assert str(error.value).startswith(str(data)) and "Traceback" not in str(error.value)
+
+
+def test_settings_that_cannot_be(data: Path, tiny_checkpoint: str) -> None:
+    with pytest.raises(UserError, match="max_tokens: 300.*at most 256"):
+        module(data, tiny_checkpoint, max_tokens=300).setup("fit")
+    plain = module(data, tiny_checkpoint)
+    plain.setup("test")
+    with pytest.raises(UserError, match="data.test"):
+        plain.test_dataloader()
+    assert plain.val_dataloader() == []
+
+
+def test_datamodules_is_a_part_of_the_package() -> None:
+    path = dsvl_tune.datamodules.__file__
+    assert path is not None
+    spec = importlib.util.spec_from_file_location("datamodules", path)
+    assert spec is not None and spec.loader is not None
+    with pytest.raises(ImportError, match="dsvl_tune.datamodules"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))

@@ -1,0 +1,171 @@
+"""Files of conversations: what each format means, and the one message that a bad row gets."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dsvl_tune.data.formats import read_conversations
+from dsvl_tune.data.sources import verify_images
+from dsvl_tune.schema import Conversation, UserError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Folder with a.png and b.png, and a picture beside it that rows may not reach."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (9, 9), "red").save(folder / f"{name}.png")
+    Image.new("RGB", (9, 9), "blue").save(tmp_path / "secret.png")
+    return folder
+
+
+def write(root: Path, *rows: Any, as_list: bool = False) -> Path:
+    path = root / "rows.json"
+    path.write_text(json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def one(root: Path, row: Any) -> Conversation:
+    return read_conversations(write(root, row), root)[0]
+
+
+def shape(conversation: Conversation) -> list[Any]:
+    """Role, weight and parts of the turns, images by file name."""
+    return [
+        (turn.role, turn.weight, [p if isinstance(p, str) else Path(p.name).name for p in turn.parts if p != ""])
+        for turn in conversation.turns
+    ]
+
+
+EXPECTED = [("user", 1.0, ["a.png", "\nWhat?"]), ("assistant", 1.0, ["That."])]
+
+
+def openai(*contents: Any, **more: Any) -> dict[str, Any]:
+    messages = [{"role": "assistant" if i % 2 else "user", "content": c} for i, c in enumerate(contents)]
+    return {"messages": messages, **more}
+
+
+def llava(*values: str, **more: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": "gpt" if i % 2 else "human", "value": v} for i, v in enumerate(values)], **more}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        openai([{"type": "image", "image": "a.png"}, {"type": "text", "text": "\nWhat?"}], "That."),
+        openai([{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "\nWhat?"}], "That."),
+        openai([{"type": "image_url", "image_url": "./a.png"}, {"type": "text", "text": "\nWhat?"}], "That."),
+        openai([{"type": "image"}, {"type": "text", "text": "\nWhat?"}], "That.", images=["a.png"]),
+        openai("<image>\nWhat?", [{"type": "text", "text": "That."}], images=["a.png"]),
+        llava("<image>\nWhat?", "That.", image="a.png", id="7"),
+        llava("<image>\nWhat?", "That.", image=["a.png"]),
+        llava("<image>\nWhat?", "That.", images=["a.png"]),
+    ],
+)
+def test_the_same_conversation_in_every_format(row: dict[str, Any], root: Path) -> None:
+    conversation = one(root, row)
+    assert shape(conversation) == EXPECTED
+    assert (conversation.system, conversation.kind) == (None, "")
+
+
+def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
+    row = llava("<image><image> Same?", "No.", "And <image>?", "Yes.", image=["a.png", "b.png", "a.png"], kind="pairs")
+    expected = [
+        ("user", 1.0, ["a.png", "b.png", " Same?"]),
+        ("assistant", 1.0, ["No."]),
+        ("user", 1.0, ["And ", "a.png", "?"]),
+        ("assistant", 1.0, ["Yes."]),
+    ]
+    row["conversations"].insert(0, {"from": "system", "value": "Be brief."})
+    conversation = one(root, row)
+    assert shape(conversation) == expected
+    assert (conversation.system, conversation.kind) == ("Be brief.", "pairs")
+    assert one(root, llava("Hi", "Ho", system="Be long.")).system == "Be long."
+
+    row = openai("Hi", "Ho")
+    row["messages"][1]["weight"] = 0
+    row["messages"].insert(0, {"role": "system", "content": ""})
+    assert shape(one(root, row))[1] == ("assistant", 0.0, ["Ho"])
+    assert one(root, row).system == ""
+
+
+def test_data_url_is_the_picture_itself(root: Path) -> None:
+    content = (root / "a.png").read_bytes()
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    (ref,) = one(root, openai([{"type": "image_url", "image_url": {"url": url}}], "x")).images
+    assert ref.source == content
+
+
+def test_list_and_lines_name_their_rows(root: Path) -> None:
+    rows = [llava("Hi", "Ho"), openai("Hi", "Ho")]
+    path = write(root, *rows, as_list=True)
+    assert [c.origin for c in read_conversations(path, root)] == [f"{path}: row 1", f"{path}: row 2"]
+    path.write_text(f"{json.dumps(rows[0])}\n\n{json.dumps(openai('a b', 'c'), ensure_ascii=False)}\n")
+    assert [c.origin for c in read_conversations(path, root)] == [f"{path}:1", f"{path}:3"]
+
+
+BAD = [
+    (openai("<image><image> Same?", "No.", images=["a.png"]), "2 <image> placeholder.* 1 image"),
+    (openai("Same?", "No.", images=["a.png"]), "0 <image> placeholder.* 1 image"),
+    (llava("<image>?", "No."), "1 <image> placeholder.* 0 image"),
+    ({"messages": [{"role": "asistant", "content": "x"}]}, r"messages\[0\].role.*'asistant'.*Did you mean 'assistant'"),
+    ({"conversations": [{"from": "Human", "value": "x"}]}, "'Human'.*Did you mean 'human'"),
+    ({"messages": [{"content": "x"}]}, "no 'role'.*found: 'content'"),
+    ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content: null, expected text or a list"),
+    (openai([{"type": "video", "video": "x"}], "x"), r"messages\[0\].content\[0\].type: unknown 'video'"),
+    ({"message": []}, "keys 'message', expected 'messages'"),
+    ({"messages": "x"}, "messages: text, expected a list"),
+    ([1, 2], "list, expected a JSON object"),
+    (openai("<image>", "x", images=["https://example.org/a.png"]), "nothing is fetched"),
+    (openai("<image>", "x", images=["../secret.png"]), "outside the images' root"),
+    (openai("<image>", "x", images=["/etc/passwd"]), "outside the images' root"),
+    (openai("<image>", "x", images=["link.png"]), "outside the images' root"),
+    (openai("<image>", "x", images=["data:image/png;base64,?"]), "not base64"),
+    (openai("<image>", "x", images=[7]), "images: expected paths"),
+    ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}, "system message after"),
+]
+
+
+@pytest.mark.parametrize(("row", "words"), BAD)
+def test_bad_rows_are_told_with_their_place(row: Any, words: str, root: Path) -> None:
+    (root / "link.png").symlink_to(root.parent / "secret.png")
+    path = write(root, openai("Hi", "Ho"), row)
+    with pytest.raises(UserError, match=words) as error:
+        read_conversations(path, root)
+    assert f"{path}:2" in str(error.value)
+
+
+def test_bad_files(root: Path) -> None:
+    path = root / "rows.jsonl"
+    with pytest.raises(UserError, match="rows.jsonl: cannot be read"):
+        read_conversations(path, root)
+    path.write_text("\n")
+    with pytest.raises(UserError, match="no rows"):
+        read_conversations(path, root)
+    path.write_text(json.dumps(openai("Hi", "Ho")) + '\n{"messages": [')
+    with pytest.raises(UserError, match="rows.jsonl:2: not JSON"):
+        read_conversations(path, root)
+    path.write_text(json.dumps(openai("Hi", "Ho")))
+    with pytest.raises(UserError, match="no 'conversations' there"):
+        read_conversations(path, root, format="llava")
+
+
+def test_images_are_checked_once_and_the_bad_one_is_named(root: Path) -> None:
+    conversations = [one(root, openai("<image>", "x", images=[name])) for name in ("a.png", "a.png", "b.png")]
+    verify_images(conversations)
+    broken = root / "b.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(UserError, match=r"rows.json:1.*b.png"):
+        verify_images(conversations)
+
+
+def test_images_of_one_file_have_one_name(root: Path) -> None:
+    rows = [openai("<image>", "x", images=[path]) for path in ("a.png", "./a.png", str(root / "a.png"))]
+    assert len({ref.name for row in rows for ref in one(root, row).images}) == 1

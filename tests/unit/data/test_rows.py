@@ -1,0 +1,126 @@
+"""Message trees, the attention mask they need, and batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from dsvl_tune.data.collate import collate, collate_prompts
+from dsvl_tune.data.encode import encode, encode_prompt
+from dsvl_tune.data.packing import tree, tree_key
+from dsvl_tune.models.attention import attention_mask
+from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample, Turn
+
+RED = ImageRef(Image.new("RGB", (40, 20), "red"), "red")
+BLUE = ImageRef(Image.new("RGB", (20, 40), "blue"), "blue")
+
+
+def ask(question: str, answer: str, *images: ImageRef, system: str | None = "") -> Conversation:
+    return Conversation(
+        (Turn("user", (*images, question)), Turn("assistant", (answer,))), question, system, kind=answer
+    )
+
+
+def branch(row: Sample, number: int) -> list[tuple[int, int, float, int]]:
+    """What a branch of the row sees of itself: the prefix and its own tokens."""
+    columns = zip(row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branches, strict=True)
+    return [column[:4] for column in columns if column[4] in (0, number)]
+
+
+def test_every_branch_of_a_tree_is_its_conversation_alone(processor: Processor) -> None:
+    rows = [ask("Which?", "left", RED, BLUE), ask("Which one?", "right", RED, BLUE), ask("How many?", "two", RED, BLUE)]
+    two_turns = replace(rows[0], turns=rows[0].turns + ask("Sure?", "yes").turns)
+    samples = [encode(row, processor) for row in (*rows, two_turns)]
+    row = tree(samples, processor.image_token_id)
+    for number, sample in enumerate(samples, start=1):
+        assert branch(row, number) == branch(sample, 0)
+    assert row.input_ids.count(processor.image_token_id) == 2 * processor.image_tokens
+    assert [pixels.name for pixels in row.images] == ["red", "blue"]
+    assert row.origins == ["Which?", "Which one?", "How many?", "Which?"]
+
+
+def test_a_learnt_token_follows_one_of_its_own_branch(processor: Processor) -> None:
+    """Questions that are alike to the last token: the prefix must stop before it."""
+    samples = [encode(ask("Which?", answer, RED), processor) for answer in ("left", "leftmost", "left")]
+    row = tree(samples, processor.image_token_id)
+    learnt = [t for t, label in enumerate(row.labels) if label != IGNORE_INDEX]
+    assert all(row.branches[t] == row.branches[t - 1] != 0 for t in learnt)
+    assert row.branches.count(0) == branch(samples[0], 0).index(next(c for c in branch(samples[0], 0) if c[2])) - 1
+
+
+def test_one_sample_is_its_own_tree(processor: Processor) -> None:
+    sample = encode(ask("Which?", "left", RED), processor)
+    assert tree([sample], processor.image_token_id) is sample
+
+
+def test_trees_refuse_what_does_not_share_a_beginning(processor: Processor) -> None:
+    def joined(*rows: Conversation) -> Sample:
+        return tree([encode(row, processor) for row in rows], processor.image_token_id)
+
+    with pytest.raises(ValueError, match="same images"):
+        joined(ask("a", "b", RED), ask("a", "b", BLUE))
+    with pytest.raises(ValueError, match="begin alike"):
+        joined(ask("a", "b", RED, system="x"), ask("a", "b", RED, system="y"))
+    late = replace(ask("a", "b", RED), turns=ask("a", "b").turns + ask("c", "d", RED).turns)
+    with pytest.raises(ValueError, match="begin alike"):
+        joined(late, ask("a", "b", RED))
+
+
+def test_tree_key_tells_what_fits_together(processor: Processor) -> None:
+    rows = [ask("a", "b", RED), ask("c", "d", RED), ask("a", "b", RED, system="x"), ask("a", "b", RED, BLUE)]
+    keys = [tree_key(row) for row in rows]
+    assert keys[0] == keys[1] and len(set(keys)) == 3
+    assert tree_key(ask("a", "b")) is None
+    assert tree_key(replace(rows[0], turns=rows[0].turns + ask("a", "b", BLUE).turns)) is None
+    before = Conversation((Turn("user", ("Look: ", RED, "a")), Turn("assistant", ("b",))), "o", "")
+    assert tree_key(before) != keys[0]
+
+
+def test_mask_shows_prefix_and_own_branch_only() -> None:
+    branches = torch.tensor([[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, -1, -1]])
+    mask = attention_mask(branches)
+    assert mask.shape == (2, 1, 6, 6) and mask.dtype == torch.bool
+    sees = [[list(map(int, row.nonzero().flatten())) for row in grid[0]] for grid in mask]
+    assert sees[0] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
+    assert sees[1] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [4], [5]]
+
+
+def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> None:
+    rows = [ask("a", "b", RED, BLUE, RED), ask("longer question, longer row", "b"), ask("c", "d", BLUE)]
+    samples = [encode(row, processor) for row in rows]
+    batch = collate(samples, processor.pad_id)
+    width = max(len(sample.input_ids) for sample in samples)
+    for i, sample in enumerate(samples):
+        length = len(sample.input_ids)
+        assert batch.input_ids[i].tolist() == sample.input_ids + [processor.pad_id] * (width - length)
+        assert batch.labels[i].tolist() == sample.labels + [IGNORE_INDEX] * (width - length)
+        assert batch.branches[i].tolist() == [0] * length + [-1] * (width - length)
+        assert batch.position_ids[i].tolist() == sample.position_ids + [0] * (width - length)
+    assert batch.loss_weights.dtype == torch.float32 and batch.position_ids.dtype == torch.int64
+    assert batch.image_index.tolist() == [0, 1, 0, 1]
+    assert batch.pixel_values is not None and batch.pixel_values.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(batch.pixel_values[1], samples[2].images[0].low)
+    assert batch.high_res_pixel_values is None
+    assert (batch.labels == processor.eos_id).sum() == 3  # one end token a row is learnt, though padding has its id
+
+
+def test_text_only_batch_has_no_pixels(processor: Processor) -> None:
+    batch = collate([encode(ask("a", "b"), processor)], processor.pad_id)
+    assert batch.pixel_values is None and batch.image_index.tolist() == []
+    assert batch.image_index.dtype == torch.int64
+
+
+def test_prompts_pad_left(processor: Processor) -> None:
+    rows = [ask("a", "b", RED), ask("a much longer question", "c", RED)]
+    prompts = collate_prompts([encode_prompt(row, processor) for row in rows], processor.pad_id)
+    lengths = prompts.attention_mask.sum(1).tolist()
+    assert lengths[0] < lengths[1] == prompts.input_ids.shape[1]
+    assert prompts.attention_mask[0].tolist() == sorted(prompts.attention_mask[0].tolist())
+    assert processor.tokenizer.decode(prompts.input_ids[0, -lengths[0] :]) == processor.tokenizer.decode(
+        encode_prompt(rows[0], processor).input_ids
+    )
+    assert prompts.image_index.tolist() == [0, 0]
+    assert (prompts.references, prompts.kinds) == (["b", "c"], ["b", "c"])

@@ -1,0 +1,88 @@
+"""A run that is stopped and gone on with ends with the weights of a run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.training.run_parts import run_callbacks
+
+RECIPE = """
+model:
+  checkpoint: {checkpoint}
+  lr: 0.002
+  warmup_steps: 3
+  lora_dropout: 0.1
+  max_new_tokens: 3
+  parts:
+    aligner: {{mode: lora, rank: 4}}
+data:
+  class_path: dsvl_tune.datamodules.ChartsDataModule
+  init_args:
+    train_charts: 10
+    validation_charts: 2
+    test_charts: 2
+    probe_scenes: 0
+    batch_size: 2
+    questions: 3
+    num_workers: {workers}
+    system_prompt: ""
+trainer:
+  max_steps: 8
+  max_epochs: -1
+  val_check_interval: {accumulate}
+  check_val_every_n_epoch: null
+  accumulate_grad_batches: {accumulate}
+  enable_progress_bar: false
+run_dir: {runs}
+"""
+
+
+class InterruptAt(L.Callback):
+    """Presses Ctrl-C while a given micro-batch is in work."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx == self.batch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize(("workers", "accumulate", "stop_at"), [(0, 1, 2), (0, 2, 7), (2, 1, 5)])
+def test_stopped_and_resumed_equals_never_stopped(
+    hybrid_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+    accumulate: int,
+    stop_at: int,
+) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    runs = tmp_path / "runs"
+    recipe.write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint, runs=runs, workers=workers, accumulate=accumulate), encoding="utf-8"
+    )
+    RecipeCLI(["fit", "--config", str(recipe)])
+    with monkeypatch.context() as patch:
+        patch.setattr("dsvl_tune.recipe.run_callbacks", lambda *args: [InterruptAt(stop_at), *run_callbacks(*args)])
+        RecipeCLI(["fit", "--config", str(recipe)])
+    stopped = torch.load(runs / "tiny-2" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < stopped["global_step"] < 8
+    assert not (runs / "tiny-2" / "summary.json").exists()
+    RecipeCLI(["fit", "--config", str(recipe), "--ckpt_path", "last"])
+    whole, resumed = weights(runs / "tiny"), weights(runs / "tiny-2")
+    assert set(whole) == set(resumed)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert (runs / "tiny-2" / "summary.json").is_file()
