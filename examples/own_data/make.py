@@ -29,8 +29,9 @@ def wall(width: int, height: int, top: tuple[int, ...], bottom: tuple[int, ...])
     """A lit surface: a gradient with soft stains."""
     ramp = np.linspace(0, 1, height)[:, None, None]
     stains = RNG.normal(0, 1, (height // 16 + 2, width // 16 + 2))
-    soft = Image.fromarray(np.uint8(np.clip(128 + 40 * stains, 0, 255))).resize((width, height), Image.Resampling.BICUBIC)
-    colour = (1 - ramp) * np.array(top) + ramp * np.array(bottom) + (np.asarray(soft)[..., None] - 128.0) / 8
+    coarse = Image.fromarray(np.uint8(np.clip(128 + 40 * stains, 0, 255)))
+    soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
+    colour = (1 - ramp) * np.array(top) + ramp * np.array(bottom) + (soft - 128.0) / 8
     return Image.fromarray(np.uint8(np.clip(colour, 0, 255)))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from dsvl_tune.data.synthetic.palette import COLOURS, Colour, outline, shade
+from dsvl_tune.data.synthetic.palette import COLOURS, JITTER, Colour, outline, shade
 from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
 from dsvl_tune.schema import Conversation, ImageRef, Turn
 
@@ -52,7 +52,7 @@ class Stage:
 
 
 def scene_row(
-    seed: int, split: str, kinds: tuple[str, ...] = ("tubes", "rods", "floats"), questions: int = 10, most: int = 6
+    seed: int, split: str, kinds: tuple[str, ...] = ("tubes", "rods", "floats"), questions: int = 10, most: int = 6, cells: bool = False
 ) -> list[Conversation]:
     """Conversations about one laboratory picture.
 
@@ -62,6 +62,8 @@ def scene_row(
         kinds: kinds of scene to choose from, keys of `SCENES`.
         questions: most conversations in the row.
         most: most elements in the picture.
+        cells: one conversation more, which names the colour at the middle of each of 8 x 8 cells: a label for every
+            visual token, from which untrained towers learn colours and places soonest.
     """
     rng = random.Random(f"scenes/{split}/{seed}")
     kind = rng.choice(kinds)
@@ -69,14 +71,39 @@ def scene_row(
     names, values = rng.sample(sorted(COLOURS), amount), rng.sample(VALUES, amount)
     items = [Item(name, value) for name, value in zip(names, values, strict=True)]
     name = f"scenes/{split}/{seed}"
-    picture = ImageRef(SCENES[kind](rng, items), name)
-    wordings = TRAINING_QUESTIONS if split == "train" else QUESTIONS
+    drawn = SCENES[kind](rng, items)
+    picture = ImageRef(drawn, name)
+    asked = ask(rng, items, TRAINING_QUESTIONS if split == "train" else QUESTIONS, questions)
+    if cells:
+        asked.append(("cells", "Name the cells.", " ".join(cell_colours(drawn))))
     return [
         Conversation(
-            turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=f"scene {kind_}"
+            turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=f"scene {type_}"
         )
-        for kind_, question, answer in ask(rng, items, wordings, questions)
+        for type_, question, answer in asked
     ]
+
+
+def cell_colours(picture: Image.Image, cells: int = 8) -> list[str]:
+    """The colour name, or "none", at the middle of each cell, row by row; the picture lies centred in a square."""
+    width, height = picture.size
+    side = max(width, height)
+    middles = [round((cell + 0.5) * side / cells) for cell in range(cells)]
+    names = []
+    for y in middles:
+        for x in middles:
+            place = x - (side - width) // 2, y - (side - height) // 2
+            inside = 0 <= place[0] < width and 0 <= place[1] < height
+            names.append(colour_name(picture.getpixel(place)) if inside else "none")
+    return names
+
+
+def colour_name(pixel: Colour) -> str:
+    """The named colour that a pixel shows, or "none"."""
+    for name, colour in COLOURS.items():
+        if max(abs(seen - exact) for seen, exact in zip(pixel, colour, strict=True)) <= JITTER:
+            return name
+    return "none"
 
 
 def tubes(rng: random.Random, items: list[Item]) -> Image.Image:

@@ -1,0 +1,104 @@
+"""Streamed merging against peft's own, and the adapter folder in plain peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from dsvl_tune.models.adapters import apply_plan, load_trained, save_trained
+from dsvl_tune.models.loading import load_model, weight_files
+from dsvl_tune.models.merging import merge_into, read_changes
+from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
+from dsvl_tune.schema import UserError
+
+PARTS = {
+    "language_model": PartPlan("lora", rank=4),
+    "aligner": PartPlan("lora", rank=2, alpha=3),
+    "siglip": PartPlan("lora", rank=3),
+}
+
+
+def train_randomly(folder: Path, variant: Any, parts: dict[str, PartPlan]) -> PreTrainedModel:
+    """A model whose trained tensors all moved."""
+    torch.manual_seed(3)
+    model = load_model(folder)
+    apply_plan(model, fit_plan(make_plan("none", parts), model, set()), variant)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def logits(model: Any) -> Tensor:
+    torch.manual_seed(0)
+    image_id = model.config.image_token_id
+    ids = torch.cat([torch.full((1, 16), image_id), torch.randint(10, 400, (1, 9))], dim=1)
+    pixels = {"pixel_values": torch.randn(1, 3, 32, 32)}
+    if model.config.model_type == "deepseek_vl_hybrid":
+        pixels["high_res_pixel_values"] = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **pixels).logits
+    return found
+
+
+@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
+def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant: str) -> None:
+    model = train_randomly(checkpoint, variant, PARTS)
+    save_trained(model, tmp_path / "adapter")
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    merge_into(checkpoint, read_changes(tmp_path / "adapter"), merged, None)
+    plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
+    peft = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(checkpoint), tmp_path / "adapter")
+    wanted = logits(model)
+    assert (logits(plain) - wanted).abs().max() <= 1e-5
+    assert (logits(peft.eval()) - wanted).abs().max() <= 1e-5
+    base = logits(load_model(checkpoint))
+    assert (base - wanted).abs().max() > 1e-2
+    untouched = set(weight_files(checkpoint)) - set(read_changes(tmp_path / "adapter"))
+    before, after = load_model(checkpoint).state_dict(), plain.state_dict()
+    assert untouched
+    assert all(torch.equal(before[name], after[name]) for name in untouched)
+
+
+def test_fully_trained_parts_beside_adapters(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    """alpha is a bare parameter that peft can neither adapt nor save: it must not be lost."""
+    parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full"), "sam_neck_hd": PartPlan("full")}
+    model = train_randomly(hybrid_checkpoint, "lora", parts)
+    save_trained(model, tmp_path / "adapter")
+    again = load_model(hybrid_checkpoint)
+    load_trained(again, tmp_path / "adapter")
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    changed = merge_into(hybrid_checkpoint, read_changes(tmp_path / "adapter"), merged, None)
+    assert changed["model.high_res_vision_alpha"] == "full"
+    plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
+    assert (logits(again) - logits(model)).abs().max() <= 1e-6
+    assert (logits(plain) - logits(model)).abs().max() <= 1e-5
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    model = train_randomly(checkpoint, "lora", {"language_model": PartPlan("lora")})
+    save_trained(model, tmp_path / "adapter")
+    changes = read_changes(tmp_path / "adapter")
+    changes["model.language_model.layers.9.mlp.up_proj.weight"] = next(iter(changes.values()))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="have no place"):
+        merge_into(checkpoint, changes, tmp_path / "out", None)
+
+
+def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    model = train_randomly(hybrid_checkpoint, "lora", PARTS)
+    save_trained(model, tmp_path / "adapter")
+    (tmp_path / "half").mkdir()
+    merge_into(hybrid_checkpoint, read_changes(tmp_path / "adapter"), tmp_path / "half", torch.bfloat16)
+    half = AutoModelForImageTextToText.from_pretrained(tmp_path / "half", dtype="auto")
+    assert half.dtype == torch.bfloat16
+    assert (logits(half.float()) - logits(model)).abs().max() < 0.5

@@ -1,0 +1,118 @@
+"""The loss against one conversation at a time through transformers' own forward and loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsvl_tune.data.collate import collate
+from dsvl_tune.data.encode import encode
+from dsvl_tune.data.packing import tree
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Conversation, ImageRef, Processor, Sample, Turn
+from dsvl_tune.training.loss import supervised_loss
+
+
+def picture(seed: int) -> ImageRef:
+    torch.manual_seed(seed)
+    pixels = torch.randint(0, 255, (40, 30 + seed, 3), dtype=torch.uint8).numpy()
+    return ImageRef(Image.fromarray(pixels), f"picture {seed}")
+
+
+def conversation(*parts: str | ImageRef, answer: str, weight: float = 1.0) -> Conversation:
+    return Conversation((Turn("user", parts), Turn("assistant", (answer,), weight)), origin="test")
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[list[Conversation]]:
+    """Three trees: questions on one picture, a conversation with two pictures and two turns, text only."""
+    one, two, three = picture(1), picture(2), picture(3)
+    long = Conversation(
+        (
+            Turn("user", (one, two, "Which is larger?")),
+            Turn("assistant", ("The first.",), 0.5),
+            Turn("user", ("And now?", three)),
+            Turn("assistant", ("The third, by far.",)),
+        ),
+        origin="long",
+    )
+    questions = [conversation(one, text, answer=answer) for text, answer in (("What?", "A"), ("How many?", "7, or 8"))]
+    return [questions, [long], [conversation("No picture. Name a colour.", answer="Blue.", weight=2.0)]]
+
+
+def alone(model: PreTrainedModel, sample: Sample) -> tuple[Tensor, float]:
+    """Weighted loss sum and weight of one conversation, by the transformers class as a user would call it."""
+    pixels = {}
+    if sample.images:
+        pixels["pixel_values"] = torch.stack([image.low for image in sample.images])
+        if sample.images[0].high is not None:
+            pixels["high_res_pixel_values"] = torch.stack([image.high for image in sample.images])  # type: ignore[misc]
+    ids = torch.tensor([sample.input_ids])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **pixels).logits[0]
+    labels, weights = torch.tensor(sample.labels), torch.tensor(sample.loss_weights)
+    losses = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="none", ignore_index=-100)
+    return (losses * weights[1:]).sum(), float(weights[1:].sum())
+
+
+def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def test_trees_in_a_padded_batch_equal_conversations_alone(checkpoint: Path, rows: list[list[Conversation]]) -> None:
+    processor: Processor = load_processor(checkpoint)
+    model = load_model(checkpoint)
+    samples = [[encode(c, processor) for c in row] for row in rows]
+    batch = collate([tree(row, processor.image_token_id) for row in samples], processor.pad_id)
+    assert batch.pixel_values is not None
+    assert len(batch.pixel_values) == 3  # six slots show three pictures
+    loss, weight = supervised_loss(model, batch)
+    loss.backward()
+    together = gradients(model)
+
+    total, total_weight = 0.0, 0.0
+    for sample in [sample for row in samples for sample in row]:
+        part, part_weight = alone(model, sample)
+        part.backward()
+        total, total_weight = total + float(part), total_weight + part_weight
+    expected = gradients(model)
+
+    assert weight.item() == pytest.approx(total_weight)
+    assert loss.item() == pytest.approx(total, rel=1e-5)
+    assert set(together) == set(expected)
+    for name, gradient in together.items():
+        scale = expected[name].abs().max().clamp(min=1e-3)
+        assert (gradient - expected[name]).abs().max() <= 1e-5 * scale + 1e-5, name
+
+
+def test_questions_of_a_tree_do_not_see_each_other(hybrid_checkpoint: Path, rows: list[list[Conversation]]) -> None:
+    """The trap: with a mask that is only causal, later branches would read the answers of earlier ones."""
+    processor = load_processor(hybrid_checkpoint)
+    model = load_model(hybrid_checkpoint)
+    first, second = (encode(c, processor) for c in rows[0])
+    joined = collate([tree([first, second], processor.image_token_id)], processor.pad_id)
+    plain = supervised_loss(model, joined)[0].item()
+    joined.branches.clamp_(max=0)  # one branch: everything before is seen
+    assert supervised_loss(model, joined)[0].item() != pytest.approx(plain, rel=1e-4)
+
+
+def test_gradient_checkpointing_changes_nothing(checkpoint: Path, rows: list[list[Conversation]]) -> None:
+    processor = load_processor(checkpoint)
+    batch = collate([tree([encode(c, processor) for c in rows[0]], processor.image_token_id)], processor.pad_id)
+    found = []
+    for recompute in (False, True):
+        model = load_model(checkpoint).train()
+        if recompute:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        loss, _ = supervised_loss(model, batch)
+        loss.backward()
+        found.append(gradients(model))
+    assert set(found[0]) == set(found[1])
+    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
