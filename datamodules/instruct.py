@@ -28,7 +28,7 @@ class InstructDataModule(ConversationDataModule):
     Args:
         train: file of the training rows.
         validation: file of the rows that are validated on; null holds some of `train` out.
-        test: file of the rows that `test` and `predict` answer; null has none.
+        test: file of the rows scored before and after training; null scores the validation rows.
         images_root: folder that image paths are relative to and may not leave; null takes each data file's folder.
         format: "openai", "llava", or "auto", which tells it from each row's keys.
         message_trees: encode conversations about the same image as one row, image first and once (up to 8 of them).
@@ -78,14 +78,8 @@ class InstructDataModule(ConversationDataModule):
         }
 
     def rows(self, split: str) -> list[list[Conversation]]:
-        """The file's rows; none for a validation that was not asked for.
-
-        Raises:
-            UserError: "test" without a file.
-        """
-        if split == "test" and split not in self.splits:
-            raise UserError("data.test: no file given, so there is nothing to test or predict. Set data.test.")
-        return self.splits.get(split, [])
+        """The file's rows; without a test file "test" are the validation rows, none for a validation not asked for."""
+        return self.splits.get(split) or self.splits.get("validation", [])
 
     def read(self, file: str) -> list[Conversation]:
         """Every row of a file."""

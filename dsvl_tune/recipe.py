@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
 import dsvl_tune
+import dsvl_tune.datamodules
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.files import write_json, write_whole
+from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
@@ -42,27 +44,42 @@ data module. Ctrl-C stops after the step and saves.""",
 }
 
 
+BestBy = Literal["val/relaxed_accuracy", "val/loss"]
+
+
 class RecipeParser(LightningArgumentParser):
     """Errors as one message with the nearest key, without the usage text in front."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(" ".join(message.split()) + self.nearest(message)) from ex
+        raise UserError(f"{readable(message)}.{self.nearest(message)}") from ex
 
     def nearest(self, message: str) -> str:
         """" Did you mean ...?" for a key that does not exist."""
-        unknown = re.search(r"(?:option|arguments?:?|[Kk]ey|Group)\s+[\"']?(?:--)?([\w.]+)", message)
-        if unknown is None:
+        unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
+        if unknown is None or "Did you mean" in message:
             return ""
-        known = sorted(set(self.key_names()))
-        near = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
-        return f" Did you mean {near[0]!r}?" if near and near[0] != unknown[1] else ""
+        near = difflib.get_close_matches(unknown[1], self.key_names(), n=1, cutoff=0.8)
+        near = near or difflib.get_close_matches(unknown[1].split(".")[-1], class_keys(), n=1)
+        return f" Did you mean {near[0]!r}?" if near else " --print_config shows every key."
 
-    def key_names(self) -> Iterator[str]:
+    def key_names(self) -> list[str]:
         """Every key of this parser and of its subcommands."""
-        for action in self._actions:
-            yield action.dest
-            for parser in getattr(action, "_name_parser_map", {}).values():
-                yield from parser.key_names()
+        parsers = [p for action in self._actions for p in getattr(action, "_name_parser_map", {}).values()]
+        return [action.dest for parser in (self, *parsers) for action in parser._actions]
+
+
+def readable(message: str) -> str:
+    """jsonargparse's message without what it says about types that were tried in vain."""
+    noise = r"does not validate|subtypes:|errors:|(- )?expected a <class 'nonetype'>|given value"
+    lines = [line.strip(" -") for line in message.splitlines() if not re.match(rf"\s*(- )?({noise})", line.lower())]
+    return " ".join(line for line in lines if line).rstrip(".")
+
+
+def class_keys() -> list[str]:
+    """Keys inside `model.parts` and of the package's data modules, which the parser only knows as values."""
+    modules = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
+    signatures = [inspect.signature(kind) for kind in (PartPlan, ConversationDataModule, *modules)]
+    return [name for signature in signatures for name in signature.parameters]
 
 
 class RecipeCLI(LightningCLI):
@@ -90,6 +107,7 @@ class RecipeCLI(LightningCLI):
                 "num_sanity_val_steps": 0,  # the score before training has run the same path
                 "use_distributed_sampler": False,  # the data module's own sampler is rank-aware and resumes exactly
                 "log_every_n_steps": 10,
+                "enable_model_summary": False,  # the plan says it by part
             },
             args=with_shipped_recipes(arguments),
             run=run,
@@ -106,7 +124,7 @@ class RecipeCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default="runs", help="folder that holds the folders of runs")
         parser.add_argument("--run_name", type=str, default=None, help="name of the run (default: the recipe's name)")
         parser.add_argument(
-            "--best_by", type=str, default="val/relaxed_accuracy", help="metric that picks the best checkpoint"
+            "--best_by", type=BestBy, default="val/relaxed_accuracy", help="what picks the best checkpoint"
         )
         parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -136,13 +154,13 @@ class RecipeCLI(LightningCLI):
     def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Read every row, then write the run's description, then train."""
         datamodule.setup("fit")
-        existed = self.run_folder.exists()
+        made = [path for path in (self.run_folder, *self.run_folder.parents) if not path.exists()]
         self.describe_run(model)
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         except UserError:
-            if not existed and not (self.run_folder / LAST).exists():
-                shutil.rmtree(self.run_folder)
+            if made and not (self.run_folder / LAST).exists():
+                shutil.rmtree(made[-1])
             raise
         if self.trainer.global_step < self.trainer.estimated_stepping_batches:
             print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
@@ -201,6 +219,7 @@ def quieten() -> None:
     logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 

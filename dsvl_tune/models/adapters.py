@@ -17,18 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from dsvl_tune.files import save_tensors, write_whole
-from dsvl_tune.models.parts import PartPlan, Plan, part_of
+from dsvl_tune.models.parts import LORA_TARGETS, PartPlan, Plan, part_of
 from dsvl_tune.schema import UserError
 
-# The linear layers of each part that has any, anchored at the part: bare names such as "q_proj" would also hit SigLIP,
-# and peft's "all-linear" its unused pooling head.
-LORA_TARGETS = {
-    "siglip": r"model\.vision_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
-    "sam": r"model\.high_res_vision_model\.vision_encoder\.layers\.\d+\.(attn\.(qkv|proj)|mlp\.lin[12])",
-    "aligner": r"model\.aligner\.(vision_proj|high_res_vision_proj|proj|linear[12])",
-    "language_model": r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
-    "lm_head": r"lm_head",
-}
 Variant = Literal["lora", "rslora", "dora"]
 FULL_WEIGHTS = "full_parts.safetensors"
 
@@ -41,9 +32,6 @@ def apply_plan(model: PreTrainedModel, plan: Plan, variant: Variant = "lora", dr
         plan: one entry for each part the model has.
         variant: LoRA, rank-stabilised LoRA (alpha / sqrt(rank)) or DoRA, for all adapters of the run.
         dropout: 0..1, on the adapters' input.
-
-    Raises:
-        UserError: LoRA asked for a part without linear layers.
     """
     model.requires_grad_(False)
     lora = {part: how for part, how in plan.items() if how.mode == "lora"}
@@ -58,12 +46,6 @@ def apply_plan(model: PreTrainedModel, plan: Plan, variant: Variant = "lora", dr
 
 def lora_config(lora: dict[str, PartPlan], variant: Variant, dropout: float) -> LoraConfig:
     """One peft config for all parts: rank and alpha of each by pattern."""
-    without = sorted(set(lora) - set(LORA_TARGETS))
-    if without:
-        raise UserError(
-            f"model.parts: {', '.join(without)} cannot have lora (convolutions, embeddings and bare tensors). "
-            f"Use mode full or frozen; lora fits {', '.join(LORA_TARGETS)}."
-        )
     first = next(iter(lora.values()))
     return LoraConfig(
         r=first.rank,

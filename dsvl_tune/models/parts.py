@@ -27,6 +27,16 @@ PREFIXES: dict[str, tuple[str, ...]] = {
 }
 HYBRID_ONLY = ("sam", "sam_neck", "sam_neck_hd", "downsample")
 
+# The linear layers of each part that has any, anchored at the part: bare names such as "q_proj" would also hit SigLIP,
+# and peft's "all-linear" its unused pooling head.
+LORA_TARGETS = {
+    "siglip": r"model\.vision_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "sam": r"model\.high_res_vision_model\.vision_encoder\.layers\.\d+\.(attn\.(qkv|proj)|mlp\.lin[12])",
+    "aligner": r"model\.aligner\.(vision_proj|high_res_vision_proj|proj|linear[12])",
+    "language_model": r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
+    "lm_head": r"lm_head",
+}
+
 Mode = Literal["frozen", "full", "lora"]
 
 
@@ -100,13 +110,18 @@ def make_plan(preset: Preset, overrides: dict[str, PartPlan] | None) -> Plan:
     """A preset with some parts replaced, and every part not named frozen.
 
     Raises:
-        UserError: an override names a part that does not exist.
+        UserError: an override names a part that does not exist, or wants LoRA where there is no linear layer.
     """
     for name in overrides or {}:
         if name not in PREFIXES:
             near = difflib.get_close_matches(name, PREFIXES, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UserError(f"model.parts: there is no part {name!r}.{hint} The parts are: {', '.join(PREFIXES)}.")
+        if (overrides or {})[name].mode == "lora" and name not in LORA_TARGETS:
+            raise UserError(
+                f"model.parts: {name} cannot have lora (convolutions, embeddings, bare tensors). Use mode full or "
+                f"frozen; lora fits {', '.join(LORA_TARGETS)}."
+            )
     chosen = {**PRESETS[preset], **(overrides or {})}
     return {part: chosen.get(part, PartPlan()) for part in PREFIXES}
 

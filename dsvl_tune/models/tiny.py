@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration, PreTrainedTokenizerFast
 
 from dsvl_tune.models.processor import IMAGE_TOKEN
+from dsvl_tune.models.tiny_init import prepare_weights
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 LOW_SIZE, HIGH_SIZE = 96, 128
@@ -53,8 +54,7 @@ def build_embedded(
     tokenizer = build_tokenizer(texts)
     torch.manual_seed(seed)
     model = DeepseekVLHybridForConditionalGeneration(build_config(tokenizer))
-    # Zero in transformers' initialisation: the second SAM branch would add nothing and learn nothing.
-    torch.nn.init.constant_(model.model.high_res_vision_alpha, 0.1)
+    prepare_weights(model, torch.Generator().manual_seed(seed))
     return model, tokenizer
 
 

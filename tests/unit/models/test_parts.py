@@ -64,9 +64,9 @@ def test_unknown_part_names_the_nearest() -> None:
         make_plan("lora", {"alinger": PartPlan("full")})
 
 
-def test_lora_where_there_is_no_linear_layer_is_refused(hybrid_checkpoint: Path) -> None:
+def test_lora_where_there_is_no_linear_layer_is_refused() -> None:
     with pytest.raises(UserError, match="downsample cannot have lora"):
-        trained_parts(hybrid_checkpoint, "none", {"downsample": PartPlan("lora")})
+        make_plan("none", {"downsample": PartPlan("lora")})
 
 
 def test_a_plan_that_trains_nothing_is_refused(hybrid_checkpoint: Path) -> None:

@@ -1,0 +1,23 @@
+"""All that the generators say, for learning a tokenizer in which each of their words is one token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
+from dsvl_tune.data.synthetic.charts import chart_row
+from dsvl_tune.data.synthetic.scenes import scene_row
+from dsvl_tune.data.synthetic.text_tables import table_row
+
+ROWS = 200
+"""Rows of each kind; every wording, colour and number comes up many times in so many."""
+
+
+def generator_texts() -> Iterator[str]:
+    """Every turn of some rows of each generator, as it stands in a prompt."""
+    for seed in range(ROWS):
+        rows = [scene_row(seed, "train", questions=20, cells=True), table_row(seed, "train", questions=20)]
+        rows += [chart_row(seed, "train", kinds=(kind,), questions=20) for kind in DRAWINGS]
+        for conversation in (conversation for row in rows for conversation in row):
+            for turn, speaker in zip(conversation.turns, ("User", "Assistant"), strict=True):
+                yield f"{speaker}: " + "".join(part for part in turn.parts if isinstance(part, str))

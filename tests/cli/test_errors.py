@@ -1,0 +1,95 @@
+"""What bad input gets: one message that names it, exit code 2, no traceback, nothing written."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsvl_tune.cli import main
+
+RECIPE = {
+    "model": {"checkpoint": "", "parts": {"aligner": {"mode": "lora", "rank": 4}}},
+    "data": {
+        "class_path": "dsvl_tune.datamodules.ChartsDataModule",
+        "init_args": {"train_charts": 8, "validation_charts": 2, "test_charts": 2},
+    },
+    "trainer": {"max_steps": 2},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe in an empty folder that is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    RECIPE["model"]["checkpoint"] = str(hybrid_checkpoint)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    return path
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The message of a command that must end with exit code 2 and write nothing."""
+    before = sorted(Path.cwd().rglob("*"))
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "Traceback" not in error
+    assert sorted(Path.cwd().rglob("*")) == before
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--model.lrr", "3"], ["model.lrr", "Did you mean 'model.lr'"]),
+        (["--trainer.max_stps", "3"], ["trainer.max_stps", "Did you mean 'trainer.max_steps'"]),
+        (["--data.train_chart", "3"], ["train_chart", "Did you mean 'train_charts'"]),
+        (["--model.parts.aligner.rnak", "3"], ["rnak", "Did you mean 'rank'"]),
+        (["--model.parts.alinger.mode", "full"], ["alinger", "Did you mean 'aligner'"]),
+        (["--model.parts.downsample.mode", "lora"], ["downsample cannot have lora"]),
+        (["--model.preset", "lroa"], ["model.preset", "'lora'"]),
+        (["--model.checkpoint", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
+        (["--ckpt_path", "last"], ["there is no run", "Start without"]),
+        (["--best_by", "val/accuracy"], ["best_by", "val/relaxed_accuracy"]),
+    ],
+)
+def test_wrong_keys(
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    named: list[str],
+) -> None:
+    error = refused(["fit", "--config", str(recipe), *arguments], capsys, monkeypatch)
+    assert all(text in error for text in named), error
+
+
+def test_wrong_key_in_the_file(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe.write_text(yaml.safe_dump({**RECIPE, "traner": {"max_steps": 3}}), encoding="utf-8")
+    error = refused(["fit", "--config", str(recipe)], capsys, monkeypatch)
+    assert "traner.max_steps" in error
+    assert "Did you mean 'trainer.max_steps'" in error
+
+
+def test_checkpoint_of_another_model(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    error = refused(
+        ["fit", "--config", str(recipe), "--model.checkpoint", str(tmp_path / "llama")], capsys, monkeypatch
+    )
+    assert "'llama'" in error
+    assert "deepseek_vl_hybrid" in error
+
+
+def test_recipe_that_does_not_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    error = refused(["fit", "--config", "charts_lroa"], capsys, monkeypatch)
+    assert "Did you mean charts_lora" in error

@@ -1,0 +1,59 @@
+"""A file appears whole or not at all, also on a full disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dsvl_tune.files import save_tensors, write_json, write_whole
+from dsvl_tune.schema import UserError
+
+
+def fill(path: Path) -> None:
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    write_json(path, {"old": 1})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="No space left on device"):
+        write_whole(path, fill)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_a_full_disk_while_saving_tensors(tmp_path: Path) -> None:
+    """A real limit on file size stands in for the full disk: the kernel refuses the bytes beyond it."""
+    path = tmp_path / "adapter_model.safetensors"
+    save_tensors(path, {"a": torch.ones(3)})
+    script = f"""
+import resource, signal, torch
+from pathlib import Path
+from dsvl_tune.files import save_tensors, write_whole
+from dsvl_tune.schema import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_whole(Path({str(path)!r}), lambda p: save_tensors(p, {{"a": torch.zeros(100_000)}}))
+except UserError as error:
+    print("refused:", error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "refused:" in done.stdout
+    assert load_file(path)["a"].tolist() == [1, 1, 1]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_tensors_are_readable_by_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"a": torch.ones(3)})
+    (tmp_path / "b").write_text("b")
+    assert path.stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -1,0 +1,73 @@
+"""The plan is checked after the first step: a planted fault of either kind is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from dsvl_tune.datamodules import ChartsDataModule
+from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.plan_check import PlanCheck
+
+
+class Fault(L.Callback):
+    """Changes a frozen tensor, or puts a trained one back, behind the optimizer's back."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        self.kept = {name: p.detach().clone() for name, p in pl_module.network.named_parameters()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+        for name, parameter in pl_module.network.named_parameters():
+            frozen = self.kind == "frozen" and name == "lm_head.weight"
+            trained = self.kind == "trained" and name == "model.high_res_vision_alpha"
+            with torch.no_grad():
+                if frozen:
+                    parameter[0, 0] += 1e-3
+                if trained:
+                    parameter.copy_(self.kept[name])
+
+
+def train(checkpoint: Path, folder: Path, fault: str) -> None:
+    parts = {"sam_neck_hd": PartPlan("full"), "language_model": PartPlan("lora")}
+    module = FinetuneModule(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
+    data = ChartsDataModule(checkpoint=str(checkpoint), train_charts=6, validation_charts=1, batch_size=2)
+    trainer = L.Trainer(
+        max_steps=3,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[Fault(fault), PlanCheck(folder)],
+    )
+    trainer.fit(module, datamodule=data)
+
+
+def test_exactly_the_planned_tensors_moved(
+    hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(hybrid_checkpoint, tmp_path, "none")
+    printed = capsys.readouterr().out
+    assert "plan check after the first step" in printed
+    assert "never moved" not in printed
+    assert (tmp_path / "plan.json").is_file()
+
+
+def test_a_frozen_tensor_that_moved(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"lm_head frozen, but lm_head.weight changed"):
+        train(hybrid_checkpoint, tmp_path, "frozen")
+
+
+def test_a_planned_tensor_that_did_not_move(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="alpha and it had a gradient, but the optimizer did not move it"):
+        train(hybrid_checkpoint, tmp_path, "trained")
