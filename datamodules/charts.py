@@ -47,4 +47,5 @@ class ChartsDataModule(ConversationDataModule):
 
     def probes(self) -> dict[str, Rows]:
         """The embedded model's own domain."""
-        return {"scenes": GeneratedRows(partial(scene_row, split="test"), self.probe_scenes)} if self.probe_scenes else {}
+        scenes = GeneratedRows(partial(scene_row, split="test"), self.probe_scenes)
+        return {"scenes": scenes} if self.probe_scenes else {}

@@ -24,6 +24,8 @@ class ScenesDataModule(ConversationDataModule):
         probe_tables: written tables scored before and after.
         kinds: kinds of picture: tubes, rods, floats.
         questions: most questions in a training row; they are branches of one message tree.
+        most: most elements in a training picture or table; held-out ones have up to six.
+        cells: questions that label every cell of a training picture, see `scenes.scene_row`.
         **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
     """
 
@@ -36,24 +38,28 @@ class ScenesDataModule(ConversationDataModule):
         probe_tables: int = 20,
         kinds: tuple[str, ...] = ("tubes", "rods", "floats"),
         questions: int = 10,
+        most: int = 6,
+        cells: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.amounts = {"train": train_rows, "validation": validation_rows, "test": test_rows}
         self.text_share, self.probe_tables = text_share, probe_tables
-        self.kinds, self.questions = kinds, questions
+        self.kinds, self.questions, self.most, self.cells = kinds, questions, most, cells
 
     def rows(self, split: str) -> Rows:
-        """A picture or a table a row, its questions as conversations; held-out rows are pictures unless all is text."""
+        """A picture or a table a row, its questions as conversations; held-out rows are pictures."""
         return GeneratedRows(partial(self.row, split=split), self.amounts[split])
 
     def row(self, index: int, split: str) -> list[Conversation]:
         """One row; the fractional part of index x share steps through 0..1 evenly, so tables come at even distances."""
-        share = self.text_share if split == "train" or self.text_share == 1 else 0.0
-        if (index + 1) * share // 1 > index * share // 1:
-            return table_row(index, split, self.questions)
-        return scene_row(index, split, self.kinds, self.questions)
+        if split != "train":
+            return scene_row(index, split, self.kinds, self.questions)
+        if (index + 1) * self.text_share // 1 > index * self.text_share // 1:
+            return table_row(index, split, self.questions, self.most)
+        return scene_row(index, split, self.kinds, self.questions, self.most, self.cells)
 
     def probes(self) -> dict[str, Rows]:
         """Written tables."""
-        return {"tables": GeneratedRows(partial(table_row, split="test"), self.probe_tables)} if self.probe_tables else {}
+        tables = GeneratedRows(partial(table_row, split="test"), self.probe_tables)
+        return {"tables": tables} if self.probe_tables else {}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
+
+from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.data.images import load_image, to_pixels
 from dsvl_tune.data.template import Form, Segment, render
@@ -166,11 +169,18 @@ def join_tokens(segments: list[Segment], processor: Processor) -> Tokens:
             ids = [processor.image_token_id] * processor.image_tokens
             tokens.images.append(segment.content)
         else:
-            ids = processor.tokenizer(segment.content, add_special_tokens=False)["input_ids"]
+            ids = token_ids(processor.tokenizer, segment.content)
         tokens.input_ids += ids
         tokens.labels += ids if segment.learn else [IGNORE_INDEX] * len(ids)
         tokens.loss_weights += [segment.weight] * len(ids)
     return tokens
+
+
+@lru_cache(maxsize=10_000)
+def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Tokens of a segment; the same system prompt, question or answer comes again and again. Not to be changed."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def make_pixels(images: list[ImageRef], processor: Processor, origin: str, seen: dict[str, Pixels]) -> list[Pixels]:

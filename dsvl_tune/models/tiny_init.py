@@ -1,8 +1,9 @@
 """Starting weights from which small towers learn within minutes.
 
 transformers' initialisation leaves them on a plateau: SAM's default initializer_range is 1e-10, position embeddings
-are zero or faint beside a coloured patch, and a random patch filter shows mostly noise. Here every visual token starts as what its
-patch looks like (its lowest spatial frequencies) and where it lies, and the layers start close to the identity.
+are zero or faint beside a coloured patch, and a random patch filter shows mostly noise. Here every visual token
+starts as what its patch looks like (its lowest spatial frequencies) and where it lies, and the layers start close to
+the identity.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FREQUENCIES = 4
 POSITION = 0.7
 """Amplitude of the position embeddings; a coloured patch has about 1."""
 RESIDUAL, TEXT_RESIDUAL, PROJECTION = 0.3, 0.35, 0.5
-"""Factors on what the layers of the towers, of the language model (about 1 / sqrt(2 x 4 layers)) and the aligner add."""
+"""Factors on what the layers of the towers, of the language model (1 / sqrt(2 x 4 layers)) and the aligner add."""
 
 
 @torch.no_grad()
@@ -61,10 +62,11 @@ def grid_waves(side: int, width: int) -> Tensor:
 
 
 def patch_patterns(patches: nn.Conv2d, generator: torch.Generator) -> Tensor:
-    """Patch filters [D, 3, P, P]: a random rotation of the lowest patterns of the discrete cosine transform (DCT-II)."""
+    """Patch filters [D, 3, P, P]: a random rotation of the lowest patterns of the cosine transform (DCT-II)."""
     width, channels, side, _ = patches.weight.shape
     place = (torch.arange(side) + 0.5) / side
-    waves = torch.stack([torch.cos(math.pi * k * place) * math.sqrt((2 if k else 1) / side) for k in range(FREQUENCIES)])
+    norms = [math.sqrt((2 if k else 1) / side) for k in range(FREQUENCIES)]
+    waves = torch.stack([norm * torch.cos(math.pi * k * place) for k, norm in enumerate(norms)])
     patterns = torch.einsum("up,vq->uvpq", waves, waves).flatten(0, 1)
     amount = channels * len(patterns)
     rotation = torch.linalg.qr(torch.randn(width, amount, generator=generator)).Q * math.sqrt(width)

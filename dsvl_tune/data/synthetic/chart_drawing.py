@@ -53,9 +53,7 @@ def draw_line(rng: random.Random, elements: list[Element], look: Look) -> Image.
     value_axis(draw, box, look, upright=True)
     points = [
         ((start + end) // 2, reach(value, box[3], box[1]))
-        for (start, end), (_, _, value) in zip(
-            places(len(elements), box[0], box[2], 1.0), elements, strict=True
-        )
+        for (start, end), (_, _, value) in zip(places(len(elements), box[0], box[2], 1.0), elements, strict=True)
     ]
     draw.line(points, fill=INK, width=2)
     radius = rng.choice((4, 5))
@@ -91,12 +89,9 @@ def paper(rng: random.Random, look: Look) -> tuple[Image.Image, ImageDraw.ImageD
     width, height = look.size
     picture = Image.new("RGB", look.size, look.paper)
     draw = ImageDraw.Draw(picture)
-    top = rng.randint(6, 10)
-    if look.title:
-        draw.text((width // 2, 1), look.title, font=look.font, fill=INK, anchor="ma")
-        top = 15
-    margin = 18 if look.axis_labels else 8
-    return picture, draw, (margin + rng.randint(0, 4), top, width - rng.randint(6, 10), height - margin)
+    draw.text((width // 2, 1), look.title, font=look.font, fill=INK, anchor="ma")
+    box = rng.randint(18, 22), rng.randint(13, 16), width - rng.randint(6, 10), height - rng.randint(16, 19)
+    return picture, draw, box
 
 
 def value_axis(draw: ImageDraw.ImageDraw, box: Box, look: Look, upright: bool) -> None:
@@ -106,8 +101,9 @@ def value_axis(draw: ImageDraw.ImageDraw, box: Box, look: Look, upright: bool) -
         draw.line(across(box, mark, upright), fill=GRID)
     draw.line((left, top, left, bottom, right, bottom), fill=INK)
     for mark in (0, 50, 100) if look.axis_labels else ():
-        x, y = across(box, mark, upright)[:2] if upright else across(box, mark, upright)[2:]
-        draw.text((x - 2, y) if upright else (x, y + 2), str(mark), font=look.font, fill=INK, anchor="rm" if upright else "ma")
+        start_x, start_y, end_x, end_y = across(box, mark, upright)
+        place, anchor = ((start_x - 2, start_y), "rm") if upright else ((end_x, end_y + 2), "ma")
+        draw.text(place, str(mark), font=look.font, fill=INK, anchor=anchor)
 
 
 def across(box: Box, mark: int, upright: bool) -> Box:

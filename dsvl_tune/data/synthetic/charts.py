@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from typing import Literal
@@ -50,7 +51,7 @@ def draw_items(rng: random.Random, kind: str, most: int, held_out: bool) -> list
         names = draw_names(rng, kind, most)
         if kind == "pie":
             cuts = [0, *sorted(rng.sample(VALUES, len(names) - 1)), 100]
-            values = [end - start for start, end in zip(cuts, cuts[1:], strict=False)]
+            values = [end - start for start, end in itertools.pairwise(cuts)]
         else:
             values = rng.sample(VALUES, len(names))
         if (zlib.crc32(repr(values).encode()) % HELD_OUT_SHARE == 0) == held_out:

@@ -38,7 +38,7 @@ TRAINING_QUESTIONS = QUESTIONS + DESCRIPTIONS
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a scene is drawn, in px: the scale runs from `low` (0) to `high` (100), the items are spread over `span`."""
+    """Where a scene is drawn, in px: the scale runs from `low` (0) to `high` (100), items are spread over `span`."""
 
     draw: ImageDraw.ImageDraw
     low: int
@@ -52,7 +52,12 @@ class Stage:
 
 
 def scene_row(
-    seed: int, split: str, kinds: tuple[str, ...] = ("tubes", "rods", "floats"), questions: int = 10, most: int = 6, cells: bool = False
+    seed: int,
+    split: str,
+    kinds: tuple[str, ...] = ("tubes", "rods", "floats"),
+    questions: int = 10,
+    most: int = 6,
+    cells: bool = False,
 ) -> list[Conversation]:
     """Conversations about one laboratory picture.
 
@@ -62,8 +67,9 @@ def scene_row(
         kinds: kinds of scene to choose from, keys of `SCENES`.
         questions: most conversations in the row.
         most: most elements in the picture.
-        cells: one conversation more, which names the colour at the middle of each of 8 x 8 cells: a label for every
-            visual token, from which untrained towers learn colours and places soonest.
+        cells: two conversations more, with an answer token for each of 8 x 8 cells: the colour at its middle, and the
+            tens of the value of the element there. A label for every visual token, from which untrained towers learn
+            colours, places and lengths soonest.
     """
     rng = random.Random(f"scenes/{split}/{seed}")
     kind = rng.choice(kinds)
@@ -75,7 +81,7 @@ def scene_row(
     picture = ImageRef(drawn, name)
     asked = ask(rng, items, TRAINING_QUESTIONS if split == "train" else QUESTIONS, questions)
     if cells:
-        asked.append(("cells", "Name the cells.", " ".join(cell_colours(drawn))))
+        asked += cell_questions(drawn, items)
     return [
         Conversation(
             turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=f"scene {type_}"
@@ -84,17 +90,30 @@ def scene_row(
     ]
 
 
+def cell_questions(picture: Image.Image, items: list[Item]) -> list[tuple[str, str, str]]:
+    """(kind, question, answer) for the colours of the cells and for the values of what lies in them."""
+    colours = cell_colours(picture)
+    tens = {item.name: str(item.value // 10) for item in items}
+    return [
+        ("cells", "Name the cells.", " ".join(colours)),
+        ("cells", "Read the cells.", "".join(tens.get(colour, "0") for colour in colours)),
+    ]
+
+
 def cell_colours(picture: Image.Image, cells: int = 8) -> list[str]:
     """The colour name, or "none", at the middle of each cell, row by row; the picture lies centred in a square."""
     width, height = picture.size
     side = max(width, height)
     middles = [round((cell + 0.5) * side / cells) for cell in range(cells)]
+    pixels = picture.tobytes()
     names = []
-    for y in middles:
-        for x in middles:
-            place = x - (side - width) // 2, y - (side - height) // 2
-            inside = 0 <= place[0] < width and 0 <= place[1] < height
-            names.append(colour_name(picture.getpixel(place)) if inside else "none")
+    for y in (middle - (side - height) // 2 for middle in middles):
+        for x in (middle - (side - width) // 2 for middle in middles):
+            if 0 <= x < width and 0 <= y < height:
+                start = 3 * (y * width + x)
+                names.append(colour_name((pixels[start], pixels[start + 1], pixels[start + 2])))
+            else:
+                names.append("none")
     return names
 
 
@@ -137,7 +156,7 @@ def rods(rng: random.Random, items: list[Item]) -> Image.Image:
     picture, ink = bench(rng, width, height)
     draw = ImageDraw.Draw(picture)
     foot = height - rng.randint(12, 18)
-    stage = Stage(draw, rng.randint(8, 18), width - rng.randint(6, 14), (rng.randint(4, 10), foot - 3), ink)
+    stage = Stage(draw, rng.randint(9, 13), width - rng.randint(7, 11), (rng.randint(4, 10), foot - 3), ink)
     draw.line((stage.low, foot, stage.high, foot), fill=ink)
     for mark in range(0, 101, 10):
         draw.line((stage.reach(mark), foot, stage.reach(mark), foot + (6 if mark % 50 == 0 else 3)), fill=ink)
@@ -165,7 +184,7 @@ def upright_stage(rng: random.Random) -> tuple[Image.Image, Stage]:
     picture, ink = bench(rng, width, height)
     draw = ImageDraw.Draw(picture)
     foot = rng.randint(12, 18)
-    stage = Stage(draw, height - rng.randint(8, 18), rng.randint(6, 14), (foot + 3, width - rng.randint(4, 10)), ink)
+    stage = Stage(draw, height - rng.randint(9, 13), rng.randint(7, 11), (foot + 3, width - rng.randint(4, 10)), ink)
     draw.line((foot, stage.high, foot, stage.low), fill=ink)
     for mark in range(0, 101, 10):
         draw.line((foot - (6 if mark % 50 == 0 else 3), stage.reach(mark), foot, stage.reach(mark)), fill=ink)

@@ -33,7 +33,8 @@ def test_a_seed_always_gives_the_same_row(kind: str) -> None:
 
 
 def test_no_held_out_picture_is_a_training_picture() -> None:
-    pictures = {split: {digest(chart_row(seed, split)) for seed in range(300)} for split in ("train", "validation", "test")}
+    splits = ("train", "validation", "test")
+    pictures = {split: {digest(chart_row(seed, split)) for seed in range(300)} for split in splits}
     assert not pictures["train"] & (pictures["validation"] | pictures["test"])
     assert not pictures["validation"] & pictures["test"]
 
@@ -51,7 +52,8 @@ def test_bar_lengths_are_the_answers() -> None:
     for seed in range(20):
         row = chart_row(seed, "test", kinds=("lying",), questions=30)
         picture = picture_of(row)
-        answers = {str(c.turns[0].parts[-1]).split()[6]: int(str(c.turns[1].parts[0])) for c in row if c.kind == "value"}
+        said = [(str(c.turns[0].parts[-1]), str(c.turns[1].parts[0])) for c in row if c.kind == "value"]
+        answers = {question.split()[6]: int(answer) for question, answer in said}
         lengths: dict[str, int] = {}
         for y in range(picture.height):
             for name in answers:

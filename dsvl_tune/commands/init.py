@@ -1,0 +1,32 @@
+"""`dsvl-tune init DIR`: the untrained small checkpoint that the embedded model grew from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from dsvl_tune.data.synthetic.vocabulary import generator_texts
+from dsvl_tune.models.tiny import build_embedded, save_checkpoint
+from dsvl_tune.schema import UserError
+
+
+def init(out: Path, seed: int = 1) -> None:
+    """Write a small untrained hybrid DeepSeek-VL: the start of `make embedded`.
+
+    Args:
+        out: folder to make; it must not exist yet.
+        seed: of the random weights.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists. Give a new folder.")
+    model, tokenizer = build_embedded(seed, generator_texts())
+    out.mkdir(parents=True)
+    save_checkpoint(out, model, tokenizer)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"untrained checkpoint, {parameters:,} parameters, {len(tokenizer)} tokens: {out}")
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    auto_cli(init, args=arguments[1:], prog="dsvl-tune init", as_positional=True)

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from dsvl_tune.data.synthetic.vocabulary import generator_texts
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.tiny import build_embedded, build_tokenizer, save_checkpoint
+from dsvl_tune.models.tiny_init import grid_waves
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "hybrid" / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return build_tokenizer(generator_texts())
+
+
+def test_words_are_single_tokens_and_digits_single(tokenizer: PreTrainedTokenizerFast) -> None:
+    for word in (" red", " black", " largest", " ahead", " behind", " past", " six", " none", " yes", " no", " slice"):
+        assert len(tokenizer.tokenize(word)) == 1, word
+    assert tokenizer.tokenize(" 45") == ["Ġ", "4", "5"]
+
+
+def test_text_is_split_as_by_the_published_pre_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    golden = PreTrainedTokenizerFast.from_pretrained(GOLDEN)
+    split = [t.backend_tokenizer.pre_tokenizer for t in (tokenizer, golden)]
+    for text in ("User: Is red past 45?\n\nAssistant: short", "naïve 你好 (a,b) 3.14", "a  b\tc"):
+        assert split[0].pre_tokenize_str(text) == split[1].pre_tokenize_str(text)
+
+
+def test_a_checkpoint_goes_to_disk_and_back(tmp_path: Path) -> None:
+    model, tokenizer = build_embedded(0, ["User: red 40\n\nAssistant: blue"])
+    save_checkpoint(tmp_path, model, tokenizer)
+    loaded = load_model(tmp_path)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), loaded.parameters(), strict=True))
+    processor = load_processor(tmp_path)
+    assert processor.image_tokens == 64 and processor.default_system == ""
+    assert processor.eos_id == processor.pad_id == tokenizer.eos_token_id
+    assert AutoTokenizer.from_pretrained(tmp_path)("red").input_ids == tokenizer("red").input_ids
+    assert tokenizer("red").input_ids[0] == tokenizer.bos_token_id
+
+
+def test_the_seed_draws_the_weights() -> None:
+    one, two, three = (build_embedded(seed, ["red"])[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not torch.equal(one["lm_head.weight"], three["lm_head.weight"])
+
+
+def test_untrained_visual_tokens_differ_by_picture_and_by_place() -> None:
+    model, _ = build_embedded(0, ["red"])
+    low, high = torch.zeros(2, 3, 96, 96), torch.zeros(2, 3, 128, 128)
+    low[1, :2, 24:36, 24:36], high[1, :2, 32:48, 32:48] = -3.0, -3.0  # the patch in row 2, column 2
+    with torch.no_grad():
+        towers = model.model.vision_model(low).last_hidden_state
+    change = (towers[1] - towers[0]).norm(dim=-1)
+    assert change.argmax() == 2 * 8 + 2
+    assert (torch.cdist(towers[0], towers[0]) + 100 * torch.eye(64)).min() > 1.0
+
+
+def test_position_waves_tell_every_cell_apart() -> None:
+    waves = grid_waves(8, 128).flatten(0, 1)
+    assert waves.shape == (64, 128)
+    nearest = (torch.cdist(waves, waves) + 100 * torch.eye(64)).min(dim=1).values
+    assert nearest.min() > 1.0

@@ -1,0 +1,42 @@
+"""The loss is one weighted mean over the optimizer step: how the step is cut into micro-batches changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from dsvl_tune.datamodules import ChartsDataModule
+from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.training.module import FinetuneModule
+
+
+def trained_weights(checkpoint: Path, batch_size: int, accumulate: int) -> dict[str, Tensor]:
+    """Weights after two optimizer steps over the same eight charts."""
+    L.seed_everything(3, verbose=False)
+    module = FinetuneModule(str(checkpoint), "none", {"language_model": PartPlan("full")}, lr=1e-3, warmup_steps=1)
+    data = ChartsDataModule(checkpoint=str(checkpoint), train_charts=8, validation_charts=1, batch_size=batch_size)
+    trainer = L.Trainer(
+        max_steps=2,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=1.0,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    trainer.fit(module, datamodule=data)
+    return {name: p.detach() for name, p in module.network.named_parameters() if p.requires_grad}
+
+
+def test_micro_batches_do_not_change_the_step(hybrid_checkpoint: Path) -> None:
+    """The trap: a mean of micro-batch means gives short answers more weight."""
+    whole = trained_weights(hybrid_checkpoint, batch_size=4, accumulate=1)
+    cut = trained_weights(hybrid_checkpoint, batch_size=1, accumulate=4)
+    assert whole
+    for name, weight in whole.items():
+        assert torch.allclose(weight, cut[name], atol=2e-5), name
