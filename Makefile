@@ -29,8 +29,12 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-embedded: setup  ## train the embedded checkpoint again: CPU, hours
-	@echo "embedded: see dsvl_tune/models/embedded/README.md"; false
+embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about 90 minutes
+	$(BIN)/dsvl-tune init runs/embedded_0
+	$(BIN)/dsvl-tune fit --config embedded_1_towers && $(BIN)/dsvl-tune merge runs/embedded_1_towers
+	$(BIN)/dsvl-tune fit --config embedded_2_read && $(BIN)/dsvl-tune merge runs/embedded_2_read
+	$(BIN)/dsvl-tune fit --config embedded_3_sft && $(BIN)/dsvl-tune merge runs/embedded_3_sft
+	@echo "the trained checkpoint: runs/embedded_3_sft/merged"
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

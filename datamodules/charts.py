@@ -11,6 +11,7 @@ from dsvl_tune.data.synthetic.scenes import scene_row
 from .base import ConversationDataModule, Rows
 from .generated import GeneratedRows
 
+
 class ChartsDataModule(ConversationDataModule):
     """Charts drawn by seed in the worker processes, with exact answers; nothing is stored or downloaded.
 

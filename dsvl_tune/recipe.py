@@ -154,6 +154,8 @@ class RecipeCLI(LightningCLI):
     def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Read every row, then write the run's description, then train."""
         datamodule.setup("fit")
+        if not datamodule.rows("validation"):
+            raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")
         made = [path for path in (self.run_folder, *self.run_folder.parents) if not path.exists()]
         self.describe_run(model)
         try:

@@ -33,7 +33,7 @@ class StepProgress(TQDMProgressBar):
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
         elapsed = time.monotonic() - self.since
-        if elapsed > 1.0:
+        if elapsed > 1.0 and self.tokens:
             self.rate = self.tokens / elapsed
             self.tokens, self.since = 0, time.monotonic()
         return {**metrics, "tokens/s": f"{self.rate:,.0f}"}

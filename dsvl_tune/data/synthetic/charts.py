@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
-from typing import Literal
 
 from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
 from dsvl_tune.data.synthetic.looks import HELD_OUT, TRAIN, draw_look
@@ -13,14 +12,13 @@ from dsvl_tune.data.synthetic.palette import COLOURS, shade
 from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
 from dsvl_tune.schema import Conversation, ImageRef, Turn
 
-Split = Literal["train", "validation", "test"]
 NOUNS = {"upright": "bar", "lying": "bar", "grouped": "bar", "line": "point", "pie": "slice"}
 HELD_OUT_SHARE = 4
 """One in so many sequences of values is kept for validation and test."""
 
 
 def chart_row(
-    seed: int, split: Split, kinds: tuple[str, ...] = ("upright", "lying"), questions: int = 7, most: int = 6
+    seed: int, split: str, kinds: tuple[str, ...] = ("upright", "lying"), questions: int = 7, most: int = 6
 ) -> list[Conversation]:
     """Conversations about one chart.
 

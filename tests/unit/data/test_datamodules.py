@@ -8,15 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import dsvl_tune.datamodules
 import lightning as L
 import pytest
 import torch
-from dsvl_tune.datamodules import InstructDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
+import dsvl_tune.datamodules
+from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.schema import Batch, Prompts, UserError
 
 
@@ -198,9 +198,13 @@ def test_settings_that_cannot_be(data: Path, tiny_checkpoint: str) -> None:
         module(data, tiny_checkpoint, max_tokens=300).setup("fit")
     plain = module(data, tiny_checkpoint)
     plain.setup("test")
-    with pytest.raises(UserError, match="data.test"):
-        plain.test_dataloader()
     assert plain.val_dataloader() == []
+
+
+def test_without_a_test_file_the_validation_rows_are_scored(data: Path, tiny_checkpoint: str) -> None:
+    held_out = module(data, tiny_checkpoint, validation_rows=2)
+    held_out.setup("fit")
+    assert held_out.rows("test") == held_out.rows("validation") != []
 
 
 def test_datamodules_is_a_part_of_the_package() -> None:
