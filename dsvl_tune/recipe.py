@@ -3,89 +3,34 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import logging
-import re
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
 import dsvl_tune
-import dsvl_tune.datamodules
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.files import write_json, write_whole
-from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run_folder import LAST, last_run_folder, new_run_folder
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
 
-DESCRIPTION = {
-    "fit": """train by a recipe
-
-A recipe is YAML; every key of it can be given or overridden here, later ones win:
-
-  dsvl-tune fit --config charts_lora
-  dsvl-tune fit --config charts_lora --model.parts.language_model.rank 8 --trainer.max_steps 100
-  dsvl-tune fit --config charts_lora --data dsvl_tune.datamodules.InstructDataModule --data.train my.jsonl
-  dsvl-tune fit --config charts_lora --ckpt_path last        go on with the newest run of this recipe
-
---config takes a file or the name of a shipped recipe. model.* says what is trained and how, data.* what on,
-trainer.* is Lightning's Trainer. --print_config shows every key with its value; --data.help CLASS the keys of a
-data module. Ctrl-C stops after the step and saves.""",
-    "validate": "loss and generated answers on the recipe's validation data\n\n"
-    "  dsvl-tune validate --config charts_lora --model.checkpoint merged",
-}
-
-
 BestBy = Literal["val/relaxed_accuracy", "val/loss"]
-
-
-class RecipeParser(LightningArgumentParser):
-    """Errors as one message with the nearest key, without the usage text in front."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"{readable(message)}.{self.nearest(message)}") from ex
-
-    def nearest(self, message: str) -> str:
-        """" Did you mean ...?" for a key that does not exist."""
-        unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
-        if unknown is None or "Did you mean" in message:
-            return ""
-        near = difflib.get_close_matches(unknown[1], self.key_names(), n=1, cutoff=0.8)
-        near = near or difflib.get_close_matches(unknown[1].split(".")[-1], class_keys(), n=1)
-        return f" Did you mean {near[0]!r}?" if near else " --print_config shows every key."
-
-    def key_names(self) -> list[str]:
-        """Every key of this parser and of its subcommands."""
-        parsers = [p for action in self._actions for p in getattr(action, "_name_parser_map", {}).values()]
-        return [action.dest for parser in (self, *parsers) for action in parser._actions]
-
-
-def readable(message: str) -> str:
-    """jsonargparse's message without what it says about types that were tried in vain."""
-    noise = r"does not validate|subtypes:|errors:|(- )?expected a <class 'nonetype'>|given value"
-    lines = [line.strip(" -") for line in message.splitlines() if not re.match(rf"\s*(- )?({noise})", line.lower())]
-    return " ".join(line for line in lines if line).rstrip(".")
-
-
-def class_keys() -> list[str]:
-    """Keys inside `model.parts` and of the package's data modules, which the parser only knows as values."""
-    modules = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
-    signatures = [inspect.signature(kind) for kind in (PartPlan, ConversationDataModule, *modules)]
-    return [name for signature in signatures for name in signature.parameters]
 
 
 class RecipeCLI(LightningCLI):
     """Trainer, `FinetuneModule` and any `ConversationDataModule` from a recipe."""
 
     run_folder: Path
+    stopped = False
     trainer: Trainer
     datamodule: ConversationDataModule
 
@@ -164,7 +109,8 @@ class RecipeCLI(LightningCLI):
             if made and not (self.run_folder / LAST).exists():
                 shutil.rmtree(made[-1])
             raise
-        if self.trainer.global_step < self.trainer.estimated_stepping_batches:
+        self.stopped = self.trainer.global_step < self.trainer.estimated_stepping_batches
+        if self.stopped:
             print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
             print(f"run folder: {self.run_folder}", flush=True)
 
@@ -227,4 +173,5 @@ def quieten() -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the trainer verbs."""
-    RecipeCLI(arguments)
+    if RecipeCLI(arguments).stopped:
+        raise KeyboardInterrupt

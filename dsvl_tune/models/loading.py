@@ -12,17 +12,25 @@ from huggingface_hub.errors import HFValidationError
 from safetensors import safe_open
 from transformers import (
     AutoConfig,
-    AutoModelForImageTextToText,
+    DeepseekVLForConditionalGeneration,
+    DeepseekVLHybridForConditionalGeneration,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
+from dsvl_tune.models.original import original_config, read_converted, read_shapes
+from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.schema import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded"
-MODEL_TYPES = ("deepseek_vl", "deepseek_vl_hybrid")
+CLASSES = {
+    "deepseek_vl": DeepseekVLForConditionalGeneration,
+    "deepseek_vl_hybrid": DeepseekVLHybridForConditionalGeneration,
+}
+MODEL_TYPES = tuple(CLASSES)
+ORIGINAL = "multi_modality"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -92,42 +100,54 @@ def weight_files(folder: Path) -> dict[str, Path]:
     return names
 
 
+def is_original(folder: Path) -> bool:
+    """Whether a checkpoint is in the original layout."""
+    return read_json(folder / "config.json").get("model_type") == ORIGINAL
+
+
 def read_config(folder: Path) -> PretrainedConfig:
-    """The checkpoint's configuration, with the tie flag as its files have it.
+    """The checkpoint's configuration, with the tie flag as its files have it and the tokenizer's special ids.
 
     transformers' default ties lm_head to the embeddings, while every published DeepSeek-VL is untied; a file that
-    holds its own `lm_head.weight` says so whatever the flag is.
+    holds its own `lm_head.weight` says so whatever the flag is. The published configs leave out bos, eos and pad;
+    Llama's defaults (1, 2, none) would never stop a DeepSeek-VL.
 
     Raises:
-        UserError: not a DeepSeek-VL checkpoint in transformers' layout.
+        UserError: not a DeepSeek-VL checkpoint, in neither layout.
     """
-    model_type = read_json(folder / "config.json").get("model_type")
-    if model_type == "multi_modality":
+    content = read_json(folder / "config.json")
+    if content.get("model_type") not in (*MODEL_TYPES, ORIGINAL):
         raise UserError(
-            f"{folder}: this is the original DeepSeek-VL layout (model_type multi_modality). Expected transformers' "
-            "layout: use the conversion under the deepseek-community name, e.g. deepseek-community/deepseek-vl-7b-chat."
+            f"{folder}/config.json: model_type is {content.get('model_type')!r}, expected one of "
+            f"{', '.join((*MODEL_TYPES, ORIGINAL))}. Give a DeepSeek-VL checkpoint."
         )
-    if model_type not in MODEL_TYPES:
-        raise UserError(
-            f"{folder}/config.json: model_type is {model_type!r}, expected one of {', '.join(MODEL_TYPES)}. "
-            "Give a DeepSeek-VL checkpoint."
-        )
-    return AutoConfig.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    if is_original(folder):
+        shapes = read_shapes(weight_files(folder))
+        config = original_config(content, shapes, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    else:
+        config = AutoConfig.from_pretrained(folder)
+        config.tie_word_embeddings = "lm_head.weight" not in weight_files(folder)
+    for name, value in special_ids(tokenizer).items():
+        setattr(config.text_config, name, value)
+    return config
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The complete model in `dtype` on the CPU, in eval mode, no gradient switched off yet.
+    """The complete model in `dtype` on the CPU, in eval mode, no gradient switched off yet; from either layout.
 
     Raises:
         UserError: a weight is missing, left over or of another shape.
     """
     config = read_config(folder)
-    config.tie_word_embeddings = "lm_head.weight" not in weight_files(folder)
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+    if is_original(folder):
+        source = {"pretrained_model_name_or_path": None, "state_dict": read_converted(weight_files(folder))}
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of is raised below
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        model, report = CLASSES[config.model_type].from_pretrained(
+            **source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -135,20 +155,5 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     if any(wrong.values()):
         account = "; ".join(f"{kind}: {len(names)}, e.g. {names[0]}" for kind, names in wrong.items() if names)
         raise UserError(f"{folder}: weights and config.json do not fit together ({account}).")
-    set_end_token(model, folder)
-    return model
-
-
-def set_end_token(model: PreTrainedModel, folder: Path) -> None:
-    """Give the model the tokenizer's special ids, so that generation stops.
-
-    The published configs leave out bos, eos and pad; Llama's defaults (1, 2, none) would never stop a DeepSeek-VL.
-    """
-    from dsvl_tune.models.processor import load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    ids["pad_token_id"] = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    for name, value in ids.items():
-        setattr(model.config.text_config, name, value)
-    model.generation_config = GenerationConfig(**ids, do_sample=False)
+    model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
+    return model.eval()

@@ -7,10 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from dsvl_tune.models.loading import read_config, read_json
+from dsvl_tune.models.loading import is_original, read_config, read_json
+from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.schema import Branch, ImageRule, Processor, UserError
-
-IMAGE_TOKEN = "<image_placeholder>"
 
 # DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
 ORIGINAL_SYSTEM_PROMPT = (
@@ -34,7 +33,7 @@ def load_processor(folder: Path) -> Processor:
             f"{folder}: config.json has image_token_id {config.image_token_id}, the tokenizer has {image_token_id} "
             f"for {IMAGE_TOKEN}. Take both from the same checkpoint."
         )
-    vision = config.vision_config
+    vision, ids = config.vision_config, special_ids(tokenizer)
     return Processor(
         tokenizer=tokenizer,
         image_rule=read_image_rule(folder, hybrid=config.model_type == "deepseek_vl_hybrid"),
@@ -42,29 +41,11 @@ def load_processor(folder: Path) -> Processor:
         image_token_id=image_token_id,
         image_tokens=(vision.image_size // vision.patch_size) ** 2,
         default_system=default_system_prompt(tokenizer),
-        bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
-        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+        bos_id=ids["bos_token_id"],
+        eos_id=ids["eos_token_id"],
+        pad_id=ids["pad_token_id"],
         context_tokens=config.text_config.max_position_embeddings,
     )
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """The byte-level tokenizer of tokenizer.json, with the image token.
-
-    The files declare LlamaTokenizerFast, which several transformers releases then rebuild as a SentencePiece-style
-    tokenizer with wrong ids; PreTrainedTokenizerFast takes tokenizer.json as it is. The published SigLIP-only
-    tokenizer may lack the image token: it is then added, as the original processor does.
-
-    Raises:
-        UserError: no tokenizer.json.
-    """
-    if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder}: no tokenizer.json there. Copy the base checkpoint's tokenizer files into it.")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-    return tokenizer
 
 
 def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -86,6 +67,8 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
     The square is padded in the colour of the first resize's mean, as in transformers' image processors and in the
     original's `background_color`: CLIP's mean for the hybrid family, grey (127) for the SigLIP-only one.
     """
+    if is_original(folder):
+        return read_original_image_rule(folder)
     settings = read_image_settings(folder)
     low = Branch(int(settings["size"]["height"]), triple(settings["image_mean"]), triple(settings["image_std"]))
     if not hybrid:
@@ -96,6 +79,19 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
         triple(settings["high_res_image_std"]),
     )
     return ImageRule(high.size, pad_colour(high), low, high, int(settings.get("min_size", 14)))
+
+
+def read_original_image_rule(folder: Path) -> ImageRule:
+    """The image rule of the original layout: the square in preprocessor_config.json, each tower's mean and std in config.json."""
+    square = read_json(folder / "preprocessor_config.json")
+    towers = read_json(folder / "config.json")["vision_config"]["params"]
+    red, green, blue = square["background_color"]
+    low, high = (
+        Branch(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"])) if tower else None
+        for tower in (towers.get("low_res_cfg", towers), towers.get("high_res_cfg"))
+    )
+    assert low is not None
+    return ImageRule(square["image_size"], (red, green, blue), low, high, square["min_size"])
 
 
 def read_image_settings(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration, PreTrainedTokenizerFast
 
-from dsvl_tune.models.processor import IMAGE_TOKEN
+from dsvl_tune.models.tokenizer import IMAGE_TOKEN
 from dsvl_tune.models.tiny_init import prepare_weights
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"

@@ -14,21 +14,25 @@ from dsvl_tune.training.stopping import StopAfterStep
 
 
 def run_callbacks(run_folder: Path, best_by: str, progress: bool) -> list[Callback]:
-    """Plan check, progress, report, stopping, and checkpoints at every validation: the last and the best."""
+    """Plan check, progress, report, stopping, and checkpoints at every validation: the last and the best.
+
+    Two callbacks keep them: `save_last` of one alone would write the last checkpoint only when it is the best.
+    """
+    folder = run_folder / "checkpoints"
     return [
         *([StepProgress()] if progress else []),
         PlanCheck(run_folder),
         HeldOutReport(run_folder),
         StopAfterStep(),
         ModelCheckpoint(
-            dirpath=run_folder / "checkpoints",
+            dirpath=folder,
             filename="best-{step}",
             monitor=best_by,
             mode="min" if "loss" in best_by else "max",
-            save_last=True,
             save_top_k=1,
             save_on_train_epoch_end=False,
         ),
+        ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=False),
     ]
 
 

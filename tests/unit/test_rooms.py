@@ -21,7 +21,7 @@ RULES: dict[str, set[str]] = {
     "training": {"schema", "files", "models", "metrics"},
     "datamodules": {"schema", "data", "metrics", "models.processor", "models.loading"},
 }
-RULES["commands"] = RULES["recipe"] = {*RULES, "recipe"}
+RULES["commands"] = RULES["recipe"] = RULES["recipe_parser"] = {*RULES, "recipe", "recipe_parser"}
 RULES["cli"] = {*RULES}
 RULES["__main__"] = {"cli"}
 

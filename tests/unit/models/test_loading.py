@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
-from dsvl_tune.models.processor import ORIGINAL_SYSTEM_PROMPT, load_processor, load_tokenizer
+from dsvl_tune.models.processor import ORIGINAL_SYSTEM_PROMPT, load_processor
+from dsvl_tune.models.tokenizer import load_tokenizer
 from dsvl_tune.schema import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -81,11 +82,6 @@ def test_an_image_id_that_the_tokenizer_does_not_have_is_refused(copy: Path) -> 
     edit_config(copy, image_token_id=100015)
     with pytest.raises(UserError, match="image_token_id 100015"):
         load_processor(copy)
-
-
-def test_original_layout_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="original DeepSeek-VL layout"):
-        load_model(GOLDEN / "hybrid" / "checkpoint")
 
 
 def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_network() -> None:

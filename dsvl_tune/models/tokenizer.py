@@ -1,0 +1,35 @@
+"""The tokenizer of a checkpoint folder, in either layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
+
+from dsvl_tune.schema import UserError
+
+IMAGE_TOKEN = "<image_placeholder>"
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The byte-level tokenizer of tokenizer.json, with the image token.
+
+    The files declare LlamaTokenizerFast, which several transformers releases then rebuild as a SentencePiece-style
+    tokenizer with wrong ids; PreTrainedTokenizerFast takes tokenizer.json as it is. The published SigLIP-only
+    tokenizer may lack the image token: it is then added, as the original processor does.
+
+    Raises:
+        UserError: no tokenizer.json.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise UserError(f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base checkpoint beside it.")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    if IMAGE_TOKEN not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
+
+
+def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+    """Ids that begin, end and pad a text, by their names in transformers' configs. Padding falls back to the end token."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad}

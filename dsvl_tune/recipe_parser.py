@@ -1,0 +1,101 @@
+"""The parser of recipes: help worth reading, and errors as one message with the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from typing import NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+import dsvl_tune.datamodules
+from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.schema import UserError
+
+DESCRIPTION = {
+    "fit": """fit: train by a recipe
+
+A recipe is YAML; every key of it can be given or overridden here, later ones win:
+
+  dsvl-tune fit --config charts_lora
+  dsvl-tune fit --config charts_lora --model.parts.language_model.rank 8 --trainer.max_steps 100
+  dsvl-tune fit --config charts_lora --data dsvl_tune.datamodules.InstructDataModule --data.train my.jsonl
+  dsvl-tune fit --config charts_lora --ckpt_path last        go on with the newest run of this recipe
+
+--config takes a file or the name of a shipped recipe. model.* says what is trained and how, data.* what on,
+trainer.* is Lightning's Trainer. --print_config shows every key with its value; --data.help CLASS the keys of a
+data module. Ctrl-C stops after the step and saves.""",
+    "validate": "validate: loss and generated answers on the recipe's validation data\n\n"
+    "  dsvl-tune validate --config charts_lora --model.checkpoint merged",
+}
+
+USUAL_TRAINER_KEYS = (
+    "max_steps",
+    "max_epochs",
+    "val_check_interval",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "precision",
+    "accelerator",
+    "devices",
+    "log_every_n_steps",
+)
+"""What the help shows of Lightning's Trainer; every other key of it works as well."""
+
+
+class RecipeParser(LightningArgumentParser):
+    """Errors as one message with the nearest key, without the usage text in front."""
+
+    def format_help(self) -> str:
+        """The description as it is written, then the keys, of the Trainer's the usual ones; no list of all in front."""
+        if self.description not in DESCRIPTION.values():
+            return super().format_help()
+        formatter = self._get_formatter()
+        for group in self._action_groups:
+            shown = [action for action in group._group_actions if worth_showing(action.dest)]
+            if shown:
+                formatter.start_section(group.title)
+                formatter.add_arguments(shown)
+                formatter.end_section()
+        return f"dsvl-tune {self.description}\n\n{formatter.format_help()}"
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"{readable(message)}.{self.nearest(message)}") from ex
+
+    def nearest(self, message: str) -> str:
+        """" Did you mean ...?" for a key that does not exist."""
+        unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
+        if unknown is None or "Did you mean" in message:
+            return ""
+        near = difflib.get_close_matches(unknown[1], self.key_names(), n=1, cutoff=0.8)
+        near = near or difflib.get_close_matches(unknown[1].split(".")[-1], class_keys(), n=1)
+        return f" Did you mean {near[0]!r}?" if near else " --print_config shows every key."
+
+    def key_names(self) -> list[str]:
+        """Every key of this parser and of its subcommands."""
+        parsers = [p for action in self._actions for p in getattr(action, "_name_parser_map", {}).values()]
+        return [action.dest for parser in (self, *parsers) for action in parser._actions]
+
+
+def readable(message: str) -> str:
+    """jsonargparse's message without what it says about types that were tried in vain."""
+    noise = r"does not validate|subtypes:|errors:|(- )?expected a <class 'nonetype'>|given value"
+    lines = [line.strip(" -") for line in message.splitlines() if not re.match(rf"\s*(- )?({noise})", line.lower())]
+    return " ".join(line for line in lines if line).rstrip(".")
+
+
+def class_keys() -> list[str]:
+    """Keys inside `model.parts` and of the package's data modules, which the parser only knows as values."""
+    modules = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
+    signatures = [inspect.signature(kind) for kind in (PartPlan, ConversationDataModule, *modules)]
+    return [name for signature in signatures for name in signature.parameters]
+
+
+def worth_showing(key: str) -> bool:
+    """Whether the help has a line for a key."""
+    section, _, name = key.partition(".")
+    if section == "trainer":
+        return name in USUAL_TRAINER_KEYS
+    return not key.endswith(".help") and key not in ("model", "trainer")

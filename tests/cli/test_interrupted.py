@@ -1,0 +1,78 @@
+"""The command itself under a full disk and under Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from dsvl_tune.models.loading import load_model
+
+RECIPE = """
+model:
+  checkpoint: {checkpoint}
+  max_new_tokens: 2
+data:
+  class_path: dsvl_tune.datamodules.ChartsDataModule
+  init_args: {{train_charts: 400, validation_charts: 1, test_charts: 1, probe_scenes: 0, batch_size: 1, questions: 2}}
+trainer: {{max_steps: 400, val_check_interval: 3, enable_progress_bar: false}}
+"""
+COMMAND = [sys.executable, "-m", "dsvl_tune", "fit", "--config", "recipe.yaml"]
+# A limit on file size stands in for the full disk: the kernel refuses the bytes beyond it. It comes into force once the
+# first checkpoint is written, and is below that file's size.
+LIMITED = """
+import resource, signal, sys
+from dsvl_tune.training import stopping
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+plain = stopping.StopAfterStep.on_train_batch_end
+
+
+def limited(self, trainer, module, *rest):
+    if trainer.global_step == 4:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    plain(self, trainer, module, *rest)
+
+
+stopping.StopAfterStep.on_train_batch_end = limited
+sys.argv = ["dsvl-tune", "fit", "--config", "recipe.yaml"]
+from dsvl_tune.cli import main
+
+main()
+"""
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, hybrid_checkpoint: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "could not be written" in done.stderr
+    checkpoint = torch.load(tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, hybrid_checkpoint: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    with subprocess.Popen(
+        COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+    ) as process:
+        last = tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt"
+        deadline = time.monotonic() + 90
+        while not last.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert "stopping after this optimizer step" in output
+    assert "--ckpt_path last goes on" in output
+    assert process.returncode == 130
+    state = torch.load(last, weights_only=True)
+    assert 3 <= state["global_step"] < 400
+    assert load_model(hybrid_checkpoint)  # the base was only read

@@ -1,0 +1,145 @@
+"""The original layout through our loading path, against what the reference implementation computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsvl_tune.data.collate import collate, collate_prompts
+from dsvl_tune.data.encode import encode, encode_prompt
+from dsvl_tune.data.images import load_image, to_pixels
+from dsvl_tune.models.key_map import to_transformers
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, Turn
+from dsvl_tune.training.loss import encode_images, supervised_loss
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")
+TOLERANCE = 1e-4  # the golden files' README
+
+
+@pytest.fixture(scope="module", params=["hybrid", "siglip"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def processor(family: str) -> Processor:
+    return load_processor(GOLDEN / family / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def model(family: str) -> PreTrainedModel:
+    return load_model(GOLDEN / family / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def expected(family: str) -> dict[str, Tensor]:
+    return load_file(GOLDEN / family / "logits.safetensors")
+
+
+def conversation(family: str, name: str) -> Conversation:
+    """A golden case as a conversation of ours."""
+    cases = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))["cases"]
+    case: dict[str, Any] = next(case for case in cases if case["id"] == name)
+    turns = []
+    for message in case["messages"]:
+        images = [ImageRef(GOLDEN / family / path, path) for path in message.get("images", [])]
+        texts = message["content"].split("<image_placeholder>")
+        parts = [part for pair in zip(texts, [*images, ""], strict=True) for part in pair if part != ""]
+        if parts:
+            role = "user" if message["role"] == "User" else "assistant"
+            turns.append(Turn(role, tuple(parts)))  # type: ignore[arg-type]
+    return Conversation(tuple(turns), name, system=case["system"]["text"])
+
+
+def prompts(family: str, processor: Processor, names: tuple[str, ...]) -> Prompts:
+    return collate_prompts([encode_prompt(conversation(family, name), processor) for name in names], processor.pad_id)
+
+
+def test_the_image_rule_is_the_originals(family: str, processor: Processor) -> None:
+    rule = processor.image_rule
+    assert rule.size == (1024 if family == "hybrid" else 384)
+    assert rule.background == ((122, 116, 104) if family == "hybrid" else (127, 127, 127))
+    assert rule.low.mean == rule.low.std == (0.5, 0.5, 0.5)
+    square = np.array(Image.open(GOLDEN / family / "pixels" / f"photo.{rule.size}.png"))
+    pixels = to_pixels(load_image(ImageRef(GOLDEN / family / "images" / "photo.jpg", "photo"), "test"), rule, "photo")
+    branch, made = (rule.high, pixels.high) if rule.high else (rule.low, pixels.low)
+    assert made is not None
+    wanted = (torch.from_numpy(square).permute(2, 0, 1) / 255 - torch.tensor(branch.mean)[:, None, None]) / torch.tensor(
+        branch.std
+    )[:, None, None]
+    assert torch.allclose(made, wanted, atol=1e-5)
+
+
+def test_visual_tokens(family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]) -> None:
+    for key, wanted in expected.items():
+        if key.startswith("features."):
+            name = key.removeprefix("features.")
+            ref = ImageRef(GOLDEN / family / "images" / name, name)
+            one = Conversation((Turn("user", (ref,)),), name)
+            images = encode_images(model, collate_prompts([encode_prompt(one, processor)], processor.pad_id))
+            assert images is not None
+            assert (images["image"].pooler_output[0, ::24] - wanted).abs().max() <= TOLERANCE, name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", GENERATION)
+def test_logits(
+    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor], name: str
+) -> None:
+    batch = prompts(family, processor, (name,))
+    logits = model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs=encode_images(model, batch)
+    ).logits[0]
+    wanted = expected[f"{name}.logits"]
+    assert (logits[expected[f"{name}.positions"]] - wanted).abs().max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_greedy_ids_of_a_left_padded_batch(
+    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]
+) -> None:
+    batch = prompts(family, processor, GENERATION)
+    ids = model.generate(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        mm_encoder_outputs=encode_images(model, batch),
+        max_new_tokens=12,
+        do_sample=False,
+    )[:, batch.input_ids.shape[1] :]
+    for row, name in zip(ids, GENERATION, strict=True):
+        assert row.tolist() == expected[f"{name}.greedy_ids"].tolist()
+
+
+@torch.no_grad()
+def test_mean_loss_of_the_training_case(
+    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]
+) -> None:
+    name = next(key.removesuffix(".mean_nll") for key in expected if key.endswith(".mean_nll"))
+    batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
+    loss, weight = supervised_loss(model, batch)
+    assert float(loss / weight) == pytest.approx(float(expected[f"{name}.mean_nll"]), abs=1e-5)
+
+
+def test_every_tensor_has_its_rule(family: str) -> None:
+    """The key table against the rules that were measured tensor by tensor, names and kinds."""
+    tensors = load_file(GOLDEN / family / "checkpoint" / "model.safetensors")
+    converted = dict(pair for name, tensor in tensors.items() for pair in to_transformers(name, tensor))
+    unused = {name for name, tensor in tensors.items() if not to_transformers(name, tensor)}
+    assert len(unused) == (17 if family == "hybrid" else 13)
+    assert all("attn_pool" in name or "layer_norm" in name for name in unused)
+    own = load_model(GOLDEN / family / "checkpoint").state_dict()
+    assert set(converted) == set(own)
+    with pytest.raises(ValueError, match="no rule"):
+        to_transformers("vision_model.surprise", torch.ones(1))
