@@ -33,10 +33,10 @@ def without_batch(name: str, tensor: Tensor) -> Named:
     return [(name, tensor[0])]
 
 
-def split_qkv(name: str, tensor: Tensor) -> Named:
+def qkv(name: str, tensor: Tensor) -> Named:
     """One fused projection [3 x width, ...] becomes three, in the order query, key, value."""
     parts = zip("qkv", tensor.chunk(3), strict=True)
-    return [(name.replace("qkv_proj", f"{letter}_proj"), part.contiguous()) for letter, part in parts]
+    return [(name.format(letter), part.contiguous()) for letter, part in parts]
 
 
 def unused(name: str, tensor: Tensor) -> Named:
@@ -70,7 +70,7 @@ RULES = (
     Rule(SIGLIP + r"pos_embed", SIGLIP_HF + "embeddings.position_embedding.weight", without_batch),
     Rule(SIGLIP + r"patch_embed\.proj\.(\w+)", SIGLIP_HF + "embeddings.patch_embedding.{0}", same),
     Rule(SIGLIP + r"blocks\.(\d+)\.norm([12])\.(\w+)", SIGLIP_HF + "encoder.layers.{0}.layer_norm{1}.{2}", same),
-    Rule(SIGLIP + r"blocks\.(\d+)\.attn\.qkv\.(\w+)", SIGLIP_HF + "encoder.layers.{0}.self_attn.qkv_proj.{1}", split_qkv),
+    Rule(SIGLIP + r"blocks\.(\d+)\.attn\.qkv\.(\w+)", SIGLIP_HF + "encoder.layers.{0}.self_attn.{{}}_proj.{1}", qkv),
     Rule(SIGLIP + r"blocks\.(\d+)\.attn\.proj\.(\w+)", SIGLIP_HF + "encoder.layers.{0}.self_attn.out_proj.{1}", same),
     Rule(SIGLIP + r"blocks\.(\d+)\.(mlp\.fc[12]\.\w+)", SIGLIP_HF + "encoder.layers.{0}.{1}", same),
     Rule(SIGLIP + r"norm\.(\w+)", SIGLIP_HF + "post_layernorm.{0}", same),

@@ -53,7 +53,7 @@ def resolve_checkpoint(name: str) -> Path:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UserError(
             f"checkpoint {name!r}: no such folder. Expected 'embedded', a folder with config.json and safetensors, "
-            "or a hub name such as deepseek-community/deepseek-vl-1.3b-chat."
+            "or a hub name such as deepseek-ai/deepseek-vl-1.3b-chat."
         )
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "LICENSE*", "*.md"]))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dsvl_tune.files import save_tensors
 from dsvl_tune.models.adapters import FULL_WEIGHTS
-from dsvl_tune.models.loading import WEIGHTS_INDEX, weight_files
+from dsvl_tune.models.export import ShardWriter, read_shard, write_other_files
+from dsvl_tune.models.loading import weight_files
 from dsvl_tune.schema import UserError
 
 
@@ -89,7 +85,7 @@ def scaling_of(module: str, rank: int, config: LoraConfig) -> float:
 
 
 def merge_into(base: Path, changes: dict[str, Change], target: Path, dtype: torch.dtype | None) -> dict[str, str]:
-    """Write the merged checkpoint: the base's files, its weights changed.
+    """Write the merged checkpoint in transformers' layout, from a base in either layout.
 
     Args:
         base: checkpoint folder. changes: from `read_changes`. target: an empty folder.
@@ -101,47 +97,20 @@ def merge_into(base: Path, changes: dict[str, Change], target: Path, dtype: torc
     Raises:
         UserError: a change names a tensor that the base does not have.
     """
-    names = weight_files(base)
-    unknown = sorted(set(changes) - set(names))
-    if unknown:
-        raise UserError(f"{base}: {len(unknown)} trained tensors have no place there, e.g. {unknown[0]}: another base?")
-    copy_other_files(base, target)
-    for shard in tqdm(sorted(set(names.values())), desc="merging", unit="file"):
-        with safe_open(shard, framework="pt") as file:
-            tensors = {name: cast(tensor, changes.get(name), dtype) for name, tensor in read_tensors(file)}
-            save_tensors(target / shard.name, tensors)
-    if dtype is not None:
-        note_dtype(target, dtype)
+    waiting = set(changes)
+    with ShardWriter(target) as writer:
+        for shard in tqdm(sorted(set(weight_files(base).values())), desc="merging", unit="file"):
+            tensors = {name: cast(tensor, changes.get(name), dtype) for name, tensor in read_shard(shard)}
+            writer.write(shard.name, tensors)
+            waiting -= set(tensors)
+    if waiting:
+        example = min(waiting)
+        raise UserError(f"{base}: {len(waiting)} trained tensors have no place there, e.g. {example}. Another base?")
+    write_other_files(base, target, dtype)
     return {name: "full" if change.replacement is not None else "lora" for name, change in changes.items()}
-
-
-def read_tensors(file: safe_open) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of an open file, one after the other."""
-    for name in file.keys():  # noqa: SIM118  (not a dict)
-        yield name, file.get_tensor(name)
 
 
 def cast(tensor: Tensor, change: Change | None, dtype: torch.dtype | None) -> Tensor:
     """The tensor as it is written."""
     merged = tensor if change is None else change.apply(tensor)
-    return merged.to(dtype or tensor.dtype).contiguous()
-
-
-def copy_other_files(base: Path, target: Path) -> None:
-    """Configuration, tokenizer, processor, template and licence, as they are."""
-    for path in base.iterdir():
-        if (path.is_file() and path.suffix in (".json", ".jinja", ".txt")) or path.name.startswith("LICENSE"):
-            shutil.copyfile(path, target / path.name)
-
-
-def note_dtype(target: Path, dtype: torch.dtype) -> None:
-    """The new dtype in config.json, and the new size in the index if there is one."""
-    config = json.loads((target / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    config.pop("torch_dtype", None)
-    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    index_path = target / WEIGHTS_INDEX
-    if index_path.is_file():
-        index = json.loads(index_path.read_text(encoding="utf-8"))
-        index["metadata"]["total_size"] = sum(path.stat().st_size for path in target.glob("*.safetensors"))
-        index_path.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return merged.to(dtype or tensor.dtype)

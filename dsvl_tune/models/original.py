@@ -62,7 +62,7 @@ def original_config(
     prefix = "vision_model.vision_tower_low.vision_tower." if hybrid else "vision_model.vision_tower."
     projector = original["aligner_config"]["params"]["projector_type"]
     if projector != ("low_high_hybrid_split_mlp_gelu" if hybrid else "mlp_gelu"):
-        raise UserError(f"config.json: projector_type {projector!r} is in no published DeepSeek-VL and is not supported.")
+        raise UserError(f"config.json: projector_type {projector!r} is of no published DeepSeek-VL and not supported.")
     parts: dict[str, Any] = {
         "text_config": {**original["language_config"], "model_type": "llama", "rms_norm_eps": 1e-6},
         "vision_config": siglip_config(vision["low_res_cfg"] if hybrid else vision, shapes, prefix),

@@ -82,7 +82,7 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
 
 
 def read_original_image_rule(folder: Path) -> ImageRule:
-    """The image rule of the original layout: the square in preprocessor_config.json, each tower's mean and std in config.json."""
+    """The original layout has the square in preprocessor_config.json, each tower's mean and std in config.json."""
     square = read_json(folder / "preprocessor_config.json")
     towers = read_json(folder / "config.json")["vision_config"]["params"]
     red, green, blue = square["background_color"]

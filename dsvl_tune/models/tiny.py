@@ -14,8 +14,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration, PreTrainedTokenizerFast
 
-from dsvl_tune.models.tokenizer import IMAGE_TOKEN
+from dsvl_tune.models.chat_template import chat_template
 from dsvl_tune.models.tiny_init import prepare_weights
+from dsvl_tune.models.tokenizer import IMAGE_TOKEN
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 LOW_SIZE, HIGH_SIZE = 96, 128
@@ -31,16 +32,6 @@ SPLITS = (
     r"\s?[!-/:-@\[-`{-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
     r"[\u4e00-\u9fa5]+",
 )
-# DeepSeek-VL's conversation format with an empty system prompt.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'user' %}User: {% else %}Assistant: {% endif %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image_placeholder>{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% if message['role'] == 'user' %}{{ '\\n\\n' }}{% else %}{{ eos_token }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
-
 
 def build_embedded(
     seed: int, texts: Iterable[str]
@@ -85,7 +76,7 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         eos_token=EOS,
         pad_token=EOS,
         additional_special_tokens=[IMAGE_TOKEN],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template(default_system=""),
         clean_up_tokenization_spaces=False,
         model_max_length=2048,
     )

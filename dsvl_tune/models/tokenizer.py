@@ -22,7 +22,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         UserError: no tokenizer.json.
     """
     if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base checkpoint beside it.")
+        raise UserError(f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base beside it.")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -30,6 +30,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Ids that begin, end and pad a text, by their names in transformers' configs. Padding falls back to the end token."""
+    """Ids that begin, end and pad a text, by their names in transformers' configs; without a pad token, the end's."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad}

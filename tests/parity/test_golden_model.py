@@ -76,9 +76,8 @@ def test_the_image_rule_is_the_originals(family: str, processor: Processor) -> N
     pixels = to_pixels(load_image(ImageRef(GOLDEN / family / "images" / "photo.jpg", "photo"), "test"), rule, "photo")
     branch, made = (rule.high, pixels.high) if rule.high else (rule.low, pixels.low)
     assert made is not None
-    wanted = (torch.from_numpy(square).permute(2, 0, 1) / 255 - torch.tensor(branch.mean)[:, None, None]) / torch.tensor(
-        branch.std
-    )[:, None, None]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (branch.mean, branch.std))
+    wanted = (torch.from_numpy(square).permute(2, 0, 1) / 255 - mean) / std
     assert torch.allclose(made, wanted, atol=1e-5)
 
 

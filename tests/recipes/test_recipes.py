@@ -48,7 +48,7 @@ def test_recipe_header(recipe: Path) -> None:
 def test_published_checkpoints_have_recipes(name: str) -> None:
     config = ParsedRecipe(["fit", "--config", name]).config["fit"]
     size, kind = name.split("_")[2:4]
-    assert config.model.checkpoint == f"deepseek-community/deepseek-vl-{size}-{kind}"
+    assert config.model.checkpoint == f"deepseek-ai/deepseek-vl-{size}-{kind}"
     assert config.model.parts["language_model"].mode == "lora"
     assert config.data.init_args.checkpoint == config.model.checkpoint
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from dsvl_tune.models.adapters import apply_plan, load_trained, save_trained
 from dsvl_tune.models.loading import load_model, weight_files
 from dsvl_tune.models.merging import merge_into, read_changes
 from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
+from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import UserError
 
 PARTS = {
@@ -102,3 +103,26 @@ def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     half = AutoModelForImageTextToText.from_pretrained(tmp_path / "half", dtype="auto")
     assert half.dtype == torch.bfloat16
     assert (logits(half.float()) - logits(model)).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("family", ["hybrid", "siglip"])
+def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_path: Path) -> None:
+    base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
+    model = train_randomly(base, "lora", {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("full")})
+    save_trained(model, tmp_path / "adapter")
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    merge_into(base, read_changes(tmp_path / "adapter"), merged, torch.float32)
+    plain = AutoModelForImageTextToText.from_pretrained(merged)
+    assert plain.config.tie_word_embeddings is False
+    before, after = model.state_dict(), plain.state_dict()
+    for name in ("lm_head.weight", "model.vision_model.encoder.layers.0.self_attn.k_proj.weight"):
+        assert torch.equal(before[name], after[name])
+    ids = torch.randint(10, 400, (1, 12))
+    wanted = model(input_ids=ids).logits
+    assert (plain(input_ids=ids).logits - wanted).abs().max() <= 1e-5 * wanted.std()
+    here, there = load_processor(base), load_processor(merged)
+    assert (there.image_rule, there.default_system, there.eos_id) == (here.image_rule, here.default_system, here.eos_id)
+    processor = AutoProcessor.from_pretrained(merged)
+    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
+    assert text.endswith("User: Hi\n\n")

@@ -1,0 +1,44 @@
+"""The chat template that travels with a checkpoint: DeepSeek-VL's conversation format for other tools.
+
+The format is the `deepseek` template of deepseek_vl/utils/conversation.py. Unlike the template in circulation it ends
+the last answer with the end token, takes plain strings, lets a system message replace the default prompt, and marks
+what the assistant says, so that other trainers' assistant masks are right.
+"""
+
+from __future__ import annotations
+
+TEMPLATE = """\
+{%- macro text(content) -%}
+  {%- if content is string -%}
+    {{- content -}}
+  {%- else -%}
+    {%- for part in content -%}
+      {%- if part['type'] == 'image' -%}{{- '<image_placeholder>' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}
+    {%- endfor -%}
+  {%- endif -%}
+{%- endmacro -%}
+{{- bos_token -}}
+{%- if messages[0]['role'] == 'system' -%}
+  {%- set system = text(messages[0]['content']) | trim -%}
+  {%- set turns = messages[1:] -%}
+{%- else -%}
+  {%- set system = DEFAULT_SYSTEM -%}
+  {%- set turns = messages -%}
+{%- endif -%}
+{%- if system -%}{{- system + '\\n\\n' -}}{%- endif -%}
+{%- for turn in turns -%}
+  {%- if turn['role'] == 'user' -%}
+    {{- 'User: ' + (text(turn['content']) | trim) + '\\n\\n' -}}
+  {%- else -%}
+    {{- 'Assistant:' -}}
+    {%- generation -%}{{- ' ' + (text(turn['content']) | trim) + eos_token -}}{%- endgeneration -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
+"""
+
+
+def chat_template(default_system: str) -> str:
+    """The template with the system prompt that conversations without one get ("" for none)."""
+    quoted = default_system.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return TEMPLATE.replace("DEFAULT_SYSTEM", f"'{quoted}'")
