@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -102,7 +103,8 @@ class FinetuneModule(L.LightningModule):
         # Dropout draws from a seed that is a function of the position alone, so a resumed run draws the same.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning keeps `seed_everything`
         position = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
-        torch.manual_seed((seed << 32) + position)
+        # Hashed, because torch's CPU generator takes 32 bits: a sum would mix up seeds and positions.
+        torch.manual_seed(int(np.random.SeedSequence((seed, position)).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""

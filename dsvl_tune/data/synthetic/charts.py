@@ -26,7 +26,7 @@ def chart_row(
         seed: which chart; a split and a seed always give the same row.
         split: validation and test charts have values and looks that no training chart has.
         kinds: kinds of chart to choose from: upright, lying and grouped bars, line, pie.
-        questions: most conversations in the row; the seven question types take turns.
+        questions: most conversations in the row; the seven question types take turns, with a list of all in training.
         most: most elements in the chart, at least 4.
     """
     name = f"charts/{split}/{seed}"
@@ -37,9 +37,12 @@ def chart_row(
     shades = {colour: shade(rng, colour) for colour in COLOURS}
     elements = [(item.name, shades[item.name.split()[-1]], item.value) for item in items]
     picture = ImageRef(DRAWINGS[kind](rng, elements, look), name)
+    asked = wordings(NOUNS[kind])
+    if split == "train":
+        asked += (Wording("listing", "list", f"List all {NOUNS[kind]}s."),)  # long answers are learnt and not scored
     return [
         Conversation(turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=type_)
-        for type_, question, answer in ask(rng, items, wordings(NOUNS[kind]), questions)
+        for type_, question, answer in ask(rng, items, asked, questions)
     ]
 
 

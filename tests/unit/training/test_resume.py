@@ -57,7 +57,9 @@ class InterruptAt(L.Callback):
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 8  # the last step's, not the last best one's
+    return checkpoint["state_dict"]
 
 
 @pytest.mark.parametrize(("workers", "accumulate", "stop_at"), [(0, 1, 2), (0, 2, 7), (2, 1, 5)])

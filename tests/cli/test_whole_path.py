@@ -1,0 +1,115 @@
+"""The shipped recipe on the embedded model, end to end at a few steps: fit, merge, chat, plain transformers and peft."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from dsvl_tune.cli import main
+from dsvl_tune.data.collate import collate_prompts
+from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.synthetic.charts import chart_row
+from dsvl_tune.models.adapters import load_trained
+from dsvl_tune.models.loading import EMBEDDED, load_model
+from dsvl_tune.models.processor import load_processor
+
+FEW = [
+    *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false"),
+    *("--data.train_charts", "16", "--data.validation_charts", "2", "--data.test_charts", "3"),
+    *("--data.probe_scenes", "1", "--data.batch_size", "2", "--data.num_workers", "0"),
+]
+
+
+def dsvl_tune(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
+    main()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder in which the recipe ran and its result was merged."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        dsvl_tune(patch, "fit", "--config", "charts_lora", *FEW)
+        dsvl_tune(patch, "merge", "runs/charts_lora", "--out", "merged")
+    return folder
+
+
+def test_the_run_folder_describes_the_run(finished: Path) -> None:
+    run = finished / "runs" / "charts_lora"
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    for key in ("before", "after", "floor"):
+        assert 0 <= summary[key]["relaxed_accuracy"] <= 1
+    assert summary["steps"] == 4
+    assert summary["wall_s"] > 0
+    assert summary["peak_rss_bytes"] > 1e8
+    adapter = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert adapter["peft_type"] == "LORA"
+    for name in ("config.yaml", "plan.json", "manifest.json", "checkpoints/last.ckpt", "predictions/test_after.jsonl"):
+        assert (run / name).is_file(), name
+    assert list((run / "metrics").rglob("metrics.csv"))
+
+
+def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:
+    processor = load_processor(EMBEDDED)
+    prompts = [encode_prompt(c, processor) for seed in (1, 2) for c in chart_row(seed, "test")]
+    batch = collate_prompts(prompts, processor.pad_id)
+    assert batch.pixel_values is not None
+    assert batch.high_res_pixel_values is not None
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "pixel_values": batch.pixel_values[batch.image_index],
+        "high_res_pixel_values": batch.high_res_pixel_values[batch.image_index],
+    }
+    adapter = finished / "runs" / "charts_lora" / "adapter"
+    trained = load_model(EMBEDDED)
+    load_trained(trained, adapter)
+    plain = AutoModelForImageTextToText.from_pretrained(finished / "merged").eval()
+    peft = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(EMBEDDED), adapter).eval()
+    seen = batch.attention_mask.bool()
+    with torch.no_grad():
+        wanted = trained(**inputs).logits[seen]
+        assert (plain(**inputs).logits[seen] - wanted).abs().max() <= 1e-5 * wanted.std()
+        assert (peft(**inputs).logits[seen] - wanted).abs().max() <= 1e-5 * wanted.std()
+        assert (load_model(EMBEDDED)(**inputs).logits[seen] - wanted).abs().max() > 1e-3
+
+
+def test_chat_answers_alike_with_merged_and_adapter(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    source = chart_row(5, "test")[0].images[0].source
+    assert isinstance(source, Image.Image)
+    source.save("chart.png")
+    question = ["--image", "chart.png", "--prompt", "What is the number of bars?", "--system", ""]
+    answers = []
+    for model in (["--model", "merged"], ["--model", "embedded", "--adapter", "runs/charts_lora/adapter"]):
+        capsys.readouterr()
+        dsvl_tune(monkeypatch, "chat", *model, *question)
+        answers.append(capsys.readouterr().out.strip())
+    assert answers[0] == answers[1]
+    assert 0 < len(answers[0]) < 40  # it stops at the end token, long before the 512 allowed
+
+
+def test_validate_scores_the_merged_checkpoint(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    dsvl_tune(monkeypatch, "validate", "--config", "charts_lora", "--model.checkpoint", "merged", *FEW)
+    assert "val/relaxed_accuracy" in capsys.readouterr().out
+
+
+def test_merge_does_not_write_over_a_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    with pytest.raises(SystemExit) as ended:
+        dsvl_tune(monkeypatch, "merge", "runs/charts_lora", "--out", "merged")
+    assert ended.value.code == 2

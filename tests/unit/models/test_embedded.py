@@ -1,0 +1,33 @@
+"""The checkpoint inside the package: small, whole, and it knows its own domain."""
+
+from __future__ import annotations
+
+from dsvl_tune.data.collate import collate_prompts
+from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.synthetic.scenes import scene_row
+from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind
+from dsvl_tune.models.loading import EMBEDDED, load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.training.generation import generate_answers
+
+
+def test_it_is_small_and_has_both_towers() -> None:
+    assert (EMBEDDED / "model.safetensors").stat().st_size <= 25e6
+    assert (EMBEDDED / "README.md").is_file()
+    model = load_model(EMBEDDED)
+    assert model.config.model_type == "deepseek_vl_hybrid"
+    assert model.config.tie_word_embeddings is False
+    assert float(model.model.high_res_vision_alpha.detach()) != 0  # the first global SAM layer's path is alive
+
+
+def test_it_answers_questions_of_its_own_domain() -> None:
+    processor, model = load_processor(EMBEDDED), load_model(EMBEDDED)
+    answers, references, kinds = [], [], []
+    for start in range(0, 24, 8):
+        rows = [scene_row(seed, "test") for seed in range(5000 + start, 5008 + start)]
+        prompts = collate_prompts([encode_prompt(c, processor) for row in rows for c in row], processor.pad_id)
+        answers += generate_answers(model, processor.tokenizer, prompts, max_new_tokens=8)
+        references += prompts.references
+        kinds += prompts.kinds
+    accuracy = accuracy_by_kind(answers, references, kinds)["relaxed_accuracy"]
+    assert accuracy >= 0.8, accuracy
