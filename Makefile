@@ -29,12 +29,12 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about 90 minutes
+embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about 50 minutes
 	$(BIN)/dsvl-tune init runs/embedded_0
-	$(BIN)/dsvl-tune fit --config embedded_1_towers && $(BIN)/dsvl-tune merge runs/embedded_1_towers
-	$(BIN)/dsvl-tune fit --config embedded_2_read && $(BIN)/dsvl-tune merge runs/embedded_2_read
-	$(BIN)/dsvl-tune fit --config embedded_3_sft && $(BIN)/dsvl-tune merge runs/embedded_3_sft
-	@echo "the trained checkpoint: runs/embedded_3_sft/merged"
+	for stage in 1_towers 2_read 3_ask 4_lookup 5_sft; do \
+		$(BIN)/dsvl-tune fit --config embedded_$$stage && $(BIN)/dsvl-tune merge runs/embedded_$$stage || exit $$?; \
+	done
+	@echo "the trained checkpoint: runs/embedded_5_sft/merged"
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

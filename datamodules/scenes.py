@@ -26,6 +26,7 @@ class ScenesDataModule(ConversationDataModule):
         questions: most questions in a training row; they are branches of one message tree.
         most: most elements in a training picture or table; held-out ones have up to six.
         cells: questions that label every cell of a training picture, see `scenes.scene_row`.
+        types: question types to ask about training pictures; null asks all.
         **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
     """
 
@@ -40,12 +41,14 @@ class ScenesDataModule(ConversationDataModule):
         questions: int = 10,
         most: int = 6,
         cells: bool = False,
+        types: tuple[str, ...] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.amounts = {"train": train_rows, "validation": validation_rows, "test": test_rows}
         self.text_share, self.probe_tables = text_share, probe_tables
-        self.kinds, self.questions, self.most, self.cells = kinds, questions, most, cells
+        self.kinds, self.questions, self.most = kinds, questions, most
+        self.cells, self.types = cells, types
 
     def rows(self, split: str) -> Rows:
         """A picture or a table a row, its questions as conversations; held-out rows are pictures."""
@@ -57,7 +60,7 @@ class ScenesDataModule(ConversationDataModule):
             return scene_row(index, split, self.kinds, self.questions)
         if (index + 1) * self.text_share // 1 > index * self.text_share // 1:
             return table_row(index, split, self.questions, self.most)
-        return scene_row(index, split, self.kinds, self.questions, self.most, self.cells)
+        return scene_row(index, split, self.kinds, self.questions, self.most, self.cells, self.types)
 
     def probes(self) -> dict[str, Rows]:
         """Written tables."""

@@ -58,6 +58,7 @@ def scene_row(
     questions: int = 10,
     most: int = 6,
     cells: bool = False,
+    types: tuple[str, ...] | None = None,
 ) -> list[Conversation]:
     """Conversations about one laboratory picture.
 
@@ -70,6 +71,7 @@ def scene_row(
         cells: two conversations more, with an answer token for each of 8 x 8 cells: the colour at its middle, and the
             tens of the value of the element there. A label for every visual token, from which untrained towers learn
             colours, places and lengths soonest.
+        types: question types to ask in training, by the kinds of `TRAINING_QUESTIONS`; None asks all.
     """
     rng = random.Random(f"scenes/{split}/{seed}")
     kind = rng.choice(kinds)
@@ -79,7 +81,10 @@ def scene_row(
     name = f"scenes/{split}/{seed}"
     drawn = SCENES[kind](rng, items)
     picture = ImageRef(drawn, name)
-    asked = ask(rng, items, TRAINING_QUESTIONS if split == "train" else QUESTIONS, questions)
+    wordings = TRAINING_QUESTIONS if split == "train" else QUESTIONS
+    if types is not None and split == "train":
+        wordings = tuple(wording for wording in wordings if wording.kind in types)
+    asked = ask(rng, items, wordings, questions)
     if cells:
         asked += cell_questions(drawn, items)
     return [

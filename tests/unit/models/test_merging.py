@@ -126,3 +126,18 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
     processor = AutoProcessor.from_pretrained(merged)
     text = processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
     assert text.endswith("User: Hi\n\n")
+
+
+def test_a_base_in_shards_is_merged_file_by_file(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    shards, merged = tmp_path / "shards", tmp_path / "merged"
+    load_model(hybrid_checkpoint).save_pretrained(shards, max_shard_size="200KB")
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (shards / name).write_bytes((hybrid_checkpoint / name).read_bytes())
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    model = train_randomly(shards, "lora", PARTS)
+    save_trained(model, tmp_path / "adapter")
+    merged.mkdir()
+    merge_into(shards, read_changes(tmp_path / "adapter"), merged, None)
+    assert {path.name for path in merged.glob("*.safetensors")} == {path.name for path in shards.glob("*.safetensors")}
+    plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
+    assert (logits(plain) - logits(model)).abs().max() <= 1e-5 * logits(model).std()
