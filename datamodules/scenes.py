@@ -26,7 +26,7 @@ class ScenesDataModule(ConversationDataModule):
         questions: most questions in a training row; they are branches of one message tree.
         most: most elements in a training picture or table; held-out ones have up to six.
         cells: questions that label every cell of a training picture, see `scenes.scene_row`.
-        types: question types to ask about training pictures; null asks all.
+        types: question types to ask about training pictures and tables; null asks all.
         **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
     """
 
@@ -51,15 +51,17 @@ class ScenesDataModule(ConversationDataModule):
         self.cells, self.types = cells, types
 
     def rows(self, split: str) -> Rows:
-        """A picture or a table a row, its questions as conversations; held-out rows are pictures."""
+        """A picture or a table a row, its questions as conversations; held-out rows are tables if training has no other."""
         return GeneratedRows(partial(self.row, split=split), self.amounts[split])
 
     def row(self, index: int, split: str) -> list[Conversation]:
         """One row; the fractional part of index x share steps through 0..1 evenly, so tables come at even distances."""
         if split != "train":
+            if self.text_share == 1:
+                return table_row(index, split, self.questions)
             return scene_row(index, split, self.kinds, self.questions)
         if (index + 1) * self.text_share // 1 > index * self.text_share // 1:
-            return table_row(index, split, self.questions, self.most)
+            return table_row(index, split, self.questions, self.most, self.types)
         return scene_row(index, split, self.kinds, self.questions, self.most, self.cells, self.types)
 
     def probes(self) -> dict[str, Rows]:

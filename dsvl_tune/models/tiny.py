@@ -90,8 +90,8 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DeepseekVLHybridConfig:
         "hidden_size": 128,
         "intermediate_size": 384,
         "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
         "max_position_embeddings": 2048,
         "initializer_range": 0.06,
         "bos_token_id": tokenizer.bos_token_id,
@@ -107,6 +107,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DeepseekVLHybridConfig:
         "image_size": LOW_SIZE,
         "patch_size": 12,
         "vision_use_head": False,
+        "hidden_act": "gelu",  # exact, as in the original; transformers' default is the tanh approximation
     }
     sam: dict[str, Any] = {
         "hidden_size": 128,

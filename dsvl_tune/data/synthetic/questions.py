@@ -113,13 +113,18 @@ def before(rng: random.Random, items: list[Item]) -> Fact | None:
 
 def listing(rng: random.Random, items: list[Item]) -> Fact | None:
     """Every element with its value, in order."""
-    return {}, ", ".join(f"{item.name} {item.value}" for item in items)
+    return {}, written(items)
 
 
 def readout(rng: random.Random, items: list[Item]) -> Fact | None:
-    """The values of all the elements, in an order that the question gives."""
+    """Elements with their values, in an order that the question gives."""
     asked = rng.sample(items, len(items))
-    return {"a": ", ".join(item.name for item in asked)}, ", ".join(str(item.value) for item in asked)
+    return {"a": ", ".join(item.name for item in asked)}, written(asked)
+
+
+def written(items: list[Item]) -> str:
+    """Elements with their values; no blank between the two, so that a value's first digit follows what it belongs to."""
+    return ", ".join(f"{item.name}{item.value}" for item in items)
 
 
 def ranking(rng: random.Random, items: list[Item]) -> Fact | None:

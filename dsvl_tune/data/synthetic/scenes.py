@@ -36,6 +36,11 @@ TRAINING_QUESTIONS = QUESTIONS + DESCRIPTIONS
 """Descriptions are long answers that teach reading in order; they are learnt from and not scored."""
 
 
+def training_wordings(types: tuple[str, ...] | None) -> tuple[Wording, ...]:
+    """The training questions of some types, by their kinds; None is all."""
+    return tuple(wording for wording in TRAINING_QUESTIONS if types is None or wording.kind in types)
+
+
 @dataclass(frozen=True)
 class Stage:
     """Where a scene is drawn, in px: the scale runs from `low` (0) to `high` (100), items are spread over `span`."""
@@ -81,12 +86,10 @@ def scene_row(
     name = f"scenes/{split}/{seed}"
     drawn = SCENES[kind](rng, items)
     picture = ImageRef(drawn, name)
-    wordings = TRAINING_QUESTIONS if split == "train" else QUESTIONS
-    if types is not None and split == "train":
-        wordings = tuple(wording for wording in wordings if wording.kind in types)
+    wordings = training_wordings(types) if split == "train" else QUESTIONS
     asked = ask(rng, items, wordings, questions)
     if cells:
-        asked += cell_questions(drawn, items)
+        asked += cell_questions(rng, drawn, items)
     return [
         Conversation(
             turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=f"scene {type_}"
@@ -95,14 +98,18 @@ def scene_row(
     ]
 
 
-def cell_questions(picture: Image.Image, items: list[Item]) -> list[tuple[str, str, str]]:
+def cell_questions(rng: random.Random, picture: Image.Image, items: list[Item]) -> list[tuple[str, str, str]]:
     """(kind, question, answer) for the colours of the cells and for the values of what lies in them."""
     colours = cell_colours(picture)
     tens = {item.name: str(item.value // 10) for item in items}
-    return [
+    asked = [
         ("cells", "Name the cells.", " ".join(colours)),
         ("cells", "Read the cells.", "".join(tens.get(colour, "0") for colour in colours)),
     ]
+    for item in rng.sample(items, 2):
+        only = "".join(tens[colour] if colour == item.name else "0" for colour in colours)
+        asked.append(("cells", f"Read the cells of {item.name}.", only))
+    return asked
 
 
 def cell_colours(picture: Image.Image, cells: int = 8) -> list[str]:
