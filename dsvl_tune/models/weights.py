@@ -75,6 +75,10 @@ class Weights:
         pair = self.pairs[name]
         return pair.split(tensor)[pair.transformers.index(name)] if self.original else tensor
 
+    def count(self) -> int:
+        """Tensors in the files, the side file's too."""
+        return len({(stored.path, stored.name) for stored in (*self.stored.values(), *self.unused.values())})
+
 
 def read_tensor(stored: Stored) -> Tensor:
     """One tensor of a file, mapped and not copied: its pages come in as they are read and go with the tensor.
