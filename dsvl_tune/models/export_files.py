@@ -21,6 +21,8 @@ from dsvl_tune.schema import ImageRule
 
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 CHAT_TEMPLATE = "chat_template.jinja"
+BASE_CARD = "README_BASE.md"
+"""The base's own model card, whose notices stay with its weights."""
 REPORT = "merge_report.json"
 """What `merge` measured, beside the weights."""
 
@@ -36,6 +38,8 @@ def write_other_files(weights: Weights, target: Path, layout: Layout) -> None:
     """
     for path in weights.folder.glob("LICENSE*"):
         shutil.copyfile(path, target / path.name)
+    if (weights.folder / "README.md").is_file():
+        shutil.copyfile(weights.folder / "README.md", target / BASE_CARD)
     kept = weights.folder if weights.original else weights.folder / ORIGINAL_FOLDER
     dtype = main_dtype(target)
     if layout == "transformers":
@@ -80,6 +84,10 @@ def write_transformers_files(weights: Weights, target: Path, dtype: str) -> None
     settings = read_json(target / "tokenizer_config.json")
     # transformers' processor class asks its tokenizer for the image token by this name
     settings |= {"image_token": IMAGE_TOKEN, "processor_class": f"{family}Processor"}
+    # the name that releases before transformers 5 know, too
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for name in ("is_local", "local_files_only"):
+        settings.pop(name, None)
     write_json(target / "tokenizer_config.json", settings)
     write_json(target / "preprocessor_config.json", image_settings(rule, family))
     image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2

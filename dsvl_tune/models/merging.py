@@ -13,8 +13,8 @@ from torch import Tensor
 from dsvl_tune.models.adapters import FULL_WEIGHTS
 from dsvl_tune.models.export import Layout, write_weights
 from dsvl_tune.models.export_files import write_other_files
-from dsvl_tune.models.headers import read_header, read_json
-from dsvl_tune.models.weights import Weights, read_tensor
+from dsvl_tune.models.headers import read_json
+from dsvl_tune.models.weights import Weights, read_file
 from dsvl_tune.schema import UserError
 
 
@@ -63,14 +63,14 @@ def read_changes(folder: Path) -> dict[str, Change]:
         if kind != "LORA":
             raise UserError(f"{folder}/adapter_config.json: peft_type is {kind!r}, only LORA can be merged.")
         config = LoraConfig.from_pretrained(str(folder))
-        for name, stored in read_header(folder / "adapter_model.safetensors").items():
-            add_adapter_tensor(changes, name, read_tensor(stored), config)
+        for name, tensor in read_file(folder / "adapter_model.safetensors").items():
+            add_adapter_tensor(changes, name, tensor, config)
     for name, change in changes.items():
         if change.lora_a is None or change.lora_b is None:
             raise UserError(f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again.")
     if (folder / FULL_WEIGHTS).is_file():
-        for name, stored in read_header(folder / FULL_WEIGHTS).items():
-            changes[name] = Change(replacement=read_tensor(stored))
+        for name, tensor in read_file(folder / FULL_WEIGHTS).items():
+            changes[name] = Change(replacement=tensor)
     if not changes:
         raise UserError(f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its adapter.")
     return changes

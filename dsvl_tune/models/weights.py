@@ -93,6 +93,15 @@ def read_tensor(stored: Stored) -> Tensor:
     return tensor
 
 
+def read_file(path: Path) -> dict[str, Tensor]:
+    """Every tensor of one safetensors file.
+
+    Raises:
+        UserError: the file is missing, damaged or truncated, or holds a value that is not finite.
+    """
+    return {name: read_tensor(stored) for name, stored in read_header(path).items()}
+
+
 def expected_shapes(folder: Path, config: PretrainedConfig) -> Shapes:
     """Name and shape of every tensor that transformers' class has for this config; nothing is allocated.
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from dsvl_tune.data.collate import collate, collate_prompts
 from dsvl_tune.data.encode import encode, encode_prompt
 from dsvl_tune.data.images import load_image, to_pixels
-from dsvl_tune.models.key_map import to_transformers
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, Turn
@@ -129,16 +128,3 @@ def test_mean_loss_of_the_training_case(
     batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
     loss, weight = supervised_loss(model, batch)
     assert float(loss / weight) == pytest.approx(float(expected[f"{name}.mean_nll"]), abs=1e-5)
-
-
-def test_every_tensor_has_its_rule(family: str) -> None:
-    """The key table against the rules that were measured tensor by tensor, names and kinds."""
-    tensors = load_file(GOLDEN / family / "checkpoint" / "model.safetensors")
-    converted = dict(pair for name, tensor in tensors.items() for pair in to_transformers(name, tensor))
-    unused = {name for name, tensor in tensors.items() if not to_transformers(name, tensor)}
-    assert len(unused) == (17 if family == "hybrid" else 13)
-    assert all("attn_pool" in name or "layer_norm" in name for name in unused)
-    own = load_model(GOLDEN / family / "checkpoint").state_dict()
-    assert set(converted) == set(own)
-    with pytest.raises(ValueError, match="no rule"):
-        to_transformers("vision_model.surprise", torch.ones(1))
