@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from dsvl_tune.commands.model_card import write_card
+from dsvl_tune.commands.verification import compare_processors
 from dsvl_tune.files import whole_folder
 from dsvl_tune.models.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.models.export import Layout, compare_weights
@@ -40,6 +41,7 @@ def convert(src: str, dst: Path, to: Layout, overwrite: bool = False, sha256: Pa
     weights = Weights(folder, read_config(folder))
     with whole_folder(dst, overwrite) as partial:
         merge_into(weights, {}, partial, to, dtype=None)
+        compare_processors(folder, partial)
         written = Weights(partial, read_config(partial))
         compare_weights(weights, written, set(), dtype=None)
         account = account_text(weights, written)

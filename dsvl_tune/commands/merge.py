@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import auto_cli
 
 from dsvl_tune.commands.model_card import run_sections, verified_text, write_card
-from dsvl_tune.commands.verification import verify
+from dsvl_tune.commands.verification import compare_processors, verify
 from dsvl_tune.files import whole_folder, write_json
 from dsvl_tune.models.checksums import write_sums
 from dsvl_tune.models.export import Layout, compare_weights
@@ -63,6 +63,7 @@ def merge(
     out = out or run / "merged"
     with whole_folder(out) as partial:
         merge_into(weights, changes, partial, layout, written_dtype)
+        compare_processors(folder, partial)
         written = Weights(partial, read_config(partial))
         differing = compare_weights(weights, written, set(changes), written_dtype)
         report = verify(folder, run / "adapter", partial, layout, held_out_prompts(run, name, rows))

@@ -13,6 +13,8 @@ from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.export import Layout
 from dsvl_tune.models.export_files import main_dtype
 from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.weights import ORIGINAL_FOLDER
 from dsvl_tune.schema import Prompts, UserError
 
 # Largest logit difference allowed, as a share of the logits' spread (standard deviation): float32 differs by the
@@ -52,6 +54,25 @@ def verify(base: Path, adapter: Path, written: Path, layout: Layout, prompts: Pr
             f"{report['max_logit_difference']:.3g}, bound {report['bound']:.3g}. Nothing was kept."
         )
     return report
+
+
+def compare_processors(base: Path, written: Path) -> None:
+    """A written checkpoint must turn text and pictures into the same tokens and pixels as its base.
+
+    Raises:
+        UserError: a file of either cannot be used, or they differ.
+    """
+    processors = [load_processor(folder) for folder in (base, written)]
+    fields = ("image_rule", "image_token_id", "image_tokens", "default_system", "bos_id", "eos_id", "pad_id")
+    for field in (*fields, "context_tokens"):
+        one, two = (getattr(processor, field) for processor in processors)
+        if one != two:
+            raise UserError(
+                f"{written}: {field} is {two!r} there, {one!r} in {base}. If the base's settings were changed since it "
+                f"was made, delete its folder {ORIGINAL_FOLDER}/, which holds older ones. Nothing was kept."
+            )
+    vocabularies = [processor.tokenizer.get_vocab() for processor in processors]
+    assert vocabularies[0] == vocabularies[1], "tokenizer.json is copied as it is"
 
 
 def load_written(folder: Path, layout: Layout) -> PreTrainedModel:

@@ -29,7 +29,7 @@ def read_sums(path: Path) -> dict[str, str]:
         UserError: the file is missing or holds a line of another form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: could not be read as a list of hashes ({error}).") from None
     sums = {}
