@@ -74,7 +74,8 @@ def account_text(source: Weights, written: Weights) -> str:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command; SRC and DST by place, the layout and the one flag by name."""
-    parser = ArgumentParser(prog="dsvl-tune convert", description=inspect.getdoc(convert).partition("\n\nArgs:")[0])
+    description = str(inspect.getdoc(convert)).partition("\n\nArgs:")[0]
+    parser = ArgumentParser(prog="dsvl-tune convert", description=description)
     parser.add_function_arguments(convert, as_positional=True, skip={"to", "overwrite"})
     parser.add_argument("--to", type=Layout, required=True, help="layout to write")
     parser.add_argument("--overwrite", action="store_true", help="replace DST, once the new checkpoint is complete")

@@ -56,7 +56,8 @@ def write_card(target: Path, base: str, layout: Layout, sections: dict[str, str]
     body = "\n".join(f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **everyone}.items())
     front = yaml.safe_dump(front_matter(base, layout), sort_keys=False)
     made = f"Written by dsvl-tune {dsvl_tune.__version__} with transformers {transformers.__version__}."
-    (target / "README.md").write_text(f"---\n{front}---\n\n# DeepSeek-VL from {base}\n\n{made}\n\n{body}", encoding="utf-8")
+    card = f"---\n{front}---\n\n# DeepSeek-VL from {base}\n\n{made}\n\n{body}"
+    (target / "README.md").write_text(card, encoding="utf-8")
 
 
 def front_matter(base: str, layout: Layout) -> dict[str, Any]:
@@ -65,7 +66,9 @@ def front_matter(base: str, layout: Layout) -> dict[str, Any]:
     keys: dict[str, Any] = {"license": "mit"} if base == "embedded" else licence
     if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
         keys["base_model"] = base
-    return {**keys, "pipeline_tag": "image-text-to-text", **({"library_name": layout} if layout == "transformers" else {})}
+    if layout == "transformers":
+        keys["library_name"] = "transformers"
+    return {**keys, "pipeline_tag": "image-text-to-text"}
 
 
 def pixels_text(differences: list[Difference]) -> str:
@@ -121,7 +124,8 @@ def verified_text(report: dict[str, Any]) -> str:
     changed = ", ".join(f"{part} {count}" for part, count in report["changed_tensors"].items())
     by = "plain transformers" if report["layout"] == "transformers" else "dsvl-tune's loader of the original layout"
     return (
-        f"{report['layout']} layout, {report['dtype']}; tensors changed: {changed}; all others are the base's, bit for bit\n"
+        f"{report['layout']} layout, {report['dtype']}; tensors changed: {changed}; all others equal the base's bit for "
+        f"bit\n"
         f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
         f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
         f"mean {report['mean_logit_difference']:.2e}\n"

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dsvl_tune.files import save_tensors, write_json, write_whole
-from dsvl_tune.models.headers import WEIGHTS_INDEX
+from dsvl_tune.models.headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.models.key_map import Pair
 from dsvl_tune.models.weights import UNUSED, Weights, read_tensor
 from dsvl_tune.schema import UserError
@@ -70,7 +70,7 @@ def write_weights(weights: Weights, target: Path, layout: Layout, alter: Alter, 
             write_whole(target / file, partial(save_tensors, tensors=tensors))
             index |= dict.fromkeys(tensors, file)
             total_bytes += sum(tensor.nbytes for tensor in tensors.values())
-    if len(files) > 1:
+    if list(files) != [WEIGHTS]:
         write_json(target / WEIGHTS_INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": index})
     if layout == "transformers" and weights.unused:
         side = {name: read_tensor(stored) for name, stored in weights.unused.items()}

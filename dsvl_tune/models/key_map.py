@@ -122,8 +122,8 @@ RULES = {
 @cache
 def pattern(template: str) -> re.Pattern[str]:
     """A rule's name as a pattern with a group for each field."""
-    parts = Formatter().parse(template)
-    return re.compile("".join(re.escape(text) + (f"(?P<{field}>{FIELDS[field]})" if field else "") for text, field, *_ in parts))
+    parts = [(re.escape(text), field) for text, field, *_ in Formatter().parse(template)]
+    return re.compile("".join(text + (f"(?P<{field}>{FIELDS[field]})" if field else "") for text, field in parts))
 
 
 def pair_of_original(name: str, family: str) -> Pair | None:
@@ -162,5 +162,5 @@ def unused_shapes(family: str, width: int, mlp: int, high_width: int) -> dict[st
     shapes: dict[str, tuple[int, ...]] = {f"{SIGLIP[family]}attn_pool.{name}": shape for name, shape in pool.items()}
     if family == "deepseek_vl_hybrid":
         for branch, size in (("high", high_width), ("low", width)):
-            shapes |= dict.fromkeys((f"vision_model.{branch}_layer_norm.{leaf}" for leaf in ("weight", "bias")), (size,))
+            shapes |= {f"vision_model.{branch}_layer_norm.{leaf}": (size,) for leaf in ("weight", "bias")}
     return shapes

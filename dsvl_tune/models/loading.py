@@ -105,7 +105,8 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     """The complete model in `dtype` on the CPU, in eval mode, no gradient switched off yet; from either layout.
 
     Raises:
-        UserError: a weight is missing, left over, of another shape or not finite, or a file is not what SHA256SUMS says.
+        UserError: a weight is missing, left over, of another shape or not finite, or a file is not what SHA256SUMS
+            says.
     """
     config = read_config(folder)
     weights = Weights(folder, config)

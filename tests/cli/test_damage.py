@@ -176,7 +176,8 @@ def other_tower(content: dict[str, Any], rng: random.Random) -> None:
 def other_projector(content: dict[str, Any], rng: random.Random) -> None:
     params = content["aligner_config"]["params"]
     key = rng.choice(["projector_type", "depth"])
-    params[key] = {"projector_type": rng.choice(["linear", "identity", "low_high_hybrid_split_mlp_gelu"]), "depth": 3}[key]
+    other = rng.choice(["linear", "identity", "low_high_hybrid_split_mlp_gelu"])
+    params[key] = {"projector_type": other, "depth": 3}[key]
 
 
 def drop_key(content: dict[str, Any], rng: random.Random) -> None:
@@ -266,6 +267,8 @@ def test_any_flipped_bit_in_what_we_wrote_is_found(
         shutil.rmtree(folder)
 
 
-def test_undamaged_ones_are_not_refused(originals: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undamaged_ones_are_not_refused(
+    originals: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for form, folder in originals.items():
         assert convert(folder, tmp_path / form, monkeypatch) == 0
