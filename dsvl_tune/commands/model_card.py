@@ -124,8 +124,8 @@ def verified_text(report: dict[str, Any]) -> str:
     changed = ", ".join(f"{part} {count}" for part, count in report["changed_tensors"].items())
     by = "plain transformers" if report["layout"] == "transformers" else "dsvl-tune's loader of the original layout"
     return (
-        f"{report['layout']} layout, {report['dtype']}; tensors changed: {changed}; all others equal the base's bit for "
-        f"bit\n"
+        f"{report['layout']} layout, {report['dtype']}\n"
+        f"tensors changed: {changed}; every other tensor equals the base's, bit for bit\n"
         f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
         f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
         f"mean {report['mean_logit_difference']:.2e}\n"

@@ -124,13 +124,15 @@ def known_heads(tower: dict[str, Any], known: dict[str, Tower], width: int, laye
         UserError: the tensors are not of the size that goes with the name or the keys.
     """
     named = known.get(tower["model_name"])
-    says = Tower(*(tower.get(key, named and getattr(named, key)) for key in Tower._fields))
-    if says.width not in (None, width) or says.layers not in (None, layers):
-        raise UserError(
-            f"config.json: vision tower {tower['model_name']!r} has width {says.width} and {says.layers} layers, the "
-            f"tensors have width {width} and {layers} layers. Config and weights are of different checkpoints."
-        )
-    return says.heads
+    says = {**(named._asdict() if named else {}), **{key: tower[key] for key in Tower._fields if key in tower}}
+    found = {"width": width, "layers": layers}
+    for key, value in found.items():
+        if says.get(key, value) != value:
+            raise UserError(
+                f"config.json: vision tower {tower['model_name']!r} has {key} {says[key]}, the tensors have {value}. "
+                "Config and weights are of different checkpoints."
+            )
+    return says.get("heads")
 
 
 def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:

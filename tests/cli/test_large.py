@@ -60,18 +60,19 @@ def write_checkpoint(folder: Path) -> int:
     shapes = expected_shapes(folder, config)
     pairs = {name: pair_of(name, config.model_type) for name in shapes}
     values = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)).half()
-    shard: dict[str, torch.Tensor] = {}
+    shards: list[dict[str, torch.Tensor]] = [{}]
     places: dict[str, str] = {}
-    total = size = 0
-    for number, (name, shape) in enumerate({**original_shapes(shapes, pairs), **unused_of(config)}.items()):
+    total = 0
+    wanted = {**original_shapes(shapes, pairs), **unused_of(config)}
+    for number, (name, shape) in enumerate(wanted.items()):
         count = torch.Size(shape).numel()
-        if shard and size + 2 * count > SHARD_BYTES:
-            save_file(shard, folder / places[next(iter(shard))], metadata={"format": "pt"})
-            shard, size = {}, 0
-        shard[name] = values.roll(number).repeat(count // len(values) + 1)[:count].reshape(shape).clone()
-        places[name] = f"model-{total // SHARD_BYTES + 1:05}.safetensors" if size == 0 else places[next(iter(shard))]
-        size, total = size + 2 * count, total + 2 * count
-    save_file(shard, folder / places[next(iter(shard))], metadata={"format": "pt"})
+        total += 2 * count
+        if total > SHARD_BYTES * len(shards):
+            save_file(shards[-1], folder / f"model-{len(shards):05}.safetensors", metadata={"format": "pt"})
+            shards = [{} for _ in shards] + [{}]
+        shards[-1][name] = values.roll(number).repeat(count // len(values) + 1)[:count].reshape(shape).clone()
+        places[name] = f"model-{len(shards):05}.safetensors"
+    save_file(shards[-1], folder / f"model-{len(shards):05}.safetensors", metadata={"format": "pt"})
     (folder / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
     return total
 
