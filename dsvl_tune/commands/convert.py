@@ -12,8 +12,10 @@ from dsvl_tune.commands.verification import compare_processors
 from dsvl_tune.files import whole_folder
 from dsvl_tune.models.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.models.export import Layout, compare_weights
+from dsvl_tune.models.headers import read_json
 from dsvl_tune.models.loading import read_config, resolve_checkpoint
 from dsvl_tune.models.merging import merge_into
+from dsvl_tune.models.original import SAM_TOWERS, SIGLIP_TOWERS
 from dsvl_tune.models.weights import UNUSED, Weights, unused_of
 from dsvl_tune.schema import UserError
 
@@ -67,9 +69,21 @@ def account_text(source: Weights, written: Weights) -> str:
             f"{absent} tensors that the original's code has but never reads (attention pooling, two norms) are not in "
             "the source and so not here: that code draws them at random, with a warning and without effect"
         )
+    if written.original and not has_published_towers(written.folder):
+        lines.append(
+            "its vision towers have no published name: config.json holds their sizes, which dsvl-tune reads and the "
+            "original's code does not"
+        )
     if not source.original and any(name != stored.name for name, stored in source.stored.items()):
         lines.append("SigLIP's names lost the level that transformers before version 5 wrote")
     return "\n".join(lines)
+
+
+def has_published_towers(folder: Path) -> bool:
+    """Whether the original's code can build the towers, which it knows by name only."""
+    vision = read_json(folder / "config.json")["vision_config"]["params"]
+    towers = [vision[key] for key in ("high_res_cfg", "low_res_cfg")] if "high_res_cfg" in vision else [vision]
+    return all(tower["model_name"] in {**SIGLIP_TOWERS, **SAM_TOWERS} for tower in towers)
 
 
 def main(arguments: list[str]) -> None:

@@ -24,13 +24,15 @@ from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import Prompts, UserError
 from dsvl_tune.training.manifest import checkpoint_hashes
 
+Dtype = Literal["base", "float32", "bfloat16", "float16"]
+
 
 def merge(
     run: Path,
     out: Path | None = None,
     base: str | None = None,
     layout: Layout = "transformers",
-    dtype: Literal["base", "float32", "bfloat16", "float16"] = "base",
+    dtype: Dtype = "base",
     rows: int = 16,
 ) -> None:
     """Merge what a run trained into its base checkpoint, and prove it.
@@ -51,22 +53,12 @@ def merge(
     """
     name = base or read_recipe(run)["model"]["checkpoint"]
     folder = resolve_checkpoint(name)
-    same_base = is_runs_base(run, folder)
-    if base is None and not same_base:
-        raise UserError(
-            f"{folder}: its weights are not those that {run} was trained from (manifest.json has their hashes). Give "
-            "the right checkpoint with --base."
-        )
-    weights, changes = Weights(folder, read_config(folder)), read_changes(run / "adapter")
-    check_changes(weights, changes)
-    written_dtype = None if dtype == "base" else getattr(torch, dtype)
+    same_base = is_runs_base(run, folder, given=base is not None)
+    prompts = held_out_prompts(run, name, rows)
     out = out or run / "merged"
     with whole_folder(out) as partial:
-        merge_into(weights, changes, partial, layout, written_dtype)
-        compare_processors(folder, partial)
-        written = Weights(partial, read_config(partial))
-        differing = compare_weights(weights, written, set(changes), written_dtype)
-        report = verify(folder, run / "adapter", partial, layout, held_out_prompts(run, name, rows))
+        differing = write_merged(folder, run / "adapter", partial, layout, dtype)
+        report = verify(folder, run / "adapter", partial, layout, prompts)
         report |= {"base": name, "base_is_the_runs": same_base}
         report["changed_tensors"] = dict(Counter(map(part_of, differing)))
         write_json(partial / REPORT, report)
@@ -85,10 +77,41 @@ def read_recipe(run: Path) -> dict[str, Any]:
     return recipe
 
 
-def is_runs_base(run: Path, base: Path) -> bool:
-    """Whether a checkpoint's weight files are, bit for bit, those that the run was trained from."""
+def is_runs_base(run: Path, base: Path, given: bool) -> bool:
+    """Whether a checkpoint's weight files are, bit for bit, those that the run was trained from.
+
+    Args:
+        run: its folder, whose manifest.json has the hashes. base: the checkpoint. given: whether the user named it,
+            and so may mean another form of it.
+
+    Raises:
+        UserError: they are others, and nobody named them.
+    """
     trained_from: dict[str, str] = read_json(run / "manifest.json")["checkpoint"]["sha256"]
-    return checkpoint_hashes(base) == trained_from
+    same = checkpoint_hashes(base) == trained_from
+    if not same and not given:
+        raise UserError(
+            f"{base}: its weights are not those that {run} was trained from (manifest.json has their hashes). Give "
+            "the right checkpoint with --base."
+        )
+    return same
+
+
+def write_merged(base: Path, adapter: Path, target: Path, layout: Layout, dtype: Dtype) -> list[str]:
+    """Write the merged checkpoint's weights and settings, and read them back.
+
+    Args:
+        base: checkpoint folder. adapter: what training wrote. target: an empty folder. layout, dtype: to write.
+
+    Returns:
+        Names of the tensors that differ from the base's.
+    """
+    weights, changes = Weights(base, read_config(base)), read_changes(adapter)
+    check_changes(weights, changes)
+    torch_dtype = None if dtype == "base" else getattr(torch, dtype)
+    merge_into(weights, changes, target, layout, torch_dtype)
+    compare_processors(base, target)
+    return compare_weights(weights, Weights(target, read_config(target)), set(changes), torch_dtype)
 
 
 def held_out_prompts(run: Path, base: str, rows: int) -> Prompts:

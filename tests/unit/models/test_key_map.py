@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
 from dsvl_tune.models.key_map import Pair, pair_of_original, pair_of_transformers
+from dsvl_tune.models.original_files import config_json
 from dsvl_tune.models.weights import expected_shapes, original_shapes, pair_of, unused_of
+from dsvl_tune.schema import Branch, ImageRule
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAMILIES = {"hybrid": "deepseek_vl_hybrid", "siglip": "deepseek_vl"}
@@ -152,3 +154,9 @@ def test_the_published_sizes(text: dict[str, Any], hybrid: bool, originals: int,
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == parameters
     assert sum(torch.Size(shape).numel() for shape in there.values()) == parameters
     assert sum(torch.Size(shape).numel() for shape in unused.values()) == (12_599_296 if hybrid else 12_595_200)
+
+    half, clip = Branch(384, (0.5,) * 3, (0.5,) * 3), Branch(1024, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    rule = ImageRule(1024, (122, 116, 104), half, clip) if hybrid else ImageRule(384, (127, 127, 127), half, None)
+    vision = config_json(config, rule, "float16")["vision_config"]["params"]
+    names = [vision[key]["model_name"] for key in ("high_res_cfg", "low_res_cfg")] if hybrid else [vision["model_name"]]
+    assert names == [*(["sam_b_downsample"] if hybrid else []), "siglip_large_patch16_384"]

@@ -93,6 +93,40 @@ def test_fully_trained_parts_beside_adapters(hybrid_checkpoint: Path, tmp_path: 
     assert (logits(plain) - logits(model)).abs().max() <= 1e-5
 
 
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+@pytest.mark.parametrize("family", ["hybrid", "siglip"])
+def test_the_original_layout_gets_the_same_merge(family: str, variant: str, tmp_path: Path) -> None:
+    """Adapters on SigLIP's three projections go into the original's one."""
+    base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
+    model = train_randomly(base, variant, {**PARTS, "lm_head": PartPlan("full")})
+    save_trained(model, tmp_path / "adapter")
+    plain, there = (load_model(merge(base, tmp_path, torch.float32, layout)) for layout in ("transformers", "original"))
+    other = there.state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in plain.state_dict().items())
+    ids = torch.randint(10, 400, (1, 12))
+    wanted = model(input_ids=ids).logits
+    assert (there(input_ids=ids).logits - wanted).abs().max() <= 1e-4  # the golden files' own tolerance
+
+
+def test_a_value_too_large_for_the_written_dtype_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    model = train_randomly(hybrid_checkpoint, "lora", {"aligner": PartPlan("full")})
+    with torch.no_grad():
+        model.model.aligner.proj.weight[0, 0] = 1e6
+    save_trained(model, tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"model.aligner.proj.weight: a value does not fit torch.float16"):
+        merge(hybrid_checkpoint, tmp_path, torch.float16)
+
+
+def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    model = train_randomly(hybrid_checkpoint, "lora", {"language_model": PartPlan("lora")})
+    save_trained(model, tmp_path / "adapter")
+    changes = read_changes(tmp_path / "adapter")
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    changes[name].lora_b = torch.zeros(7, 16)
+    with pytest.raises(UserError, match=r"up_proj.weight has shape \[80, 48\], what was trained has \[7, 48\]"):
+        check_changes(Weights(hybrid_checkpoint, read_config(hybrid_checkpoint)), changes)
+
+
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     model = train_randomly(checkpoint, "lora", {"language_model": PartPlan("lora")})
     save_trained(model, tmp_path / "adapter")
