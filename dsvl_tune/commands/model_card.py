@@ -95,7 +95,8 @@ def run_sections(run: Path, report: dict[str, Any]) -> dict[str, str]:
     summary, plan, manifest = (read_json(run / f"{name}.json") for name in ("summary", "plan", "manifest"))
     versions = {"dsvl-tune": manifest["dsvl_tune"], "python": manifest["python"], **manifest["libraries"]}
     return {
-        "Base": f"`{report['base']}`, weight files by SHA-256:\n\n{code(manifest['checkpoint']['sha256'])}",
+        "Base": f"`{report['base']}`. Trained from weight files with these SHA-256:\n\n"
+        + code(manifest["checkpoint"]["sha256"]),
         "Data": code(recipe["data"]),
         "Plan": code(plan),
         "Held-out scores": scores_text(summary),

@@ -110,7 +110,7 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     """
     config = read_config(folder)
     weights = Weights(folder, config)
-    state = {name: weights.read(name) for name in weights.pairs}
+    state = {name: weights.read(name).to(dtype) for name in weights.pairs}
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of was raised above
     try:

@@ -81,13 +81,13 @@ class Weights:
 
 
 def read_tensor(stored: Stored) -> Tensor:
-    """One tensor of a file, mapped and not copied: its pages come in as they are read and go with the tensor.
+    """One tensor of a file, copied: safetensors gives a view of the file, which somebody may write over.
 
     Raises:
         UserError: it holds a value that is not finite.
     """
     with safe_open(stored.path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(stored.name)
+        tensor: Tensor = file.get_tensor(stored.name).clone()
     if not all(bound.isfinite() for bound in tensor.aminmax()):
         raise UserError(f"{stored.path}: tensor {stored.name} holds values that are not finite. Copy the file again.")
     return tensor

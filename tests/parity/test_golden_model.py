@@ -19,7 +19,7 @@ from dsvl_tune.data.encode import encode, encode_prompt
 from dsvl_tune.data.images import load_image, to_pixels
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, Turn
+from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.training.loss import encode_images, supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -128,3 +128,17 @@ def test_mean_loss_of_the_training_case(
     batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
     loss, weight = supervised_loss(model, batch)
     assert float(loss / weight) == pytest.approx(float(expected[f"{name}.mean_nll"]), abs=1e-5)
+
+
+@torch.no_grad()
+def test_log_probability_of_every_supervised_token(
+    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]
+) -> None:
+    name = next(key.removesuffix(".target_logprobs") for key in expected if key.endswith(".target_logprobs"))
+    batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
+    positions = (batch.labels[0] != IGNORE_INDEX).nonzero().flatten()
+    assert positions.tolist() == expected[f"{name}.target_positions"].tolist()
+    images = {"mm_encoder_outputs": encode_images(model, batch)} if batch.pixel_values is not None else {}
+    logits = model(input_ids=batch.input_ids, **images).logits[0, positions - 1]
+    found = logits.log_softmax(dim=-1)[torch.arange(len(positions)), batch.labels[0, positions]]
+    assert (found - expected[f"{name}.target_logprobs"]).abs().max() <= TOLERANCE
