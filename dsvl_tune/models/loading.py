@@ -27,7 +27,7 @@ from dsvl_tune.schema import UserError
 EMBEDDED = Path(__file__).parent / "embedded"
 CONFIGS = {"deepseek_vl": DeepseekVLConfig, "deepseek_vl_hybrid": DeepseekVLHybridConfig}
 MODEL_TYPES = (*CLASSES, ORIGINAL)
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "LICENSE*", "*.md", SUMS]
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS]
 
 
 def resolve_checkpoint(name: str) -> Path:
