@@ -28,6 +28,9 @@ COMMANDS = {
     "chat": Command("dsvl_tune.commands.chat", "main", "ask a model about images, in the terminal"),
 }
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""What a full, limited or protected disk answers."""
+
 HELP = """\
 dsvl-tune {version}: fine-tune DeepSeek-VL
 
@@ -68,9 +71,12 @@ def main() -> None:
             raise
         fail(str(error))
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+        if debug or error.errno not in NO_ROOM:
             raise
-        fail(f"{error.filename or 'output'}: {error.strerror}. Finished files are untouched.")
+        fail(
+            f"{error.filename or 'the output'}: could not be written ({error.strerror}). Files that were finished "
+            "before are untouched. Make room or give another folder."
+        )
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -23,7 +23,7 @@ from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run_folder import LAST, last_run_folder, new_run_folder
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
 
-BestBy = Literal["val/relaxed_accuracy", "val/loss"]
+BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
 
 
 class RecipeCLI(LightningCLI):
@@ -69,7 +69,10 @@ class RecipeCLI(LightningCLI):
         parser.add_argument("--run_dir", type=str, default="runs", help="folder that holds the folders of runs")
         parser.add_argument("--run_name", type=str, default=None, help="name of the run (default: the recipe's name)")
         parser.add_argument(
-            "--best_by", type=BestBy, default="val/relaxed_accuracy", help="what picks the best checkpoint"
+            "--best_by",
+            type=BestBy,
+            default="val/relaxed_accuracy",
+            help="what picks the checkpoint that the run's result is; last takes the last step",
         )
         parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)

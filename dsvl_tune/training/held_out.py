@@ -121,10 +121,10 @@ class HeldOutReport(L.Callback):
         print(summary_text(summary, self.run_folder), flush=True)
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
-        """Put the best checkpoint's tensors into the model; the last ones stay if none was scored."""
+        """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""
         checkpoint = trainer.checkpoint_callback
         assert isinstance(checkpoint, ModelCheckpoint)
-        if not checkpoint.best_model_path:
+        if checkpoint.monitor is None or not checkpoint.best_model_path:
             return "last"
         state = torch.load(checkpoint.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from dsvl_tune.cli import main
 
@@ -93,3 +95,42 @@ def test_checkpoint_of_another_model(
 def test_recipe_that_does_not_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     error = refused(["fit", "--config", "charts_lroa"], capsys, monkeypatch)
     assert "Did you mean charts_lora" in error
+
+
+GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}'
+
+
+def asking(content: object, answer: str = "b", role: str = "user", **more: object) -> str:
+    """A row of one question."""
+    messages = [{"role": role, "content": content}, {"role": "assistant", "content": answer}]
+    return json.dumps({"messages": messages, **more})
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (asking("<image>?", images=["none.png"]), ["none.png", "no such file"]),
+        (asking("<image>?", images=["cut.png"]), ["cut.png", "truncated"]),
+        (asking("<image>?", images=["text.png"]), ["text.png", "not an image"]),
+        (asking("<image>?", images=[]), ["1 <image> placeholder(s)", "0 image(s)"]),
+        (asking("?", images=["whole.png"]), ["0 <image> placeholder(s)", "1 image(s)"]),
+        (asking("?", role="usr"), ["messages[0].role", "'usr'", "Did you mean 'user'"]),
+        (asking("?", answer=" "), ["turn 2 (assistant)", "empty"]),
+    ],
+)
+def test_rows_that_cannot_be_used(
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    row: str,
+    named: list[str],
+) -> None:
+    """The whole command: file, row and reason in one message, and no run folder."""
+    Image.effect_noise((64, 64), 90).save("whole.png")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:1000])
+    Path("text.png").write_text("no picture", encoding="utf-8")
+    Path("rows.jsonl").write_text("\n".join([GOOD] * 4 + [row]), encoding="utf-8")
+    data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", "rows.jsonl"]
+    error = refused(["fit", "--config", str(recipe), *data, "--data.validation_rows", "1"], capsys, monkeypatch)
+    assert "rows.jsonl:5" in error
+    assert all(text in error for text in named), error

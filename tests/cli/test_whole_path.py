@@ -1,4 +1,4 @@
-"""The shipped recipe on the embedded model, end to end at a few steps: fit, merge, chat, plain transformers and peft."""
+"""The shipped recipe on the embedded model, end to end at a few steps: fit, merge, chat, transformers and peft."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -90,8 +91,10 @@ def paper(rng: random.Random, look: Look) -> tuple[Image.Image, ImageDraw.ImageD
     picture = Image.new("RGB", look.size, look.paper)
     draw = ImageDraw.Draw(picture)
     draw.text((width // 2, 1), look.title, font=look.font, fill=INK, anchor="ma")
-    box = rng.randint(18, 22), rng.randint(13, 16), width - rng.randint(6, 10), height - rng.randint(16, 19)
-    return picture, draw, box
+    label, line = math.ceil(look.font.getlength("100")), math.ceil(look.font.size)  # what the margins must hold
+    left, top = label + rng.randint(3, 6), line + rng.randint(4, 7)
+    right, bottom = width - label // 2 - rng.randint(1, 4), height - line - rng.randint(4, 7)
+    return picture, draw, (left, top, right, bottom)
 
 
 def value_axis(draw: ImageDraw.ImageDraw, box: Box, look: Look, upright: bool) -> None:

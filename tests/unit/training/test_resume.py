@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.training.run_parts import run_callbacks
@@ -88,3 +89,16 @@ def test_stopped_and_resumed_equals_never_stopped(
     assert set(whole) == set(resumed)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert (runs / "tiny-2" / "summary.json").is_file()
+
+
+def test_the_last_step_is_kept_where_no_metric_picks(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint, runs=tmp_path / "runs", workers=0, accumulate=1), encoding="utf-8"
+    )
+    RecipeCLI(["fit", "--config", str(recipe), "--best_by", "last"])
+    run = tmp_path / "runs" / "tiny"
+    kept = load_file(run / "adapter" / "adapter_model.safetensors")
+    for name, tensor in weights(run).items():
+        assert torch.equal(kept["base_model." + name.replace(".default.", ".")], tensor)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
