@@ -37,10 +37,10 @@ def merge(
 ) -> None:
     """Merge what a run trained into its base checkpoint, and prove it.
 
-    The base is read and written file by file. The written checkpoint is then loaded afresh and must answer held-out
-    rows as base + adapter does: the largest logit difference is held against a bound, and greedy answers are compared;
-    tensors that were not trained must be the base's, bit for bit. On a mismatch the command fails and leaves nothing in
-    --out. A model card, the base's licence and the hash of every file go along.
+    The base is read and written file by file. The written checkpoint is then loaded afresh, whole and in float32,
+    and must answer held-out rows as base + adapter does: the largest logit difference is held against a bound, and
+    greedy answers are compared; tensors that were not trained must be the base's, bit for bit. On a mismatch the
+    command fails and leaves nothing in --out. A model card, the base's licence and the hash of every file go along.
 
     Args:
         run: folder of a finished run.

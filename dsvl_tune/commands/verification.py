@@ -63,16 +63,15 @@ def compare_processors(base: Path, written: Path) -> None:
         UserError: a file of either cannot be used, or they differ.
     """
     processors = [load_processor(folder) for folder in (base, written)]
-    fields = ("image_rule", "image_token_id", "image_tokens", "default_system", "bos_id", "eos_id", "pad_id")
-    for field in (*fields, "context_tokens"):
-        one, two = (getattr(processor, field) for processor in processors)
-        if one != two:
-            raise UserError(
-                f"{written}: {field} is {two!r} there, {one!r} in {base}. If the base's settings were changed since it "
-                f"was made, delete its folder {ORIGINAL_FOLDER}/, which holds older ones. Nothing was kept."
-            )
-    vocabularies = [processor.tokenizer.get_vocab() for processor in processors]
-    assert vocabularies[0] == vocabularies[1], "tokenizer.json is copied as it is"
+    before, after = (
+        {**vars(processor), "tokenizer": sorted(processor.tokenizer.get_vocab().items())} for processor in processors
+    )
+    differing = [field for field in before if before[field] != after[field]]
+    if differing:
+        raise UserError(
+            f"{written}: {', '.join(differing)} would not be what {base} has. If its settings were changed since it "
+            f"was made, delete its folder {ORIGINAL_FOLDER}/, which holds the ones of before. Nothing was kept."
+        )
 
 
 def load_written(folder: Path, layout: Layout) -> PreTrainedModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +146,21 @@ def test_hashes_that_the_publisher_gives(monkeypatch: pytest.MonkeyPatch, capsys
     sums.write_text("not a hash\n", encoding="utf-8")
     assert convert(monkeypatch, *arguments, "--overwrite") == 2
     assert "line 1" in capsys.readouterr().err
+
+
+def test_settings_that_changed_since_are_not_put_back_silently(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder of the original's settings is older than a hand-edited image size."""
+    assert convert(monkeypatch, str(GOLDEN / "siglip" / "checkpoint"), "there", "--to", "transformers") == 0
+    path = Path("there/preprocessor_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "min_size": 20}), encoding="utf-8")
+    Path("there/SHA256SUMS").unlink()
+    assert convert(monkeypatch, "there", "back", "--to", "original") == 2
+    assert "image_rule would not be what there has" in capsys.readouterr().err
+    shutil.rmtree("there/original")
+    assert convert(monkeypatch, "there", "back", "--to", "original") == 0
+    assert json.loads(Path("back/preprocessor_config.json").read_text(encoding="utf-8"))["min_size"] == 20
 
 
 # Stops in the middle of the second weight file, where the parent kills it.
