@@ -23,6 +23,7 @@ COMMANDS = {
     "fit": Command("dsvl_tune.recipe", "main", "train by a recipe; score held-out data before and after"),
     "validate": Command("dsvl_tune.recipe", "main", "loss and generated answers on the recipe's validation data"),
     "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
+    "convert": Command("dsvl_tune.commands.convert", "main", "a checkpoint in transformers' or the original layout"),
     "init": Command("dsvl_tune.commands.init", "main", "an untrained small checkpoint, to train from nothing"),
     "chat": Command("dsvl_tune.commands.chat", "main", "ask a model about images, in the terminal"),
 }

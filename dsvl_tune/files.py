@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +52,45 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
+
+
+@contextmanager
+def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Let the block fill a folder beside `target`, then put it in its place in one step.
+
+    After an error nothing is left of it. After a kill or a crash a hidden folder may be left beside, which the next
+    attempt removes; `target` is absent, the old folder or the new one, never a part.
+
+    Args:
+        target: the folder to make.
+        overwrite: whether what stands there may be replaced, once the new folder is complete.
+
+    Raises:
+        UserError: `target` holds something and `overwrite` is off.
+    """
+    target = target.absolute()
+    partial, replaced = (target.with_name(f".{target.name}.{state}") for state in ("partial", "replaced"))
+    if replaced.exists() and not target.exists():
+        replaced.replace(target)  # killed between the two renames below
+    if target.is_file() or (target.exists() and not overwrite and any(target.iterdir())):
+        raise UserError(f"{target}: exists and is not an empty folder. Give a new one.")
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if target.exists():
+            target.replace(replaced)
+        partial.replace(target)
+        shutil.rmtree(replaced, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()

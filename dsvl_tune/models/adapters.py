@@ -12,12 +12,12 @@ from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from dsvl_tune.files import save_tensors, write_whole
 from dsvl_tune.models.parts import LORA_TARGETS, PartPlan, Plan, part_of
+from dsvl_tune.models.weights import read_file
 from dsvl_tune.schema import UserError
 
 Variant = Literal["lora", "rslora", "dora"]
@@ -114,7 +114,7 @@ def load_trained(model: PreTrainedModel, folder: Path) -> None:
     if adapter.is_file():
         load_adapter(model, folder)
     if full.is_file():
-        state, names = load_file(full), dict(model.named_parameters())
+        state, names = read_file(full), dict(model.named_parameters())
         plain = {name.replace(".base_layer.", "."): parameter for name, parameter in names.items()}
         unknown = [name for name, tensor in state.items() if name not in plain or plain[name].shape != tensor.shape]
         if unknown:
@@ -131,7 +131,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     inject_adapter_in_model(config, model, "default")
     state = {
         re.sub(r"^base_model\.model\.", "", name): tensor
-        for name, tensor in load_file(folder / "adapter_model.safetensors").items()
+        for name, tensor in read_file(folder / "adapter_model.safetensors").items()
     }
     expected = {name for name in get_peft_model_state_dict(model, adapter_name="default")}
     if expected != set(state):

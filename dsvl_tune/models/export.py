@@ -1,122 +1,125 @@
-"""Writing a checkpoint in transformers' layout, file by file, from a base in either layout."""
+"""Writing a checkpoint in either layout from a base in either layout, file by file: peak memory is a file."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from typing import Literal, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
+from tqdm import tqdm
 
-from dsvl_tune.files import save_tensors, write_json
-from dsvl_tune.models.chat_template import chat_template
-from dsvl_tune.models.key_map import to_transformers
-from dsvl_tune.models.loading import CLASSES, WEIGHTS_INDEX, is_original, read_config, read_json, weight_files
-from dsvl_tune.models.processor import default_system_prompt, read_image_rule
-from dsvl_tune.models.tokenizer import load_tokenizer
-from dsvl_tune.schema import ImageRule
+from dsvl_tune.files import save_tensors, write_json, write_whole
+from dsvl_tune.models.headers import WEIGHTS, WEIGHTS_INDEX
+from dsvl_tune.models.key_map import Pair
+from dsvl_tune.models.weights import UNUSED, Weights, read_tensor
+from dsvl_tune.schema import UserError
 
-
-class ShardWriter:
-    """Weight files of one checkpoint; with more than one, the index that transformers reads is written at the end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.shards: dict[str, str] = {}
-        self.total_size_bytes = 0
-
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def write(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """One file."""
-        save_tensors(self.folder / name, tensors)
-        self.shards |= dict.fromkeys(tensors, name)
-        self.total_size_bytes += sum(tensor.nbytes for tensor in tensors.values())
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if kind is None and len(set(self.shards.values())) > 1:
-            index = {"metadata": {"total_size": self.total_size_bytes}, "weight_map": self.shards}
-            write_json(self.folder / WEIGHTS_INDEX, index)
+Layout = Literal["transformers", "original"]
+Alter = Callable[[str, Tensor], Tensor]
+"""What happens to a base tensor: its name in transformers' layout and its values -> the values to write."""
 
 
-def read_shard(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a weight file of either layout, one after the other, under their names in transformers'."""
-    original = is_original(path.parent)
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  (not a dict)
-            tensor = file.get_tensor(name)
-            yield from to_transformers(name, tensor) if original else [(name, tensor)]
+class Planned(NamedTuple):
+    """One tensor to write: its name in the target's layout, and the tensors in transformers' layout that make it."""
+
+    name: str
+    sources: tuple[str, ...]
+    pair: Pair
 
 
-def write_other_files(base: Path, target: Path, dtype: torch.dtype | None) -> None:
-    """Configuration, tokenizer, chat template, image settings and licence beside the weights.
+def plan_files(weights: Weights, layout: Layout) -> dict[str, list[Planned]]:
+    """File name -> what goes into it. The base's own division into files is kept."""
+    files: dict[str, list[Planned]] = {}
+    for name, pair in weights.pairs.items():
+        planned = Planned(name, (name,), pair) if layout == "transformers" else Planned(*pair[:2], pair)
+        if planned.sources[0] == name:  # the second and third part of a fused tensor come with its first
+            files.setdefault(weights.stored[name].path.name, []).append(planned)
+    return dict(sorted(files.items()))
 
-    A base in transformers' layout keeps its own files, with the special ids and the tie flag put right in config.json.
+
+def write_weights(weights: Weights, target: Path, layout: Layout, alter: Alter, dtype: torch.dtype | None) -> None:
+    """Write every tensor of a checkpoint.
+
+    What transformers has no place for goes to a side file of a checkpoint in transformers' layout and back among the
+    rest in the original layout.
 
     Args:
-        base: where they come from. target: with the weights written. dtype: of the weights; None takes the base's.
+        weights: the base. target: an empty folder. layout: of the files written.
+        alter: applied to every tensor.
+        dtype: of the written weights; None keeps each tensor's.
+
+    Raises:
+        UserError: the disk is full, or a value does not fit `dtype`.
     """
-    if not is_original(base):
-        for path in base.iterdir():
-            if path.suffix in (".json", ".jinja", ".txt") and path.name != WEIGHTS_INDEX:
-                shutil.copyfile(path, target / path.name)
-    else:
-        write_processor_files(base, target)
-    for path in base.glob("LICENSE*"):
-        shutil.copyfile(path, target / path.name)
-    config = read_config(base)
-    config.architectures = [CLASSES[config.model_type].__name__]
-    config.dtype = dtype or first_dtype(target)
-    config.save_pretrained(target)
+    index: dict[str, str] = {}
+    total_bytes = 0
+    files = plan_files(weights, layout)
+    first = next(iter(files))
+    with tqdm(total=len(weights.pairs), desc=f"writing {layout} layout", unit="tensor") as progress:
+        for file, planned in files.items():
+            tensors = {}
+            for name, sources, pair in planned:
+                parts = [cast(source, alter(source, weights.read(source)), dtype, weights) for source in sources]
+                tensors[name] = pair.join(parts) if layout == "original" else parts[0]
+                progress.update(len(sources))
+            if layout == "original" and file == first:
+                tensors |= {name: read_tensor(stored) for name, stored in weights.unused.items()}
+            write_whole(target / file, partial(save_tensors, tensors=tensors))
+            index |= dict.fromkeys(tensors, file)
+            total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    if list(files) != [WEIGHTS]:
+        write_json(target / WEIGHTS_INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": index})
+    if layout == "transformers" and weights.unused:
+        side = {name: read_tensor(stored) for name, stored in weights.unused.items()}
+        (target / UNUSED).parent.mkdir(exist_ok=True)
+        write_whole(target / UNUSED, partial(save_tensors, tensors=side))
 
 
-def first_dtype(folder: Path) -> torch.dtype:
-    """The dtype of a checkpoint's first tensor."""
-    with safe_open(next(iter(weight_files(folder).values())), framework="pt") as file:
-        first: Tensor = file.get_tensor(next(iter(file.keys())))
-    return first.dtype
+def cast(name: str, tensor: Tensor, dtype: torch.dtype | None, weights: Weights) -> Tensor:
+    """The tensor as it is written: in `dtype`, or in that of the base's tensor.
 
-
-def write_processor_files(base: Path, target: Path) -> None:
-    """Tokenizer, chat template and image settings of an original checkpoint, as transformers' classes read them."""
-    tokenizer = load_tokenizer(base)
-    tokenizer.chat_template = chat_template(default_system_prompt(tokenizer))
-    tokenizer.save_pretrained(target)
-    # transformers' processor class asks its tokenizer for the image token by this name
-    settings = read_json(target / "tokenizer_config.json")
-    write_json(target / "tokenizer_config.json", {**settings, "image_token": "<image_placeholder>"})
-    config = read_config(base)
-    rule = read_image_rule(base, hybrid=config.model_type == "deepseek_vl_hybrid")
-    family = "DeepseekVLHybrid" if rule.high else "DeepseekVL"
-    write_json(target / "preprocessor_config.json", image_settings(rule, family))
-    image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    processor = {"processor_class": f"{family}Processor", "num_image_tokens": image_tokens}
-    write_json(target / "processor_config.json", processor)
-
-
-def image_settings(rule: ImageRule, family: str) -> dict[str, object]:
-    """An image rule in the keys of transformers' image processors.
-
-    transformers rounds the short side where the original truncates, so about every second size differs by a pixel row.
+    Raises:
+        UserError: a value is too large for it.
     """
-    settings: dict[str, object] = {
-        "image_processor_type": f"{family}ImageProcessor",
-        "processor_class": f"{family}Processor",
-        "size": {"height": rule.low.size, "width": rule.low.size},
-        "image_mean": list(rule.low.mean),
-        "image_std": list(rule.low.std),
-        "min_size": rule.min_size,
-        "resample": 2 if rule.high else 3,  # the low branch is resized bilinearly from the padded square
-    }
-    if rule.high is not None:
-        settings |= {
-            "high_res_size": {"height": rule.high.size, "width": rule.high.size},
-            "high_res_image_mean": list(rule.high.mean),
-            "high_res_image_std": list(rule.high.std),
-            "high_res_resample": 3,
-        }
-    return settings
+    stored = getattr(torch, {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[weights.stored[name].dtype])
+    written = tensor.to(dtype or stored)
+    if not all(bound.isfinite() for bound in written.aminmax()):
+        raise UserError(f"tensor {name}: a value does not fit {written.dtype}. Give --dtype bfloat16 or float32.")
+    return written
+
+
+def same_bits(one: Tensor, two: Tensor) -> bool:
+    """Whether two tensors have one shape, dtype and bit pattern."""
+    if one.dtype != two.dtype or one.shape != two.shape:
+        return False
+    return torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in (one, two)))
+
+
+def compare_weights(base: Weights, written: Weights, changes: set[str], dtype: torch.dtype | None) -> list[str]:
+    """Read a written checkpoint back beside its base.
+
+    Args:
+        base: what it was made from. written: what was made. changes: tensors that may differ. dtype: of the written
+            weights, None for the base's own.
+
+    Returns:
+        Names of the tensors that differ, all of them in `changes`.
+
+    Raises:
+        UserError: another tensor is not the base's, bit for bit in the written dtype.
+    """
+    differing = []
+    for name in tqdm(base.pairs, desc="reading back", unit="tensor"):
+        before, after = base.read(name), written.read(name)
+        if same_bits(before.to(dtype or before.dtype), after):
+            continue
+        if name not in changes:
+            raise UserError(f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept.")
+        differing.append(name)
+    for name, stored in base.unused.items():
+        if not same_bits(read_tensor(stored), read_tensor(written.unused[name])):
+            raise UserError(f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept.")
+    return differing

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-from safetensors import safe_open
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from transformers import (
-    AutoConfig,
-    DeepseekVLForConditionalGeneration,
-    DeepseekVLHybridForConditionalGeneration,
+    DeepseekVLConfig,
+    DeepseekVLHybridConfig,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import logging as transformers_logging
 
-from dsvl_tune.models.original import original_config, read_converted, read_shapes
+from dsvl_tune.models.checksums import SUMS, check_own_sums
+from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.models.original import original_config
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
+from dsvl_tune.models.weights import CLASSES, Weights
 from dsvl_tune.schema import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded"
-CLASSES = {
-    "deepseek_vl": DeepseekVLForConditionalGeneration,
-    "deepseek_vl_hybrid": DeepseekVLHybridForConditionalGeneration,
-}
-MODEL_TYPES = tuple(CLASSES)
-ORIGINAL = "multi_modality"
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
+CONFIGS = {"deepseek_vl": DeepseekVLConfig, "deepseek_vl_hybrid": DeepseekVLHybridConfig}
+MODEL_TYPES = (*CLASSES, ORIGINAL)
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS]
 
 
 def resolve_checkpoint(name: str) -> Path:
@@ -56,7 +51,7 @@ def resolve_checkpoint(name: str) -> Path:
             "or a hub name such as deepseek-ai/deepseek-vl-1.3b-chat."
         )
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "LICENSE*", "*.md"]))
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, HFValidationError) as error:
         raise UserError(
             f"checkpoint {name!r}: no such folder here, and the Hugging Face hub did not give it "
@@ -65,95 +60,66 @@ def resolve_checkpoint(name: str) -> Path:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: the file is missing or is not JSON.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path.parent}: no {path.name} there. Is it a checkpoint folder?") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}).") from None
-    return content
-
-
-def weight_files(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file that holds it, read from the files' headers without loading a tensor.
-
-    Raises:
-        UserError: no safetensors in the folder, or a shard that the index names is missing.
-    """
-    if (folder / WEIGHTS_INDEX).is_file():
-        shards = sorted(set(read_json(folder / WEIGHTS_INDEX)["weight_map"].values()))
-    else:
-        shards = [WEIGHTS]
-    names: dict[str, Path] = {}
-    for shard in shards:
-        path = folder / shard
-        if not path.is_file():
-            raise UserError(f"{folder}: no {shard} there. Weights are read from safetensors files only.")
-        with safe_open(path, framework="pt") as file:
-            names.update(dict.fromkeys(file.keys(), path))
-    return names
-
-
-def is_original(folder: Path) -> bool:
-    """Whether a checkpoint is in the original layout."""
-    return read_json(folder / "config.json").get("model_type") == ORIGINAL
-
-
 def read_config(folder: Path) -> PretrainedConfig:
     """The checkpoint's configuration, with the tie flag as its files have it and the tokenizer's special ids.
 
-    transformers' default ties lm_head to the embeddings, while every published DeepSeek-VL is untied; a file that
-    holds its own `lm_head.weight` says so whatever the flag is. The published configs leave out bos, eos and pad;
-    Llama's defaults (1, 2, none) would never stop a DeepSeek-VL.
+    The published configs leave out bos, eos and pad; Llama's defaults (1, 2, none) would never stop a DeepSeek-VL.
 
     Raises:
         UserError: not a DeepSeek-VL checkpoint, in neither layout.
     """
     content = read_json(folder / "config.json")
-    if content.get("model_type") not in (*MODEL_TYPES, ORIGINAL):
+    check_own_sums(folder, weights=False)
+    if content.get("model_type") not in MODEL_TYPES:
         raise UserError(
             f"{folder}/config.json: model_type is {content.get('model_type')!r}, expected one of "
-            f"{', '.join((*MODEL_TYPES, ORIGINAL))}. Give a DeepSeek-VL checkpoint."
+            f"{', '.join(MODEL_TYPES)}. Give a DeepSeek-VL checkpoint."
         )
-    tokenizer = load_tokenizer(folder)
-    if is_original(folder):
-        shapes = read_shapes(weight_files(folder))
-        config = original_config(content, shapes, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
-    else:
-        config = AutoConfig.from_pretrained(folder)
-        config.tie_word_embeddings = "lm_head.weight" not in weight_files(folder)
+    tokenizer, headers = load_tokenizer(folder), read_headers(folder)
+    try:
+        if content["model_type"] == ORIGINAL:
+            image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+            config = original_config(content, {name: h.shape for name, h in headers.items()}, image_token_id)
+        else:
+            config = CONFIGS[content["model_type"]].from_dict(content)
+            config.tie_word_embeddings = is_tied(content, set(headers))
+    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        raise UserError(
+            f"{folder}/config.json: it does not describe a DeepSeek-VL ({type(error).__name__}: {error})."
+        ) from error
     for name, value in special_ids(tokenizer).items():
         setattr(config.text_config, name, value)
     return config
+
+
+def is_tied(content: dict[str, Any], names: set[str]) -> bool:
+    """Whether lm_head shares the embeddings' tensor: only where config.json says so and the files hold no lm_head.
+
+    transformers' default is tied, while every published DeepSeek-VL is not. Files that hold their own `lm_head.weight`
+    are not tied whatever the flag is, and a file that lost it must not become tied by default.
+    """
+    return content.get("tie_word_embeddings") is True and "lm_head.weight" not in names
 
 
 def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The complete model in `dtype` on the CPU, in eval mode, no gradient switched off yet; from either layout.
 
     Raises:
-        UserError: a weight is missing, left over or of another shape.
+        UserError: a weight is missing, left over, of another shape or not finite, or a file is not what SHA256SUMS
+            says.
     """
     config = read_config(folder)
-    source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
-    if is_original(folder):
-        source = {"pretrained_model_name_or_path": None, "state_dict": read_converted(weight_files(folder))}
+    weights = Weights(folder, config)
+    state = {name: weights.read(name).to(dtype) for name in weights.pairs}
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is raised below
+    transformers_logging.set_verbosity_error()  # what it would warn of was raised above
     try:
         model, report = CLASSES[config.model_type].from_pretrained(
-            **source, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            None, state_dict=state, config=config, dtype=dtype, output_loading_info=True
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
-    wrong = {kind: sorted(map(str, report[f"{kind}_keys"])) for kind in ("missing", "unexpected", "mismatched")}
-    if any(wrong.values()):
-        account = "; ".join(f"{kind}: {len(names)}, e.g. {names[0]}" for kind, names in wrong.items() if names)
-        raise UserError(f"{folder}: weights and config.json do not fit together ({account}).")
+    assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), report
+    model.name_or_path = str(folder)
     model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
     return model.eval()

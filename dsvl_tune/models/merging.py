@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import load_file
 from torch import Tensor
-from tqdm import tqdm
 
 from dsvl_tune.models.adapters import FULL_WEIGHTS
-from dsvl_tune.models.export import ShardWriter, read_shard, write_other_files
-from dsvl_tune.models.loading import weight_files
+from dsvl_tune.models.export import Layout, write_weights
+from dsvl_tune.models.export_files import write_other_files
+from dsvl_tune.models.headers import read_json
+from dsvl_tune.models.weights import Weights, read_file
 from dsvl_tune.schema import UserError
 
 
@@ -27,6 +27,14 @@ class Change:
     scaling: float = 0.0
     magnitude: Tensor | None = None
     replacement: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the base tensor that this can change."""
+        if self.replacement is not None:
+            return tuple(self.replacement.shape)
+        assert self.lora_a is not None and self.lora_b is not None
+        return self.lora_b.shape[0], self.lora_a.shape[-1]
 
     def apply(self, base: Tensor) -> Tensor:
         """The trained tensor in float32.
@@ -47,15 +55,21 @@ def read_changes(folder: Path) -> dict[str, Change]:
     """Every change that an adapter folder holds, by the base tensor's name.
 
     Raises:
-        UserError: nothing trained there, or a tensor of a kind that cannot be merged.
+        UserError: nothing trained there, a damaged file, or a tensor of a kind that cannot be merged.
     """
     changes: dict[str, Change] = {}
     if (folder / "adapter_config.json").is_file():
+        kind = read_json(folder / "adapter_config.json").get("peft_type")
+        if kind != "LORA":
+            raise UserError(f"{folder}/adapter_config.json: peft_type is {kind!r}, only LORA can be merged.")
         config = LoraConfig.from_pretrained(str(folder))
-        for name, tensor in load_file(folder / "adapter_model.safetensors").items():
+        for name, tensor in read_file(folder / "adapter_model.safetensors").items():
             add_adapter_tensor(changes, name, tensor, config)
+    for name, change in changes.items():
+        if change.lora_a is None or change.lora_b is None:
+            raise UserError(f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again.")
     if (folder / FULL_WEIGHTS).is_file():
-        for name, tensor in load_file(folder / FULL_WEIGHTS).items():
+        for name, tensor in read_file(folder / FULL_WEIGHTS).items():
             changes[name] = Change(replacement=tensor)
     if not changes:
         raise UserError(f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its adapter.")
@@ -84,33 +98,36 @@ def scaling_of(module: str, rank: int, config: LoraConfig) -> float:
     return float(alpha / rank**0.5 if config.use_rslora else alpha / rank)
 
 
-def merge_into(base: Path, changes: dict[str, Change], target: Path, dtype: torch.dtype | None) -> dict[str, str]:
-    """Write the merged checkpoint in transformers' layout, from a base in either layout.
-
-    Args:
-        base: checkpoint folder. changes: from `read_changes`. target: an empty folder.
-        dtype: of the written weights; None keeps each tensor's.
-
-    Returns:
-        Name of each changed tensor -> "lora" or "full".
+def check_changes(weights: Weights, changes: dict[str, Change]) -> None:
+    """Hold what was trained against the base.
 
     Raises:
-        UserError: a change names a tensor that the base does not have.
+        UserError: a change names a tensor that the base does not have, or is of another shape.
     """
-    waiting = set(changes)
-    with ShardWriter(target) as writer:
-        for shard in tqdm(sorted(set(weight_files(base).values())), desc="merging", unit="file"):
-            tensors = {name: cast(tensor, changes.get(name), dtype) for name, tensor in read_shard(shard)}
-            writer.write(shard.name, tensors)
-            waiting -= set(tensors)
-    if waiting:
-        example = min(waiting)
-        raise UserError(f"{base}: {len(waiting)} trained tensors have no place there, e.g. {example}. Another base?")
-    write_other_files(base, target, dtype)
-    return {name: "full" if change.replacement is not None else "lora" for name, change in changes.items()}
+    if strange := sorted(set(changes) - set(weights.shapes)):
+        raise UserError(
+            f"{weights.folder}: {len(strange)} trained tensors have no place there, e.g. {strange[0]}. Another base?"
+        )
+    for name, change in changes.items():
+        if change.shape != weights.shapes[name]:
+            raise UserError(
+                f"{weights.folder}: tensor {name} has shape {list(weights.shapes[name])}, what was trained has "
+                f"{list(change.shape)}. Another base?"
+            )
 
 
-def cast(tensor: Tensor, change: Change | None, dtype: torch.dtype | None) -> Tensor:
-    """The tensor as it is written."""
-    merged = tensor if change is None else change.apply(tensor)
-    return merged.to(dtype or tensor.dtype)
+def merge_into(
+    weights: Weights, changes: dict[str, Change], target: Path, layout: Layout, dtype: torch.dtype | None
+) -> None:
+    """Write base and changes as one checkpoint; without changes, this converts.
+
+    Args:
+        weights: the base, in either layout. changes: that `check_changes` let pass. target: an empty folder.
+        layout: to write. dtype: of the written weights; None keeps each tensor's.
+    """
+
+    def alter(name: str, base: Tensor) -> Tensor:
+        return changes[name].apply(base) if name in changes else base
+
+    write_weights(weights, target, layout, alter, dtype)
+    write_other_files(weights, target, layout)

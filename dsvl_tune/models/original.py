@@ -6,44 +6,30 @@ are read from the tensors' shapes, which are in the files' headers.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safetensors import safe_open
-from torch import Tensor
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
-from dsvl_tune.models.key_map import to_transformers
+from dsvl_tune.models.key_map import SAM, SIGLIP
 from dsvl_tune.schema import UserError
 
-Shapes = dict[str, list[int]]
-
-# The number of heads leaves no trace in SigLIP's shapes (deepseek_vl/models/siglip_vit.py, SigLIP_MODEL_CONFIG).
-SIGLIP_HEADS = {"siglip_large_patch16_384": 16, "siglip_so400m_patch14_384": 16}
-LAYER_NORM_EPS = 1e-6  # deepseek_vl/models/siglip_vit.py and sam.py
+Shapes = dict[str, tuple[int, ...]]
 
 
-def read_shapes(files: dict[str, Path]) -> Shapes:
-    """The shape of every tensor, without loading one."""
-    shapes: Shapes = {}
-    for path in set(files.values()):
-        with safe_open(path, framework="pt") as file:
-            shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  (not a dict)
-    return shapes
+class Tower(NamedTuple):
+    """Sizes of a tower that the original knows by name."""
+
+    width: int
+    layers: int
+    heads: int
 
 
-def read_converted(files: dict[str, Path]) -> dict[str, Tensor]:
-    """Every tensor under its name in transformers' layout, in the dtype of the files.
-
-    Raises:
-        ValueError: a tensor that the key table does not know.
-    """
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(set(files.values())):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (not a dict)
-                tensors.update(to_transformers(name, file.get_tensor(name)))
-    return tensors
+# deepseek_vl/models/siglip_vit.py, SigLIP_MODEL_CONFIG: SigLIP's number of heads leaves no trace in its shapes.
+SIGLIP_TOWERS = {"siglip_large_patch16_384": Tower(1024, 24, 16), "siglip_so400m_patch14_384": Tower(1152, 27, 16)}
+SAM_TOWERS = {"sam_b_downsample": Tower(768, 12, 12)}  # deepseek_vl/models/sam.py, SAM_MODEL_CONFIG
+EPS = 1e-6  # layer norms and RMS norms: deepseek_vl/models/siglip_vit.py, sam.py; Llama's default
+PROJECTORS = {"deepseek_vl_hybrid": "low_high_hybrid_split_mlp_gelu", "deepseek_vl": "mlp_gelu"}
+PROJECTOR_DEPTH = 2
 
 
 def original_config(
@@ -55,69 +41,114 @@ def original_config(
         original: its config.json. shapes: of its tensors. image_token_id: from its tokenizer.
 
     Raises:
-        UserError: a tower that is not known, or a projector of another kind.
+        UserError: a tower that is not known or not of the tensors' sizes, or a projector of another kind.
+        KeyError, TypeError, ValueError: config.json lacks a key or has one of another type.
     """
     vision = original["vision_config"]["params"]
-    hybrid = "high_res_cfg" in vision
-    prefix = "vision_model.vision_tower_low.vision_tower." if hybrid else "vision_model.vision_tower."
-    projector = original["aligner_config"]["params"]["projector_type"]
-    if projector != ("low_high_hybrid_split_mlp_gelu" if hybrid else "mlp_gelu"):
-        raise UserError(f"config.json: projector_type {projector!r} is of no published DeepSeek-VL and not supported.")
+    family = "deepseek_vl_hybrid" if "high_res_cfg" in vision else "deepseek_vl"
+    check_projector(original["aligner_config"]["params"], family)
+    low = vision["low_res_cfg"] if "high_res_cfg" in vision else vision
     parts: dict[str, Any] = {
-        "text_config": {**original["language_config"], "model_type": "llama", "rms_norm_eps": 1e-6},
-        "vision_config": siglip_config(vision["low_res_cfg"] if hybrid else vision, shapes, prefix),
+        "text_config": {"rms_norm_eps": EPS, **original["language_config"], "model_type": "llama"},
+        "vision_config": siglip_config(low, shapes, SIGLIP[family]),
         "image_token_id": image_token_id,
         "tie_word_embeddings": False,  # every published checkpoint has an lm_head of its own
     }
     for name in ("torch_dtype", "architectures", "_name_or_path"):
         parts["text_config"].pop(name, None)
-    if not hybrid:
+    if family == "deepseek_vl":
         return DeepseekVLConfig(**parts)
-    sam = sam_config(vision["high_res_cfg"], shapes, "vision_model.vision_tower_high.vision_tower.")
-    return DeepseekVLHybridConfig(**parts, high_res_vision_config=sam)
+    return DeepseekVLHybridConfig(**parts, high_res_vision_config=sam_config(vision["high_res_cfg"], shapes))
+
+
+def check_projector(params: dict[str, Any], family: str) -> None:
+    """Refuse a projector that transformers' class of the family is not."""
+    expected = PROJECTORS[family], PROJECTOR_DEPTH
+    # a depth that is not given is 1 in the original (deepseek_vl/models/projector.py, MlpProjector)
+    if (params["projector_type"], params.get("depth", 1)) != expected:
+        raise UserError(
+            f"config.json: the projector is {params['projector_type']!r} of depth {params.get('depth', 1)}, expected "
+            f"{expected[0]!r} of depth {expected[1]}: no published DeepSeek-VL has another."
+        )
 
 
 def siglip_config(tower: dict[str, Any], shapes: Shapes, prefix: str) -> dict[str, Any]:
     """SigLIP's sizes from its tensors; exact GELU, no pooling head in use."""
-    width = shapes[f"{prefix}pos_embed"][-1]
-    heads = tower.get("heads") or SIGLIP_HEADS.get(tower["model_name"])
+    width = shape_of(shapes, f"{prefix}pos_embed", 3)[-1]
+    layers = count_blocks(shapes, prefix)
+    heads = known_heads(tower, SIGLIP_TOWERS, width, layers)
     if heads is None:
-        raise UserError(f"config.json: unknown vision tower {tower['model_name']!r}; known: {', '.join(SIGLIP_HEADS)}.")
+        names = ", ".join(SIGLIP_TOWERS)
+        raise UserError(f"config.json: unknown vision tower {tower['model_name']!r}; known: {names}.")
     return {
         "model_type": "siglip_vision_model",
         "hidden_size": width,
-        "intermediate_size": shapes[f"{prefix}blocks.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": count_blocks(shapes, prefix),
+        "intermediate_size": shape_of(shapes, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0],
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "image_size": tower["image_size"],
-        "patch_size": shapes[f"{prefix}patch_embed.proj.weight"][-1],
+        "patch_size": shape_of(shapes, f"{prefix}patch_embed.proj.weight", 4)[-1],
         "hidden_act": "gelu",
-        "layer_norm_eps": LAYER_NORM_EPS,
+        "layer_norm_eps": EPS,
         "vision_use_head": False,
     }
 
 
-def sam_config(tower: dict[str, Any], shapes: Shapes, prefix: str) -> dict[str, Any]:
+def sam_config(tower: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
     """SAM's sizes from its tensors. A layer is global where its relative positions span the whole grid."""
-    _, grid, _, width = shapes[f"{prefix}pos_embed"]
-    spans = [shapes[f"{prefix}blocks.{layer}.attn.rel_pos_h"] for layer in range(count_blocks(shapes, prefix))]
-    mlp = shapes[f"{prefix}blocks.0.mlp.lin1.weight"][0]
+    _, grid, _, width = shape_of(shapes, f"{SAM}pos_embed", 4)
+    layers = count_blocks(shapes, SAM)
+    spans = [shape_of(shapes, f"{SAM}blocks.{layer}.attn.rel_pos_h", 2) for layer in range(layers)]
+    mlp = shape_of(shapes, f"{SAM}blocks.0.mlp.lin1.weight", 2)[0]
+    known_heads(tower, SAM_TOWERS, width, layers)
     return {
         "model_type": "sam_vision_model",
         "hidden_size": width,
         "mlp_dim": mlp,
         "mlp_ratio": mlp / width,
-        "output_channels": shapes[f"{prefix}neck.0.weight"][0],
-        "num_hidden_layers": len(spans),
+        "output_channels": shape_of(shapes, f"{SAM}neck.0.weight", 4)[0],
+        "num_hidden_layers": layers,
         "num_attention_heads": width // spans[0][1],
         "image_size": tower["image_size"],
         "patch_size": tower["image_size"] // grid,
         "window_size": (min(rows for rows, _ in spans) + 1) // 2,
         "global_attn_indexes": [layer for layer, (rows, _) in enumerate(spans) if rows == 2 * grid - 1],
-        "layer_norm_eps": LAYER_NORM_EPS,
+        "layer_norm_eps": EPS,
     }
+
+
+def known_heads(tower: dict[str, Any], known: dict[str, Tower], width: int, layers: int) -> int | None:
+    """Heads of a tower by its name or its own keys; None for a name that is not known.
+
+    Raises:
+        UserError: the tensors are not of the size that goes with the name or the keys.
+    """
+    named = known.get(tower["model_name"])
+    says = {**(named._asdict() if named else {}), **{key: tower[key] for key in Tower._fields if key in tower}}
+    found = {"width": width, "layers": layers}
+    for key, value in found.items():
+        if says.get(key, value) != value:
+            raise UserError(
+                f"config.json: vision tower {tower['model_name']!r} has {key} {says[key]}, the tensors have {value}. "
+                "Config and weights are of different checkpoints."
+            )
+    return says.get("heads")
+
+
+def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor that sizes are read from.
+
+    Raises:
+        UserError: the tensor is missing or has another number of dimensions.
+    """
+    if name not in shapes:
+        raise UserError(f"tensor {name} is missing, which config.json says that the checkpoint has.")
+    if len(shapes[name]) != dimensions or 0 in shapes[name]:
+        raise UserError(f"tensor {name}: shape {list(shapes[name])}, expected {dimensions} dimensions, none of them 0.")
+    return shapes[name]
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:
     """Transformer layers of a tower."""
-    return len({name.removeprefix(f"{prefix}blocks.").split(".")[0] for name in shapes if f"{prefix}blocks." in name})
+    blocks = f"{prefix}blocks."
+    return len({name.removeprefix(blocks).split(".")[0] for name in shapes if name.startswith(blocks)})

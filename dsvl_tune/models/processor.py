@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from dsvl_tune.models.loading import is_original, read_config, read_json
+from dsvl_tune.models.headers import is_original, read_json
+from dsvl_tune.models.loading import read_config
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.schema import Branch, ImageRule, Processor, UserError
 
@@ -66,9 +67,21 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
 
     The square is padded in the colour of the first resize's mean, as in transformers' image processors and in the
     original's `background_color`: CLIP's mean for the hybrid family, grey (127) for the SigLIP-only one.
+
+    Raises:
+        UserError: a file is missing, or a key of it.
     """
-    if is_original(folder):
-        return read_original_image_rule(folder)
+    try:
+        return read_original_image_rule(folder) if is_original(folder) else read_converted_image_rule(folder, hybrid)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder}: the image settings of preprocessor_config.json or config.json do not fit the family "
+            f"({type(error).__name__}: {error}). Copy both from the base checkpoint."
+        ) from error
+
+
+def read_converted_image_rule(folder: Path, hybrid: bool) -> ImageRule:
+    """The rule of transformers' settings, which have no padding colour of their own."""
     settings = read_image_settings(folder)
     low = Branch(int(settings["size"]["height"]), triple(settings["image_mean"]), triple(settings["image_std"]))
     if not hybrid:

@@ -19,11 +19,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     tokenizer may lack the image token: it is then added, as the original processor does.
 
     Raises:
-        UserError: no tokenizer.json.
+        UserError: no tokenizer.json, or a damaged one.
     """
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base beside it.")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # any: the Rust library raises bare exceptions
+        raise UserError(
+            f"{folder}: tokenizer.json or tokenizer_config.json cannot be read ({type(error).__name__}: {error}). Copy "
+            "them again."
+        ) from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return tokenizer

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dsvl_tune
-from dsvl_tune.models.loading import weight_files
+from dsvl_tune.files import sha256
+from dsvl_tune.models.headers import weight_files
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "safetensors", "tokenizers", "pillow")
 
@@ -27,11 +27,4 @@ def manifest(checkpoint: Path) -> dict[str, Any]:
 
 def checkpoint_hashes(checkpoint: Path) -> dict[str, str]:
     """SHA-256 of each weight file."""
-    hashes = {}
-    for path in sorted(set(weight_files(checkpoint).values())):
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                digest.update(block)
-        hashes[path.name] = digest.hexdigest()
-    return hashes
+    return {path.name: sha256(path) for path in sorted(set(weight_files(checkpoint).values()))}

@@ -17,10 +17,9 @@ from transformers import PreTrainedModel
 from dsvl_tune.data.collate import collate, collate_prompts
 from dsvl_tune.data.encode import encode, encode_prompt
 from dsvl_tune.data.images import load_image, to_pixels
-from dsvl_tune.models.key_map import to_transformers
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, Turn
+from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.training.loss import encode_images, supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -131,14 +130,15 @@ def test_mean_loss_of_the_training_case(
     assert float(loss / weight) == pytest.approx(float(expected[f"{name}.mean_nll"]), abs=1e-5)
 
 
-def test_every_tensor_has_its_rule(family: str) -> None:
-    """The key table against the rules that were measured tensor by tensor, names and kinds."""
-    tensors = load_file(GOLDEN / family / "checkpoint" / "model.safetensors")
-    converted = dict(pair for name, tensor in tensors.items() for pair in to_transformers(name, tensor))
-    unused = {name for name, tensor in tensors.items() if not to_transformers(name, tensor)}
-    assert len(unused) == (17 if family == "hybrid" else 13)
-    assert all("attn_pool" in name or "layer_norm" in name for name in unused)
-    own = load_model(GOLDEN / family / "checkpoint").state_dict()
-    assert set(converted) == set(own)
-    with pytest.raises(ValueError, match="no rule"):
-        to_transformers("vision_model.surprise", torch.ones(1))
+@torch.no_grad()
+def test_log_probability_of_every_supervised_token(
+    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]
+) -> None:
+    name = next(key.removesuffix(".target_logprobs") for key in expected if key.endswith(".target_logprobs"))
+    batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
+    positions = (batch.labels[0] != IGNORE_INDEX).nonzero().flatten()
+    assert positions.tolist() == expected[f"{name}.target_positions"].tolist()
+    images = {"mm_encoder_outputs": encode_images(model, batch)} if batch.pixel_values is not None else {}
+    logits = model(input_ids=batch.input_ids, **images).logits[0, positions - 1]
+    found = logits.log_softmax(dim=-1)[torch.arange(len(positions)), batch.labels[0, positions]]
+    assert (found - expected[f"{name}.target_logprobs"]).abs().max() <= TOLERANCE

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune.files import save_tensors, write_json, write_whole
+from dsvl_tune.files import save_tensors, whole_folder, write_json, write_whole
 from dsvl_tune.schema import UserError
 
 
@@ -57,3 +57,39 @@ def test_tensors_are_readable_by_others(tmp_path: Path) -> None:
     save_tensors(path, {"a": torch.ones(3)})
     (tmp_path / "b").write_text("b")
     assert path.stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def fill_folder(target: Path, overwrite: bool, error: BaseException | None = None) -> None:
+    with whole_folder(target, overwrite) as partial:
+        (partial / "new").write_text("new")
+        if error:
+            raise error
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt()])
+def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path: Path, error: BaseException) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(type(error)):
+        fill_folder(target, overwrite=True, error=error)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["target", "target/old"]
+    with pytest.raises(UserError, match="not an empty folder"):
+        fill_folder(target, overwrite=False)
+    fill_folder(target, overwrite=True)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["target", "target/new"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".target.replaced").mkdir()
+    (tmp_path / ".target.replaced" / "old").write_text("old")
+    with pytest.raises(UserError, match="not an empty folder"):
+        fill_folder(tmp_path / "target", overwrite=False)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["target", "target/old"]
+
+
+def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder"):
+        fill_folder(tmp_path / "target", overwrite=True)
+    assert (tmp_path / "target").read_text() == "mine"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -41,19 +42,19 @@ def test_a_missing_tie_flag_does_not_tie(copy: Path, hybrid_checkpoint: Path) ->
     assert not torch.equal(stored["lm_head.weight"], stored["model.language_model.embed_tokens.weight"])
 
 
-@pytest.mark.parametrize("fault", ["missing", "unexpected", "mismatched"])
+@pytest.mark.parametrize("fault", ["missing", "not expected", "expected [48, 48]"])
 def test_weights_that_do_not_fit_are_refused(copy: Path, fault: str) -> None:
     """The trap: transformers fills what is missing with random numbers and only warns."""
     tensors = load_file(copy / "model.safetensors")
     name = "model.aligner.proj.weight"
     if fault == "missing":
         del tensors[name]
-    elif fault == "unexpected":
+    elif fault == "not expected":
         tensors["model.extra.weight"] = torch.ones(2)
     else:
         tensors[name] = torch.ones(3, 3)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=fault):
+    with pytest.raises(UserError, match=re.escape(fault)):
         load_model(copy)
 
 

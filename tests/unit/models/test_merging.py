@@ -12,10 +12,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from dsvl_tune.models.adapters import apply_plan, load_trained, save_trained
-from dsvl_tune.models.loading import load_model, weight_files
-from dsvl_tune.models.merging import merge_into, read_changes
+from dsvl_tune.models.export import Layout
+from dsvl_tune.models.headers import weight_files
+from dsvl_tune.models.loading import load_model, read_config
+from dsvl_tune.models.merging import check_changes, merge_into, read_changes
 from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import UserError
 
 PARTS = {
@@ -37,6 +40,16 @@ def train_randomly(folder: Path, variant: Any, parts: dict[str, PartPlan]) -> Pr
     return model.eval()
 
 
+def merge(base: Path, folder: Path, dtype: torch.dtype | None = None, layout: Layout = "transformers") -> Path:
+    """Merge `folder`/adapter into a base, into a new folder."""
+    weights, changes = Weights(base, read_config(base)), read_changes(folder / "adapter")
+    check_changes(weights, changes)
+    target = folder / f"merged_{layout}_{dtype}"
+    target.mkdir()
+    merge_into(weights, changes, target, layout, dtype)
+    return target
+
+
 def logits(model: Any) -> Tensor:
     torch.manual_seed(0)
     image_id = model.config.image_token_id
@@ -53,9 +66,7 @@ def logits(model: Any) -> Tensor:
 def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant: str) -> None:
     model = train_randomly(checkpoint, variant, PARTS)
     save_trained(model, tmp_path / "adapter")
-    merged = tmp_path / "merged"
-    merged.mkdir()
-    merge_into(checkpoint, read_changes(tmp_path / "adapter"), merged, None)
+    merged = merge(checkpoint, tmp_path)
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
     peft = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(checkpoint), tmp_path / "adapter")
     wanted = logits(model)
@@ -76,13 +87,44 @@ def test_fully_trained_parts_beside_adapters(hybrid_checkpoint: Path, tmp_path: 
     save_trained(model, tmp_path / "adapter")
     again = load_model(hybrid_checkpoint)
     load_trained(again, tmp_path / "adapter")
-    merged = tmp_path / "merged"
-    merged.mkdir()
-    changed = merge_into(hybrid_checkpoint, read_changes(tmp_path / "adapter"), merged, None)
-    assert changed["model.high_res_vision_alpha"] == "full"
+    merged = merge(hybrid_checkpoint, tmp_path)
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
     assert (logits(again) - logits(model)).abs().max() <= 1e-6
     assert (logits(plain) - logits(model)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("variant", ["rslora", "dora"])
+@pytest.mark.parametrize("family", ["hybrid", "siglip"])
+def test_the_original_layout_gets_the_same_merge(family: str, variant: str, tmp_path: Path) -> None:
+    """Adapters on SigLIP's three projections go into the original's one."""
+    base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
+    model = train_randomly(base, variant, {**PARTS, "lm_head": PartPlan("full")})
+    save_trained(model, tmp_path / "adapter")
+    plain, there = (load_model(merge(base, tmp_path, torch.float32, layout)) for layout in ("transformers", "original"))
+    other = there.state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in plain.state_dict().items())
+    ids = torch.randint(10, 400, (1, 12))
+    wanted = model(input_ids=ids).logits
+    assert (there(input_ids=ids).logits - wanted).abs().max() <= 1e-4  # the golden files' own tolerance
+
+
+def test_a_value_too_large_for_the_written_dtype_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    model = train_randomly(hybrid_checkpoint, "lora", {"aligner": PartPlan("full")})
+    with torch.no_grad():
+        model.model.aligner.proj.weight[0, 0] = 1e6
+    save_trained(model, tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"model.aligner.proj.weight: a value does not fit torch.float16"):
+        merge(hybrid_checkpoint, tmp_path, torch.float16)
+
+
+def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    model = train_randomly(hybrid_checkpoint, "lora", {"language_model": PartPlan("lora")})
+    save_trained(model, tmp_path / "adapter")
+    changes = read_changes(tmp_path / "adapter")
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    changes[name].lora_b = torch.zeros(7, 16)
+    with pytest.raises(UserError, match=r"up_proj.weight has shape \[80, 48\], what was trained has \[7, 48\]"):
+        check_changes(Weights(hybrid_checkpoint, read_config(hybrid_checkpoint)), changes)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
@@ -90,17 +132,14 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path)
     save_trained(model, tmp_path / "adapter")
     changes = read_changes(tmp_path / "adapter")
     changes["model.language_model.layers.9.mlp.up_proj.weight"] = next(iter(changes.values()))
-    (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="have no place"):
-        merge_into(checkpoint, changes, tmp_path / "out", None)
+        check_changes(Weights(checkpoint, read_config(checkpoint)), changes)
 
 
 def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     model = train_randomly(hybrid_checkpoint, "lora", PARTS)
     save_trained(model, tmp_path / "adapter")
-    (tmp_path / "half").mkdir()
-    merge_into(hybrid_checkpoint, read_changes(tmp_path / "adapter"), tmp_path / "half", torch.bfloat16)
-    half = AutoModelForImageTextToText.from_pretrained(tmp_path / "half", dtype="auto")
+    half = AutoModelForImageTextToText.from_pretrained(merge(hybrid_checkpoint, tmp_path, torch.bfloat16), dtype="auto")
     assert half.dtype == torch.bfloat16
     assert (logits(half.float()) - logits(model)).abs().max() < 0.5
 
@@ -110,9 +149,7 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
     base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
     model = train_randomly(base, "lora", {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("full")})
     save_trained(model, tmp_path / "adapter")
-    merged = tmp_path / "merged"
-    merged.mkdir()
-    merge_into(base, read_changes(tmp_path / "adapter"), merged, torch.float32)
+    merged = merge(base, tmp_path, torch.float32)
     plain = AutoModelForImageTextToText.from_pretrained(merged)
     assert plain.config.tie_word_embeddings is False
     before, after = model.state_dict(), plain.state_dict()
@@ -129,15 +166,14 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
 
 
 def test_a_base_in_shards_is_merged_file_by_file(hybrid_checkpoint: Path, tmp_path: Path) -> None:
-    shards, merged = tmp_path / "shards", tmp_path / "merged"
+    shards = tmp_path / "shards"
     load_model(hybrid_checkpoint).save_pretrained(shards, max_shard_size="200KB")
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (shards / name).write_bytes((hybrid_checkpoint / name).read_bytes())
     assert len(list(shards.glob("*.safetensors"))) > 2
     model = train_randomly(shards, "lora", PARTS)
     save_trained(model, tmp_path / "adapter")
-    merged.mkdir()
-    merge_into(shards, read_changes(tmp_path / "adapter"), merged, None)
+    merged = merge(shards, tmp_path)
     assert {path.name for path in merged.glob("*.safetensors")} == {path.name for path in shards.glob("*.safetensors")}
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
     assert (logits(plain) - logits(model)).abs().max() <= 1e-5 * logits(model).std()

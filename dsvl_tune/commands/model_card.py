@@ -1,0 +1,134 @@
+"""README.md of a written checkpoint: what it is, where it came from, what was measured, what may be done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import transformers
+import yaml
+
+import dsvl_tune
+from dsvl_tune.commands.pixel_difference import Difference, pixel_differences
+from dsvl_tune.models.export import Layout
+from dsvl_tune.models.headers import read_json
+
+LICENCE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
+# In our words, of LICENSE-MODEL's paragraphs 4 and 5 and its Attachment A.
+LICENCE = f"""\
+The published DeepSeek-VL weights, and every model that began from them, are under the DeepSeek Model License
+([LICENSE-MODEL]({LICENCE_LINK})). Commercial use is allowed. Whoever passes the weights on, or offers them as a
+service, hands over a copy of the licence, states the changes, and binds the receivers to its use restrictions
+(Attachment A): among others nothing unlawful, no military use, no harm to minors, no disinformation or harassment, no
+personal data without authorisation, no fully automated decisions against a person's rights, no discrimination and no
+exploiting of people's vulnerabilities. The text of the licence counts, not this summary.
+"""
+USE = {
+    "transformers": """\
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    model = AutoModelForImageTextToText.from_pretrained("FOLDER", dtype="auto")
+    processor = AutoProcessor.from_pretrained("FOLDER", backend="pil")
+
+The chat template takes plain strings or lists of parts, puts a system message in the default prompt's place, ends every
+answer with the end token and marks what the assistant says (`return_assistant_tokens_mask`).
+""",
+    "original": """\
+In the layout of github.com/deepseek-ai/DeepSeek-VL (`MultiModalityCausalLM.from_pretrained("FOLDER")`); transformers
+cannot load it. `dsvl-tune convert FOLDER DST --to transformers` makes what it can.
+""",
+}
+
+
+def write_card(target: Path, base: str, layout: Layout, sections: dict[str, str]) -> None:
+    """Write README.md into a checkpoint folder whose other files are complete.
+
+    Args:
+        target: the folder. base: name of the base checkpoint. layout: of the folder.
+        sections: heading -> text, put before those that every checkpoint has.
+    """
+    everyone = {"Use": USE[layout].replace("FOLDER", "this folder")}
+    if layout == "transformers":
+        everyone["Pixels"] = pixels_text(pixel_differences(target))
+    everyone["Files"] = (
+        "`SHA256SUMS` has the hash of every file: `sha256sum -c SHA256SUMS`; dsvl-tune checks it on every loading."
+    )
+    everyone["Licence"] = LICENCE
+    body = "\n".join(f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **everyone}.items())
+    front = yaml.safe_dump(front_matter(base, layout), sort_keys=False)
+    made = f"Written by dsvl-tune {dsvl_tune.__version__} with transformers {transformers.__version__}."
+    card = f"---\n{front}---\n\n# DeepSeek-VL from {base}\n\n{made}\n\n{body}"
+    (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def front_matter(base: str, layout: Layout) -> dict[str, Any]:
+    """The keys that the Hugging Face hub reads."""
+    licence = {"license": "other", "license_name": "deepseek", "license_link": LICENCE_LINK}
+    keys: dict[str, Any] = {"license": "mit"} if base == "embedded" else licence
+    if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
+        keys["base_model"] = base
+    if layout == "transformers":
+        keys["library_name"] = "transformers"
+    return {**keys, "pipeline_tag": "image-text-to-text"}
+
+
+def pixels_text(differences: list[Difference]) -> str:
+    """What transformers' image processor cannot do, with the differences measured on this checkpoint."""
+    rows = "\n".join(f"| {d.width} x {d.height} | {d.mean:.2f} | {d.largest:.0f} |" for d in differences)
+    return f"""\
+The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers' image processor
+differs in two ways that none of its settings can change: it rounds the short side of a resized picture where the
+original truncates, which on some sizes moves the picture by a pixel row, and it makes the low branch of the hybrid
+family from 8-bit pixels. Its processor also refuses pictures that are not RGB (`image.convert("RGB")` first). Measured
+when this was written, transformers {transformers.__version__}, `backend="pil"`, grey levels of 0 to 255:
+
+| picture in px | mean difference | largest |
+|---|---|---|
+{rows}
+
+Its torchvision backend resizes by another algorithm and differs a little on every size.
+"""
+
+
+def run_sections(run: Path, report: dict[str, Any]) -> dict[str, str]:
+    """Sections on a run: what trained on what, its scores, how the merge was verified, versions."""
+    recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    summary, plan, manifest = (read_json(run / f"{name}.json") for name in ("summary", "plan", "manifest"))
+    versions = {"dsvl-tune": manifest["dsvl_tune"], "python": manifest["python"], **manifest["libraries"]}
+    return {
+        "Base": f"`{report['base']}`. Trained from weight files with these SHA-256:\n\n"
+        + code(manifest["checkpoint"]["sha256"]),
+        "Data": code(recipe["data"]),
+        "Plan": code(plan),
+        "Held-out scores": scores_text(summary),
+        "Verified": f"```\n{verified_text(report)}\n```",
+        "Versions at training": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+
+
+def code(content: Any) -> str:
+    """YAML in a block."""
+    return f"```yaml\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}```"
+
+
+def scores_text(summary: dict[str, Any]) -> str:
+    """Before, after and floor of each metric."""
+    rows = [
+        f"| {metric} | {summary['before'].get(metric, float('nan')):.3f} | {after:.3f} | "
+        f"{summary['floor'].get(metric, float('nan')):.3f} |"
+        for metric, after in summary["after"].items()
+    ]
+    return "\n".join(["| metric | before | after | best constant answer |", "|---|---|---|---|", *rows])
+
+
+def verified_text(report: dict[str, Any]) -> str:
+    """The figures of a verification, for the terminal and the card."""
+    changed = ", ".join(f"{part} {count}" for part, count in report["changed_tensors"].items())
+    by = "plain transformers" if report["layout"] == "transformers" else "dsvl-tune's loader of the original layout"
+    return (
+        f"{report['layout']} layout, {report['dtype']}\n"
+        f"tensors changed: {changed}; every other tensor equals the base's, bit for bit\n"
+        f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
+        f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
+        f"mean {report['mean_logit_difference']:.2e}\n"
+        f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %"
+    )

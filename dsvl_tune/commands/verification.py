@@ -1,0 +1,101 @@
+"""Whether a written checkpoint answers as base and adapter do: loaded afresh, held-out rows, logits and greedy ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from dsvl_tune.models.adapters import load_trained
+from dsvl_tune.models.export import Layout
+from dsvl_tune.models.export_files import main_dtype
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.weights import ORIGINAL_FOLDER
+from dsvl_tune.schema import Prompts, UserError
+
+# Largest logit difference allowed, as a share of the logits' spread (standard deviation): float32 differs by the
+# order of additions (1.1e-5 was seen with DoRA on three layers), 16 bits by the rounding of every weight.
+BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+GREEDY_TOKENS = 16
+
+
+def verify(base: Path, adapter: Path, written: Path, layout: Layout, prompts: Prompts) -> dict[str, Any]:
+    """Load a written checkpoint afresh and compare it with base + adapter, in float32, one model after the other.
+
+    A checkpoint in transformers' layout is loaded by plain transformers, one in the original layout by our own loader.
+
+    Raises:
+        UserError: they do not answer alike.
+    """
+    trained = load_model(base)
+    load_trained(trained, adapter)
+    trained_logits, trained_ids = answer(trained.eval(), prompts)
+    del trained
+    written_logits, written_ids = answer(load_written(written, layout), prompts)
+    difference = (trained_logits - written_logits).abs()
+    alike = [torch.equal(*pair) for pair in zip(trained_ids, written_ids, strict=True)]
+    dtype = main_dtype(written)
+    report: dict[str, Any] = {
+        "layout": layout,
+        "dtype": dtype,
+        "rows": len(alike),
+        "max_logit_difference": float(difference.max()),
+        "mean_logit_difference": float(difference.mean()),
+        "bound": BOUNDS[dtype] * max(1.0, float(trained_logits.std())),
+        "greedy_agreement": sum(alike) / len(alike),
+    }
+    if not report["max_logit_difference"] <= report["bound"]:
+        raise UserError(
+            "the written checkpoint does not answer as base + adapter does: largest logit difference "
+            f"{report['max_logit_difference']:.3g}, bound {report['bound']:.3g}. Nothing was kept."
+        )
+    return report
+
+
+def compare_processors(base: Path, written: Path) -> None:
+    """A written checkpoint must turn text and pictures into the same tokens and pixels as its base.
+
+    Raises:
+        UserError: a file of either cannot be used, or they differ.
+    """
+    processors = [load_processor(folder) for folder in (base, written)]
+    before, after = (
+        {**vars(processor), "tokenizer": sorted(processor.tokenizer.get_vocab().items())} for processor in processors
+    )
+    differing = [field for field in before if before[field] != after[field]]
+    if differing:
+        raise UserError(
+            f"{written}: {', '.join(differing)} would not be what {base} has. If its settings were changed since it "
+            f"was made, delete its folder {ORIGINAL_FOLDER}/, which holds the ones of before. Nothing was kept."
+        )
+
+
+def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
+    """The written checkpoint in float32, as whoever gets it would load it.
+
+    Raises:
+        UserError: plain transformers reports a missing or unexpected tensor.
+    """
+    if layout == "original":
+        return load_model(folder)
+    plain, loading = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    if loading["missing_keys"] or loading["unexpected_keys"]:
+        raise UserError(f"{folder}: plain transformers reports {loading}.")
+    return plain.eval()
+
+
+@torch.no_grad()
+def answer(model: PreTrainedModel, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
+    """Logits of every real position [*, vocabulary], and the greedy ids of each row; by transformers' own path."""
+    inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
+    if prompts.pixel_values is not None:
+        inputs["pixel_values"] = prompts.pixel_values[prompts.image_index]
+    if prompts.high_res_pixel_values is not None:
+        inputs["high_res_pixel_values"] = prompts.high_res_pixel_values[prompts.image_index]
+    logits = model(**inputs).logits[prompts.attention_mask.bool()]
+    ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)[:, prompts.input_ids.shape[1] :]
+    return logits, list(ids)

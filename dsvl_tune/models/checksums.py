@@ -1,0 +1,80 @@
+"""SHA256SUMS: the hash of every file of a checkpoint that we wrote, in the form that `sha256sum -c` reads.
+
+It is what finds a flipped bit among the weights; in a checkpoint without it, such a bit is a weight like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from dsvl_tune.files import sha256, write_whole
+from dsvl_tune.schema import UserError
+
+SUMS = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
+
+
+def write_sums(folder: Path) -> None:
+    """Hash every file of a folder and its subfolders into its SHA256SUMS."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    text = "".join(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
+    write_whole(folder / SUMS, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """File name, relative to the folder -> SHA-256 in hexadecimal.
+
+    Raises:
+        UserError: the file is missing or holds a line of another form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: could not be read as a list of hashes ({error}).") from None
+    sums = {}
+    for number, line in enumerate(lines, start=1):
+        match = LINE.fullmatch(line)
+        if match is None:
+            raise UserError(f"{path}, line {number}: expected a SHA-256, two spaces and a file name, found {line!r}.")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def check_sums(folder: Path, sums: dict[str, str], listed_in: Path) -> None:
+    """Compare files with their hashes.
+
+    Args:
+        folder: of the checkpoint. sums: file name, relative to `folder` -> SHA-256. listed_in: where they come from.
+
+    Raises:
+        UserError: a file that the list names is missing or has another hash.
+    """
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{folder}: no {name} there, which {listed_in} lists. Copy the checkpoint again.")
+        if (found := sha256(path)) != expected:
+            raise UserError(
+                f"{path}: SHA-256 is {found}, {listed_in} expects {expected}. The file was damaged or changed: copy "
+                "it again. If it was changed on purpose, put its new hash there."
+            )
+
+
+def check_own_sums(folder: Path, weights: bool) -> None:
+    """Hold a folder against its own SHA256SUMS, if it has one.
+
+    Args:
+        folder: of the checkpoint. weights: whether to read the safetensors files, or all the others.
+
+    Raises:
+        UserError: a file is missing, changed or not listed.
+    """
+    path = folder / SUMS
+    if not path.is_file():
+        return
+    sums = {name: value for name, value in read_sums(path).items() if name.endswith(".safetensors") == weights}
+    needed = [file.name for file in folder.glob("*.safetensors" if weights else "*.json")]
+    if missing := sorted(set(needed) - set(sums)):
+        raise UserError(f"{path}: does not list {missing[0]}, which lies beside it. Was the list cut off?")
+    check_sums(folder, sums, path)

@@ -1,0 +1,105 @@
+"""A checkpoint folder's JSON and the headers of its weight files: everything that is known without loading a tensor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from dsvl_tune.schema import UserError
+
+ORIGINAL = "multi_modality"
+"""`model_type` of the original layout."""
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+"""First bytes of what torch.save writes: a zip archive today, a bare pickle before."""
+
+
+class Stored(NamedTuple):
+    """A tensor in a file, and what the file's header says of it; `dtype` is safetensors' name (F16, BF16, F32, ...)."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: the file is missing or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path.parent}: no {path.name} there. Is it a checkpoint folder?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}.")
+    return content
+
+
+def is_original(folder: Path) -> bool:
+    """Whether a checkpoint is in the original layout."""
+    return read_json(folder / "config.json").get("model_type") == ORIGINAL
+
+
+def read_headers(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a checkpoint by its name in the files.
+
+    Raises:
+        UserError: no safetensors there, a damaged or truncated file, or an index that does not fit its files.
+    """
+    if not (folder / WEIGHTS_INDEX).is_file():
+        return read_header(folder / WEIGHTS)
+    index = folder / WEIGHTS_INDEX
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise UserError(f"{index}: expected weight_map, an object of tensor names and file names.")
+    headers: dict[str, Stored] = {}
+    for shard in sorted(set(places.values())):
+        if Path(shard).name != shard:
+            raise UserError(f"{index}: {shard!r} is not the name of a file beside it.")
+        found = read_header(folder / shard)
+        listed = {name for name, place in places.items() if place == shard}
+        if wrong := sorted(listed ^ set(found)):
+            where = f"is not in {shard}" if wrong[0] in listed else f"is in {shard} but not listed there"
+            raise UserError(f"{index}: {wrong[0]} {where} ({len(wrong)} such). Copy index and files together again.")
+        headers |= found
+    return headers
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Every tensor of one safetensors file.
+
+    Raises:
+        UserError: the file is missing, a pickle, damaged or truncated.
+    """
+    if not path.is_file():
+        pickles = sorted(file.name for pattern in PICKLES for file in path.parent.glob(pattern))
+        hint = f" {pickles[0]} is a pickle, which can run code, and is never opened." if pickles else ""
+        raise UserError(f"{path.parent}: no {path.name} there. Weights are read from safetensors files only.{hint}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            return {name: Stored(path, name, s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as opened:
+            pickled = opened.read(4).startswith(PICKLE_STARTS)
+        found = "a pickle, which can run code and is never opened" if pickled else f"damaged or truncated ({error})"
+        raise UserError(f"{path}: expected a safetensors file, found one that is {found}. Copy it again.") from None
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Tensor name -> file that holds it, read from the files' headers without loading a tensor.
+
+    Raises:
+        UserError: as `read_headers`.
+    """
+    return {name: stored.path for name, stored in read_headers(folder).items()}

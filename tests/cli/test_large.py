@@ -1,0 +1,103 @@
+"""Converting a checkpoint of the published sizes needs the memory of about one of its files.
+
+Writes about 12 GB, so it runs only when asked: LARGE=1 pytest -s tests/cli/test_large.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import DeepseekVLHybridConfig
+
+from dsvl_tune.models.headers import WEIGHTS_INDEX, read_headers
+from dsvl_tune.models.weights import expected_shapes, original_shapes, pair_of, read_tensor, unused_of
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "hybrid" / "checkpoint"
+SHARD_BYTES = 10**9
+GROUND_BYTES = 10**9
+"""What Python, torch and transformers take before the first tensor is read, generously."""
+
+pytestmark = pytest.mark.skipif("LARGE" not in os.environ, reason="writes 12 GB; run with LARGE=1")
+
+
+def write_settings(folder: Path) -> DeepseekVLHybridConfig:
+    """A hybrid of the published towers and the smaller published language model; tokenizer of the golden files."""
+    folder.mkdir()
+    for path in GOLDEN.glob("*.json"):
+        shutil.copyfile(path, folder / path.name)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    language = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config["language_config"] |= {**language, "num_key_value_heads": 16, "vocab_size": 102400}
+    config["aligner_config"]["params"] |= {"input_dim": 1024, "n_embed": 2048}
+    kept = ("image_size", "pixel_mean", "pixel_std", "select_feature", "select_layer")
+    names = {"high_res_cfg": "sam_b_downsample", "low_res_cfg": "siglip_large_patch16_384"}
+    for key, name in names.items():
+        tower = config["vision_config"]["params"][key]
+        config["vision_config"]["params"][key] = {"model_name": name, **{field: tower[field] for field in kept}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    siglip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    return DeepseekVLHybridConfig(
+        text_config={"model_type": "llama", **language, "vocab_size": 102400},
+        vision_config={**siglip, "image_size": 384, "patch_size": 16, "vision_use_head": False},
+        high_res_vision_config={"global_attn_indexes": [2, 5, 8, 11]},
+        tie_word_embeddings=False,
+    )
+
+
+def write_checkpoint(folder: Path) -> int:
+    """An original checkpoint of random float16 values in files of up to 1 GB; its size in bytes."""
+    config = write_settings(folder)
+    shapes = expected_shapes(folder, config)
+    pairs = {name: pair_of(name, config.model_type) for name in shapes}
+    values = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)).half()
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    places: dict[str, str] = {}
+    total = 0
+    wanted = {**original_shapes(shapes, pairs), **unused_of(config)}
+    for number, (name, shape) in enumerate(wanted.items()):
+        count = torch.Size(shape).numel()
+        total += 2 * count
+        if total > SHARD_BYTES * len(shards):
+            save_file(shards[-1], folder / f"model-{len(shards):05}.safetensors", metadata={"format": "pt"})
+            shards = [{} for _ in shards] + [{}]
+        shards[-1][name] = values.roll(number).repeat(count // len(values) + 1)[:count].reshape(shape).clone()
+        places[name] = f"model-{len(shards):05}.safetensors"
+    save_file(shards[-1], folder / f"model-{len(shards):05}.safetensors", metadata={"format": "pt"})
+    (folder / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    return total
+
+
+def convert(source: Path, target: Path, layout: str) -> None:
+    """The command in a process of its own, its peak memory held against one file."""
+    command = [sys.executable, "-m", "dsvl_tune", "convert", str(source), str(target), "--to", layout]
+    begin = time.perf_counter()
+    subprocess.run(command, check=True)
+    seconds = time.perf_counter() - begin
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    largest = max(path.stat().st_size for path in source.glob("*.safetensors"))
+    print(f"to {layout}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, largest file {largest / 1e9:.2f} GB")
+    assert peak <= GROUND_BYTES + 1.2 * largest
+
+
+def test_peak_memory_is_about_one_file(tmp_path: Path) -> None:
+    source, there, back = (tmp_path / name for name in ("source", "there", "back"))
+    total = write_checkpoint(source)
+    assert total > 4e9
+    print(f"\n{total / 1e9:.2f} GB in {len(list(source.glob('*.safetensors')))} files")
+    convert(source, there, "transformers")
+    convert(there, back, "original")
+    before, after = read_headers(source), read_headers(back)
+    assert set(before) == set(after)
+    for name, stored in before.items():
+        assert torch.equal(*(read_tensor(one).view(torch.int16) for one in (stored, after[name]))), name
+    shutil.rmtree(tmp_path)
