@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Readable JSON, whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json_lines(path: Path, records: Iterable[Any]) -> None:
+    """A record a line (JSONL), whole or not at all."""
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
