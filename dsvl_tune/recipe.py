@@ -99,6 +99,8 @@ class RecipeCLI(LightningCLI):
             config.ckpt_path = str(self.run_folder / LAST)
         else:
             self.run_folder = new_run_folder(base)
+        if config.ckpt_path is not None and not Path(config.ckpt_path).exists():
+            raise UserError(f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, best or last.")
 
     def find_run(self, config: Any, base: Path) -> None:
         """For verbs that do not train: the checkpoint that "best" or "last" means, and where answers go."""
@@ -140,8 +142,9 @@ class RecipeCLI(LightningCLI):
     def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        total = sum(len(row) for row in datamodule.rows("test"))
-        answers = gather_answers([answer for batch in batches for answer in batch], total)
+        answers = [answer for batch in batches for answer in batch]
+        if self.trainer.world_size > 1:
+            answers = gather_answers(answers, total=sum(len(row) for row in datamodule.rows("test")))
         if self.trainer.is_global_zero:
             write_answers(self.out, answers, ckpt_path or model.folder)
 

@@ -40,10 +40,8 @@ def gather_answers(own: list[Answer], total: int) -> list[Answer]:
     Args:
         own: this process's. total: rows there are; shares of equal length repeat some at the end.
     """
-    shares = [own]
-    if distributed.is_available() and distributed.is_initialized():
-        shares = [[] for _ in range(distributed.get_world_size())]
-        distributed.all_gather_object(shares, own)
+    shares: list[list[Answer]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(shares, own)
     return in_row_order(shares, total)
 
 
