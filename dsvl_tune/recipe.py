@@ -139,6 +139,14 @@ class RecipeCLI(LightningCLI):
             print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
             print(f"run folder: {self.run_folder}", flush=True)
 
+    def read_test_rows(self) -> None:
+        """Read every row before the work begins."""
+        self.datamodule.setup("test")
+        if not self.datamodule.rows("test"):
+            raise UserError("data: there are no test rows to answer. Name some, e.g. --data.test questions.jsonl.")
+
+    before_test = before_predict = read_test_rows
+
     def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
@@ -202,6 +210,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 

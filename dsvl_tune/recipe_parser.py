@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from argparse import HelpFormatter
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -61,11 +62,11 @@ USUAL_TRAINER_KEYS = (
 class RecipeParser(LightningArgumentParser):
     """Errors as one message with the nearest key, without the usage text in front."""
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """The description as it is written, then the keys, of the Trainer's the usual ones; no list of all in front."""
         if self.description not in DESCRIPTION.values():
-            return super().format_help()
-        formatter = self._get_formatter()
+            return super().format_help(formatter)
+        formatter = formatter or self._get_formatter()
         for group in self._action_groups:
             shown = [action for action in group._group_actions if worth_showing(action.dest)]
             if shown:

@@ -41,14 +41,14 @@ def chat(
 ) -> None:
     """Answer about images: once with --prompt, else as a conversation.
 
-    In a conversation every line is a question. A line "/image PATH" shows a picture with the next question, as many as
-    you like; an empty line or Ctrl-D ends it. Pictures come before the text, or where it says <image>. Answers appear
-    as they are made; --temperature 0.2 draws them as the official demo does.
+    Pictures come before the text of a question, or where it says <image>. Answers appear as they are made;
+    --temperature 0.2 draws them as the official demo does.
 
     Args:
         model: checkpoint: a folder (merged or base), a hub name, or "embedded".
-        image: picture shown with the first question; several as '[a.png, b.png]'.
-        prompt: the question; leave it out to talk.
+        image: picture shown with the first question; several as --image+ a.png --image+ b.png.
+        prompt: the question; leave it out to talk: a line is a question, a line "/image PATH" shows a picture with the
+            next one, an empty line ends it.
         adapter: a run's adapter folder, put onto the model.
         system: system prompt; default: the checkpoint's own, "" for none.
         temperature: 0 takes the likeliest token each time; above 0, tokens are drawn.
@@ -62,7 +62,7 @@ def chat(
         raise UserError(f"--max_new_tokens {max_new_tokens}: expected at least 1.")
     sampling = read_sampling(temperature, top_p, repetition_penalty)
     paths = image if isinstance(image, list) else [image] if image else []
-    pictures = [show(path) for path in paths]
+    pictures = [show(path, "--image") for path in paths]
     network, processor = load(model, adapter, dtype)
     talk = Talk(network, processor, system, sampling, max_new_tokens, pictures)
     torch.manual_seed(seed)
@@ -83,7 +83,7 @@ def read_sampling(temperature: float, top_p: float | None, repetition_penalty: f
         UserError: a value out of its range, or one that greedy answers would not heed.
     """
     given = {"top_p": top_p, "repetition_penalty": repetition_penalty}
-    settings = {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if temperature == 0:
         for name, value in settings.items():
             raise UserError(f"--{name} {value}: of no effect on greedy answers. Draw them: --temperature 0.2.")
@@ -109,14 +109,14 @@ def load(model: str, adapter: Path | None, dtype: DType) -> tuple[PreTrainedMode
     return network.to(device).eval(), load_processor(folder)
 
 
-def show(path: Path) -> ImageRef:
-    """A picture to be shown, proved to be one.
+def show(path: Path, origin: str) -> ImageRef:
+    """A picture to be shown, proved to be one; `origin` is for the error.
 
     Raises:
         UserError: as `load_image`.
     """
     ref = ImageRef(path.expanduser(), str(path.expanduser().resolve()))
-    load_image(ref, IMAGE_COMMAND)
+    load_image(ref, origin)
     return ref
 
 
@@ -168,7 +168,7 @@ class Talk:
         """Take a picture, or answer a question."""
         command, _, path = line.partition(" ")
         if command == IMAGE_COMMAND:
-            self.pictures.append(show(Path(path.strip())))
+            self.pictures.append(show(Path(path.strip()), IMAGE_COMMAND))
         else:
             self.ask(line, "conversation")
 

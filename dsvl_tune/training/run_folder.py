@@ -55,7 +55,7 @@ def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
     """The "best" or the "last" checkpoint that a run keeps.
 
     Raises:
-        UserError: there is no such run, or it was stopped before its first checkpoint.
+        UserError: there is no such run, or it keeps no such checkpoint.
     """
     if run is None:
         raise UserError(
@@ -64,5 +64,6 @@ def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
         )
     found = sorted((run / LAST).parent.glob(f"{which}*.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise UserError(f"--ckpt_path {which}: {run} has no such checkpoint: it stopped too early. Train it further.")
+        kept = ", ".join(sorted(path.name for path in (run / LAST).parent.glob("*.ckpt"))) or "none"
+        raise UserError(f"--ckpt_path {which}: {run} keeps no such checkpoint. It has: {kept}.")
     return found[-1]

@@ -123,6 +123,7 @@ def test_test_prints_the_scores_of_the_run(
         (["--out", "no/such/answers.jsonl"], "--out no/such/answers.jsonl: expected a file in a folder that exists"),
         (["--out", "."], "--out .: expected a file"),
         (["--out", "a.jsonl", "--ckpt_path", "best"], "--ckpt_path best: there is no run runs/elsewhere"),
+        (["--out", "a.jsonl", "--data.test_charts", "0"], "there are no test rows"),
         (["--out", "a.jsonl", "--ckpt_path", "no.ckpt"], "--ckpt_path no.ckpt: no such file"),
     ],
 )

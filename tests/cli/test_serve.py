@@ -64,8 +64,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("transformers")
-    command = [program, "serve", folder, "--device", "cpu", "--dtype", "float32", "--port", str(port)]
-    with (home / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+    command = [program, "serve", "merged", "--device", "cpu", "--dtype", "float32", "--port", str(port)]
+    with (home / "log").open("w") as log, subprocess.Popen(command, cwd=home, stdout=log, stderr=log) as process:
         try:
             wait_for(f"http://localhost:{port}/health", process, home / "log")
             yield Served(folder, OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", max_retries=0))
@@ -92,7 +92,7 @@ def picture(path: Path) -> dict[str, Any]:
 
 def ask(served: Served, messages: list[dict[str, Any]], **options: Any) -> Any:
     return served.client.chat.completions.create(
-        model=str(served.folder), messages=messages, max_completion_tokens=TOKENS, **options
+        model="merged", messages=messages, max_completion_tokens=TOKENS, **options
     )
 
 
