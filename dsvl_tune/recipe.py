@@ -139,6 +139,12 @@ class RecipeCLI(LightningCLI):
             print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
             print(f"run folder: {self.run_folder}", flush=True)
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:  # what Lightning's trainer makes of Ctrl-C
+            raise KeyboardInterrupt from None
+
     def read_test_rows(self) -> None:
         """Read every row before the work begins."""
         self.datamodule.setup("test")
