@@ -91,9 +91,7 @@ def picture(path: Path) -> dict[str, Any]:
 
 
 def ask(served: Served, messages: list[dict[str, Any]], **options: Any) -> Any:
-    return served.client.chat.completions.create(
-        model="merged", messages=messages, max_completion_tokens=TOKENS, **options
-    )
+    return served.client.chat.completions.create(model="merged", messages=messages, max_tokens=TOKENS, **options)
 
 
 def test_an_image_question_gets_what_chat_says(
