@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import auto_cli
+from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
 from dsvl_tune.data.collate import collate_prompts
@@ -36,30 +37,26 @@ def chat(
     top_p: float | None = None,
     repetition_penalty: float | None = None,
     seed: int = 1,
-    max_new_tokens: int = 512,
+    max_new_tokens: PositiveInt = 512,
     dtype: DType = "auto",
 ) -> None:
     """Answer about images: once with --prompt, else as a conversation.
 
-    Pictures come before the text of a question, or where it says <image>. Answers appear as they are made;
-    --temperature 0.2 draws them as the official demo does.
-
     Args:
         model: checkpoint: a folder (merged or base), a hub name, or "embedded".
-        image: picture shown with the first question; several as --image+ a.png --image+ b.png.
+        image: picture shown with the first question, before its text or where that says <image>; several as --image+
+            a.png --image+ b.png.
         prompt: the question; leave it out to talk: a line is a question, a line "/image PATH" shows a picture with the
             next one, an empty line ends it.
         adapter: a run's adapter folder, put onto the model.
         system: system prompt; default: the checkpoint's own, "" for none.
-        temperature: 0 takes the likeliest token each time; above 0, tokens are drawn.
+        temperature: 0 takes the likeliest token each time; above 0, tokens are drawn, at 0.2 as by the official demo.
         top_p: share of the probability that is drawn from (default: 0.95, the official demo's).
         repetition_penalty: of tokens that the answer has already; 1 for none (default: 1.1, the official demo's).
         seed: of the drawing.
         max_new_tokens: longest answer.
         dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU.
     """
-    if max_new_tokens < 1:
-        raise UserError(f"--max_new_tokens {max_new_tokens}: expected at least 1.")
     sampling = read_sampling(temperature, top_p, repetition_penalty)
     paths = image if isinstance(image, list) else [image] if image else []
     pictures = [show(path, "--image") for path in paths]
@@ -68,12 +65,8 @@ def chat(
     torch.manual_seed(seed)
     if prompt is not None:
         talk.ask(prompt, "--prompt")
-        return
-    for line in lines():
-        try:
-            talk.hear(line)
-        except UserError as error:
-            print(error, file=sys.stderr)
+    else:
+        converse(talk)
 
 
 def read_sampling(temperature: float, top_p: float | None, repetition_penalty: float | None) -> Sampling | None:
@@ -131,6 +124,15 @@ def place(pictures: list[ImageRef], question: str, origin: str) -> tuple[str | I
         return (*pictures, question)
     fill_places([("user", parts, 1.0)], pictures, origin)
     return tuple(part for part in parts if part is not None)
+
+
+def converse(talk: Talk) -> None:
+    """Heed one line after the other; what cannot be done is said, and the conversation goes on."""
+    for line in lines():
+        try:
+            talk.hear(line)
+        except UserError as error:
+            print(error, file=sys.stderr)
 
 
 def lines() -> Iterator[str]:

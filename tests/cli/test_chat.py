@@ -108,7 +108,7 @@ def test_drawn_answers_follow_the_seed(
         (["--top_p", "0.5"], "--top_p 0.5: of no effect on greedy answers"),
         (["--temperature", "-1"], "--temperature -1.0"),
         (["--temperature", "1", "--top_p", "0"], "--top_p 0.0"),
-        (["--max_new_tokens", "0"], "--max_new_tokens 0"),
+        (["--max_new_tokens", "0"], "max_new_tokens"),
         (["--image", "no_such.png"], "no_such.png: no such file"),
         (["--dtype", "float8"], "float8"),
         (["--prompt", " "], "empty"),

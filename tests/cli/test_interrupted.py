@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -83,7 +84,11 @@ def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: 
     (tmp_path / "answers.jsonl").write_text("of yesterday", encoding="utf-8")
     command = [sys.executable, "-m", "dsvl_tune", "predict", "--config", "recipe.yaml", "--out", "answers.jsonl"]
     many = ["--data.test_charts", "400", "--data.eval_batch_size", "1"]
-    with subprocess.Popen([*command, *many], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    # A shell's background job, which the tests may be, passes on that SIGINT is ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [*command, *many], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as process:
         assert process.stderr is not None
         error = ""
         while "Loading weights" not in error and (character := process.stderr.read(1)):
