@@ -81,7 +81,7 @@ def scene_row(
     name = f"scenes/{split}/{seed}"
     drawn = SCENES[kind](rng, items)
     picture = ImageRef(drawn, name)
-    wordings = TRAINING_QUESTIONS if split == "train" else QUESTIONS
+    wordings: tuple[Wording, ...] = TRAINING_QUESTIONS if split == "train" else QUESTIONS
     if types is not None and split == "train":
         wordings = tuple(wording for wording in wordings if wording.kind in types)
     asked = ask(rng, items, wordings, questions)
