@@ -122,10 +122,14 @@ class ConversationDataModule(L.LightningDataModule):
         return {name: self.prompt_loader(rows) for name, rows in self.probes().items()}
 
     def floor(self) -> dict[str, float]:
-        """What the best constant answers score on "test": see `metrics.floor`; counted on training rows."""
+        """What the best constant answers score on "test": see `metrics.floor`; counted on training rows.
+
+        Questions without an answer are not scored; with no other there is no floor.
+        """
         train = self.rows("train")
         known = (answered(c) for i in range(min(FLOOR_ROWS, len(train))) for c in train[i])
-        return constant_answer_floor(known, [answered(c) for row in self.rows("test") for c in row])
+        asked = [answered(c) for row in self.rows("test") for c in row if c.turns[-1].role == "assistant"]
+        return constant_answer_floor(known, asked) if asked else {}
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""

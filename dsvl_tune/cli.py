@@ -22,6 +22,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("dsvl_tune.recipe", "main", "train by a recipe; score held-out data before and after"),
     "validate": Command("dsvl_tune.recipe", "main", "loss and generated answers on the recipe's validation data"),
+    "test": Command("dsvl_tune.recipe", "main", "scores of generated answers on the recipe's test data"),
+    "predict": Command("dsvl_tune.recipe", "main", "answer every question of the recipe's test data into a file"),
     "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
     "convert": Command("dsvl_tune.commands.convert", "main", "a checkpoint in transformers' or the original layout"),
     "init": Command("dsvl_tune.commands.init", "main", "an untrained small checkpoint, to train from nothing"),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Readable JSON, whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json_lines(path: Path, records: Iterable[Any]) -> None:
+    """A record a line (JSONL), whole or not at all."""
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 

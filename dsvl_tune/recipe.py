@@ -20,7 +20,8 @@ from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.run_folder import LAST, last_run_folder, new_run_folder
+from dsvl_tune.training.predictions import answers_file, gather_answers, write_answers
+from dsvl_tune.training.run_folder import LAST, existing_run_folder, kept_checkpoint, last_run_folder, new_run_folder
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
 
 BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
@@ -30,6 +31,7 @@ class RecipeCLI(LightningCLI):
     """Trainer, `FinetuneModule` and any `ConversationDataModule` from a recipe."""
 
     run_folder: Path
+    out: Path
     stopped = False
     trainer: Trainer
     datamodule: ConversationDataModule
@@ -62,8 +64,10 @@ class RecipeCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The verbs offered, with Lightning's arguments that the recipe replaces."""
-        offered = LightningCLI.subcommands()
-        return {"fit": offered["fit"] | {"weights_only"}, "validate": offered["validate"] | {"weights_only"}}
+        return {
+            verb: replaced | {"weights_only", "return_predictions"}
+            for verb, replaced in LightningCLI.subcommands().items()
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run_dir", type=str, default="runs", help="folder that holds the folders of runs")
@@ -77,16 +81,34 @@ class RecipeCLI(LightningCLI):
         parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--out", type=Path, help="file of the answers (default: in the run's predictions/)")
+        return parser
+
     def before_instantiate_classes(self) -> None:
-        if self.subcommand != "fit":
+        if self.subcommand is None:
             return
-        config = self.config["fit"]
+        config = self.config[self.subcommand]
         base = Path(config.run_dir) / (config.run_name or recipe_name(config.config))
-        if config.ckpt_path == "last":
+        if self.subcommand != "fit":
+            self.find_run(config, base)
+        elif config.ckpt_path == "last":
             self.run_folder = last_run_folder(base)
             config.ckpt_path = str(self.run_folder / LAST)
         else:
             self.run_folder = new_run_folder(base)
+        if config.ckpt_path is not None and not Path(config.ckpt_path).exists():
+            raise UserError(f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, best or last.")
+
+    def find_run(self, config: Any, base: Path) -> None:
+        """For verbs that do not train: the checkpoint that "best" or "last" means, and where answers go."""
+        run = existing_run_folder(base, Path(str(config.config[0])) if config.config else None)
+        if config.ckpt_path in ("best", "last"):
+            config.ckpt_path = str(kept_checkpoint(run, config.ckpt_path, base))
+        if self.subcommand == "predict":
+            self.out = answers_file(config.out, run, base)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand != "fit":
@@ -116,6 +138,29 @@ class RecipeCLI(LightningCLI):
         if self.stopped:
             print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
             print(f"run folder: {self.run_folder}", flush=True)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:  # what Lightning's trainer makes of Ctrl-C
+            raise KeyboardInterrupt from None
+
+    def read_test_rows(self) -> None:
+        """Read every row before the work begins."""
+        self.datamodule.setup("test")
+        if not self.datamodule.rows("test"):
+            raise UserError("data: there are no test rows to answer. Name some, e.g. --data.test questions.jsonl.")
+
+    before_test = before_predict = read_test_rows
+
+    def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
+        """Answer every question of "test" and write the answers, whole or not at all."""
+        batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        answers = [answer for batch in batches for answer in batch]
+        if self.trainer.world_size > 1:
+            answers = gather_answers(answers, total=sum(len(row) for row in datamodule.rows("test")))
+        if self.trainer.is_global_zero:
+            write_answers(self.out, answers, ckpt_path or model.folder)
 
     def describe_run(self, model: FinetuneModule) -> None:
         """`config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""
@@ -171,6 +216,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 

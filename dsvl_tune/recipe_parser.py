@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from argparse import HelpFormatter
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -29,6 +30,19 @@ trainer.* is Lightning's Trainer. --print_config shows every key with its value;
 data module. Ctrl-C stops after the step and saves.""",
     "validate": "validate: loss and generated answers on the recipe's validation data\n\n"
     "  dsvl-tune validate --config charts_lora --model.checkpoint merged",
+    "test": """test: scores of generated answers on the recipe's test data
+
+  dsvl-tune test --config runs/NAME/config.yaml --ckpt_path best
+  dsvl-tune test --config charts_lora --model.checkpoint merged
+
+Without --ckpt_path the weights of model.checkpoint answer as they are; best and last are a run's own.""",
+    "predict": """predict: answer every question of the recipe's test data, one JSON line each
+
+  dsvl-tune predict --config runs/NAME/config.yaml --ckpt_path best --data.test new.jsonl --out answers.jsonl
+  dsvl-tune predict --config charts_lora --model.checkpoint merged --out answers.jsonl
+
+Without --ckpt_path the weights of model.checkpoint answer as they are; best and last are a run's own. Questions need
+no expected answer. --data.eval_batch_size answers that many at once; --model.max_new_tokens is the longest answer.""",
 }
 
 USUAL_TRAINER_KEYS = (
@@ -48,11 +62,11 @@ USUAL_TRAINER_KEYS = (
 class RecipeParser(LightningArgumentParser):
     """Errors as one message with the nearest key, without the usage text in front."""
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """The description as it is written, then the keys, of the Trainer's the usual ones; no list of all in front."""
         if self.description not in DESCRIPTION.values():
-            return super().format_help()
-        formatter = self._get_formatter()
+            return super().format_help(formatter)
+        formatter = formatter or self._get_formatter()
         for group in self._action_groups:
             shown = [action for action in group._group_actions if worth_showing(action.dest)]
             if shown:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import auto_cli
-from transformers import PreTrainedModel, TextStreamer
+from jsonargparse.typing import PositiveInt
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.formats import fill_places, split_text
+from dsvl_tune.data.images import load_image
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, Turn
-from dsvl_tune.training.loss import encode_images
+from dsvl_tune.schema import Conversation, ImageRef, Pixels, Processor, Prompts, Turn, UserError
+from dsvl_tune.training.generation import Sampling, generate_ids
+
+IMAGE_COMMAND = "/image"
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def chat(
@@ -24,69 +33,177 @@ def chat(
     prompt: str | None = None,
     adapter: Path | None = None,
     system: str | None = None,
-    max_new_tokens: int = 512,
-    dtype: str = "auto",
+    temperature: float = 0.0,
+    top_p: float | None = None,
+    repetition_penalty: float | None = None,
+    seed: int = 1,
+    max_new_tokens: PositiveInt = 512,
+    dtype: DType = "auto",
 ) -> None:
     """Answer about images: once with --prompt, else as a conversation.
 
-    In a conversation every line is a question and the images belong to the first; an empty line or Ctrl-D ends it.
-    Answers are greedy and appear token by token.
-
     Args:
         model: checkpoint: a folder (merged or base), a hub name, or "embedded".
-        image: picture shown before the first question; several as '[a.png, b.png]'.
-        prompt: the question; leave it out to talk.
+        image: picture shown with the first question, before its text or where that says <image>; several as --image+
+            a.png --image+ b.png.
+        prompt: the question; leave it out to talk: a line is a question, a line "/image PATH" shows a picture with the
+            next one, an empty line ends it.
         adapter: a run's adapter folder, put onto the model.
         system: system prompt; default: the checkpoint's own, "" for none.
+        temperature: 0 takes the likeliest token each time; above 0, tokens are drawn, at 0.2 as by the official demo.
+        top_p: share of the probability that is drawn from (default: 0.95, the official demo's).
+        repetition_penalty: of tokens that the answer has already; 1 for none (default: 1.1, the official demo's).
+        seed: of the drawing.
         max_new_tokens: longest answer.
-        dtype: float32, bfloat16, float16; auto is float32 on a CPU and bfloat16 on a GPU.
+        dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU.
     """
+    sampling = read_sampling(temperature, top_p, repetition_penalty)
+    paths = image if isinstance(image, list) else [image] if image else []
+    pictures = [show(path, "--image") for path in paths]
+    network, processor = load(model, adapter, dtype)
+    talk = Talk(network, processor, system, sampling, max_new_tokens, pictures)
+    torch.manual_seed(seed)
+    if prompt is not None:
+        talk.ask(prompt, "--prompt")
+    else:
+        converse(talk)
+
+
+def read_sampling(temperature: float, top_p: float | None, repetition_penalty: float | None) -> Sampling | None:
+    """How to draw; None for the likeliest token each time.
+
+    Raises:
+        UserError: a value out of its range, or one that greedy answers would not heed.
+    """
+    given = {"top_p": top_p, "repetition_penalty": repetition_penalty}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if temperature == 0:
+        for name, value in settings.items():
+            raise UserError(f"--{name} {value}: of no effect on greedy answers. Draw them: --temperature 0.2.")
+        return None
+    sampling = Sampling(temperature, **settings)
+    if temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.repetition_penalty <= 0:
+        raise UserError(
+            f"--temperature {temperature}, --top_p {sampling.top_p}, --repetition_penalty "
+            f"{sampling.repetition_penalty}: expected at least 0, above 0 and at most 1, and above 0."
+        )
+    return sampling
+
+
+def load(model: str, adapter: Path | None, dtype: DType) -> tuple[PreTrainedModel, Processor]:
+    """Network, in eval mode on the GPU if there is one, and processor."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     folder = resolve_checkpoint(model)
-    processor = load_processor(folder)
     network = load_model(folder, getattr(torch, dtype))
     if adapter is not None:
         load_trained(network, adapter)
-    network.to(device).eval()
-    paths = image if isinstance(image, list) else [image] if image else []
-    pictures = tuple(ImageRef(path, str(path)) for path in paths)
-    turns: list[Turn] = []
-    while question := (prompt or ask()):
-        turns.append(Turn("user", (*(pictures if not turns else ()), question)))
-        conversation = Conversation(tuple(turns), origin="--prompt" if prompt else "conversation", system=system)
-        answer = reply(network, processor, conversation, max_new_tokens)
-        if prompt:
+    return network.to(device).eval(), load_processor(folder)
+
+
+def show(path: Path, origin: str) -> ImageRef:
+    """A picture to be shown, proved to be one; `origin` is for the error.
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    ref = ImageRef(path.expanduser(), str(path.expanduser().resolve()))
+    load_image(ref, origin)
+    return ref
+
+
+def place(pictures: list[ImageRef], question: str, origin: str) -> tuple[str | ImageRef, ...]:
+    """The parts of a question: pictures where it has `<image>`, before the text if it has none.
+
+    Raises:
+        UserError: another number of placeholders than of pictures.
+    """
+    parts = split_text(question)
+    if len(parts) == 1:
+        return (*pictures, question)
+    fill_places([("user", parts, 1.0)], pictures, origin)
+    return tuple(part for part in parts if part is not None)
+
+
+def converse(talk: Talk) -> None:
+    """Heed one line after the other; what cannot be done is said, and the conversation goes on."""
+    for line in lines():
+        try:
+            talk.hear(line)
+        except UserError as error:
+            print(error, file=sys.stderr)
+
+
+def lines() -> Iterator[str]:
+    """What is typed, until an empty line or the end."""
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
             return
-        turns.append(Turn("assistant", (answer,)))
+        if not line:
+            return
+        yield line
 
 
-def ask() -> str:
-    """The next question from the terminal, "" at the end."""
-    try:
-        return input("> ").strip()
-    except EOFError:
-        return ""
+@dataclass
+class Talk:
+    """A conversation that goes on. A question that cannot be asked leaves it as it was.
+
+    Attributes:
+        pictures: shown with the next question.
+        turns: what was said.
+        seen: pixels of every picture so far, by name.
+    """
+
+    network: PreTrainedModel
+    processor: Processor
+    system: str | None
+    sampling: Sampling | None
+    max_new_tokens: int
+    pictures: list[ImageRef]
+    turns: tuple[Turn, ...] = ()
+    seen: dict[str, Pixels] = field(default_factory=dict)
+
+    def hear(self, line: str) -> None:
+        """Take a picture, or answer a question."""
+        command, _, path = line.partition(" ")
+        if command == IMAGE_COMMAND:
+            self.pictures.append(show(Path(path.strip()), IMAGE_COMMAND))
+        else:
+            self.ask(line, "conversation")
+
+    def ask(self, question: str, origin: str) -> None:
+        """Print the answer as it is made, and remember both."""
+        turns = (*self.turns, Turn("user", place(self.pictures, question, origin)))
+        conversation = Conversation(turns, origin, self.system)
+        prompt = encode_prompt(conversation, self.processor, seen=self.seen)
+        prompts = to_device(collate_prompts([prompt], self.processor.pad_id), self.network)
+        tokenizer = self.processor.tokenizer
+        ids = generate_ids(self.network, prompts, self.max_new_tokens, self.sampling, AnswerStreamer(tokenizer))[0]
+        if self.processor.eos_id not in ids:
+            print(f"(cut off after {len(ids)} tokens: --max_new_tokens)", file=sys.stderr)
+        answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if not answer:
+            print("(no answer: the question is forgotten)", file=sys.stderr)
+            return
+        self.turns = (*turns, Turn("assistant", (answer,)))
+        self.pictures = []
 
 
-@torch.no_grad()
-def reply(network: PreTrainedModel, processor: Processor, conversation: Conversation, max_new_tokens: int) -> str:
-    """Print the answer as it is made, and give it back."""
-    prompts = collate_prompts([encode_prompt(conversation, processor)], processor.pad_id)
-    prompts = to_device(prompts, network)
-    images = encode_images(network, prompts)
-    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-    ids = network.generate(
-        input_ids=prompts.input_ids,
-        attention_mask=prompts.attention_mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        streamer=streamer,
-        **({"mm_encoder_outputs": images} if images else {}),
-    )
-    answer: str = processor.tokenizer.decode(ids[0, prompts.input_ids.shape[1] :], skip_special_tokens=True)
-    return answer.strip()
+class AnswerStreamer(TextStreamer):
+    """Prints an answer word by word, without the blank that it begins with."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self.begun = False
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Print what is new; at the end a newline too."""
+        shown = text if self.begun else text.lstrip()
+        self.begun = self.begun or bool(shown)
+        print(shown, flush=True, end="\n" if stream_end else "")
 
 
 def to_device(prompts: Prompts, network: PreTrainedModel) -> Prompts:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +13,24 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dsvl_tune.files import write_json, write_whole
-from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
+from dsvl_tune.files import write_json, write_json_lines
 from dsvl_tune.models.adapters import save_trained
 from dsvl_tune.schema import Prompts
+from dsvl_tune.training.generation import Answer, score
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.table import format_table
-
-Answer = dict[str, Any]
 
 
 @torch.no_grad()
 def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -> list[Answer]:
-    """One record a question: origin, kind, question, reference, answer, right."""
+    """One record a question."""
     was_training = module.network.training
     module.network.eval()
-    records = []
+    answers = []
     for prompts in tqdm(loader, desc=name, unit="batch", leave=False):
-        moved = module.transfer_batch_to_device(prompts, module.device, 0)
-        for row, (answer, reference, kind) in enumerate(module.answer(moved)):
-            records.append(
-                {
-                    "origin": prompts.origins[row],
-                    "kind": kind,
-                    "question": prompts.questions[row],
-                    "reference": reference,
-                    "answer": answer,
-                    "right": relaxed_match(answer, reference),
-                }
-            )
+        answers += module.answer(module.transfer_batch_to_device(prompts, module.device, 0))
     module.network.train(was_training)
-    return records
-
-
-def score(records: list[Answer]) -> dict[str, float]:
-    """Metrics of answered questions."""
-    columns = ([record[key] for record in records] for key in ("answer", "reference", "kind"))
-    return accuracy_by_kind(*columns)
+    return answers
 
 
 class HeldOutReport(L.Callback):
@@ -89,13 +68,12 @@ class HeldOutReport(L.Callback):
         metrics: dict[str, float] = {}
         loaders = {"test": data.test_dataloader(), **data.probe_dataloaders()}
         for name, loader in loaders.items():
-            records = answer_all(pl_module, loader, f"{name}, {when}")
-            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            answers = answer_all(pl_module, loader, f"{name}, {when}")
             path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, partial(Path.write_text, data=lines, encoding="utf-8"))
+            write_json_lines(path, answers)
             prefix = "" if name == "test" else f"{name}/"
-            metrics.update({f"{prefix}{metric}": value for metric, value in score(records).items()})
+            metrics.update({f"{prefix}{metric}": value for metric, value in score(answers).items()})
         return metrics
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -12,13 +12,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind
 from dsvl_tune.models.adapters import Variant, apply_plan
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Batch, Prompts, UserError
-from dsvl_tune.training.generation import generate_answers
+from dsvl_tune.training.generation import Answer, answer_prompts, score
 from dsvl_tune.training.loss import supervised_loss
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
@@ -41,7 +40,7 @@ class FinetuneModule(L.LightningModule):
         lora_dropout: 0..1, on the adapters' input.
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
         gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
-        max_new_tokens: longest answer that validation generates.
+        max_new_tokens: longest answer that validate, test and predict generate.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class FinetuneModule(L.LightningModule):
         self.max_new_tokens = max_new_tokens
         self.model: PreTrainedModel | None = None
         self.plan: Plan = {}
-        self.answers: list[tuple[str, str, str]] = []
+        self.answers: list[Answer] = []
         self.step_sums: list[Tensor] = []
         self.validation_sums: list[Tensor] = []
 
@@ -144,16 +143,30 @@ class FinetuneModule(L.LightningModule):
             loss_sum, weight_sum = torch.stack(self.validation_sums).sum(0).unbind()
             self.validation_sums.clear()
             self.log("val/loss", loss_sum / weight_sum, prog_bar=True, sync_dist=True)
-        if self.answers:
-            predictions, references, kinds = zip(*self.answers, strict=True)
-            for name, value in accuracy_by_kind(predictions, references, kinds).items():
-                self.log(f"val/{name}", value, prog_bar=name == "relaxed_accuracy", sync_dist=True)
-            self.answers.clear()
+        self.log_scores("val")
 
-    def answer(self, prompts: Prompts) -> list[tuple[str, str, str]]:
-        """(answer, reference, kind) of each prompt."""
-        answers = generate_answers(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
-        return list(zip(answers, prompts.references, prompts.kinds, strict=True))
+    def log_scores(self, split: str) -> None:
+        """Log the metrics of the answers gathered since the last time."""
+        for name, value in score(self.answers).items():
+            self.log(f"{split}/{name}", value, prog_bar=name == "relaxed_accuracy", sync_dist=True)
+        self.answers.clear()
+
+    def answer(self, prompts: Prompts) -> list[Answer]:
+        """A record of each prompt."""
+        return answer_prompts(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
+
+    # Test and prediction: answers alone.
+
+    def test_step(self, batch: Prompts, batch_idx: int) -> None:
+        """Generated answers, to be scored."""
+        self.answers += self.answer(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test")
+
+    def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
+        """Generated answers, scored or not."""
+        return self.answer(batch)
 
     # Checkpoints hold what trains; the base is in its own folder.
 

@@ -1,4 +1,4 @@
-"""Where a run lives: `runs/NAME`, `runs/NAME-2`, ... and which of them a resumed command means."""
+"""Where a run lives: `runs/NAME`, `runs/NAME-2`, ... and which of them, and which checkpoint of it, a command means."""
 
 from __future__ import annotations
 
@@ -36,3 +36,34 @@ def last_run_folder(base: Path) -> Path:
     if not (folder / LAST).is_file():
         raise UserError(f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without --ckpt_path.")
     return folder
+
+
+def existing_run_folder(base: Path, config: Path | None) -> Path | None:
+    """The run that a command without training is about, or None.
+
+    Args:
+        base: folder that a run of this name would have; its newest run counts.
+        config: the first recipe given; if that is the `config.yaml` of a run, it is that run.
+    """
+    if config is not None and config.name == "config.yaml" and (config.parent / "manifest.json").is_file():
+        return config.parent
+    existing = numbered(base)
+    return existing[-1][1] if existing else None
+
+
+def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
+    """The "best" or the "last" checkpoint that a run keeps.
+
+    Raises:
+        UserError: there is no such run, or it keeps no such checkpoint.
+    """
+    if run is None:
+        raise UserError(
+            f"--ckpt_path {which}: there is no run {base}. Give --config runs/NAME/config.yaml of a run, or leave "
+            "--ckpt_path out to take model.checkpoint as it is."
+        )
+    found = sorted((run / LAST).parent.glob(f"{which}*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        kept = ", ".join(sorted(path.name for path in (run / LAST).parent.glob("*.ckpt"))) or "none"
+        raise UserError(f"--ckpt_path {which}: {run} keeps no such checkpoint. It has: {kept}.")
+    return found[-1]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,3 +77,25 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, hybrid_checkpoint: P
     state = torch.load(last, weights_only=True)
     assert 3 <= state["global_step"] < 400
     assert load_model(hybrid_checkpoint)  # the base was only read
+
+
+def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    (tmp_path / "answers.jsonl").write_text("of yesterday", encoding="utf-8")
+    command = [sys.executable, "-m", "dsvl_tune", "predict", "--config", "recipe.yaml", "--out", "answers.jsonl"]
+    many = ["--data.test_charts", "400", "--data.eval_batch_size", "1"]
+    # A shell's background job, which the tests may be, passes on that SIGINT is ignored.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [*command, *many], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    ) as process:
+        assert process.stderr is not None
+        error = ""
+        while "Loading weights" not in error and (character := process.stderr.read(1)):
+            error += character
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, error + rest
+    assert "Traceback" not in rest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "recipe.yaml"]
+    assert (tmp_path / "answers.jsonl").read_text(encoding="utf-8") == "of yesterday"

@@ -20,6 +20,7 @@ from dsvl_tune.data.images import load_image, to_pixels
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Prompts, Turn
+from dsvl_tune.training.generation import generate_ids
 from dsvl_tune.training.loss import encode_images, supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -104,20 +105,18 @@ def test_logits(
     assert (logits[expected[f"{name}.positions"]] - wanted).abs().max() <= TOLERANCE
 
 
-@torch.no_grad()
-def test_greedy_ids_of_a_left_padded_batch(
-    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]
+@pytest.mark.parametrize("batches", [[GENERATION], [(name,) for name in GENERATION]], ids=["left_padded", "one_by_one"])
+def test_greedy_ids(
+    family: str,
+    model: PreTrainedModel,
+    processor: Processor,
+    expected: dict[str, Tensor],
+    batches: list[tuple[str, ...]],
 ) -> None:
-    batch = prompts(family, processor, GENERATION)
-    ids = model.generate(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        mm_encoder_outputs=encode_images(model, batch),
-        max_new_tokens=12,
-        do_sample=False,
-    )[:, batch.input_ids.shape[1] :]
-    for row, name in zip(ids, GENERATION, strict=True):
-        assert row.tolist() == expected[f"{name}.greedy_ids"].tolist()
+    for names in batches:
+        ids = generate_ids(model, prompts(family, processor, names), max_new_tokens=12)
+        for row, name in zip(ids, names, strict=True):
+            assert row.tolist() == expected[f"{name}.greedy_ids"].tolist()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,8 @@ from dsvl_tune.data.synthetic.charts import chart_row
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Conversation, Turn
-from dsvl_tune.training.generation import generate_answers
+from dsvl_tune.training.generation import Sampling, answer_prompts, generate_ids, score
+from dsvl_tune.training.loss import encode_images
 
 
 def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
@@ -21,16 +23,21 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
     conversations = [*chart_row(1, "test")[:3], *chart_row(2, "test")[:2], text_only]
     prompts = [encode_prompt(conversation, processor) for conversation in conversations]
     batch = collate_prompts(prompts, processor.pad_id)
-    answers = generate_answers(model, processor.tokenizer, batch, max_new_tokens=6)
-    for prompt, answer in zip(prompts, answers, strict=True):
+    answers = answer_prompts(model, processor.tokenizer, batch, max_new_tokens=6)
+    for prompt, record in zip(prompts, answers, strict=True):
         inputs = {"input_ids": torch.tensor([prompt.input_ids])}
         if prompt.images:
             inputs["pixel_values"] = torch.stack([image.low for image in prompt.images])
             if prompt.images[0].high is not None:
                 inputs["high_res_pixel_values"] = torch.stack([image.high for image in prompt.images])  # type: ignore[misc]
         ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, len(prompt.input_ids) :]
-        assert answer == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert len(set(answers)) > 1
+        assert record["answer"] == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert record["complete"] is (processor.eos_id in ids)
+        assert (record["origin"], record["reference"]) == (prompt.origin, prompt.reference)
+    assert len({record["answer"] for record in answers}) > 1
+    assert answers[-1]["right"] is None
+    assert 0 <= score(answers)["relaxed_accuracy"] <= 1
+    assert score(answers[-1:]) == {}
 
 
 def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
@@ -45,3 +52,39 @@ def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
     model.lm_head.weight.data.copy_(hidden)
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=20)
     assert out[0, ids.shape[1] :].tolist() == [processor.eos_id]
+    asked = Conversation((Turn("user", ("Hello",)),), "text", system="")
+    prompts = collate_prompts([encode_prompt(asked, processor)], processor.pad_id)
+    (record,) = answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=20)
+    assert (record["answer"], record["complete"]) == ("", True)
+
+
+def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
+    """The demo hands its decoder embeddings, so the repetition penalty never sees the prompt's ids."""
+    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    prompts = collate_prompts([encode_prompt(chart_row(1, "test")[0], processor)], processor.pad_id)
+    sampling = Sampling(temperature=1.0, repetition_penalty=2.0)  # so warm that draws differ, so strong that it shows
+
+    def drawn(seed: int) -> list[int]:
+        torch.manual_seed(seed)
+        ids: list[int] = generate_ids(model, prompts, 24, sampling)[0].tolist()
+        return ids
+
+    def by_transformers(seed: int, **inputs: Any) -> list[int]:
+        torch.manual_seed(seed)
+        settings = {"temperature": 1.0, "top_p": 0.95, "repetition_penalty": 2.0, "top_k": 50, "do_sample": True}
+        inputs["attention_mask"] = prompts.attention_mask
+        ids: list[int] = model.generate(**inputs, **settings, max_new_tokens=24)[0].tolist()
+        return ids[-24:]
+
+    with torch.no_grad():
+        images = encode_images(model, prompts)
+        assert images is not None
+        embeddings = model.get_input_embeddings()(prompts.input_ids)
+        shown = (prompts.input_ids == processor.image_token_id)[..., None]
+        embeddings = embeddings.masked_scatter(shown, images["image"].pooler_output)
+    answers = [drawn(seed) for seed in range(3)]
+    assert answers == [by_transformers(seed, inputs_embeds=embeddings) for seed in range(3)]
+    penalised_prompt = {"input_ids": prompts.input_ids, "mm_encoder_outputs": images}
+    assert answers != [by_transformers(seed, **penalised_prompt) for seed in range(3)]
+    assert answers == [drawn(seed) for seed in range(3)]
+    assert len({tuple(answer) for answer in answers}) == 3

@@ -1,0 +1,60 @@
+"""What `dsvl-tune predict` leaves behind: every answer, in the order of the rows, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import distributed
+
+from dsvl_tune.files import write_json_lines
+from dsvl_tune.schema import UserError
+from dsvl_tune.training.generation import Answer
+
+
+def answers_file(out: Path | None, run: Path | None, base: Path) -> Path:
+    """Where the answers go, settled before the work begins.
+
+    Args:
+        out: what the user gave. run: the run that the recipe means, if there is one. base: folder that it would have.
+
+    Raises:
+        UserError: neither a file nor a run was given, or the file cannot be made there.
+    """
+    if out is None and run is None:
+        raise UserError(
+            f"predict: there is no run {base} to keep the answers in. Give --out answers.jsonl, or --config "
+            "runs/NAME/config.yaml of a run."
+        )
+    if out is None:
+        assert run is not None
+        return run / "predictions" / "predict.jsonl"
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(f"--out {out}: expected a file in a folder that exists. Give such a name: answers.jsonl.")
+    return out
+
+
+def gather_answers(own: list[Answer], total: int) -> list[Answer]:
+    """The answers of all processes in the order of the rows; each process holds every n-th of them.
+
+    Args:
+        own: this process's. total: rows there are; shares of equal length repeat some at the end.
+    """
+    shares: list[list[Answer]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(shares, own)
+    return in_row_order(shares, total)
+
+
+def in_row_order(shares: Sequence[list[Answer]], total: int) -> list[Answer]:
+    """Row i is number i // n in the share of process i % n, as the data module deals them out."""
+    return [shares[row % len(shares)][row // len(shares)] for row in range(total)]
+
+
+def write_answers(path: Path, answers: list[Answer], weights: str | Path) -> None:
+    """Write the file and say what was done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json_lines(path, answers)
+    cut = sum(not answer["complete"] for answer in answers)
+    print(f"{len(answers)} answers of {weights}: {path}")
+    if cut:
+        print(f"{cut} of them were cut off: raise model.max_new_tokens to read them whole")

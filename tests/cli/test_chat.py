@@ -1,0 +1,141 @@
+"""`dsvl-tune chat`: answers once and in a conversation, drawn and greedy, against golden ids and whole prompts."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from dsvl_tune.cli import main
+from dsvl_tune.data.collate import collate_prompts
+from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.tokenizer import load_tokenizer
+from dsvl_tune.schema import Conversation, ImageRef, Turn
+from dsvl_tune.training.generation import answer_prompts
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty folder with three pictures, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name, size in {"red": (40, 20), "green": (20, 40), "blue": (30, 30)}.items():
+        Image.new("RGB", size, name).save(f"{name}.png")
+
+
+def chat(monkeypatch: pytest.MonkeyPatch, model: Path, *arguments: str, typed: str = "") -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", "chat", "--model", str(model), *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    main()
+
+
+class Pieces(io.StringIO):
+    """A standard output that remembers each piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return super().write(text)
+
+
+@pytest.mark.parametrize("family", ["hybrid", "siglip"])
+def test_one_answer_is_the_golden_one(
+    family: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Pieces()
+    monkeypatch.setattr(sys, "stdout", output)
+    question = ["--image", str(GOLDEN / family / "images" / "chart.png"), "--max_new_tokens", "12"]
+    chat(monkeypatch, GOLDEN / family / "checkpoint", *question, "--prompt", "Describe the image in one sentence.")
+    ids = load_file(GOLDEN / family / "logits.safetensors")["gen_one_image.greedy_ids"]
+    assert output.getvalue() == load_tokenizer(GOLDEN / family / "checkpoint").decode(ids).strip() + "\n"
+    assert sum(bool(piece.strip()) for piece in output.pieces) > 1  # it came as it was made
+    assert "cut off after 12 tokens" in capsys.readouterr().err
+
+
+def test_pictures_and_turns_add_up(
+    hybrid_checkpoint: Path, colours: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [
+        *("Which is larger?", "/image no_such.png", "/image blue.png"),
+        f"What is {load_tokenizer(hybrid_checkpoint).eos_token}?",
+        *("Is this <image> round?", "<image>And where is a second one?", "Why?"),
+    ]
+    shown = ["--image", "[red.png, green.png]", "--max_new_tokens", "5", "--system", ""]
+    chat(monkeypatch, hybrid_checkpoint, *shown, typed="\n".join(typed))
+    output = capsys.readouterr()
+
+    red, green, blue = (ImageRef(Path(f"{name}.png"), name) for name in ("red", "green", "blue"))
+    processor, model = load_processor(hybrid_checkpoint), load_model(hybrid_checkpoint)
+    turns: tuple[Turn, ...] = ()
+    answers = []
+    for parts in [(red, green, "Which is larger?"), ("Is this ", blue, " round?"), ("Why?",)]:
+        turns = (*turns, Turn("user", parts))
+        prompt = encode_prompt(Conversation(turns, "test", system=""), processor)
+        prompts = collate_prompts([prompt], processor.pad_id)
+        answers.append(answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0]["answer"])
+        turns = (*turns, Turn("assistant", (answers[-1],)))
+    assert [text.strip() for text in output.out.split("> ") if text.strip()] == answers
+    assert "no_such.png: no such file" in output.err
+    assert "special token" in output.err
+    assert "placeholder(s) in the text, 0 image(s) beside it" in output.err
+
+
+def test_drawn_answers_follow_the_seed(
+    hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+    for seed in (1, 2, 1):
+        drawing = ["--temperature", "1.5", "--seed", str(seed), "--max_new_tokens", "8"]
+        chat(monkeypatch, hybrid_checkpoint, *drawing, "--prompt", "Hello")
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[2] != answers[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--top_p", "0.5"], "--top_p 0.5: of no effect on greedy answers"),
+        (["--temperature", "-1"], "--temperature -1.0"),
+        (["--temperature", "1", "--top_p", "0"], "--top_p 0.0"),
+        (["--max_new_tokens", "0"], "max_new_tokens"),
+        (["--image", "no_such.png"], "no_such.png: no such file"),
+        (["--dtype", "float8"], "float8"),
+        (["--prompt", " "], "empty"),
+    ],
+)
+def test_bad_arguments(
+    hybrid_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    named: str,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        chat(monkeypatch, hybrid_checkpoint, *arguments)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_the_answer_ends_at_the_end_token(
+    hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint whose config.json names no end token, as the published ones."""
+    config = json.loads((hybrid_checkpoint / "config.json").read_text(encoding="utf-8"))
+    assert config["text_config"].get("eos_token_id") != load_tokenizer(hybrid_checkpoint).eos_token_id
+    for seed in range(20):
+        drawing = ["--temperature", "3", "--top_p", "1", "--repetition_penalty", "1", "--seed", str(seed)]
+        chat(monkeypatch, hybrid_checkpoint, *drawing, "--prompt", "Hello", "--max_new_tokens", "60")
+        if "cut off" not in capsys.readouterr().err:
+            return
+    pytest.fail("no answer came to its end")

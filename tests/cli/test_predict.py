@@ -1,0 +1,141 @@
+"""`dsvl-tune predict` and `test`: golden answers from a left-padded batch, a run's best and last weights, bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from dsvl_tune.cli import main
+from dsvl_tune.models.tokenizer import load_tokenizer
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")
+SMALL = {"train_charts": 8, "validation_charts": 1, "test_charts": 2, "probe_scenes": 0, "batch_size": 2}
+RECIPE: dict[str, Any] = {
+    "model": {"lr": 0.05, "warmup_steps": 0, "max_new_tokens": 4},
+    "data": {"class_path": "dsvl_tune.datamodules.ChartsDataModule", "init_args": SMALL},
+    "trainer": {"max_steps": 4, "val_check_interval": 2, "enable_progress_bar": False},
+}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
+    main()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def golden_row(case: dict[str, Any]) -> dict[str, Any]:
+    """A golden case as a row of data, its last question unanswered."""
+    messages = [{"role": "system", "content": case["system"]["text"]}]
+    images = []
+    for message in case["messages"]:
+        content = message["content"].replace("<image_placeholder>", "<image>")
+        images += message.get("images", [])
+        if content:
+            messages.append({"role": message["role"].lower(), "content": content})
+    return {"messages": messages, "images": images}
+
+
+@pytest.mark.parametrize("family", ["hybrid", "siglip"])
+def test_a_batch_of_golden_questions(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cases = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))["cases"]
+    rows = [golden_row(case) for case in cases if case["id"] in GENERATION]
+    Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    answered = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+    Path("train.jsonl").write_text(json.dumps(answered), encoding="utf-8")
+    data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.validation_rows", "0"]
+    files = ["--data.train", "train.jsonl", "--data.test", "test.jsonl", "--data.images_root", str(GOLDEN / family)]
+    model = ["--model.checkpoint", str(GOLDEN / family / "checkpoint"), "--model.max_new_tokens", "12"]
+    run(monkeypatch, "predict", *model, *data, *files, "--out", "answers.jsonl")
+    answers = read_lines(Path("answers.jsonl"))
+    ids = load_file(GOLDEN / family / "logits.safetensors")
+    tokenizer = load_tokenizer(GOLDEN / family / "checkpoint")
+    wanted = [tokenizer.decode(ids[f"{case['id']}.greedy_ids"]).strip() for case in cases if case["id"] in GENERATION]
+    assert [answer["answer"] for answer in answers] == wanted
+    assert [answer["origin"] for answer in answers] == ["test.jsonl:1", "test.jsonl:2", "test.jsonl:3"]
+    assert not any(answer["complete"] for answer in answers)
+    output = capsys.readouterr().out
+    assert f"3 answers of {GOLDEN / family / 'checkpoint'}: answers.jsonl" in output
+    assert "3 of them were cut off" in output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, hybrid_checkpoint: Path) -> Path:
+    """An empty folder in which a short run was finished."""
+    folder = tmp_path_factory.mktemp("predict")
+    recipe = {**RECIPE, "model": {**RECIPE["model"], "checkpoint": str(hybrid_checkpoint)}}
+    (folder / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(patch, "fit", "--config", "small.yaml")
+    return folder
+
+
+@pytest.mark.parametrize("config", ["small.yaml", "runs/small/config.yaml"])
+def test_the_best_checkpoint_answers_as_at_the_end_of_the_run(
+    config: str, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    run(monkeypatch, "predict", "--config", config, "--ckpt_path", "best")
+    kept = Path("runs") / "small" / "predictions"
+    assert read_lines(kept / "predict.jsonl") == read_lines(kept / "test_after.jsonl")
+    assert read_lines(kept / "predict.jsonl") != read_lines(kept / "test_before.jsonl")
+    assert "best-step" in capsys.readouterr().out
+
+
+def test_without_a_checkpoint_the_base_answers(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    Path("answers.jsonl").write_text("of yesterday", encoding="utf-8")
+    run(monkeypatch, "predict", "--config", "small.yaml", "--out", "answers.jsonl")
+    assert read_lines(Path("answers.jsonl")) == read_lines(Path("runs/small/predictions/test_before.jsonl"))
+    assert not list(Path().glob(".*partial"))
+
+
+def test_test_prints_the_scores_of_the_run(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(finished)
+    run(monkeypatch, "test", "--config", "runs/small/config.yaml", "--ckpt_path", "best")
+    output = capsys.readouterr().out
+    after = json.loads(Path("runs/small/summary.json").read_text(encoding="utf-8"))["after"]
+    printed = re.search(r"test/relaxed_accuracy\s+\W?\s*([\d.]+)", output)
+    assert printed is not None, output
+    assert float(printed[1]) == pytest.approx(after["relaxed_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "there is no run runs/elsewhere to keep the answers in. Give --out"),
+        (["--out", "no/such/answers.jsonl"], "--out no/such/answers.jsonl: expected a file in a folder that exists"),
+        (["--out", "."], "--out .: expected a file"),
+        (["--out", "a.jsonl", "--ckpt_path", "best"], "--ckpt_path best: there is no run runs/elsewhere"),
+        (["--out", "a.jsonl", "--data.test_charts", "0"], "there are no test rows"),
+        (["--out", "a.jsonl", "--ckpt_path", "no.ckpt"], "--ckpt_path no.ckpt: no such file"),
+    ],
+)
+def test_bad_arguments(
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(finished)
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, "predict", "--config", "small.yaml", "--run_name", "elsewhere", *arguments)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
