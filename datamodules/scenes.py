@@ -51,7 +51,7 @@ class ScenesDataModule(ConversationDataModule):
         self.cells, self.types = cells, types
 
     def rows(self, split: str) -> Rows:
-        """A picture or a table a row, its questions as conversations; held-out rows are tables if training has no other."""
+        """A picture or a table a row, its questions as conversations; held-out rows are tables if all others are."""
         return GeneratedRows(partial(self.row, split=split), self.amounts[split])
 
     def row(self, index: int, split: str) -> list[Conversation]:

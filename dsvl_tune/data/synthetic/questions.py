@@ -123,7 +123,7 @@ def readout(rng: random.Random, items: list[Item]) -> Fact | None:
 
 
 def written(items: list[Item]) -> str:
-    """Elements with their values; no blank between the two, so that a value's first digit follows what it belongs to."""
+    """Elements with their values; without a blank, so that a value's first digit follows what it belongs to."""
     return ", ".join(f"{item.name}{item.value}" for item in items)
 
 
