@@ -29,12 +29,12 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about 50 minutes
+embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, TODO-MIN minutes
 	$(BIN)/dsvl-tune init runs/embedded_0
-	for stage in 1_towers 2_read 3_ask 4_lookup 5_sft; do \
+	for stage in 1_towers 2_read 3_ask; do \
 		$(BIN)/dsvl-tune fit --config embedded_$$stage && $(BIN)/dsvl-tune merge runs/embedded_$$stage || exit $$?; \
 	done
-	@echo "the trained checkpoint: runs/embedded_5_sft/merged"
+	@echo "the trained checkpoint: runs/embedded_3_ask/merged"
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -67,3 +67,26 @@ def test_position_waves_tell_every_cell_apart() -> None:
     assert waves.shape == (64, 128)
     nearest = (torch.cdist(waves, waves) + 100 * torch.eye(64)).min(dim=1).values
     assert nearest.min() > 1.0
+
+
+@torch.no_grad()
+def test_two_heads_look_one_and_two_tokens_back() -> None:
+    """Whatever the tokens are: the weights that transformers' own attention computes."""
+    model, tokenizer = build_embedded(0, generator_texts())
+    model.set_attn_implementation("eager")
+    ids = torch.randint(3, len(tokenizer), (1, 40), generator=torch.Generator().manual_seed(1))
+    weights = model(input_ids=ids, output_attentions=True).attentions[0][0]  # [heads, 40, 40]
+    for head, back in enumerate((1, 2)):
+        by_distance = [float(weights[head].diagonal(-distance)[5:].mean()) for distance in range(6)]
+        assert max(range(6), key=by_distance.__getitem__) == back
+        assert by_distance[back] > 0.5
+
+
+@torch.no_grad()
+def test_the_other_heads_see_what_is_alike_and_copy_it() -> None:
+    model, _ = build_embedded(0, ["red"])
+    attention = model.model.language_model.layers[1].self_attn
+    like = torch.nn.functional.cosine_similarity(attention.q_proj.weight.flatten(), attention.k_proj.weight.flatten(), 0)
+    assert like > 0.9
+    copied = attention.o_proj.weight @ attention.v_proj.weight
+    assert copied.diagonal().mean() > 5 * (copied - copied.diagonal().diag()).abs().mean()
