@@ -1,4 +1,4 @@
-"""A checkpoint folder without weights, small enough that an image is four tokens."""
+"""A checkpoint folder with one weight, which tells that it is untied, small enough that an image is four tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import DeepseekVLConfig
 
 from dsvl_tune.models.processor import load_processor
@@ -25,6 +27,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
         image_token_id=486,
     )
     config.save_pretrained(folder)
+    save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
     for name in ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"):
         shutil.copy(GOLDEN / "siglip" / "checkpoint" / name, folder)
     settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}

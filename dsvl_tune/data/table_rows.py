@@ -1,0 +1,105 @@
+"""Rows of Arrow tables, memory-mapped: Arrow and parquet files, folders and names that Hugging Face datasets reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dsvl_tune.schema import UserError
+
+
+class TableRows:
+    """The rows of one table. Image columns stay as they are stored: bytes and path, not decoded.
+
+    Args:
+        name: the file, folder or hub name, for errors.
+        table: a `datasets.Dataset`.
+        root: where image paths start from unless told otherwise.
+    """
+
+    def __init__(self, name: str, table: Any, root: Path) -> None:
+        self.name, self.root = name, root
+        self.table = table.with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def origin(self, index: int) -> str:
+        """File and row, as errors name them."""
+        return f"{self.name}: row {index + 1}"
+
+    def row(self, index: int) -> Any:
+        """A row's columns, without those that are null in it."""
+        (row,) = self.table[index : index + 1].to_pylist()
+        return {key: value for key, value in row.items() if value is not None}
+
+    def write(self, kept: Sequence[int], path: Path) -> None:
+        """An Arrow file (IPC stream, as datasets writes it) with some of the rows."""
+        chosen = self.table.select(list(kept))
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, chosen[:0].schema) as writer:
+            for index in range(len(chosen)):
+                writer.write_table(chosen[index : index + 1])
+
+
+def open_arrow(path: Path) -> TableRows:
+    """An Arrow file in the stream or the file format (Feather), not copied."""
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    try:
+        source = pa.memory_map(str(path))
+        try:
+            table = pa.ipc.open_stream(source).read_all()
+        except pa.ArrowInvalid:
+            table = pa.ipc.open_file(source).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not an Arrow file that can be read ({error}).") from None
+    return TableRows(str(path), Dataset(InMemoryTable(table.replace_schema_metadata(None))), path.parent)
+
+
+def open_parquet(path: Path) -> TableRows:
+    """A parquet file; datasets unpacks it once into its cache of Arrow files, and maps that."""
+    if not path.is_file():
+        raise UserError(f"{path}: cannot be read: no such file. Check the path.")
+    return TableRows(str(path), load("parquet", str(path), data_files=str(path), split="train"), path.parent)
+
+
+def open_named(name: str, split: str) -> TableRows:
+    """A folder or hub name by datasets: saved sets, image folders, folders of parquet, `owner/name` or with `/config`.
+
+    Raises:
+        UserError: datasets cannot read it, or it has no such split.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        owner, _, rest = name.partition("/")
+        title, _, config = rest.partition("/")
+        return TableRows(f"{name}#{split}", load(f"{owner}/{title}", name, config or None, split=split), Path())
+    if not any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
+        return TableRows(f"{name}#{split}", load(str(folder), name, split=split), folder)
+    try:
+        saved = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{name}: not a saved data set that can be read ({error}).") from None
+    if isinstance(saved, DatasetDict):
+        if split not in saved:
+            raise UserError(f"{name}: no split {split!r}. It has {', '.join(saved)}; name one as {name}#SPLIT.")
+        saved = saved[split]
+    return TableRows(f"{name}#{split}", saved, folder)
+
+
+def load(path: str, name: str, config: str | None = None, **options: Any) -> Any:
+    """datasets.load_dataset with one message for whatever it raises."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return load_dataset(path, config, **options)
+    except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError, pa.ArrowException) as error:
+        said = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{name}: datasets cannot read it ({type(error).__name__}: {said}).") from None
