@@ -34,7 +34,8 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.
 def load_image(ref: ImageRef, origin: str) -> Image.Image:
     """The picture, fully decoded, upright (EXIF rotation applied), RGB.
 
-    Transparency is dropped and the colour under it shows, as `convert("RGB")` does in the original.
+    Transparency is dropped and the colour under it shows, as `convert("RGB")` does in the original. One kind of damage
+    is not seen: a PNG whose compressed data ends properly but too early; Pillow leaves the missing rows black.
 
     Args:
         ref: what to read.
