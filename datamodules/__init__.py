@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from dsvl_tune.datamodules.base import ConversationDataModule as ConversationDataModule
     from dsvl_tune.datamodules.charts import ChartsDataModule as ChartsDataModule
     from dsvl_tune.datamodules.instruct import InstructDataModule as InstructDataModule
+    from dsvl_tune.datamodules.mixture import MixtureDataModule as MixtureDataModule
     from dsvl_tune.datamodules.scenes import ScenesDataModule as ScenesDataModule
 
 _HOMES = {
     "ChartsDataModule": "charts",
     "ConversationDataModule": "base",
     "InstructDataModule": "instruct",
+    "MixtureDataModule": "mixture",
     "ScenesDataModule": "scenes",
 }
 
-__all__ = ["ChartsDataModule", "ConversationDataModule", "InstructDataModule", "ScenesDataModule"]
+__all__ = ["ChartsDataModule", "ConversationDataModule", "InstructDataModule", "MixtureDataModule", "ScenesDataModule"]
 
 
 def __getattr__(name: str) -> type:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from dsvl_tune.data.collate import collate, collate_prompts
 from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.packing import tree
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.metrics.floor import Answered, constant_answer_floor
@@ -89,17 +90,20 @@ class ConversationDataModule(L.LightningDataModule):
         self.processor = processor
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in the order of `StepSampler`, from the trainer's position on."""
+        """Batches in the order of `sampler`, from the trainer's position on."""
         rows = self.rows("train")
-        rank, world_size = self.share()
-        sampler = StepSampler(len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches)
         return StepLoader(
             rows,  # type: ignore[arg-type]  # any sequence serves
-            batch_sampler=sampler,
+            batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=self.encoding(make_batch),
         )
+
+    def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
+        """Which of the training rows come when."""
+        rank, world_size = self.share()
+        return StepSampler(len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Two loaders over "validation": batches for the loss, prompts to answer."""
@@ -166,28 +170,22 @@ class ConversationDataModule(L.LightningDataModule):
 class StepLoader(DataLoader[Any]):
     """A loader whose checkpoint says which data the position in it belongs to."""
 
-    batch_sampler: StepSampler
+    batch_sampler: StepSampler | MixedSampler
 
     def state_dict(self) -> dict[str, int]:
         """What the order of the rows depends on."""
-        sampler = self.batch_sampler
-        return {
-            "rows": sampler.n_rows,
-            "seed": sampler.seed,
-            "batch_size": sampler.batch_size,
-            "processes": sampler.world_size,
-        }
+        return self.batch_sampler.state()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Raise unless the run is resumed on the data that it was stopped on.
 
         Raises:
-            UserError: another number of rows or processes, another seed or batch size.
+            UserError: another number of rows, another seed, mixture or size of a micro-batch over all processes.
         """
         for key, here in self.state_dict().items():
-            if state[key] != here:
+            if state.get(key) != here:
                 raise UserError(
-                    f"resuming: the run was stopped with {key.replace('_', ' ')} {state[key]}, now it is {here}, "
+                    f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
                     "so its position means other rows. Resume with the same data settings, or start a new run."
                 )
 

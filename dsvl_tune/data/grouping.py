@@ -54,7 +54,8 @@ def hold_out(images: Sequence[Sequence[str]], wanted: int, seed: int, where: str
     for members in groups:
         if len(held) + len(members) <= limit:
             held.update(members)
-    return held or set(min(groups, key=len))
+    smallest = min(groups, key=len)
+    return held or set(smallest)
 
 
 def share_images(images: Sequence[Iterable[str]]) -> list[list[int]]:

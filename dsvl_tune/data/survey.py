@@ -101,12 +101,27 @@ class Examine:
         )
 
 
+@dataclass(frozen=True)
+class MeasureRow:
+    """Finds the length of a row: of a message tree the images once and each conversation's other tokens."""
+
+    processor: Processor
+    max_tokens: int | None = None
+    overlong: Overlong = "error"
+
+    def __call__(self, row: list[Conversation]) -> Facts:
+        """The row's tokens; as `Examine`."""
+        rows = [tokenize(one, self.processor, "training", self.max_tokens, self.overlong) for one in row]
+        shared = (len(row) - 1) * len(rows[0].images) * self.processor.image_tokens
+        return Facts(row[0].origin, tokens=sum(len(tokens.input_ids) for tokens in rows) - shared)
+
+
 @dataclass
 class Surveyed:
     """A map-style data set of facts, for the loader's processes."""
 
-    rows: Sequence[Conversation]
-    examine: Callable[[Conversation], Facts]
+    rows: Sequence[Any]
+    examine: Callable[[Any], Facts]
     origin: Callable[[int], str]
 
     def __len__(self) -> int:
@@ -120,8 +135,8 @@ class Surveyed:
 
 
 def survey(
-    rows: Sequence[Conversation],
-    examine: Callable[[Conversation], Facts],
+    rows: Sequence[Any],
+    examine: Callable[[Any], Facts],
     origin: Callable[[int], str] = str,
     title: str = "checking rows",
 ) -> Iterator[Facts]:
@@ -129,7 +144,7 @@ def survey(
 
     Args:
         rows: read one by one.
-        examine: usually an `Examine`.
+        examine: an `Examine` for conversations, a `MeasureRow` for rows of them.
         origin: a row's name if it cannot even be read.
         title: of the progress bar.
     """

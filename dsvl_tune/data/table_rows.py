@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,12 @@ class TableRows:
 
     Args:
         name: the file, folder or hub name, for errors.
-        table: a `datasets.Dataset`.
+        table: slices of it are Arrow tables.
         root: where image paths start from unless told otherwise.
     """
 
     def __init__(self, name: str, table: Any, root: Path) -> None:
-        self.name, self.root = name, root
-        self.table = table.with_format("arrow")
+        self.name, self.table, self.root = name, table, root
 
     def __len__(self) -> int:
         return len(self.table)
@@ -38,26 +39,40 @@ class TableRows:
 
     def write(self, kept: Sequence[int], path: Path) -> None:
         """An Arrow file (IPC stream, as datasets writes it) with some of the rows."""
-        chosen = self.table.select(list(kept))
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, chosen[:0].schema) as writer:
-            for index in range(len(chosen)):
-                writer.write_table(chosen[index : index + 1])
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, self.table[0:1].schema) as writer:
+            for index in kept:
+                writer.write_table(self.table[index : index + 1])
+
+
+class Batches:
+    """The record batches of an Arrow file as one table of which slices inside a batch can be taken."""
+
+    def __init__(self, batches: Sequence[pa.RecordBatch]) -> None:
+        self.batches = batches
+        self.ends = list(accumulate(batch.num_rows for batch in batches))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, rows: slice) -> pa.Table:
+        number = bisect_right(self.ends, rows.start)
+        batch = self.batches[number]
+        start = rows.start - (self.ends[number] - batch.num_rows)
+        return pa.Table.from_batches([batch.slice(start, rows.stop - rows.start)])
 
 
 def open_arrow(path: Path) -> TableRows:
     """An Arrow file in the stream or the file format (Feather), not copied."""
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
-
     try:
         source = pa.memory_map(str(path))
         try:
-            table = pa.ipc.open_stream(source).read_all()
+            batches = list(pa.ipc.open_stream(source))
         except pa.ArrowInvalid:
-            table = pa.ipc.open_file(source).read_all()
+            file = pa.ipc.open_file(source)
+            batches = [file.get_batch(number) for number in range(file.num_record_batches)]
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not an Arrow file that can be read ({error}).") from None
-    return TableRows(str(path), Dataset(InMemoryTable(table.replace_schema_metadata(None))), path.parent)
+    return TableRows(str(path), Batches(batches), path.parent)
 
 
 def open_parquet(path: Path) -> TableRows:
@@ -90,16 +105,16 @@ def open_named(name: str, split: str) -> TableRows:
         if split not in saved:
             raise UserError(f"{name}: no split {split!r}. It has {', '.join(saved)}; name one as {name}#SPLIT.")
         saved = saved[split]
-    return TableRows(f"{name}#{split}", saved, folder)
+    return TableRows(f"{name}#{split}", saved.with_format("arrow"), folder)
 
 
 def load(path: str, name: str, config: str | None = None, **options: Any) -> Any:
-    """datasets.load_dataset with one message for whatever it raises."""
+    """datasets.load_dataset, giving Arrow tables, with one message for whatever it raises."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     try:
-        return load_dataset(path, config, **options)
+        return load_dataset(path, config, **options).with_format("arrow")
     except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError, pa.ArrowException) as error:
         said = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{name}: datasets cannot read it ({type(error).__name__}: {said}).") from None

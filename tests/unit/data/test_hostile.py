@@ -1,4 +1,4 @@
-"""Files and references that mean no good, or that a careless copy left behind: each is refused by name or read right."""
+"""Files and references that mean no good, or were carelessly copied: each is refused by name or read right."""
 
 from __future__ import annotations
 
