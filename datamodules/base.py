@@ -67,18 +67,26 @@ class ConversationDataModule(L.LightningDataModule):
     def rows(self, split: str) -> Rows:
         """Rows of "train", "validation" or "test". Training rows are asked for one by one, so they may be made then."""
 
+    def unchecked(self) -> dict[str, Rows]:
+        """The rows of each split as they are before anything is held out or joined: what `check-data` reads."""
+        return {split: self.rows(split) for split in ("train", "validation", "test")}
+
     def probes(self) -> dict[str, Rows]:
         """Other held-out sets by name, asked to see what the model forgets."""
         return {}
 
     def setup(self, stage: str) -> None:
-        """Read the checkpoint's processor.
+        """Read the checkpoint's processor."""
+        self.read_processor()
+
+    def read_processor(self) -> Processor:
+        """The checkpoint's processor, read once.
 
         Raises:
             UserError: no such checkpoint, or `max_tokens` is beyond its context.
         """
         if self.processor is not None:
-            return
+            return self.processor
         processor = load_processor(resolve_checkpoint(self.checkpoint))
         if self.max_tokens is not None and self.max_tokens > processor.context_tokens:
             raise UserError(
@@ -88,6 +96,7 @@ class ConversationDataModule(L.LightningDataModule):
         if self.system_prompt is not None:
             processor = replace(processor, default_system=self.system_prompt)
         self.processor = processor
+        return processor
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in the order of `sampler`, from the trainer's position on."""

@@ -9,8 +9,7 @@ from typing import Any
 from dsvl_tune.data.conversations import Conversations, open_conversations
 from dsvl_tune.data.formats import Format
 from dsvl_tune.data.grouping import group_trees, hold_out
-from dsvl_tune.data.packing import tree_key
-from dsvl_tune.data.survey import Examine, Facts, survey
+from dsvl_tune.data.survey import Examine, Facts, survey, tree_digest
 from dsvl_tune.schema import Conversation, UserError
 
 from .base import ConversationDataModule, Rows
@@ -116,6 +115,10 @@ class InstructDataModule(ConversationDataModule):
         """The file's rows; without a test file "test" are the validation rows, none for a validation not asked for."""
         return self.splits.get(split) or self.splits.get("validation", [])
 
+    def unchecked(self) -> dict[str, Rows]:
+        """Every row of every file as it stands there."""
+        return {split: EachRow(conversations) for split, conversations in self.open_files().items()}
+
     def open_files(self) -> dict[str, Conversations]:
         """The conversations of each file, not read yet."""
         return {
@@ -150,7 +153,7 @@ class InstructDataModule(ConversationDataModule):
             form: Any = "generation" if split == "test" else "training"
             examine = Examine(self.processor, form, self.max_tokens, self.overlong, self.verify_images)
         found = []
-        for one in survey(conversations, examine, title=f"checking {split} rows"):
+        for one in survey(EachRow(conversations), examine, title=f"checking {split} rows"):
             if one.error:
                 raise UserError(one.error)
             found.append(one)
@@ -176,8 +179,8 @@ class InstructDataModule(ConversationDataModule):
         return EachRow(conversations)
 
 
-def outline(conversation: Conversation) -> Facts:
-    """What every process must know of a conversation; the first one checks the rest."""
-    key = tree_key(conversation)
+def outline(row: list[Conversation]) -> list[Facts]:
+    """What every process must know of a row; the first one checks the rest."""
+    (conversation,) = row
     names = tuple(ref.name for ref in conversation.images)
-    return Facts(conversation.origin, images=names, tree=None if key is None else repr(key))
+    return [Facts(conversation.origin, images=names, tree=tree_digest(conversation))]

@@ -148,6 +148,10 @@ class MixtureDataModule(ConversationDataModule):
             ]
         )
 
+    def unchecked(self) -> dict[str, Rows]:
+        """Every source's rows, by source and split."""
+        return {f"{name} {key}": rows for name, one in self.sources.items() for key, rows in one.unchecked().items()}
+
     def probes(self) -> dict[str, Rows]:
         """Every source's probes, by source and name."""
         return {f"{name}_{probe}": rows for name, one in self.sources.items() for probe, rows in one.probes().items()}

@@ -53,6 +53,11 @@ class ByteRows:
         return len(self.spans)
 
     @property
+    def file_name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
     def root(self) -> Path:
         """Where image paths start from unless told otherwise."""
         return self.path.parent

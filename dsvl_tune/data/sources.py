@@ -19,6 +19,10 @@ class Part(Protocol):
     """The rows of one file or table: `byte_rows.ByteRows` or `table_rows.TableRows`."""
 
     @property
+    def file_name(self) -> str:
+        """A name for a file that `write` makes."""
+
+    @property
     def root(self) -> Path:
         """Where image paths start from."""
 

@@ -28,6 +28,11 @@ class TableRows:
     def __len__(self) -> int:
         return len(self.table)
 
+    @property
+    def file_name(self) -> str:
+        """The name's last part, ending in .arrow."""
+        return f"{Path(self.name.partition('#')[0]).stem}.arrow"
+
     def origin(self, index: int) -> str:
         """File and row, as errors name them."""
         return f"{self.name}: row {index + 1}"

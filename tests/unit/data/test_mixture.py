@@ -144,10 +144,13 @@ def test_weights_of_sources_and_modalities_reach_the_loss(files: dict[str, str],
 def test_what_cannot_be_mixed_is_told(
     options: dict[str, Any], words: str, files: dict[str, str], tiny_checkpoint: str
 ) -> None:
-    with pytest.raises(UserError, match=words):
+    def train() -> None:
         data = mixture(files, tiny_checkpoint, **options)
         data.setup("fit")
         list(data.train_dataloader())
+
+    with pytest.raises(UserError, match=words):
+        train()
 
 
 RECIPE = """
@@ -171,5 +174,5 @@ def test_a_recipe_names_sources_and_ramp(files: dict[str, str], hybrid_checkpoin
     assert isinstance(data, MixtureDataModule)
     assert data.text_share == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")
-    assert len(data.rows("train")) == 9 + 4  # five trees of five questions, one of them held out
+    assert len(data.rows("train")) == 9 + 5  # six trees of five questions, one of them held out
     assert {conversation.kind for row in data.rows("validation") for conversation in row} == {"pictures"}
