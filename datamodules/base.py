@@ -19,7 +19,7 @@ from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.metrics.floor import Answered, constant_answer_floor
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Turn, UserError
+from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Sample, Turn, UserError
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
@@ -204,11 +204,20 @@ def make_batch(
 ) -> Batch:
     """Rows encoded and collated; an image that several of them show is read once."""
     seen: dict[str, Pixels] = {}
-    samples = [
-        tree([encode(c, processor, "training", max_tokens, overlong, seen) for c in row], processor.image_token_id)
-        for row in rows
-    ]
-    return collate(samples, processor.pad_id)
+    return collate([make_sample(row, processor, max_tokens, overlong, seen) for row in rows], processor.pad_id)
+
+
+def make_sample(
+    row: list[Conversation],
+    processor: Processor,
+    max_tokens: int | None,
+    overlong: Overlong,
+    seen: dict[str, Pixels] | None = None,
+) -> Sample:
+    """A row encoded, several conversations as a message tree."""
+    seen = {} if seen is None else seen
+    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
+    return tree(samples, processor.image_token_id)
 
 
 def make_prompts(

@@ -23,6 +23,7 @@ COMMANDS = {
     "fit": Command("dsvl_tune.recipe", "main", "train by a recipe; score held-out data before and after"),
     "validate": Command("dsvl_tune.recipe", "main", "loss and generated answers on the recipe's validation data"),
     "check-data": Command("dsvl_tune.commands.check_data", "main", "read every row of a recipe's data and report"),
+    "preview": Command("dsvl_tune.commands.preview", "main", "a page of rows as the model will see them"),
     "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
     "init": Command("dsvl_tune.commands.init", "main", "an untrained small checkpoint, to train from nothing"),
     "chat": Command("dsvl_tune.commands.chat", "main", "ask a model about images, in the terminal"),

@@ -114,8 +114,8 @@ def leaks(train: Report, held_out: Report) -> dict[str, int]:
 class Looks:
     """A set of 64-bit looks that finds those that differ in few bits.
 
-    Cut into eight pieces of 8 bits, two looks that differ in fewer than eight bits have a piece in common. Looks of flat
-    pictures, with fewer than 4 bits set or missing, say too little and are left out.
+    Cut into eight pieces of 8 bits, two looks that differ in fewer than eight bits have a piece in common. Looks of
+    flat pictures, with fewer than 4 bits set or missing, say too little and are left out.
     """
 
     def __init__(self, looks: Any) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from dsvl_tune.data import byte_rows
+from dsvl_tune.data import byte_rows, json_list
 from dsvl_tune.data.conversations import open_conversations
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.sources import open_rows
@@ -187,7 +187,8 @@ def test_blocks_and_values_may_lie_anyhow(root: Path, monkeypatch: pytest.Monkey
     lines = root / "rows.csv"
     lines.write_text('question,answer\n"a\n""b"",",c\n"\n",d', encoding="utf-8")
     for block in range(4, 60, 3):
-        monkeypatch.setattr(byte_rows, "BLOCK", block)
+        for module in (byte_rows, json_list):
+            monkeypatch.setattr(module, "BLOCK", block)
         assert [row.turns[0].parts[0] for row in read(path)] == [row["question"] for row in rows]
         assert [row.turns[0].parts[0] for row in read(lines)] == ['a\n"b",', "\n"]
 
