@@ -76,6 +76,7 @@ class FinetuneModule(L.LightningModule):
         self.plan: Plan = {}
         self.answers: list[tuple[str, str, str]] = []
         self.step_sums: list[Tensor] = []
+        self.modality_sums: list[Tensor] = []
         self.validation_sums: list[Tensor] = []
 
     @property
@@ -121,9 +122,19 @@ class FinetuneModule(L.LightningModule):
             if parameter.grad is not None:
                 parameter.grad.mul_(self.trainer.world_size / weight_sum)
         self.log("train/loss", loss_sum / weight_sum, prog_bar=True)
-        for modality, (part_loss, part_weight) in zip(("text", "image"), sums, strict=True):
-            if part_weight > 0:
-                self.log(f"train/loss_{modality}", part_loss / part_weight)
+        self.log_modalities(sums)
+
+    def log_modalities(self, sums: Tensor) -> None:
+        """Loss of rows of text and of rows with an image, each a mean since the log's last line."""
+        self.modality_sums.append(sums)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        for modality, (loss_sum, weight_sum) in zip(
+            ("text", "image"), torch.stack(self.modality_sums).sum(0), strict=True
+        ):
+            if weight_sum > 0:
+                self.log(f"train/loss_{modality}", loss_sum / weight_sum)
+        self.modality_sums.clear()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a group for each part; warm-up and cosine by optimizer step."""
