@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from dsvl_tune.datamodules.charts import ChartsDataModule as ChartsDataModule
     from dsvl_tune.datamodules.instruct import InstructDataModule as InstructDataModule
     from dsvl_tune.datamodules.mixture import MixtureDataModule as MixtureDataModule
+    from dsvl_tune.datamodules.published import CaptionsDataModule as CaptionsDataModule
+    from dsvl_tune.datamodules.published import ChartQADataModule as ChartQADataModule
+    from dsvl_tune.datamodules.published import DocVQADataModule as DocVQADataModule
+    from dsvl_tune.datamodules.published import ScienceQADataModule as ScienceQADataModule
+    from dsvl_tune.datamodules.published import TextVQADataModule as TextVQADataModule
     from dsvl_tune.datamodules.scenes import ScenesDataModule as ScenesDataModule
 
 _HOMES = {
@@ -20,10 +25,26 @@ _HOMES = {
     "ConversationDataModule": "base",
     "InstructDataModule": "instruct",
     "MixtureDataModule": "mixture",
+    "CaptionsDataModule": "published",
+    "ChartQADataModule": "published",
+    "DocVQADataModule": "published",
+    "ScienceQADataModule": "published",
+    "TextVQADataModule": "published",
     "ScenesDataModule": "scenes",
 }
 
-__all__ = ["ChartsDataModule", "ConversationDataModule", "InstructDataModule", "MixtureDataModule", "ScenesDataModule"]
+__all__ = [
+    "CaptionsDataModule",
+    "ChartQADataModule",
+    "ChartsDataModule",
+    "ConversationDataModule",
+    "DocVQADataModule",
+    "InstructDataModule",
+    "MixtureDataModule",
+    "ScenesDataModule",
+    "ScienceQADataModule",
+    "TextVQADataModule",
+]
 
 
 def __getattr__(name: str) -> type:

@@ -57,8 +57,8 @@ class InstructDataModule(ConversationDataModule):
         validation: the rows that are validated on; null holds some of `train` out.
         test: the rows scored before and after training; null scores the validation rows.
         images_root: folder that image paths are relative to and may not leave; null takes each data file's folder.
-        format: "openai", "llava", "deepseek", "swift", "question_answer", "caption", or "auto", which tells it from
-            each row's keys.
+        format: "openai", "llava", "deepseek", "swift", "question_answer", "chartqa", "answers", "scienceqa", "caption",
+            or "auto", which tells it from each row's keys.
         message_trees: encode conversations about the same image as one row, image first and once (up to 8 of them);
             in files of up to `check_rows` rows.
         validation_rows: conversations to hold out without a validation file, at most a fifth of them; conversations

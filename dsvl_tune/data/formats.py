@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from dsvl_tune.data.messages import PLACEHOLDER, Message, Part, build, known, split_text, take, take_weight
+from dsvl_tune.data.messages import Message, Part, build, known, split_text, take, take_weight
+from dsvl_tune.data.published import read_answers, read_caption, read_chartqa, read_scienceqa
 from dsvl_tune.data.references import Home, image_ref
 from dsvl_tune.schema import Conversation, UserError
 
@@ -91,19 +92,23 @@ def read_question_answer(row: Row, origin: str, home: Home) -> Conversation:
     return build(row, messages, origin, home, images_first=True)
 
 
-def read_caption(row: Row, origin: str, home: Home) -> Conversation:
-    """A picture with its `caption` (a WebDataset's txt); the question is the picture alone, or `prompt`."""
-    text = take(row, "caption", str, origin)
-    messages: list[Message] = [("user", split_text(row.get("prompt") or PLACEHOLDER), 1.0), ("assistant", [text], 1.0)]
-    return build(row, messages, origin, home)
-
-
 ROLES = ("system", "user", "assistant")
 LLAVA_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 DEEPSEEK_ROLES = {"User": "user", "Assistant": "assistant", "System": "system"}
 
 Reader = Callable[[Row, str, Home], Conversation]
-Format = Literal["auto", "openai", "llava", "deepseek", "swift", "question_answer", "caption"]
+Format = Literal[
+    "auto",
+    "openai",
+    "llava",
+    "deepseek",
+    "swift",
+    "question_answer",
+    "chartqa",
+    "answers",
+    "scienceqa",
+    "caption",
+]
 
 # Name -> (the keys that a row of this format has, its reader). Told from the keys, the first that fits is taken; of
 # `messages` the roles' capital letters tell the official form from OpenAI's.
@@ -112,6 +117,9 @@ FORMATS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "openai": (("messages",), read_openai),
     "llava": (("conversations",), read_llava),
     "swift": (("query", "response"), read_swift),
+    "chartqa": (("query", "label"), read_chartqa),
+    "answers": (("question", "answers"), read_answers),
+    "scienceqa": (("question", "choices", "answer"), read_scienceqa),
     "question_answer": (("question", "answer"), read_question_answer),
     "caption": (("caption",), read_caption),
 }

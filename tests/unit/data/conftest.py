@@ -17,6 +17,15 @@ from dsvl_tune.schema import Processor
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Hugging Face datasets unpacks goes to the test's own folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """SigLIP-only, 32 px, 4 image tokens, context 256, the golden tokenizer."""

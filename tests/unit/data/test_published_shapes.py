@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import dsvl_tune.datamodules
 from dsvl_tune.data.formats import FORMATS, Format, read_row
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.references import Home
@@ -133,6 +134,71 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
         {"caption": "A dog", "image": PNG.getvalue()},
         [("u", ["#sha"], 1.0), ("a", ["A dog"], 1.0)],
     ),
+    # HuggingFaceM4/ChartQA
+    "chartqa": (
+        "chartqa",
+        {
+            "image": {"bytes": PNG.getvalue(), "path": None},
+            "query": "How many?",
+            "label": ["14"],
+            "human_or_machine": 0,
+        },
+        [("u", ["#sha", "How many?"], 1.0), ("a", ["14"], 1.0)],
+    ),
+    # ChartQA's own files
+    "chartqa files": (
+        "chartqa",
+        {"imgname": "41.png", "query": "How many?", "label": "14"},
+        [("u", ["#41.png", "How many?"], 1.0), ("a", ["14"], 1.0)],
+    ),
+    "docvqa": (
+        "answers",
+        {
+            "questionId": "337",
+            "question": "What is the date?",
+            "question_types": ["handwritten", "form"],
+            "image": {"bytes": PNG.getvalue(), "path": "x.png"},
+            "docId": 279,
+            "answers": ["1/8/93"],
+        },
+        [("u", ["#sha", "What is the date?"], 1.0), ("a", ["1/8/93"], 1.0)],
+    ),
+    "textvqa": (
+        "answers",
+        {
+            "image_id": "003",
+            "question_id": 34602,
+            "question": "what brand?",
+            "image": PNG.getvalue(),
+            "answers": ["nokia", "nous", "nous", "dakota", "nous", "toshiba", "nous", "nous", "nokia", "dakota"],
+            "ocr_tokens": ["nous"],
+        },
+        [("u", ["#sha", "what brand?"], 1.0), ("a", ["nous"], 1.0)],
+    ),
+    # derek-thomas/ScienceQA
+    "scienceqa": (
+        "scienceqa",
+        {
+            "image": None,
+            "question": "Which is a liquid?",
+            "choices": ["a rock", "tea"],
+            "answer": 1,
+            "hint": "Think.",
+            "subject": "natural science",
+            "lecture": "",
+            "solution": "",
+        },
+        [
+            ("u", ["Think.\nWhich is a liquid?\nA. a rock\nB. tea\nAnswer with the letter of the choice."], 1.0),
+            ("a", ["B"], 1.0),
+        ],
+    ),
+    # nlphuji/flickr30k and COCO: several captions a picture
+    "captions": (
+        "caption",
+        {"image": PNG.getvalue(), "caption": ["Two dogs.", "Dogs, two."], "sentids": ["0", "1"]},
+        [("u", ["#sha"], 1.0), ("a", ["Two dogs."], 1.0)],
+    ),
     # all keys, null where they mean nothing: what a table makes of part lists
     "openai from a table": (
         "openai",
@@ -203,9 +269,42 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
         ({"messages": [{"role": "user", "content": "x", "weight": float("nan")}]}, "weight: nan, expected"),
         ({"messages": [{"role": "user", "content": "x", "weight": "1"}]}, "weight: text, expected a number"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "unknown 'tool'"),
-        ({"caption": "a"}, "1 image placeholder"),
+        ({"caption": "a"}, "caption without an image"),
+        ({"caption": [], "image": "a.png"}, "expected a list with at least one text"),
+        ({"query": "a", "label": [], "image": "a.png"}, "label: .., expected a list with at least one text"),
+        ({"question": "a", "answers": [1], "image": "a.png"}, "answers: .1., expected a list"),
+        ({"question": "a", "choices": ["x", "y"], "answer": 2}, "answer 2 of 2 choices"),
     ],
 )
 def test_rows_that_are_not_quite_of_their_format(row: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         read_row(row, "rows:1", Home(Path("root")))
+
+
+@pytest.mark.usefixtures("datasets_cache")
+@pytest.mark.parametrize(
+    ("name", "shape_name", "kind"),
+    [
+        ("ChartQADataModule", "chartqa", "human"),
+        ("DocVQADataModule", "docvqa", "handwritten"),
+        ("TextVQADataModule", "textvqa", ""),
+        ("ScienceQADataModule", "scienceqa", "natural science"),
+        ("CaptionsDataModule", "captions", ""),
+    ],
+)
+def test_ready_made_data_modules(name: str, shape_name: str, kind: str, tmp_path: Path, tiny_checkpoint: str) -> None:
+    """A parquet file of the published layout, to batches."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = dict(SHAPES[shape_name][1])
+    if isinstance(row["image"], bytes):
+        row["image"] = {"bytes": row["image"], "path": None}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([row] * 3), path)
+    held: dict[str, Any] = {"validation": None, "test": str(path), "validation_rows": 0}
+    data = getattr(dsvl_tune.datamodules, name)(str(path), checkpoint=tiny_checkpoint, **held)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert sum(len(batch.origins) for batch in batches) == 3
+    assert {one.kind for one_row in data.rows("test") for one in one_row} == {kind}
