@@ -116,7 +116,6 @@ class MixtureDataModule(ConversationDataModule):
         self.loss_weights = loss_weights or {}
         given = modality_weights or {}
         self.modality_weights = {"text": given.get("text", 1.0), "image": given.get("image", 1.0)}
-        self.check_names()
 
     def check_names(self) -> None:
         """Raise on a name that is no source's, a source without a share, and a weight that is not positive."""
@@ -131,12 +130,18 @@ class MixtureDataModule(ConversationDataModule):
                 raise UserError(f"data: the loss weight of {key} is {weight}, expected more than 0. Leave it out.")
 
     def setup(self, stage: str) -> None:
-        """Set every source up with this module's checkpoint and settings."""
+        """Set every source up with this module's checkpoint and settings.
+
+        Raises:
+            UserError: a name, share, weight or ramp that cannot be, or a source without training rows.
+        """
         super().setup(stage)
+        self.check_names()
         for source in self.sources.values():
             source.trainer, source.processor, source.seed = self.trainer, self.processor, self.seed
             source.max_tokens, source.overlong = self.max_tokens, self.overlong
             source.setup(stage)
+        self.mixture()
 
     def rows(self, split: str) -> Rows:
         """The rows of all sources, one source after another."""
@@ -156,28 +161,26 @@ class MixtureDataModule(ConversationDataModule):
         """Every source's probes, by source and name."""
         return {f"{name}_{probe}": rows for name, one in self.sources.items() for probe, rows in one.probes().items()}
 
-    def sampler(self, rows: Rows) -> MixedSampler:
-        """Which of the training rows come when.
-
-        Raises:
-            UserError: a source has no training rows.
-        """
-        assert isinstance(rows, MixedRows)
-        sizes = [len(source) for source in rows.sources]
-        if 0 in sizes:
-            raise UserError(f"data.sources: {rows.sources[sizes.index(0)].name!r} has no training rows. Leave it out.")
-        shares = tuple(self.shares[name] for name in self.sources) if self.shares else tuple(map(float, sizes))
-        rank, world_size = self.share()
-        mixture = Mixture(
-            shares,
-            tuple(source.text for source in rows.sources),
+    def mixture(self) -> Mixture:
+        """How the sources are mixed."""
+        sizes = {name: len(source.rows("train")) for name, source in self.sources.items()}
+        if empty := [name for name, size in sizes.items() if not size]:
+            raise UserError(f"data.sources: {empty[0]!r} has no training rows. Leave it out.")
+        shares = self.shares or {name: float(size) for name, size in sizes.items()}
+        return Mixture(
+            tuple(shares[name] for name in self.sources),
+            tuple(name in self.text_only for name in self.sources),
             self.text_share,
             self.whole_steps,
             self.trainer.accumulate_grad_batches if self.trainer else 1,
         )
+
+    def sampler(self, rows: Rows) -> MixedSampler:
+        """Which of the training rows come when."""
+        rank, world_size = self.share()
         return MixedSampler(
-            sizes,
-            mixture,
+            [len(source.rows("train")) for source in self.sources.values()],
+            self.mixture(),
             self.batch_size,
             self.seed,
             rank,

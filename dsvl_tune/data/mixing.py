@@ -32,10 +32,11 @@ class Ramp:
     first: int = 0
     shape: Literal["linear", "cosine"] = "linear"
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise unless shares and steps can be."""
         if not (0 <= self.start <= 1 and 0 <= self.end <= 1 and self.steps > 0 and self.first >= 0):
             raise UserError(
-                f"text_share: from {self.start} to {self.end} in {self.steps} steps from step {self.first}. "
+                f"data.text_share: from {self.start} to {self.end} in {self.steps} steps from step {self.first}. "
                 "Expected shares between 0 and 1, at least one step, and no step before 0."
             )
 
@@ -68,10 +69,12 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if any(not share > 0 for share in self.shares):
-            raise UserError(f"shares: {self.shares}, expected positive numbers. Leave a source out instead.")
+            raise UserError(f"data.shares: {self.shares}, expected positive numbers. Leave a source out instead.")
+        if self.text_share is not None:
+            self.text_share.check()
         if (self.text_share or self.whole_steps) and len(set(self.text)) < 2:
             raise UserError(
-                "text_share and whole_steps part text from images, but the sources are all of one kind. Name the "
+                "data.text_share and whole_steps part text from images, but the sources are all of one kind. Name the "
                 "sources of text in text_only, and have another one."
             )
 

@@ -136,8 +136,8 @@ def test_sizes_as_shares_give_every_row_once_an_epoch() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Ramp(1.2, 0.7, 10), "shares between 0 and 1"),
-        (lambda: Ramp(1.0, 0.7, 0), "at least one step"),
+        (lambda: Mixture((1.0, 1.0), (True, False), Ramp(1.2, 0.7, 10)), "shares between 0 and 1"),
+        (lambda: Mixture((1.0, 1.0), (True, False), Ramp(1.0, 0.7, 0)), "at least one step"),
         (lambda: Mixture((1.0, 0.0), (True, False)), "expected positive"),
         (lambda: Mixture((1.0, float("nan")), (True, False)), "expected positive"),
         (lambda: Mixture((1.0, 1.0), (False, False), Ramp(1.0, 0.7, 10)), "all of one kind"),

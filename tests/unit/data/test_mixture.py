@@ -112,8 +112,11 @@ def test_two_processes_see_together_what_one_sees(
     options = OPTIONS["warm-up"]
     one = seen(mixture(files, tiny_checkpoint, batch_size=4, **options), tmp_path / "one", 16)
     spread: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
-    two = mixture(files, tiny_checkpoint, num_workers=2, **options)
-    assert seen(two, tmp_path / "two", 16, tmp_path / "one/step=3.ckpt", **spread) == one[6:]
+    for name, workers, resume in (("two", 0, None), ("three", 2, "one/step=3.ckpt"), ("four", 0, "two/step=5.ckpt")):
+        two = mixture(files, tiny_checkpoint, num_workers=workers, **options)
+        after = int(resume.partition("=")[2][0]) if resume else 0
+        saved = tmp_path / resume if resume else None
+        assert seen(two, tmp_path / name, 16, saved, **spread) == one[2 * after :], name
     for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(key, None)
 
@@ -139,6 +142,7 @@ def test_weights_of_sources_and_modalities_reach_the_loss(files: dict[str, str],
         ({"loss_weights": {"text": 0.0}}, "loss weight of text is 0.0"),
         ({"text_only": ("pictures",)}, "an image, but text_only names its source 'pictures'"),
         ({"text_only": (), "text_share": Ramp(1.0, 0.7, 3)}, "all of one kind"),
+        ({"text_share": Ramp(1.0, 7.0, 3)}, "text_share: from 1.0 to 7.0"),
     ],
 )
 def test_what_cannot_be_mixed_is_told(

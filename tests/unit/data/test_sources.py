@@ -19,7 +19,6 @@ from dsvl_tune.data.images import load_image
 from dsvl_tune.data.sources import open_rows
 from dsvl_tune.schema import Conversation, UserError
 
-
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
 
