@@ -56,6 +56,7 @@ class ConversationDataModule(L.LightningDataModule):
         system_prompt: str | None = None,
     ) -> None:
         super().__init__()
+        self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed = seed

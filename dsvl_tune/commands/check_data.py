@@ -13,6 +13,7 @@ from dsvl_tune.data.report import BINS, Report, leaks
 from dsvl_tune.data.survey import Examine, survey
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.instruct import EachRow
+from dsvl_tune.datamodules.mixture import MixtureDataModule
 from dsvl_tune.files import write_json
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.schema import UserError
@@ -106,7 +107,8 @@ def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
         raise UserError(f"--fix {out}: exists. Give a new folder.")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    left_out, written = [], []
+    left_out: list[dict[str, str]] = []
+    written: list[str] = []
     for split, rows in splits.items():
         if not isinstance(rows, EachRow):
             raise UserError(f"--fix: the rows of {split!r} are generated, not read from files. Leave --fix out.")
@@ -117,9 +119,12 @@ def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
             kept = [number - before for number in range(before, end) if number not in bad]
             folder = partial / split.replace(" ", "_")
             folder.mkdir(parents=True, exist_ok=True)
-            part.write(kept, folder / part.file_name)
-            place = out / folder.name / part.file_name
-            written.append(f"{place}: {len(kept):,} of {end - before:,} rows; its images_root is {part.root}")
+            name = part.file_name  # files of several folders may have one name
+            name = name if not (folder / name).exists() else f"{len(written)}_{name}"
+            part.write(kept, folder / name)
+            written.append(
+                f"{out / folder.name / name}: {len(kept):,} of {end - before:,} rows; its images_root is {part.root}"
+            )
             before = end
     write_json(partial / "left_out.json", left_out)
     partial.replace(out)
@@ -149,3 +154,17 @@ def main(arguments: list[str]) -> None:
     errors = sum(len(report.errors) for report in reports.values())
     if errors:
         raise UserError(f"{errors:,} rows would stop fit. Repair them, or write the others with --fix OUT.")
+    set_up(data)
+
+
+def set_up(data: ConversationDataModule) -> None:
+    """What `fit` does before its first step, without decoding the images again.
+
+    Raises:
+        UserError: what is wrong with the data as a whole, such as nothing to hold out.
+    """
+    for module in (data, *(data.sources.values() if isinstance(data, MixtureDataModule) else ())):
+        module.verify_images = False
+    data.setup("fit")
+    if not data.rows("validation"):
+        raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")

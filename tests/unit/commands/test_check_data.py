@@ -96,6 +96,13 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
         ]
     )
     assert "no errors" in capsys.readouterr().out
+    with pytest.raises(UserError, match="there are no validation rows"):
+        main(
+            [
+                *arguments(folder, hybrid_checkpoint, "--data.images_root", str(folder), "--data.validation_rows", "0"),
+                *("--data.train", str(out / "train/train.jsonl"), "--data.test", str(out / "test/test.jsonl")),
+            ]
+        )
     data = InstructDataModule(
         str(out / "train/train.jsonl"), images_root=str(folder), checkpoint=str(hybrid_checkpoint), validation_rows=0
     )
