@@ -72,6 +72,10 @@ class ConversationDataModule(L.LightningDataModule):
         """The rows of each split as they are before anything is held out or joined: what `check-data` reads."""
         return {split: self.rows(split) for split in ("train", "validation", "test")}
 
+    def identity(self, split: str) -> str | None:
+        """Equal for equal rows of a split, for what is cached about them; None where nothing tells."""
+        return None
+
     def probes(self) -> dict[str, Rows]:
         """Other held-out sets by name, asked to see what the model forgets."""
         return {}

@@ -119,6 +119,14 @@ class InstructDataModule(ConversationDataModule):
         """Every row of every file as it stands there."""
         return {split: EachRow(conversations) for split, conversations in self.open_files().items()}
 
+    def identity(self, split: str) -> str | None:
+        """The files' stamps and which of their rows are taken how."""
+        rows = self.rows(split)
+        assert isinstance(rows, (ChosenRows, EachRow))
+        numbers = rows.numbers if isinstance(rows, ChosenRows) else None
+        stamps = [part.identity for part in rows.conversations.rows.parts]
+        return f"{stamps}{numbers}{self.format}"
+
     def open_files(self) -> dict[str, Conversations]:
         """The conversations of each file, not read yet."""
         return {

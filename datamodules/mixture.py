@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dsvl_tune.data.lengths import MeasureRow, row_lengths
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.mixing import Mixture, Ramp
-from dsvl_tune.data.survey import MeasureRow, survey
 from dsvl_tune.schema import Conversation, UserError
 
 from .base import ConversationDataModule, Rows
@@ -87,7 +87,8 @@ class MixtureDataModule(ConversationDataModule):
             cosine). The paper's modality warm-up is {start: 1.0, end: 0.7, steps: ...}. null keeps `shares`.
         whole_steps: optimizer steps all of text or without a text source, in the same shares: a step of text skips the
             vision towers (the paper's modality grouping, 20 % faster there).
-        length_grouped: micro-batches of rows of about one length, image tokens counted; rows are measured at the start.
+        length_grouped: micro-batches of rows of about one length, image tokens counted; rows of files are measured
+            once, into a cache.
         with_replacement: names of the sources whose rows are drawn anew each time.
         loss_weights: weight of the answers of a source, by name; 1 if not named.
         modality_weights: weight of the answers in rows with "image" and of "text"; 1 if not named.
@@ -188,16 +189,13 @@ class MixtureDataModule(ConversationDataModule):
             self.trained_batches,
             [name in self.with_replacement for name in self.sources],
             self.epoch_rows,
-            self.lengths(rows) if self.length_grouped else None,
+            self.lengths() if self.length_grouped else None,
         )
 
-    def lengths(self, rows: Rows) -> NDArray[np.int64]:
-        """Tokens of every row."""
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every training row, one source after another."""
         assert self.processor is not None
         measure = MeasureRow(self.processor, self.max_tokens, self.overlong)
-        found = []
-        for facts in survey(rows, measure, title="measuring rows"):
-            if facts.error:
-                raise UserError(facts.error)
-            found.append(facts.tokens)
-        return np.array(found, dtype=np.int64)
+        return np.concatenate(
+            [row_lengths(one.rows("train"), measure, one.identity("train")) for one in self.sources.values()]
+        )

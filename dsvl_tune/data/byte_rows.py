@@ -50,6 +50,11 @@ class ByteRows:
         return len(self.spans)
 
     @property
+    def identity(self) -> str:
+        """The file and its stamp."""
+        return f"{self.path.resolve()}{self.stamp}"
+
+    @property
     def file_name(self) -> str:
         """The file's name."""
         return self.path.name

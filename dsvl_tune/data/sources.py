@@ -19,6 +19,10 @@ class Part(Protocol):
     """The rows of one file or table: `byte_rows.ByteRows` or `table_rows.TableRows`."""
 
     @property
+    def identity(self) -> str:
+        """Another one if the rows are others."""
+
+    @property
     def file_name(self) -> str:
         """A name for a file that `write` makes."""
 

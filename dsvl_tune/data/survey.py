@@ -118,25 +118,6 @@ class Examine:
         )
 
 
-@dataclass(frozen=True)
-class MeasureRow:
-    """Finds the length of a row: of a message tree the images once and each conversation's other tokens."""
-
-    processor: Processor
-    max_tokens: int | None = None
-    overlong: Overlong = "error"
-
-    def __call__(self, row: list[Conversation]) -> list[Facts]:
-        """The row's tokens, as one fact.
-
-        Raises:
-            UserError: as `encode.tokenize`.
-        """
-        rows = [tokenize(one, self.processor, "training", self.max_tokens, self.overlong) for one in row]
-        shared = (len(row) - 1) * len(rows[0].images) * self.processor.image_tokens
-        return [Facts(row[0].origin, tokens=sum(len(tokens.input_ids) for tokens in rows) - shared)]
-
-
 @dataclass
 class Surveyed:
     """A map-style data set of facts, for the loader's processes."""

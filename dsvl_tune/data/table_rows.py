@@ -20,10 +20,11 @@ class TableRows:
         name: the file, folder or hub name, for errors.
         table: slices of it are Arrow tables.
         root: where image paths start from unless told otherwise.
+        identity: another one if the rows are others.
     """
 
-    def __init__(self, name: str, table: Any, root: Path) -> None:
-        self.name, self.table, self.root = name, table, root
+    def __init__(self, name: str, table: Any, root: Path, identity: str) -> None:
+        self.name, self.table, self.root, self.identity = name, table, root, identity
 
     def __len__(self) -> int:
         return len(self.table)
@@ -77,14 +78,16 @@ def open_arrow(path: Path) -> TableRows:
             batches = [file.get_batch(number) for number in range(file.num_record_batches)]
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not an Arrow file that can be read ({error}).") from None
-    return TableRows(str(path), Batches(batches), path.parent)
+    status = path.stat()
+    return TableRows(str(path), Batches(batches), path.parent, f"{path.resolve()}{status.st_size} {status.st_mtime_ns}")
 
 
 def open_parquet(path: Path) -> TableRows:
     """A parquet file; datasets unpacks it once into its cache of Arrow files, and maps that."""
     if not path.is_file():
         raise UserError(f"{path}: cannot be read: no such file. Check the path.")
-    return TableRows(str(path), load("parquet", str(path), data_files=str(path), split="train"), path.parent)
+    table = load("parquet", str(path), data_files=str(path), split="train")
+    return TableRows(str(path), table, path.parent, table._fingerprint)
 
 
 def open_named(name: str, split: str) -> TableRows:
@@ -99,9 +102,11 @@ def open_named(name: str, split: str) -> TableRows:
     if not folder.is_dir():
         owner, _, rest = name.partition("/")
         title, _, config = rest.partition("/")
-        return TableRows(f"{name}#{split}", load(f"{owner}/{title}", name, config or None, split=split), Path())
+        table = load(f"{owner}/{title}", name, config or None, split=split)
+        return TableRows(f"{name}#{split}", table, Path(), table._fingerprint)
     if not any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
-        return TableRows(f"{name}#{split}", load(str(folder), name, split=split), folder)
+        table = load(str(folder), name, split=split)
+        return TableRows(f"{name}#{split}", table, folder, table._fingerprint)
     try:
         saved = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -110,7 +115,7 @@ def open_named(name: str, split: str) -> TableRows:
         if split not in saved:
             raise UserError(f"{name}: no split {split!r}. It has {', '.join(saved)}; name one as {name}#SPLIT.")
         saved = saved[split]
-    return TableRows(f"{name}#{split}", saved.with_format("arrow"), folder)
+    return TableRows(f"{name}#{split}", saved.with_format("arrow"), folder, saved._fingerprint)
 
 
 def load(path: str, name: str, config: str | None = None, **options: Any) -> Any:

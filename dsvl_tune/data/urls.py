@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from dsvl_tune.data.cache import cached
 from dsvl_tune.schema import UserError
 
 MAX_BYTES = 50_000_000
@@ -16,15 +16,16 @@ TIMEOUT_S = 30.0
 
 
 def cached_picture(url: str, where: str) -> Path:
-    """The file that holds the picture, below `$XDG_CACHE_HOME/dsvl_tune`.
+    """The file that holds the picture, in the cache.
 
     Raises:
         UserError: it cannot be fetched, or is too large.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsvl_tune" / "images"
-    path = folder / hashlib.sha256(url.encode()).hexdigest()
-    if path.is_file():
-        return path
+    return cached("images", hashlib.sha256(url.encode()).hexdigest(), lambda path: fetch(url, where, path))
+
+
+def fetch(url: str, where: str, path: Path) -> None:
+    """Write what the URL answers with."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(MAX_BYTES + 1)
@@ -32,8 +33,4 @@ def cached_picture(url: str, where: str) -> Path:
         raise UserError(f"{where}: cannot be fetched ({error}). Save it below the images' root folder.") from None
     if len(content) > MAX_BYTES:
         raise UserError(f"{where}: more than {MAX_BYTES // 10**6} MB. Save a smaller one.")
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{path.name}.{os.getpid()}.partial"
-    partial.write_bytes(content)
-    partial.replace(path)
-    return path
+    path.write_bytes(content)

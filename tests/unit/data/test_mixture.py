@@ -21,8 +21,9 @@ from dsvl_tune.schema import Batch, UserError
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> dict[str, str]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Nine rows of text and thirty about six images."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(6):
         Image.new("RGB", (20 + i, 30), (40 * i, 9, 9)).save(tmp_path / f"{i}.png")
     rows: dict[str, list[Any]] = {
@@ -119,6 +120,37 @@ def test_two_processes_see_together_what_one_sees(
         assert seen(two, tmp_path / name, 16, saved, **spread) == one[2 * after :], name
     for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(key, None)
+
+
+def test_lengths_are_measured_once_and_again_for_other_rows(
+    files: dict[str, str], tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(**options: Any) -> tuple[list[int], int]:
+        data = mixture(files, tiny_checkpoint, **options)
+        data.setup("fit")
+        with monkeypatch.context() as patch:
+            patch.setattr("dsvl_tune.data.lengths.CHUNK", 7)
+            lengths = data.lengths().tolist()
+        return lengths, len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()])
+
+    first, chunks = measure()
+    assert chunks == 2 + 5  # 9 and 30 rows
+    sizes = [len(batch.input_ids[0]) for batch in mixture_batches(files, tiny_checkpoint)]
+    assert sorted(first) == sorted(sizes)
+    oldest = min((tmp_path / "cache").rglob("*/*/*/0"), key=lambda path: path.stat().st_mtime_ns)
+    oldest.unlink()  # as if the pass had been broken off
+    assert measure() == (first, chunks)
+    longer, more = measure(system_prompt="Be brief. " * 3)
+    assert more == 2 * chunks and longer != first
+    Path(files["text"]).write_text(json.dumps({"question": "Hi", "answer": "Ho"}))
+    assert len(measure()[0]) == 31
+
+
+def mixture_batches(files: dict[str, str], checkpoint: str) -> list[Batch]:
+    """One epoch of single rows in the sizes' shares: every row once."""
+    data = mixture(files, checkpoint, shares=None, batch_size=1)
+    data.setup("fit")
+    return list(data.train_dataloader())
 
 
 def test_weights_of_sources_and_modalities_reach_the_loss(files: dict[str, str], tiny_checkpoint: str) -> None:
