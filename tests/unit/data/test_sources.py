@@ -84,10 +84,8 @@ def image_set(root: Path, kind: str) -> Any:
     """A datasets.Dataset with an image column that stores bytes or paths."""
     import datasets
 
-    picture = {"bytes": (root / "a.png").read_bytes(), "path": None}
-    if kind == "path":
-        picture = {"bytes": None, "path": str(root / "a.png")}
-    rows = [{**ROWS[0], "image": picture}, ROWS[1]]
+    stored, path = ((root / "a.png").read_bytes(), None) if kind == "bytes" else (None, str(root / "a.png"))
+    rows = [{**ROWS[0], "image": {"bytes": stored, "path": path}}, ROWS[1]]
     features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
     return datasets.Dataset.from_list(rows, features=datasets.Features(features))
 
