@@ -156,7 +156,7 @@ def read_row(row: Any, origin: str, home: Home, format: Format = "auto") -> Conv
 def is_official(messages: Any) -> bool:
     """Whether the first role is written as the official DeepSeek-VL code writes it."""
     first = messages[0] if isinstance(messages, list) and messages else None
-    return isinstance(first, dict) and first.get("role") in DEEPSEEK_ROLES
+    return isinstance(first, dict) and str(first.get("role")) in DEEPSEEK_ROLES
 
 
 def read_part(part: Any, where: str, home: Home) -> list[Part]:

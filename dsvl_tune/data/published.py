@@ -52,7 +52,7 @@ def read_scienceqa(row: Mapping[str, Any], origin: str, home: Home) -> Conversat
         raise UserError(f"{origin}: answer {number} of {len(choices)} choices. Expected a number from 0 below theirs.")
     options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
     parts = [
-        row.get("hint") or "",
+        take({**row, "hint": row.get("hint") or ""}, "hint", str, origin),
         take(row, "question", str, origin),
         options,
         "Answer with the letter of the choice.",
