@@ -27,8 +27,11 @@ MAX_PIXELS = 64_000_000
 READ_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA")
 """Formats that are read. Others of Pillow's run programs (EPS), hold no one picture (PSD), or are not for pictures."""
 
-# What Pillow's decoders raise on damaged files.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What Pillow's decoders raise on damaged files, TIFF's and AVIF's the last ones.
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError),
+)
 
 
 def load_image(ref: ImageRef, origin: str) -> Image.Image:
