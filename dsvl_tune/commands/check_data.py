@@ -133,7 +133,7 @@ def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser("dsvl-tune check-data", description=DESCRIPTION, add_help=True)
+    parser = argparse.ArgumentParser("dsvl-tune check-data", description=DESCRIPTION, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints it instead of the tables")
     parser.add_argument("--fix", type=Path, metavar="OUT", help="folder to make: the rows without errors, and a list")

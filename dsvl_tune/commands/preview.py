@@ -25,7 +25,7 @@ with fit; rows come in the order in which training begins."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser("dsvl-tune preview", description=DESCRIPTION)
+    parser = argparse.ArgumentParser("dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rows", type=int, default=10, help="rows to show")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="which rows")
