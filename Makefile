@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup charts test lint embedded clean
+.PHONY: help setup charts stages test lint embedded clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s%s\n", $$1, $$2}'
@@ -21,6 +21,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 charts: setup  ## tune the small model on generated charts: CPU, minutes
 	$(BIN)/dsvl-tune fit --config recipes/charts_lora.yaml
+
+stages: setup  ## the paper's three stages in small, on generated data: CPU, minutes
+	for stage in 1_align 2_pretrain 3_sft; do \
+		$(BIN)/dsvl-tune fit --config stages_$$stage && $(BIN)/dsvl-tune merge runs/stages_$$stage || exit $$?; \
+	done
 
 test: setup  ## every test
 	$(BIN)/python -m pytest -q

@@ -12,16 +12,39 @@ if TYPE_CHECKING:
     from dsvl_tune.datamodules.base import ConversationDataModule as ConversationDataModule
     from dsvl_tune.datamodules.charts import ChartsDataModule as ChartsDataModule
     from dsvl_tune.datamodules.instruct import InstructDataModule as InstructDataModule
+    from dsvl_tune.datamodules.mixture import MixtureDataModule as MixtureDataModule
+    from dsvl_tune.datamodules.published import CaptionsDataModule as CaptionsDataModule
+    from dsvl_tune.datamodules.published import ChartQADataModule as ChartQADataModule
+    from dsvl_tune.datamodules.published import DocVQADataModule as DocVQADataModule
+    from dsvl_tune.datamodules.published import ScienceQADataModule as ScienceQADataModule
+    from dsvl_tune.datamodules.published import TextVQADataModule as TextVQADataModule
     from dsvl_tune.datamodules.scenes import ScenesDataModule as ScenesDataModule
 
 _HOMES = {
     "ChartsDataModule": "charts",
     "ConversationDataModule": "base",
     "InstructDataModule": "instruct",
+    "MixtureDataModule": "mixture",
+    "CaptionsDataModule": "published",
+    "ChartQADataModule": "published",
+    "DocVQADataModule": "published",
+    "ScienceQADataModule": "published",
+    "TextVQADataModule": "published",
     "ScenesDataModule": "scenes",
 }
 
-__all__ = ["ChartsDataModule", "ConversationDataModule", "InstructDataModule", "ScenesDataModule"]
+__all__ = [
+    "CaptionsDataModule",
+    "ChartQADataModule",
+    "ChartsDataModule",
+    "ConversationDataModule",
+    "DocVQADataModule",
+    "InstructDataModule",
+    "MixtureDataModule",
+    "ScenesDataModule",
+    "ScienceQADataModule",
+    "TextVQADataModule",
+]
 
 
 def __getattr__(name: str) -> type:

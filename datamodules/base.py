@@ -13,12 +13,13 @@ from torch.utils.data import DataLoader
 
 from dsvl_tune.data.collate import collate, collate_prompts
 from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.packing import tree
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.metrics.floor import Answered, constant_answer_floor
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Turn, UserError
+from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Sample, Turn, UserError
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
@@ -55,6 +56,7 @@ class ConversationDataModule(L.LightningDataModule):
         system_prompt: str | None = None,
     ) -> None:
         super().__init__()
+        self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed = seed
@@ -66,18 +68,30 @@ class ConversationDataModule(L.LightningDataModule):
     def rows(self, split: str) -> Rows:
         """Rows of "train", "validation" or "test". Training rows are asked for one by one, so they may be made then."""
 
+    def unchecked(self) -> dict[str, Rows]:
+        """The rows of each split as they are before anything is held out or joined: what `check-data` reads."""
+        return {split: self.rows(split) for split in ("train", "validation", "test")}
+
+    def identity(self, split: str) -> str | None:
+        """Equal for equal rows of a split, for what is cached about them; None where nothing tells."""
+        return None
+
     def probes(self) -> dict[str, Rows]:
         """Other held-out sets by name, asked to see what the model forgets."""
         return {}
 
     def setup(self, stage: str) -> None:
-        """Read the checkpoint's processor.
+        """Read the checkpoint's processor."""
+        self.read_processor()
+
+    def read_processor(self) -> Processor:
+        """The checkpoint's processor, read once.
 
         Raises:
             UserError: no such checkpoint, or `max_tokens` is beyond its context.
         """
         if self.processor is not None:
-            return
+            return self.processor
         processor = load_processor(resolve_checkpoint(self.checkpoint))
         if self.max_tokens is not None and self.max_tokens > processor.context_tokens:
             raise UserError(
@@ -87,19 +101,23 @@ class ConversationDataModule(L.LightningDataModule):
         if self.system_prompt is not None:
             processor = replace(processor, default_system=self.system_prompt)
         self.processor = processor
+        return processor
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in the order of `StepSampler`, from the trainer's position on."""
+        """Batches in the order of `sampler`, from the trainer's position on."""
         rows = self.rows("train")
-        rank, world_size = self.share()
-        sampler = StepSampler(len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches)
         return StepLoader(
             rows,  # type: ignore[arg-type]  # any sequence serves
-            batch_sampler=sampler,
+            batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=self.encoding(make_batch),
         )
+
+    def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
+        """Which of the training rows come when."""
+        rank, world_size = self.share()
+        return StepSampler(len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Two loaders over "validation": batches for the loss, prompts to answer."""
@@ -170,28 +188,22 @@ class ConversationDataModule(L.LightningDataModule):
 class StepLoader(DataLoader[Any]):
     """A loader whose checkpoint says which data the position in it belongs to."""
 
-    batch_sampler: StepSampler
+    batch_sampler: StepSampler | MixedSampler
 
     def state_dict(self) -> dict[str, int]:
         """What the order of the rows depends on."""
-        sampler = self.batch_sampler
-        return {
-            "rows": sampler.n_rows,
-            "seed": sampler.seed,
-            "batch_size": sampler.batch_size,
-            "processes": sampler.world_size,
-        }
+        return self.batch_sampler.state()
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Raise unless the run is resumed on the data that it was stopped on.
 
         Raises:
-            UserError: another number of rows or processes, another seed or batch size.
+            UserError: another number of rows, another seed, mixture or size of a micro-batch over all processes.
         """
         for key, here in self.state_dict().items():
-            if state[key] != here:
+            if state.get(key) != here:
                 raise UserError(
-                    f"resuming: the run was stopped with {key.replace('_', ' ')} {state[key]}, now it is {here}, "
+                    f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
                     "so its position means other rows. Resume with the same data settings, or start a new run."
                 )
 
@@ -201,11 +213,20 @@ def make_batch(
 ) -> Batch:
     """Rows encoded and collated; an image that several of them show is read once."""
     seen: dict[str, Pixels] = {}
-    samples = [
-        tree([encode(c, processor, "training", max_tokens, overlong, seen) for c in row], processor.image_token_id)
-        for row in rows
-    ]
-    return collate(samples, processor.pad_id)
+    return collate([make_sample(row, processor, max_tokens, overlong, seen) for row in rows], processor.pad_id)
+
+
+def make_sample(
+    row: list[Conversation],
+    processor: Processor,
+    max_tokens: int | None,
+    overlong: Overlong,
+    seen: dict[str, Pixels] | None = None,
+) -> Sample:
+    """A row encoded, several conversations as a message tree."""
+    seen = {} if seen is None else seen
+    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
+    return tree(samples, processor.image_token_id)
 
 
 def make_prompts(

@@ -1,40 +1,71 @@
-"""Your own data: a file of conversations beside a folder of images."""
+"""Your own data: files, folders or tables of conversations, with their images."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from random import Random
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from dsvl_tune.data.encode import tokenize
-from dsvl_tune.data.formats import Format, read_conversations
-from dsvl_tune.data.packing import tree_key
-from dsvl_tune.data.sources import verify_images
-from dsvl_tune.data.template import Form
+from dsvl_tune.data.conversations import Conversations, open_conversations
+from dsvl_tune.data.formats import Format
+from dsvl_tune.data.grouping import group_trees, hold_out
+from dsvl_tune.data.survey import Examine, Facts, survey, tree_digest
 from dsvl_tune.schema import Conversation, UserError
 
-from .base import ConversationDataModule
+from .base import ConversationDataModule, Rows
 
-MAX_BRANCHES = 8
-"""Conversations in one message tree, so that a much-asked image makes no row that memory cannot hold."""
+
+@dataclass(frozen=True)
+class ChosenRows(Sequence[list[Conversation]]):
+    """Rows of conversations by number: each a message tree, read when it is asked for."""
+
+    conversations: Conversations
+    numbers: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
+        return [self.conversations[number] for number in self.numbers[index]]
+
+
+@dataclass(frozen=True)
+class EachRow(Sequence[list[Conversation]]):
+    """Every conversation as a row of its own, in order."""
+
+    conversations: Conversations
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
+        return [self.conversations[index]]
 
 
 class InstructDataModule(ConversationDataModule):
-    """Conversations about images from JSONL or JSON files: OpenAI's messages, or LLaVA's and ShareGPT's.
+    """Conversations about images from JSONL, JSON, CSV, parquet, Arrow, WebDataset tars and Hugging Face datasets.
 
-    Every row is read, tokenised and its images decoded before training begins: bad data ends the run before anything
-    is written. Rows with several images, several turns, a system prompt or no image at all may be mixed.
+    A row is in OpenAI's, LLaVA's or ShareGPT's, ms-swift's or the official DeepSeek-VL form, or has the columns
+    question and answer, or caption. Rows with several images, several turns, a system prompt or no image may be mixed.
+
+    A file of up to `check_rows` rows is read completely before training begins: rows tokenised, images decoded. Bad
+    data then ends the run before anything is written. A larger one is only opened; `dsvl-tune check-data` checks it.
 
     Args:
-        train: file of the training rows.
-        validation: file of the rows that are validated on; null holds some of `train` out.
-        test: file of the rows scored before and after training; null scores the validation rows.
+        train: the training rows: a file, a pattern of files ("shards/*.tar"), a folder that Hugging Face datasets
+            reads, or a name on its hub (owner/name or owner/name/config); the last two may end in "#SPLIT".
+        validation: the rows that are validated on; null holds some of `train` out.
+        test: the rows scored before and after training; null scores the validation rows.
         images_root: folder that image paths are relative to and may not leave; null takes each data file's folder.
-        format: "openai", "llava", or "auto", which tells it from each row's keys.
-        message_trees: encode conversations about the same image as one row, image first and once (up to 8 of them).
+        format: "openai", "llava", "deepseek", "swift", "question_answer", "chartqa", "answers", "scienceqa", "caption",
+            or "auto", which tells it from each row's keys.
+        message_trees: encode conversations about the same image as one row, image first and once (up to 8 of them);
+            in files of up to `check_rows` rows.
         validation_rows: conversations to hold out without a validation file, at most a fifth of them; conversations
             that share an image are held out together. 0 validates on nothing.
         verify_images: decode every image once at the start; off, a bad one is found when training comes to it.
+        allow_urls: fetch images that rows name by http(s) URL, once, into a cache; off, nothing is fetched.
+        check_rows: rows of a file up to which it is read completely before training.
         kwargs: of `ConversationDataModule`.
     """
 
@@ -48,6 +79,8 @@ class InstructDataModule(ConversationDataModule):
         message_trees: bool = True,
         validation_rows: int = 200,
         verify_images: bool = True,
+        allow_urls: bool = False,
+        check_rows: int = 100_000,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,10 +90,12 @@ class InstructDataModule(ConversationDataModule):
         self.message_trees = message_trees
         self.validation_rows = validation_rows
         self.verify_images = verify_images
-        self.splits: dict[str, list[list[Conversation]]] = {}
+        self.allow_urls = allow_urls
+        self.check_rows = check_rows
+        self.splits: dict[str, Rows] = {}
 
     def setup(self, stage: str) -> None:
-        """Read and check every row of every file.
+        """Open every file, and read and check every row of those that are not too large.
 
         Raises:
             UserError: with file, row and field of the first thing that is wrong.
@@ -68,92 +103,92 @@ class InstructDataModule(ConversationDataModule):
         super().setup(stage)
         if self.splits:
             return
-        splits = {split: self.read(file) for split, file in self.files.items() if file is not None}
-        if "validation" not in splits and self.validation_rows > 0:
-            splits["train"], splits["validation"] = hold_out(splits["train"], self.validation_rows, self.seed)
-        self.check(splits)
-        self.splits = {
-            split: group(conversations) if self.message_trees else [[one] for one in conversations]
-            for split, conversations in splits.items()
-        }
+        splits: dict[str, Rows] = {}
+        for split, conversations in self.open_files().items():
+            if len(conversations) <= self.check_rows:
+                splits |= self.read(split, conversations)
+            else:
+                splits[split] = self.unread(split, conversations)
+        self.splits = splits
 
-    def rows(self, split: str) -> list[list[Conversation]]:
+    def rows(self, split: str) -> Rows:
         """The file's rows; without a test file "test" are the validation rows, none for a validation not asked for."""
         return self.splits.get(split) or self.splits.get("validation", [])
 
-    def read(self, file: str) -> list[Conversation]:
-        """Every row of a file."""
-        path = Path(file).expanduser()
-        return read_conversations(path, Path(self.images_root or path.parent).expanduser(), self.format)
+    def unchecked(self) -> dict[str, Rows]:
+        """Every row of every file as it stands there."""
+        return {split: EachRow(conversations) for split, conversations in self.open_files().items()}
 
-    def check(self, splits: dict[str, list[Conversation]]) -> None:
-        """Tokenise all conversations and decode all images, once: on the first process."""
+    def identity(self, split: str) -> str | None:
+        """The files' stamps and which of their rows are taken how."""
+        rows = self.rows(split)
+        assert isinstance(rows, (ChosenRows, EachRow))
+        numbers = rows.numbers if isinstance(rows, ChosenRows) else None
+        stamps = [part.identity for part in rows.conversations.rows.parts]
+        return f"{stamps}{numbers}{self.format}"
+
+    def open_files(self) -> dict[str, Conversations]:
+        """The conversations of each file, not read yet."""
+        return {
+            split: open_conversations(file, self.images_root, self.format, self.allow_urls)
+            for split, file in self.files.items()
+            if file is not None
+        }
+
+    def read(self, split: str, conversations: Conversations) -> dict[str, Rows]:
+        """The rows of a file, all of them checked; validation rows held out of the training file if need be."""
+        facts = self.facts(split, conversations)
+        held: set[int] = set()
+        splits: dict[str, Rows] = {}
+        if split == "train" and self.files["validation"] is None and self.validation_rows > 0:
+            name = str(self.files["train"])
+            held = hold_out([one.images for one in facts], self.validation_rows, self.seed, name)
+            splits["validation"] = self.choose(conversations, facts, sorted(held))
+        splits[split] = self.choose(conversations, facts, [i for i in range(len(facts)) if i not in held])
+        return splits
+
+    def choose(self, conversations: Conversations, facts: list[Facts], numbers: list[int]) -> Rows:
+        """Those conversations, as message trees if wanted."""
+        keys = ((number, facts[number].tree if self.message_trees else None) for number in numbers)
+        return ChosenRows(conversations, group_trees(keys))
+
+    def facts(self, split: str, conversations: Conversations) -> list[Facts]:
+        """What every conversation is, in order. The first process tokenises them all and decodes the images."""
         if self.trainer is not None and not self.trainer.is_global_zero:
-            return
-        assert self.processor is not None
-        for split, conversations in splits.items():
-            form: Form = "generation" if split == "test" else "training"
-            for conversation in conversations:
-                tokenize(conversation, self.processor, form, self.max_tokens, self.overlong)
-        if self.verify_images:
-            verify_images(one for conversations in splits.values() for one in conversations)
+            examine: Any = outline
+        else:
+            assert self.processor is not None
+            form: Any = "generation" if split == "test" else "training"
+            examine = Examine(self.processor, form, self.max_tokens, self.overlong, self.verify_images)
+        found = []
+        for one in survey(EachRow(conversations), examine, title=f"checking {split} rows"):
+            if one.error:
+                raise UserError(one.error)
+            found.append(one)
+        return found
 
+    def unread(self, split: str, conversations: Conversations) -> Rows:
+        """A large file's rows, each on its own.
 
-def group(conversations: list[Conversation]) -> list[list[Conversation]]:
-    """Rows for message trees: conversations that fit into one tree together, in the order of their first."""
-    rows: list[list[Conversation]] = []
-    open_rows: dict[Any, list[Conversation]] = {}
-    for conversation in conversations:
-        key = tree_key(conversation)
-        row = open_rows.get(key) if key is not None else None
-        if row is None or len(row) == MAX_BRANCHES:
-            row = []
-            rows.append(row)
-            if key is not None:
-                open_rows[key] = row
-        row.append(conversation)
-    return rows
-
-
-def hold_out(
-    conversations: list[Conversation], wanted: int, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """(training, validation): up to `wanted` and up to a fifth of the conversations held out, at least one group.
-
-    Conversations that share an image go together, so that no held-out image is trained on.
-
-    Raises:
-        UserError: all conversations show the same images.
-    """
-    groups = share_images(conversations)
-    if len(groups) < 2:
-        raise UserError(
-            f"{conversations[0].origin}: the training file has one image or one row only, so none can be held out. "
-            "Give data.validation, or set data.validation_rows: 0."
+        Raises:
+            UserError: validation rows are to be held out of it, which needs all images' names.
+        """
+        if split == "train" and self.files["validation"] is None and self.validation_rows > 0:
+            raise UserError(
+                f"{self.files['train']}: {len(conversations):,} rows, more than check_rows ({self.check_rows:,}), so "
+                "they are not read before training and none can be held out by their images. Give data.validation, "
+                "set data.validation_rows: 0, or raise data.check_rows."
+            )
+        print(
+            f"{split}: {len(conversations):,} rows are opened, not checked, and make no message trees "
+            f"(data.check_rows is {self.check_rows:,}); dsvl-tune check-data checks them",
+            flush=True,
         )
-    Random(seed).shuffle(groups)
-    limit = min(wanted, len(conversations) // 5)
-    held: set[int] = set()
-    for members in groups:
-        if len(held) + len(members) <= limit:
-            held.update(members)
-    if not held:
-        smallest = min(groups, key=len)
-        held.update(smallest)
-    train = [one for i, one in enumerate(conversations) if i not in held]
-    return train, [one for i, one in enumerate(conversations) if i in held]
+        return EachRow(conversations)
 
 
-def share_images(conversations: list[Conversation]) -> list[list[int]]:
-    """Indices of the conversations in groups that have no image in common with another group."""
-    groups: dict[int, list[int]] = {}
-    home: dict[str, int] = {}
-    for i, conversation in enumerate(conversations):
-        names = {ref.name for ref in conversation.images}
-        first, *others = sorted({home[name] for name in names if name in home}) or [i]
-        groups.setdefault(first, []).append(i)
-        for other in others:  # this conversation joins groups that were apart
-            groups[first] += groups.pop(other)
-            home.update({name: first for name, group in home.items() if group == other})
-        home.update(dict.fromkeys(names, first))
-    return list(groups.values())
+def outline(row: list[Conversation]) -> list[Facts]:
+    """What every process must know of a row; the first one checks the rest."""
+    (conversation,) = row
+    names = tuple(ref.name for ref in conversation.images)
+    return [Facts(conversation.origin, images=names, tree=tree_digest(conversation))]

@@ -24,6 +24,8 @@ COMMANDS = {
     "validate": Command("dsvl_tune.recipe", "main", "loss and generated answers on the recipe's validation data"),
     "test": Command("dsvl_tune.recipe", "main", "scores of generated answers on the recipe's test data"),
     "predict": Command("dsvl_tune.recipe", "main", "answer every question of the recipe's test data into a file"),
+    "check-data": Command("dsvl_tune.commands.check_data", "main", "read every row of a recipe's data and report"),
+    "preview": Command("dsvl_tune.commands.preview", "main", "a page of rows as the model will see them"),
     "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
     "convert": Command("dsvl_tune.commands.convert", "main", "a checkpoint in transformers' or the original layout"),
     "init": Command("dsvl_tune.commands.init", "main", "an untrained small checkpoint, to train from nothing"),

@@ -43,11 +43,11 @@ class ImageRef:
     """An image that has not been read yet.
 
     Attributes:
-        source: a file, encoded bytes (PNG, JPEG, ...) or a picture in memory.
+        source: a file, encoded bytes (PNG, JPEG, ...), a picture in memory, or the URL of one that may be fetched.
         name: unique name of the picture; two references with one name are the same picture and are encoded once.
     """
 
-    source: Path | bytes | Image
+    source: Path | bytes | Image | str
     name: str
 
 

@@ -2,8 +2,8 @@
 
 The original is deepseek_vl/models/image_processing_vlm.py (VLMImageProcessor.resize) for the padded square and
 deepseek_vl/models/clip_encoder.py (HybridVisionTower) for the branches. Two differences, both meant:
-the EXIF rotation is applied (the original shows a turned photograph as it lies in the file), and pictures with 16 bits
-a channel are scaled to 8 (Pillow would clip them to white).
+the EXIF rotation is applied, once, and then forgotten (the original shows a turned photograph as it lies in the file),
+and pictures with 16 bits a channel are scaled to 8 (Pillow would clip them to white).
 """
 
 from __future__ import annotations
@@ -19,29 +19,51 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from dsvl_tune.data.urls import cached_picture
 from dsvl_tune.schema import Branch, ImageRef, ImageRule, Pixels, UserError
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
+READ_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA")
+"""Formats that are read. Others of Pillow's run programs (EPS), hold no one picture (PSD), or are not for pictures."""
 
-# What Pillow's decoders raise on damaged files.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+# What Pillow's decoders raise on damaged files, TIFF's and AVIF's the last ones.
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error),
+    *(LookupError, TypeError, RuntimeError, ArithmeticError, MemoryError),
+)
 
 
 def load_image(ref: ImageRef, origin: str) -> Image.Image:
     """The picture, fully decoded, upright (EXIF rotation applied), RGB.
 
-    Transparency is dropped and the colour under it shows, as `convert("RGB")` does in the original.
+    Transparency is dropped and the colour under it shows, as `convert("RGB")` does in the original. One kind of damage
+    is not seen: a PNG whose compressed data ends properly but too early; Pillow leaves the missing rows black.
 
     Args:
         ref: what to read.
         origin: file and row that show it, for the error.
 
     Raises:
-        UserError: no such file, not an image, truncated, empty, or more than `MAX_PIXELS`.
+        UserError: no such file, not an image, truncated, empty, several pictures in one file (an animation, pages), or
+            more than `MAX_PIXELS`.
     """
     where = f"{origin}: image {ref.source if isinstance(ref.source, Path) else ref.name}"
-    image = open_image(ref.source, where)
+    source = cached_picture(ref.source, where) if isinstance(ref.source, str) else ref.source
+    image = open_image(source, where)
+    check_size(image, where)
+    try:
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # a camera's MPO has the photograph first, then views made from it
+            raise UserError(f"{where}: {frames} pictures in one {image.format} file. Save the one that is meant alone.")
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image), where)
+    except DECODE_ERRORS as error:
+        raise UserError(f"{where}: damaged or truncated ({error}). Replace the file.") from None
+
+
+def check_size(image: Image.Image, where: str) -> None:
+    """Raise unless the picture has pixels, and not too many; none of them is decoded yet."""
     width, height = image.size
     if width == 0 or height == 0:
         raise UserError(f"{where}: it is {width} x {height} px. Expected at least one pixel; replace the picture.")
@@ -50,11 +72,6 @@ def load_image(ref: ImageRef, origin: str) -> Image.Image:
             f"{where}: it is {width} x {height} px, more than {MAX_PIXELS // 10**6} million pixels. "
             "The model sees at most 1024 px a side: make it smaller."
         )
-    try:
-        image.load()
-        return to_rgb(ImageOps.exif_transpose(image), where)
-    except DECODE_ERRORS as error:
-        raise UserError(f"{where}: damaged or truncated ({error}). Replace the file.") from None
 
 
 def open_image(source: Path | bytes | Image.Image, where: str) -> Image.Image:
@@ -62,7 +79,10 @@ def open_image(source: Path | bytes | Image.Image, where: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     try:
-        return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+        # A pipe or a device would be waited for without end.
+        if isinstance(source, Path) and source.exists() and not source.is_file():
+            raise UserError(f"{where}: not an image that can be read: not a file. Name a picture file.")
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=READ_FORMATS)
     except FileNotFoundError:
         raise UserError(f"{where}: no such file. Check the path and the images' root folder.") from None
     except Image.DecompressionBombError as error:

@@ -52,6 +52,11 @@ class StepSampler(Sampler[list[int]]):
                 order = self.order(epoch)
             yield self.deal(order, index)
 
+    def state(self) -> dict[str, int]:
+        """What the rows of a position depend on; other processes may share them, as long as the product is the same."""
+        rows = self.batch_size * self.world_size
+        return {"rows": self.n_rows, "seed": self.seed, "rows of a micro-batch over all processes": rows}
+
     def rows_at(self, step: int) -> list[int]:
         """Rows of micro-batch `step`, counted over all epochs, on this process."""
         epoch, index = divmod(step, len(self))

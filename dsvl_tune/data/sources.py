@@ -1,91 +1,115 @@
-"""Where rows and images come from: files of JSON, and the references to images in them."""
+"""Where rows come from: a file, several, a folder or a hub name, opened without reading them."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import json
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from glob import glob
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tqdm import tqdm
+from dsvl_tune.data.byte_rows import open_csv, open_json, open_lines, open_tar
+from dsvl_tune.data.table_rows import open_arrow, open_named, open_parquet
+from dsvl_tune.schema import UserError
 
-from dsvl_tune.data.images import load_image
-from dsvl_tune.schema import Conversation, ImageRef, UserError
+
+class Part(Protocol):
+    """The rows of one file or table: `byte_rows.ByteRows` or `table_rows.TableRows`."""
+
+    @property
+    def identity(self) -> str:
+        """Another one if the rows are others."""
+
+    @property
+    def file_name(self) -> str:
+        """A name for a file that `write` makes."""
+
+    @property
+    def root(self) -> Path:
+        """Where image paths start from."""
+
+    def __len__(self) -> int: ...
+
+    def origin(self, index: int) -> str:
+        """File and row."""
+
+    def row(self, index: int) -> Any:
+        """A row's value."""
+
+    def write(self, kept: Sequence[int], path: Path) -> None:
+        """A file of the same kind with some of the rows."""
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(origin, row) of a JSON list, or of a JSONL file with a row a line. Which of them is seen by its first character.
+# How a file's name ends -> what opens it.
+ENDINGS: dict[str, Callable[[Path], Part]] = {
+    ".jsonl": open_lines,
+    ".ndjson": open_lines,
+    ".json": open_json,
+    ".csv": open_csv,
+    ".tsv": open_csv,
+    ".parquet": open_parquet,
+    ".arrow": open_arrow,
+    ".feather": open_arrow,
+    ".tar": open_tar,
+}
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
+
+
+class Rows:
+    """The rows of all parts, one after another."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = list(parts)
+        self.ends = list(accumulate(len(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def locate(self, index: int) -> tuple[Part, int]:
+        """The part that holds a row, and its number there."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self.ends, index)
+        return self.parts[part], index - (self.ends[part] - len(self.parts[part]))
+
+
+def open_rows(name: str) -> Rows:
+    """The rows that a recipe names.
+
+    Args:
+        name: a file, a pattern of files (`shards/*.tar`, in the order of their names), a folder that Hugging Face
+            datasets reads, or a name on its hub, `owner/name` or `owner/name/config`. Folders and hub names may end in
+            `#SPLIT`; without it the split is train.
 
     Raises:
-        UserError: no such file, not UTF-8, or not JSON.
+        UserError: nothing of the kind is there, its ending is unknown, or it holds no rows.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Expected JSON or JSONL in UTF-8.") from None
-    if text.lstrip().startswith("["):
-        rows = parse_json(text, str(path))
-        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, start=1))
-        return
-    # Not splitlines: JSON strings may hold other line separators than the newline.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
+    whole, _, split = name.partition("#")
+    path = Path(whole).expanduser()
+    if path.is_dir():
+        parts: list[Part] = [open_named(str(path), split or "train")]
+    elif re.search(r"[*?\[]", name) and not Path(name).exists():
+        parts = [open_file(Path(found)) for found in sorted(glob(str(Path(name).expanduser())))]
+        if not parts:
+            raise UserError(f"{name}: cannot be read: no file is named so. Check the pattern.")
+    elif HUB_NAME.fullmatch(whole) and not path.exists() and path.suffix.lower() not in ENDINGS:
+        parts = [open_named(whole, split or "train")]
+    else:
+        parts = [open_file(Path(name).expanduser())]
+    rows = Rows(parts)
+    if not len(rows):
+        raise UserError(f"{name}: no rows. Expected at least one conversation.")
+    return rows
 
 
-def parse_json(text: str, where: str) -> Any:
-    """The value, or an error that says where it is not JSON."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+def open_file(path: Path) -> Part:
+    """One file by its name's ending."""
+    opener = ENDINGS.get(path.suffix.lower())
+    if opener is None:
         raise UserError(
-            f"{where}: not JSON ({error}). Expected a list of rows (JSON) or one complete row a line (JSONL)."
-        ) from None
-
-
-def image_ref(source: str, root: Path, where: str) -> ImageRef:
-    """The image that a row names: a file below `root`, or a data: URL with the encoded picture in it.
-
-    Raises:
-        UserError: another kind of URL, a path that leaves `root` (links followed), or a damaged data: URL.
-    """
-    if source.startswith("data:"):
-        header, _, content = source.partition(",")
-        try:
-            picture = base64.b64decode(content, validate=True)
-        except binascii.Error as error:
-            raise UserError(f"{where}: the image's data: URL ({header}) is not base64 ({error}).") from None
-        return ImageRef(picture, name=f"sha256:{hashlib.sha256(picture).hexdigest()}")
-    if "://" in source:
-        raise UserError(f"{where}: image {source}: nothing is fetched over the network. Save it below {root}.")
-    path, home = (root / source).resolve(), root.resolve()
-    if not path.is_relative_to(home):
-        raise UserError(
-            f"{where}: image {source}: outside the images' root folder {root}. Move it there, or set images_root."
+            f"{path}: its name ends in {path.suffix or 'nothing'!r}. Expected one of {', '.join(ENDINGS)}, a folder, "
+            "or a name on the Hugging Face hub (owner/name)."
         )
-    return ImageRef(path, name=str(path))
-
-
-def verify_images(conversations: Iterable[Conversation]) -> None:
-    """Decode every distinct image once, on all cores.
-
-    Raises:
-        UserError: as `load_image`, for the first bad image.
-    """
-    images: dict[str, tuple[ImageRef, str]] = {}
-    for conversation in conversations:
-        for ref in conversation.images:
-            images.setdefault(ref.name, (ref, conversation.origin))
-    if not images:
-        return
-    with ThreadPoolExecutor() as pool:
-        decoded = pool.map(lambda found: load_image(*found).size, images.values())
-        try:
-            for _ in tqdm(decoded, total=len(images), desc="checking images", unit="image", leave=False):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)  # after an error the rest is not waited for
+    return opener(path)

@@ -133,7 +133,11 @@ def check_order(turns: tuple[Turn, ...], form: Form, origin: str) -> None:
 
 
 def check_text(text: str, processor: Processor, where: str) -> None:
-    """Raise if the text holds a string that the tokenizer would read as a special token."""
+    """Raise if the text holds half a character, or a string that the tokenizer would read as a special token."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: the text holds half a character ({error}). Repair the text.") from None
     for token in processor.tokenizer.all_special_tokens:
         if token in text:
             raise UserError(

@@ -30,11 +30,34 @@ def encode_images(model: PreTrainedModel, batch: Batch | Prompts) -> dict[str, B
 def supervised_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Weighted sum of the losses of the learnt tokens, and the sum of their weights.
 
+    Returns:
+        (loss_sum, weight_sum), float32 scalars; a mean is loss_sum / weight_sum, over as many batches as one likes.
+    """
+    losses, weights, _ = token_losses(model, batch)
+    return torch.dot(losses, weights), weights.sum()
+
+
+def sums_by_modality(losses: Tensor, weights: Tensor, shows_image: Tensor) -> Tensor:
+    """The two sums of `supervised_loss`, for rows of text and for rows with an image.
+
+    Args:
+        losses, weights, shows_image: [N], from `token_losses`.
+
+    Returns:
+        [2, 2]: (loss_sum, weight_sum) of text, then of images; together they are the sums over all.
+    """
+    sums = torch.stack([losses.detach() * weights, weights])
+    return torch.stack([sums[:, ~shows_image].sum(1), sums[:, shows_image].sum(1)])
+
+
+def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss and weight of each learnt token, and whether its row shows an image.
+
     The head and the cross entropy see the N supervised positions alone. Rows are held apart by a dense mask, with
     `use_cache=False`: with a cache the decoder ignores restarted positions, silently.
 
     Returns:
-        (loss_sum, weight_sum), float32 scalars; a mean is loss_sum / weight_sum, over as many batches as one likes.
+        [N] float32, [N] float32 and [N] bool.
     """
     hidden = model.model(
         input_ids=batch.input_ids,
@@ -47,5 +70,5 @@ def supervised_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tenso
     learnt = targets != IGNORE_INDEX
     logits = model.lm_head(hidden[:, :-1][learnt]).float()
     losses = F.cross_entropy(logits, targets[learnt], reduction="none")
-    weights = batch.loss_weights[:, 1:][learnt]
-    return torch.dot(losses, weights), weights.sum()
+    shows_image = (batch.input_ids == model.config.image_token_id).any(1, keepdim=True).expand_as(learnt)
+    return losses, batch.loss_weights[:, 1:][learnt], shows_image[learnt]

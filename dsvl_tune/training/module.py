@@ -18,7 +18,7 @@ from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Batch, Prompts, UserError
 from dsvl_tune.training.generation import Answer, answer_prompts, score
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
 
@@ -75,6 +75,7 @@ class FinetuneModule(L.LightningModule):
         self.plan: Plan = {}
         self.answers: list[Answer] = []
         self.step_sums: list[Tensor] = []
+        self.modality_sums: list[Tensor] = []
         self.validation_sums: list[Tensor] = []
 
     @property
@@ -107,19 +108,32 @@ class FinetuneModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""
-        loss_sum, weight_sum = supervised_loss(self.network, batch)
-        self.step_sums.append(torch.stack([loss_sum.detach(), weight_sum]))
-        return loss_sum * self.trainer.accumulate_grad_batches
+        losses, weights, shows_image = token_losses(self.network, batch)
+        self.step_sums.append(sums_by_modality(losses, weights, shows_image))
+        return torch.dot(losses, weights) * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the summed gradient by the weight of the whole step, over all processes."""
         sums = self.trainer.strategy.reduce(torch.stack(self.step_sums).sum(0), reduce_op="sum")
         self.step_sums.clear()
-        loss_sum, weight_sum = sums.unbind()
+        loss_sum, weight_sum = sums.sum(0).unbind()
         for parameter in self.parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(self.trainer.world_size / weight_sum)
         self.log("train/loss", loss_sum / weight_sum, prog_bar=True)
+        self.log_modalities(sums)
+
+    def log_modalities(self, sums: Tensor) -> None:
+        """Loss of rows of text and of rows with an image, each a mean since the log's last line."""
+        self.modality_sums.append(sums)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        for modality, (loss_sum, weight_sum) in zip(
+            ("text", "image"), torch.stack(self.modality_sums).sum(0), strict=True
+        ):
+            if weight_sum > 0:
+                self.log(f"train/loss_{modality}", loss_sum / weight_sum)
+        self.modality_sums.clear()
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a group for each part; warm-up and cosine by optimizer step."""

@@ -1,4 +1,4 @@
-"""A checkpoint folder without a model, small enough that an image is four tokens."""
+"""A checkpoint folder with one weight, which tells that it is untied, small enough that an image is four tokens."""
 
 from __future__ import annotations
 
@@ -17,6 +17,15 @@ from dsvl_tune.schema import Processor
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 
+@pytest.fixture
+def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Hugging Face datasets unpacks goes to the test's own folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """SigLIP-only, 32 px, 4 image tokens, context 256, the golden tokenizer."""
@@ -27,7 +36,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
         image_token_id=486,
     )
     config.save_pretrained(folder)
-    save_file({"lm_head.weight": torch.zeros(1, 1)}, folder / "model.safetensors")  # there to be seen, not to be loaded
+    save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
     for name in ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"):
         shutil.copy(GOLDEN / "siglip" / "checkpoint" / name, folder)
     settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}

@@ -193,6 +193,38 @@ def test_a_bad_image_met_in_a_worker_is_one_message(data: Path, tiny_checkpoint:
     assert str(error.value).startswith(str(data)) and "Traceback" not in str(error.value)
 
 
+def test_a_file_beyond_check_rows_is_opened_and_not_read(
+    data: Path, tiny_checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = data.read_text().splitlines()
+    data.write_text("\n".join([*lines, "{no json"]))
+    large = module(data, tiny_checkpoint, check_rows=25, batch_size=3)
+    large.setup("fit")
+    assert "26 rows are opened, not checked" in capsys.readouterr().out
+    assert len(large.rows("train")) == 26 and len(large.rows("train")[0]) == 1  # no message trees
+    with pytest.raises(UserError, match=r"rows.jsonl:26: not JSON"):
+        list(large.train_dataloader())
+    with pytest.raises(UserError, match=r"26 rows, more than check_rows .25.*Give data.validation"):
+        module(data, tiny_checkpoint, check_rows=25, validation_rows=5).setup("fit")
+    with pytest.raises(UserError, match=r"rows.jsonl:26: not JSON"):
+        module(data, tiny_checkpoint, check_rows=26).setup("fit")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_many_rows_are_checked_by_many_processes_with_the_same_result(
+    data: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = module(data, tiny_checkpoint)
+    plain.setup("fit")
+    monkeypatch.setattr("dsvl_tune.data.survey.FORK_FROM", 1)
+    forked = module(data, tiny_checkpoint)
+    forked.setup("fit")
+    assert list(forked.rows("train")) == list(plain.rows("train"))
+    data.write_text(data.read_text() + "\n{no json")
+    with pytest.raises(UserError, match=r"rows.jsonl:26: not JSON"):
+        module(data, tiny_checkpoint).setup("fit")
+
+
 def test_settings_that_cannot_be(data: Path, tiny_checkpoint: str) -> None:
     with pytest.raises(UserError, match="max_tokens: 300.*at most 256"):
         module(data, tiny_checkpoint, max_tokens=300).setup("fit")

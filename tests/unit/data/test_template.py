@@ -49,6 +49,7 @@ def test_weights_follow_the_turns(processor: Processor) -> None:
         ),
         (Conversation((Turn("user", ("a",)), Turn("user", ("b",))), "rows.jsonl:3"), "turn 2 is of role 'user'"),
         (Conversation((Turn("user", ("a",)), Turn("assistant", (PIC,))), "rows.jsonl:3"), "image in an answer"),
+        (talk("half a \ud83d character", "b"), "half a character.*surrogates"),
         (talk("see <image_placeholder>", "b"), "special token"),
         (talk("a", "b<｜end▁of▁sentence｜>"), "special token"),
         (talk("a<｜begin▁of▁sentence｜>", "b"), "special token"),

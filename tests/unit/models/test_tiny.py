@@ -86,7 +86,8 @@ def test_two_heads_look_one_and_two_tokens_back() -> None:
 def test_the_other_heads_see_what_is_alike_and_copy_it() -> None:
     model, _ = build_embedded(0, ["red"])
     attention = model.model.language_model.layers[1].self_attn
-    like = torch.nn.functional.cosine_similarity(attention.q_proj.weight.flatten(), attention.k_proj.weight.flatten(), 0)
+    query, key = attention.q_proj.weight.flatten(), attention.k_proj.weight.flatten()
+    like = torch.nn.functional.cosine_similarity(query, key, dim=0)
     assert like > 0.9
     copied = attention.o_proj.weight @ attention.v_proj.weight
     assert copied.diagonal().mean() > 5 * (copied - copied.diagonal().diag()).abs().mean()

@@ -1,0 +1,170 @@
+"""`dsvl-tune check-data --config RECIPE`: every row of a recipe's data, before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from dsvl_tune.data.report import BINS, Report, leaks
+from dsvl_tune.data.survey import Examine, survey
+from dsvl_tune.datamodules.base import ConversationDataModule, Rows
+from dsvl_tune.datamodules.instruct import EachRow
+from dsvl_tune.datamodules.mixture import MixtureDataModule
+from dsvl_tune.files import write_json
+from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.schema import UserError
+from dsvl_tune.training.table import format_table
+
+SHOWN = 3
+"""Errors of a kind that are printed."""
+DESCRIPTION = """\
+check-data: read every row of a recipe's data and say what is wrong, how long rows are, what they show
+
+  dsvl-tune check-data --config deepseek_vl_7b_chat_lora --data.train my/train.jsonl
+  dsvl-tune check-data --config mine.yaml --json report.json --fix clean
+
+Every row is rendered and tokenised, every image decoded, on all cores. The exit code is 0 if nothing would stop fit,
+else 2. All keys of a recipe can be given, as with fit."""
+
+
+def check_data(data: ConversationDataModule) -> tuple[dict[str, Report], dict[str, Rows]]:
+    """A report of each split, and the splits' rows."""
+    processor = data.read_processor()  # not setup, which would stop at the first bad row
+    limit = data.max_tokens or processor.context_tokens
+    reports, splits = {}, data.unchecked()
+    for split, rows in splits.items():
+        form: Any = "generation" if split.endswith("test") else "training"
+        examine = Examine(processor, form, data.max_tokens, data.overlong, looks=True)
+        reports[split] = Report(limit)
+        for facts in survey(rows, examine, f"checking {split}"):
+            reports[split].add(facts)
+    return reports, splits
+
+
+def overview(reports: dict[str, Report]) -> str:
+    """A table of totals, a histogram, shares and warnings of all splits."""
+    head = ["", "rows", "errors", "cut", "with images", "tokens", "mean", "longest", "learnt"]
+    rows = []
+    for split, report in reports.items():
+        good = max(report.conversations - len(report.errors), 1)
+        counts = [f"{n:,}" for n in (report.conversations, len(report.errors), report.cut)]
+        sizes = [f"{n:,}" for n in (report.tokens, report.tokens // good, report.longest)]
+        images, learnt = report.with_images / good, report.learnt / max(report.tokens, 1)
+        rows.append([split, *counts, f"{100 * images:.0f} %", *sizes, f"{100 * learnt:.0f} %"])
+    return "\n\n".join([format_table(head, rows), *(details(split, report) for split, report in reports.items())])
+
+
+def details(split: str, report: Report) -> str:
+    """Length histogram, turns, images and literal placeholders of a split."""
+    lines = [f"{split}: tokens of a conversation, limit {report.limit:,}"]
+    most = max(report.histogram) or 1
+    for number, count in enumerate(report.histogram):
+        last = f"{(number + 1) * report.limit // BINS:>7,}" if number < BINS else "   more"
+        if count or number == BINS:
+            lines.append(f"  to {last}  {count:>9,}  {'#' * round(40 * count / most)}")
+    for name, counts in (("turns", report.turns), ("images", report.images)):
+        lines.append(f"  {name}: " + ", ".join(f"{n} in {count:,}" for n, count in sorted(counts.items())))
+    for text, count in report.literals.items():
+        lines.append(f"  warning: {count:,} conversations hold {text!r} as text; no image is shown there")
+    return "\n".join(lines)
+
+
+def errors_table(reports: dict[str, Report]) -> str:
+    """Errors by kind with the first of each kind; all of them are in the JSON report."""
+    lines = []
+    for split, report in reports.items():
+        for kind, messages in report.kinds().items():
+            lines.append(f"{split}: {len(messages):,} x {kind}")
+            lines += [f"    {message}" for message in messages[:SHOWN]]
+            lines += [f"    and {len(messages) - SHOWN:,} more"] if len(messages) > SHOWN else []
+    return "\n".join(lines) or "no errors"
+
+
+def leak_lines(found: dict[str, dict[str, int]], reports: dict[str, Report]) -> str:
+    """What held-out rows share with training rows."""
+    lines = []
+    for pair, counts in found.items():
+        total = reports[pair.split(" / ")[1]].conversations
+        parts = ", ".join(f"{count:,} by {by}" for by, count in counts.items())
+        lines.append(f"held-out rows that training rows give away ({pair}, of {total:,}): {parts}")
+    return "\n".join(lines)
+
+
+def all_leaks(reports: dict[str, Report]) -> dict[str, dict[str, int]]:
+    """`report.leaks` of every held-out split against every training split."""
+    train = [split for split in reports if split.endswith("train")]
+    held = [split for split in reports if not split.endswith("train") and reports[split].conversations]
+    return {f"{one} / {other}": leaks(reports[one], reports[other]) for one in train for other in held}
+
+
+def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
+    """Write the rows without errors as files of the same kind, and a list of what was left out; whole or not at all."""
+    if out.exists():
+        raise UserError(f"--fix {out}: exists. Give a new folder.")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    left_out: list[dict[str, str]] = []
+    written: list[str] = []
+    for split, rows in splits.items():
+        if not isinstance(rows, EachRow):
+            raise UserError(f"--fix: the rows of {split!r} are generated, not read from files. Leave --fix out.")
+        bad = dict(reports[split].errors)
+        left_out += [{"split": split, "error": message} for message in bad.values()]
+        before = 0
+        for part, end in zip(rows.conversations.rows.parts, rows.conversations.rows.ends, strict=True):
+            kept = [number - before for number in range(before, end) if number not in bad]
+            folder = partial / split.replace(" ", "_")
+            folder.mkdir(parents=True, exist_ok=True)
+            name = part.file_name  # files of several folders may have one name
+            name = name if not (folder / name).exists() else f"{len(written)}_{name}"
+            part.write(kept, folder / name)
+            written.append(
+                f"{out / folder.name / name}: {len(kept):,} of {end - before:,} rows; its images_root is {part.root}"
+            )
+            before = end
+    write_json(partial / "left_out.json", left_out)
+    partial.replace(out)
+    return "\n".join([*written, f"{out / 'left_out.json'}: {len(left_out):,} rows with their errors"])
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    parser = argparse.ArgumentParser("dsvl-tune check-data", description=DESCRIPTION, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints it instead of the tables")
+    parser.add_argument("--fix", type=Path, metavar="OUT", help="folder to make: the rows without errors, and a list")
+    options, recipe = parser.parse_known_args(arguments[1:])
+    data = RecipeCLI(recipe, run=False).datamodule
+    reports, splits = check_data(data)
+    found = all_leaks(reports)
+    content = {"splits": {split: report.as_json() for split, report in reports.items()}, "leaks": found}
+    if options.json == "-":
+        json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
+        print()
+    else:
+        print("\n\n".join(filter(None, [overview(reports), leak_lines(found, reports), errors_table(reports)])))
+    if options.json and options.json != "-":
+        write_json(Path(options.json), content)
+    if options.fix:
+        print(fix(options.fix, reports, splits))
+    errors = sum(len(report.errors) for report in reports.values())
+    if errors:
+        raise UserError(f"{errors:,} rows would stop fit. Repair them, or write the others with --fix OUT.")
+    set_up(data)
+
+
+def set_up(data: ConversationDataModule) -> None:
+    """What `fit` does before its first step, without decoding the images again.
+
+    Raises:
+        UserError: what is wrong with the data as a whole, such as nothing to hold out.
+    """
+    for module in (data, *(data.sources.values() if isinstance(data, MixtureDataModule) else ())):
+        module.verify_images = False
+    data.setup("fit")
+    if not data.rows("validation"):
+        raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")

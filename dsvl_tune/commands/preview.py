@@ -1,0 +1,48 @@
+"""`dsvl-tune preview --config RECIPE`: rows as the model will see them, on one page."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from dsvl_tune.data.preview import page
+from dsvl_tune.datamodules.base import make_sample
+from dsvl_tune.files import write_whole
+from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.schema import UserError
+
+DESCRIPTION = """\
+preview: an HTML page of rows as the model will see them
+
+  dsvl-tune preview --config charts_lora
+  dsvl-tune preview --config mine.yaml --rows 20 --out mine.html
+
+For each row: both branches' pixels after padding and scaling, every token with its colour (learnt, not learnt, image),
+special tokens, weights, length. The page holds everything and loads nothing. All keys of a recipe can be given, as
+with fit; rows come in the order in which training begins."""
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    parser = argparse.ArgumentParser("dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--rows", type=int, default=10, help="rows to show")
+    parser.add_argument("--split", choices=("train", "validation"), default="train", help="which rows")
+    parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
+    options, recipe = parser.parse_known_args(arguments[1:])
+    data = RecipeCLI(recipe, run=False).datamodule
+    data.setup("fit")
+    assert data.processor is not None
+    rows = data.rows(options.split)
+    if not len(rows):
+        raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
+    numbers = list(range(len(rows)))
+    if options.split == "train":
+        numbers = [number for batch in data.train_dataloader().batch_sampler or () for number in batch]
+    samples = [
+        make_sample(rows[number], data.processor, data.max_tokens, data.overlong) for number in numbers[: options.rows]
+    ]
+    text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {len(rows):,}")
+    write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
+    print(f"page: {options.out}")

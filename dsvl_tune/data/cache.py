@@ -1,0 +1,22 @@
+"""The folder of what is made once and found again: `$XDG_CACHE_HOME/dsvl_tune`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cached(kind: str, name: str, make: Callable[[Path], None]) -> Path:
+    """The file of that kind and name; `make` writes it where it is not there yet. It appears whole or not at all."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsvl_tune" / kind
+    path = folder / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{os.getpid()}.{path.name}")
+        try:
+            make(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,108 @@
+"""What the row formats are made of: fields that must be there, text with placeholders, messages to a Conversation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, cast
+
+from dsvl_tune.data.references import Home, image_ref
+from dsvl_tune.schema import Conversation, ImageRef, Turn, UserError
+
+PLACEHOLDER = "<image>"
+Part = str | ImageRef | None
+"""Text, an image, or None for the next of the images that the row lists beside its text."""
+Message = tuple[str, list[Part], float]
+"""Role ("system", "user" or "assistant"), parts, loss weight."""
+JSON_NAMES = {str: "text", list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false"}
+
+
+def take(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """The value of a key that must be there, of the JSON type that it must have."""
+    kinds = " or ".join(dict.fromkeys(JSON_NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,))))
+    if not isinstance(mapping, dict) or key not in mapping:
+        found = ", ".join(map(repr, mapping)) if isinstance(mapping, dict) else type(mapping).__name__
+        raise UserError(f"{where}: no {key!r} there (found: {found or 'nothing'}). Expected {key!r}: {kinds}.")
+    if not isinstance(mapping[key], kind):
+        found = "null" if mapping[key] is None else JSON_NAMES.get(type(mapping[key]), "another type")
+        raise UserError(f"{where}.{key}: {found}, expected {kinds}.")
+    return mapping[key]
+
+
+def take_weight(message: Mapping[str, Any], where: str) -> float:
+    """A message's `weight`, or its `loss` as ms-swift writes it (true or false); 1 without either."""
+    key = "weight" if message.get("weight") is not None else "loss"
+    if message.get(key) is None:
+        return 1.0
+    weight = float(take(message, key, (int, float, bool), where))
+    if not (math.isfinite(weight) and weight >= 0):
+        raise UserError(f"{where}.{key}: {weight}, expected a number that is not negative; 0 leaves it unlearnt.")
+    return weight
+
+
+def known(name: str, names: Mapping[str, str], where: str) -> str:
+    """What a name stands for; an unknown one is told with the nearest known one."""
+    if name in names:
+        return names[name]
+    nearest = get_close_matches(name.lower(), names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise UserError(f"{where}: unknown {name!r}, expected one of {', '.join(names)}.{hint}")
+
+
+def split_text(text: str, placeholder: str = PLACEHOLDER) -> list[Part]:
+    """The text with None for each of its placeholders."""
+    first, *rest = text.split(placeholder)
+    return [first, *(part for after in rest for part in (None, after))]
+
+
+def build(
+    row: Mapping[str, Any], messages: list[Message], origin: str, home: Home, images_first: bool = False
+) -> Conversation:
+    """The messages as a Conversation: the row's images in their places, the system message apart.
+
+    With `images_first`, images of a row whose text has no placeholder come before its first question.
+    """
+    images = row_images(row, origin, home)
+    places = any(part is None for _, parts, _ in messages for part in parts)
+    if images_first and images and not places:
+        question = next((parts for role, parts, _ in messages if role == "user"), [])
+        question[:0] = [None] * len(images)
+    fill_places(messages, images, origin)
+    system = None
+    if messages and messages[0][0] == "system":
+        parts = messages.pop(0)[1]
+        if any(isinstance(part, ImageRef) for part in parts):
+            raise UserError(f"{origin}: an image in the system message. Move it to a user's message.")
+        system = "".join(map(str, parts))
+    if any(role == "system" for role, _, _ in messages):
+        raise UserError(f"{origin}: a system message after another message. Expected it first and once.")
+    turns = tuple(
+        Turn(cast(Literal["user", "assistant"], role), cast(tuple[str | ImageRef, ...], tuple(parts)), weight)
+        for role, parts, weight in messages
+    )
+    return Conversation(turns, origin, system, kind=take({"kind": "", **row}, "kind", str, origin))
+
+
+def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef]:
+    """The images that the row lists beside its text: `images` or `image`, one or a list of them."""
+    given = [key for key in ("image", "images") if row.get(key) not in (None, [], "")]
+    if len(given) > 1:
+        raise UserError(f"{origin}: both 'image' and 'images'. Keep the one that is meant.")
+    if not given:
+        return []
+    listed = row[given[0]]
+    sources = listed if isinstance(listed, list) else [listed]
+    return [image_ref(source, home, f"{origin}: {given[0]}") for source in sources]
+
+
+def fill_places(messages: list[Message], images: list[ImageRef], origin: str) -> None:
+    """Put the row's images where the messages have None, in order."""
+    places = [(parts, i) for _, parts, _ in messages for i, part in enumerate(parts) if part is None]
+    if len(places) != len(images):
+        raise UserError(
+            f"{origin}: {len(places)} image placeholder(s) in the text, {len(images)} image(s) beside it. Expected as "
+            f"many of one as of the other: write one {PLACEHOLDER} where each image is shown."
+        )
+    for (parts, i), image in zip(places, images, strict=True):
+        parts[i] = image

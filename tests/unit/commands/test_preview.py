@@ -1,0 +1,99 @@
+"""The preview page: whole in itself, true to what is trained on, and safe against what rows hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dsvl_tune.commands.preview import main
+from dsvl_tune.data.images import load_image, to_square
+from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.schema import IGNORE_INDEX, ImageRef
+
+
+class Page(HTMLParser):
+    """Spans of tokens with class, title and text; pictures; every address that the page names."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.spans: list[tuple[str, str, str]] = []
+        self.pictures: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.tags.add(tag)
+        if tag == "span":
+            self.spans.append((given.get("class") or "", given.get("title") or "", ""))
+        if tag == "img":
+            self.pictures.append(given["src"] or "")
+
+    def handle_data(self, data: str) -> None:
+        if self.spans:
+            self.spans[-1] = (*self.spans[-1][:2], self.spans[-1][2] + data)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    rows = [
+        {"question": "<image>What?", "answer": "That <b>one</b>", "image": "a.png"},
+        {"question": "<image>Which\n?", "answer": "ö", "image": "a.png"},
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "weight": 0.25}]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "rows.jsonl"
+
+
+def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    source = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", str(data)]
+    keys = ["--data.validation_rows", "0", "--data.batch_size", "1", "--seed_everything", "3"]
+    main(["preview", "--model.checkpoint", str(checkpoint), *source, *keys, "--out", str(out)])
+    text = out.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not re.search(r"https?://|<script|<link|url\(", text) and "<b>one</b>" not in text
+    assert not page.tags & {"script", "link", "iframe"} and "default-src 'none'" in text
+
+    module = InstructDataModule(str(data), checkpoint=str(checkpoint), validation_rows=0, batch_size=1, seed=3)
+    module.setup("fit")
+    shown = [span for span in page.spans[4:] if span[1].startswith("id ")]
+    expected = []
+    for batch in module.train_dataloader():
+        ids, labels, weights = (t[0].tolist() for t in (batch.input_ids, batch.labels, batch.loss_weights))
+        assert module.processor is not None
+        expected += [
+            (token, label != IGNORE_INDEX, weight)
+            for token, label, weight in zip(ids, labels, weights, strict=True)
+            if token != module.processor.image_token_id
+        ]
+    found = [
+        (int(re.findall(r"id (\d+)", title)[0]), "learnt" in kind, float(title.rpartition(" ")[2]))
+        for kind, title, _ in shown
+    ]
+    assert found == expected
+    assert sum(kind == "branch" for kind, _, _ in page.spans) == 2
+    assert {"0.25"} == set(re.findall(r"<sub>(.*?)</sub>", text))
+    assert sum("end▁of▁sentence" in words and "special" in kind for kind, _, words in shown) == 3
+    check_pictures(page, module, data.parent / "a.png")
+
+
+def check_pictures(page: Page, module: InstructDataModule, path: Path) -> None:
+    """The largest branch is the padded square to a level; the low one has its size."""
+    assert module.processor is not None
+    rule = module.processor.image_rule
+    pictures = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in page.pictures]
+    assert [picture.size[0] for picture in pictures] == [branch.size for branch in (rule.high, rule.low) if branch]
+    square = np.array(to_square(load_image(ImageRef(path, "a"), "x"), rule))
+    assert torch.equal(torch.from_numpy(np.array(pictures[0])), torch.from_numpy(square))

@@ -1,0 +1,119 @@
+"""Each format as its own documentation shows it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_shapes import DATA_URL, PNG, SHAPES
+
+import dsvl_tune.datamodules
+from dsvl_tune.data.formats import FORMATS, read_row
+from dsvl_tune.data.images import load_image
+from dsvl_tune.data.references import Home
+from dsvl_tune.schema import Conversation, ImageRef, UserError
+
+
+def shape(conversation: Conversation) -> list[Any]:
+    """(role, parts, weight), an image as "#" and its name's last part."""
+    return [
+        (
+            turn.role[0],
+            [f"#{Path(p.name).name}" if isinstance(p, ImageRef) else p for p in turn.parts if p != ""],
+            turn.weight,
+        )
+        for turn in conversation.turns
+    ]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_published_shape(name: str) -> None:
+    format, row, expected = SHAPES[name]
+    for asked in ("auto", format):
+        conversation = read_row(row, "rows:1", Home(Path("/data" if "swift messages" in name else "root")), asked)
+        found = [
+            (r, [p if not str(p).startswith("#sha256") else "#sha" for p in parts], w)
+            for r, parts, w in shape(conversation)
+        ]
+        assert found == expected, asked
+    assert conversation.system in (None, "S", "You identify birds.", "Be brief.")
+    assert (conversation.system is None) == ("system" not in json.dumps(row, default=str).lower())
+
+
+def test_every_format_has_a_published_shape() -> None:
+    assert {format for format, _, _ in SHAPES.values()} == set(FORMATS)
+
+
+@pytest.mark.parametrize("source", [PNG.getvalue(), DATA_URL, {"bytes": PNG.getvalue(), "path": "gone.png"}])
+def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
+    row = {"question": "?", "answer": "!", "image": source}
+    (ref,) = read_row(row, "x", Home(Path("root"))).images
+    assert load_image(ref, "x").getpixel((1, 1)) == (255, 0, 0)
+    assert ref.source == PNG.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([{"role": "User", "content": "<image_placeholder>?"}], "1 image placeholder.*0 image"),
+        ({"query": "a", "response": "b", "history": [["a"]]}, r"history\[0\].*expected a question and an answer"),
+        ({"query": "a", "response": None, "history": []}, "keys 'query', 'response'.*expected"),
+        ({"query": "a", "response": 3}, "expected a question and an answer"),
+        ({"question": "a", "answer": 3}, "answer: a number, expected text"),
+        ({"question": "a", "answer": "b", "image": "x", "images": ["y"]}, "both 'image' and 'images'"),
+        ({"question": "a", "answer": "b", "image": {"url": "x"}}, "image is dict, expected a path"),
+        ({"question": "<image>", "answer": "b", "image": {"bytes": None, "path": None}}, "image is empty"),
+        ({"messages": [{"role": "user", "content": "x", "weight": -1}]}, "weight: -1.0, expected a number"),
+        ({"messages": [{"role": "user", "content": "x", "weight": float("nan")}]}, "weight: nan, expected"),
+        ({"messages": [{"role": "user", "content": "x", "weight": "1"}]}, "weight: text, expected a number"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "unknown 'tool'"),
+        ({"caption": "a"}, "caption without an image"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, r"messages\[0\].role: a list, expected text"),
+        ({"messages": [None]}, r"messages\[0\]: no 'role' there .found: NoneType"),
+        ({"question": "q", "choices": ["a", "b"], "answer": 1, "hint": 7}, "hint: a number, expected text"),
+        ({"question": "q", "choices": ["a", "b"], "answer": 1, "subject": 7}, "kind: a number, expected text"),
+        ({"question": "q", "answer": "x", "image": [["a.png"]]}, "image is list, expected a path"),
+        ([{"role": "User"}], r"conversation\[0\]: no 'content' there"),
+        ([], "list, expected a JSON object"),
+        (None, "NoneType, expected a JSON object"),
+        ({}, "keys none, expected conversation"),
+        ({"caption": [], "image": "a.png"}, "expected a list with at least one text"),
+        ({"query": "a", "label": [], "image": "a.png"}, "label: .., expected a list with at least one text"),
+        ({"question": "a", "answers": [1], "image": "a.png"}, "answers: .1., expected a list"),
+        ({"question": "a", "choices": ["x", "y"], "answer": 2}, "answer 2 of 2 choices"),
+    ],
+)
+def test_rows_that_are_not_quite_of_their_format(row: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_row(row, "rows:1", Home(Path("root")))
+
+
+@pytest.mark.usefixtures("datasets_cache")
+@pytest.mark.parametrize(
+    ("name", "shape_name", "kind"),
+    [
+        ("ChartQADataModule", "chartqa", "human"),
+        ("DocVQADataModule", "docvqa", "handwritten"),
+        ("TextVQADataModule", "textvqa", ""),
+        ("ScienceQADataModule", "scienceqa", "natural science"),
+        ("CaptionsDataModule", "captions", ""),
+    ],
+)
+def test_ready_made_data_modules(name: str, shape_name: str, kind: str, tmp_path: Path, tiny_checkpoint: str) -> None:
+    """A parquet file of the published layout, to batches."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = dict(SHAPES[shape_name][1])
+    if isinstance(row["image"], bytes):
+        row["image"] = {"bytes": row["image"], "path": None}
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_pylist([row] * 3), path)
+    held: dict[str, Any] = {"validation": None, "test": str(path), "validation_rows": 0}
+    data = getattr(dsvl_tune.datamodules, name)(str(path), checkpoint=tiny_checkpoint, **held)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert sum(len(batch.origins) for batch in batches) == 3
+    assert {one.kind for one_row in data.rows("test") for one in one_row} == {kind}

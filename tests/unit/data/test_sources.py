@@ -1,0 +1,249 @@
+"""Files, folders and tables of rows: the same conversation out of every kind, and what damaged ones are told."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from dsvl_tune.data import byte_rows, json_list
+from dsvl_tune.data.conversations import open_conversations
+from dsvl_tune.data.images import load_image
+from dsvl_tune.data.sources import open_rows
+from dsvl_tune.schema import Conversation, UserError
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, colour in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (9, 9), colour).save(folder / f"{name}.png")
+    return folder
+
+
+def read(name: Path | str, **options: Any) -> list[Conversation]:
+    return list(open_conversations(str(name), **options))
+
+
+def said(conversation: Conversation) -> list[Any]:
+    """What is said, with the colour of each image in its place."""
+    parts = [part for turn in conversation.turns for part in turn.parts if part != ""]
+    return [p if isinstance(p, str) else load_image(p, "x").getpixel((4, 4)) for p in parts]
+
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+ROWS = [{"question": "Colour?", "answer": "red", "image": "a.png"}, {"question": "007", "answer": "NA", "image": None}]
+SAID = [[RED, "Colour?", "red"], ["007", "NA"]]
+
+
+def as_jsonl(root: Path) -> Path:
+    (root / "rows.jsonl").write_text("\ufeff" + "\r\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    return root / "rows.jsonl"
+
+
+def as_json(root: Path) -> Path:
+    (root / "rows.json").write_text(json.dumps(ROWS, indent=2))
+    return root / "rows.json"
+
+
+def as_csv(root: Path) -> Path:
+    (root / "rows.csv").write_text('question,answer,image\n"Colour?",red,a.png\n\n007,NA,\n')
+    return root / "rows.csv"
+
+
+def as_tsv(root: Path) -> Path:
+    (root / "rows.tsv").write_text("question\tanswer\timage\nColour?\tred\ta.png\n007\tNA\t")
+    return root / "rows.tsv"
+
+
+def as_arrow_file(root: Path) -> Path:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(root / "rows.feather"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return root / "rows.feather"
+
+
+def as_parquet(root: Path) -> Path:
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(ROWS), root / "rows.parquet")
+    return root / "rows.parquet"
+
+
+def image_set(root: Path, kind: str) -> Any:
+    """A datasets.Dataset with an image column that stores bytes or paths."""
+    import datasets
+
+    stored, path = ((root / "a.png").read_bytes(), None) if kind == "bytes" else (None, str(root / "a.png"))
+    rows = [{**ROWS[0], "image": {"bytes": stored, "path": path}}, ROWS[1]]
+    features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+    return datasets.Dataset.from_list(rows, features=datasets.Features(features))
+
+
+def as_bytes_parquet(root: Path) -> Path:
+    image_set(root, "bytes").to_parquet(root / "images.parquet")
+    return root / "images.parquet"
+
+
+def as_saved_set(root: Path) -> str:
+    import datasets
+
+    datasets.DatasetDict({"train": image_set(root, "path"), "test": image_set(root, "path").select([1])}).save_to_disk(
+        root
+    )
+    return str(root)
+
+
+def as_saved_arrow(root: Path) -> Path:
+    image_set(root, "bytes").save_to_disk(root / "saved")
+    return next((root / "saved").glob("*.arrow"))
+
+
+KINDS = [as_jsonl, as_json, as_csv, as_tsv, as_arrow_file, as_parquet, as_bytes_parquet, as_saved_set, as_saved_arrow]
+
+
+@pytest.mark.parametrize("write", KINDS, ids=lambda write: write.__name__)
+def test_the_same_rows_out_of_every_kind(write: Any, root: Path) -> None:
+    assert [said(conversation) for conversation in read(write(root))] == SAID
+
+
+def test_a_split_of_a_saved_set(root: Path) -> None:
+    name = as_saved_set(root)
+    assert [said(row) for row in read(f"{name}#test")] == SAID[1:]
+    with pytest.raises(UserError, match=r"no split 'dev'. It has train, test"):
+        read(f"{name}#dev")
+
+
+def test_an_image_folder_with_metadata(root: Path) -> None:
+    rows = [{"file_name": "a.png", "caption": "All red."}, {"file_name": "b.png", "caption": "All blue."}]
+    (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert sorted(said(row) for row in read(root)) == [[BLUE, "All blue."], [RED, "All red."]]
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def as_shards(root: Path) -> str:
+    """img2dataset's layout in one shard, LLaVA's JSON beside the picture in the other, with a long name."""
+    picture = (root / "a.png").read_bytes()
+    with tarfile.open(root / "00000.tar", "w") as tar:
+        for number, colour in enumerate(("a", "b")):
+            key = f"00000000{number}"
+            add(tar, f"{key}.png", (root / f"{colour}.png").read_bytes())
+            add(tar, f"{key}.txt", colour.encode())
+            add(tar, f"{key}.json", json.dumps({"url": "https://example.org/x.png", "width": 9}).encode())
+    with tarfile.open(root / "00001.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]
+        key = "folder/" + "x" * 150
+        add(tar, f"{key}.json", json.dumps({"image": "coco/1.jpg", "conversations": turns}).encode())
+        add(tar, f"{key}.png", picture)
+    return str(root / "0000*.tar")
+
+
+def test_webdataset_shards(root: Path) -> None:
+    rows = read(as_shards(root))
+    assert [said(row) for row in rows] == [[RED, "a"], [BLUE, "b"], [RED, "\nWhat?", "Red."]]
+    assert [row.origin for row in rows] == [
+        *(f"{root}/00000.tar: sample {n}" for n in (1, 2)),
+        f"{root}/00001.tar: sample 1",
+    ]
+
+
+@pytest.mark.parametrize("write", [*KINDS[:5], lambda root: Path(as_shards(root).replace("*", "0"))])
+def test_some_rows_are_written_as_they_are(write: Any, root: Path) -> None:
+    path = write(root)
+    (part,) = open_rows(str(path)).parts
+    out = root / f"kept{path.suffix if path.suffix != '.feather' else '.arrow'}"
+    part.write([1], out)
+    assert [said(row) for row in read(out)] == [said(row) for row in read(path)][1:2]
+
+
+def test_blocks_and_values_may_lie_anyhow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every size of block, so that each byte of a text is once the first of one."""
+    rows = [{"question": f'ö"\\{"x" * i}\n€😀', "answer": "[]{},:", "image": []} for i in range(4)]
+    path = root / "rows.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
+    lines = root / "rows.csv"
+    lines.write_text('question,answer\n"a\n""b"",",c\n"\n",d', encoding="utf-8")
+    for block in range(4, 60, 3):
+        for module in (byte_rows, json_list):
+            monkeypatch.setattr(module, "BLOCK", block)
+        assert [row.turns[0].parts[0] for row in read(path)] == [row["question"] for row in rows]
+        assert [row.turns[0].parts[0] for row in read(lines)] == ['a\n"b",', "\n"]
+
+
+def test_a_row_costs_24_bytes_and_no_parsing(root: Path) -> None:
+    path = root / "many.jsonl"
+    path.write_bytes(b'{"messages": broken}\n' * 1000)
+    (part,) = open_rows(str(path)).parts
+    assert isinstance(part, byte_rows.ByteRows)
+    assert part.spans.nbytes == 24_000 and part.spans.dtype == np.int64
+
+
+BAD = {
+    "none.jsonl": (None, "cannot be read"),
+    "none.parquet": (None, "cannot be read"),
+    "none/*.tar": (None, "no file is named so"),
+    "rows.xlsx": (b"x", "ends in '.xlsx'. Expected one of .jsonl"),
+    "rows": (b"x", "ends in 'nothing'"),
+    "empty.jsonl": (b"", "no rows"),
+    "empty.csv": (b"", "empty. Expected the column names"),
+    "header.csv": (b"question,answer\n", "no rows"),
+    "few.csv": (b"question,answer\na,b,c\n", "row 1: 3 fields, expected 2"),
+    "quote.csv": (b'question,answer\n5" pipe,b\nc,d\n', "row 1.*(quote|fields)"),
+    "twice.csv": (b"question,question\na,b\n", "different names"),
+    "latin.csv": ("question,answer\nä,b\n".encode("latin-1"), "row 1: not UTF-8"),
+    "latin.jsonl": ('{"messages": "ä"}'.encode("latin-1"), "latin.jsonl:1: not UTF-8"),
+    "latin.json": ('[{"messages": "ä"}]'.encode("latin-1"), "byte 15 is not UTF-8"),
+    "utf16.jsonl": ('{"messages": []}'.encode("utf-16"), "not UTF-8"),
+    "open.json": (b'[{"messages": []}, {"mess', "row 2: not JSON"),
+    "unclosed.json": (b'[{"messages": []}', "the end.*expected"),
+    "more.json": (b'[{"messages": []}] []', "text after the end of the list"),
+    "commas.json": (b'[{"messages": []},]', "row 2: not JSON"),
+    "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the list.*jsonl"),
+    "deep.jsonl": (b"[" * 200_000, "not JSON"),
+    "digits.jsonl": (b'{"messages": ' + b"9" * 5000 + b"}", "not JSON"),
+    "no.tar": (b"x" * 2048, "not an uncompressed tar"),
+    "no.arrow": (b"x" * 64, "not an Arrow file"),
+    "no.parquet": (b"x" * 64, "datasets cannot read it"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_told_by_name(name: str, root: Path) -> None:
+    content, words = BAD[name]
+    if content is not None:
+        (root / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as error:
+        read(root / name)
+    assert name.split("*")[0] in str(error.value)
+
+
+def test_a_file_that_changes_under_the_run_is_told(root: Path) -> None:
+    path = as_jsonl(root)
+    rows = open_conversations(str(path))
+    byte_rows.mapped.cache_clear()  # as in a worker process that opens it later
+    path.write_text("{}\n")
+    with pytest.raises(UserError, match="changed since it was opened"):
+        rows[0]
+
+
+def test_an_unknown_hub_name_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="nobody/nothing: datasets cannot read it"):
+        read("nobody/nothing")

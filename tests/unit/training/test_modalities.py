@@ -1,0 +1,152 @@
+"""Text and images in one run: each modality's loss is told exactly, and a step of text alone stops no process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from PIL import Image
+
+from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
+from dsvl_tune.datamodules.base import make_batch
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.schema import Batch
+from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
+from dsvl_tune.training.module import FinetuneModule
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    noise = torch.randint(0, 255, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    Image.fromarray(noise.numpy()).save(tmp_path / "a.png")
+    rows: dict[str, list[Any]] = {
+        "text": [{"question": "Hi " * i, "answer": "yes " * i} for i in range(1, 6)],
+        "image": [{"question": f"What {i}?", "answer": f"A {i}", "image": "a.png"} for i in range(8)],
+    }
+    for name, content in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
+    return {name: str(tmp_path / f"{name}.jsonl") for name in rows}
+
+
+def data(files: dict[str, str], checkpoint: Path, batch_size: int, **options: Any) -> MixtureDataModule:
+    sources: dict[str, Any] = {
+        name: InstructDataModule(file, validation_rows=0, message_trees=False) for name, file in files.items()
+    }
+    return MixtureDataModule(
+        sources,
+        shares={"text": 1, "image": 1},
+        text_only=("text",),
+        loss_weights={"text": 0.5},
+        checkpoint=str(checkpoint),
+        batch_size=batch_size,
+        **options,
+    )
+
+
+class Told(FinetuneModule):
+    """Keeps what each step logged; the first process writes it and the weights to a file at the end."""
+
+    path: Path
+    told: list[dict[str, float]]
+
+    def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
+        if name == "train/loss":
+            self.told.append({})
+        self.told[-1][name] = float(value)
+
+    def on_train_end(self) -> None:
+        if self.global_rank == 0:
+            trained = {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
+            torch.save({"told": self.told, "weights": trained}, self.path)
+
+
+def run(
+    files: dict[str, str], checkpoint: Path, path: Path, batch_size: int, log_every: int = 1, **options: Any
+) -> dict[str, Any]:
+    """Four optimizer steps with aligner and language model trained, and what `Told` kept."""
+    L.seed_everything(3, verbose=False)
+    parts = {"language_model": PartPlan("full"), "aligner": PartPlan("full")}
+    module = Told(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
+    module.path, module.told = path, []
+    whole_steps = options.pop("whole_steps", False)
+    trainer = L.Trainer(
+        max_steps=4,
+        max_epochs=-1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        log_every_n_steps=log_every,
+        **options,
+    )
+    trainer.fit(module, data(files, checkpoint, batch_size, whole_steps=whole_steps, seed=1))
+    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    return kept
+
+
+def test_each_modality_has_the_mean_of_its_own_tokens(files: dict[str, str], hybrid_checkpoint: Path) -> None:
+    model = load_model(hybrid_checkpoint)
+    module = data(files, hybrid_checkpoint, batch_size=13)
+    module.setup("fit")
+    (batch,) = module.train_dataloader()
+    assert isinstance(batch, Batch) and module.processor is not None
+    alone = torch.zeros(2, 2)
+    rows = {row[0].origin: row for row in (module.rows("train")[i] for i in range(13))}
+    with torch.no_grad():
+        sums = sums_by_modality(*token_losses(model, batch))
+        for origin in batch.origins:
+            one = make_batch([rows[origin]], module.processor, None, "error")
+            alone[int("image" in Path(origin).name)] += torch.stack(supervised_loss(model, one))
+    torch.testing.assert_close(sums, alone, atol=1e-4, rtol=1e-5)
+    assert (alone[:, 1] > 0).all()
+
+
+def test_what_is_told_is_the_mean_since_the_last_line(
+    files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
+    """With whole steps a line would else tell of one kind alone."""
+    told = run(files, hybrid_checkpoint, tmp_path / "log", 4, log_every=4, whole_steps=True)["told"]
+    assert [len(line) for line in told] == [1, 1, 1, 3]
+    each = run(files, hybrid_checkpoint, tmp_path / "each", 4, log_every=1, whole_steps=True)["told"]
+    for name in ("train/loss_text", "train/loss_image"):
+        values = [line[name] for line in each if name in line]
+        assert len(values) == 2 and min(values) <= told[3][name] <= max(values)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("whole_steps", [False, True])
+def test_two_processes_train_and_report_as_one(
+    whole_steps: bool, files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Micro-batches of one row: a process often has text alone while the other has an image, or both have text."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    one = run(files, hybrid_checkpoint, tmp_path / "one", 4, whole_steps=whole_steps)
+    two = run(
+        files,
+        hybrid_checkpoint,
+        tmp_path / "two",
+        1,
+        whole_steps=whole_steps,
+        devices=2,
+        strategy="ddp_fork_find_unused_parameters_true",
+        use_distributed_sampler=False,
+        accumulate_grad_batches=2,
+    )
+    for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(key, None)
+    assert len(one["told"]) == len(two["told"]) == 4
+    for ours, theirs in zip(one["told"], two["told"], strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-5)
+        kinds = {name for name in ours if name.startswith("train/loss_")}
+        assert (len(kinds) == 1) == whole_steps
+    for name, weight in one["weights"].items():
+        torch.testing.assert_close(weight, two["weights"][name], atol=5e-5, rtol=1e-4)
