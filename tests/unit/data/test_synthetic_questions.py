@@ -23,7 +23,7 @@ def texts(conversation: Conversation) -> tuple[str, str]:
 
 def parse_table(question: str) -> tuple[list[str], dict[str, int], str]:
     table, _, rest = question.partition(". ")
-    pairs = [entry.split() for entry in table.split(", ")]
+    pairs = re.findall(r"([a-z]+)(\d+)", table)
     return [name for name, _ in pairs], {name: int(value) for name, value in pairs}, rest
 
 
