@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from dsvl_tune.cli import main
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.loading import load_model, read_config
 from dsvl_tune.models.merging import merge_into
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.tokenizer import load_tokenizer
+from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import Conversation, ImageRef, Turn
 from dsvl_tune.training.generation import answer_prompts
 
@@ -51,7 +52,7 @@ def export(family: str, base: Path, target: Path) -> None:
     weights["language_model.lm_head.weight"][load_tokenizer(base).eos_token_id] /= 0.15
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     target.mkdir()
-    merge_into(base, {}, target, torch.float32)
+    merge_into(Weights(base, read_config(base)), {}, target, "transformers", torch.float32)
 
 
 @pytest.fixture(scope="module", params=["hybrid", "siglip"])
