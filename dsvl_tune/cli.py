@@ -49,7 +49,7 @@ options:
 first steps:
   dsvl-tune fit --config charts_lora                      a small model learns to read charts (CPU, minutes)
   dsvl-tune merge runs/charts_lora --out merged           the result as one plain transformers checkpoint
-  dsvl-tune chat --model merged --image chart.png --prompt "How tall is the red bar?"
+  dsvl-tune chat --model merged --image chart.png --prompt "What is the value of the red bar?"
 
 stop a run with Ctrl-C; the same command with --ckpt_path last goes on.
 exit codes: 0 done, 2 something to put right (one message says what), 130 stopped by Ctrl-C

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dsvl_tune.data.synthetic.charts import chart_row
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.schema import IGNORE_INDEX, Batch
 
@@ -55,3 +56,9 @@ def test_it_is_read_and_batched(file: str, checkpoint: Path) -> None:
     assert sum(len(batch.origins) for batch in batches) == len(conversations)
     assert all((batch.labels != IGNORE_INDEX).any() for batch in batches)
     assert len(data.rows("test")) == 2
+
+
+def test_the_example_chart_is_a_held_out_one() -> None:
+    drawn = chart_row(1008, "test", kinds=("upright",))[0].images[0].source
+    assert isinstance(drawn, Image.Image)
+    assert Image.open(EXAMPLE.parent / "chart.png").tobytes() == drawn.tobytes()
