@@ -34,7 +34,7 @@ lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, TODO-MIN minutes
+embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about half an hour
 	$(BIN)/dsvl-tune init runs/embedded_0
 	for stage in 1_towers 2_read 3_ask; do \
 		$(BIN)/dsvl-tune fit --config embedded_$$stage && $(BIN)/dsvl-tune merge runs/embedded_$$stage || exit $$?; \
