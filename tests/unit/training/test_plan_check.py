@@ -71,3 +71,10 @@ def test_a_frozen_tensor_that_moved(hybrid_checkpoint: Path, tmp_path: Path) -> 
 def test_a_planned_tensor_that_did_not_move(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="alpha and it had a gradient, but the optimizer did not move it"):
         train(hybrid_checkpoint, tmp_path, "trained")
+
+
+def test_the_network_is_in_training_mode_from_the_start(hybrid_checkpoint: Path) -> None:
+    """The trap: transformers loads in eval mode and Lightning keeps it, so dropout on the adapters would do nothing."""
+    module = FinetuneModule(str(hybrid_checkpoint), lora_dropout=0.5)
+    module.configure_model()
+    assert all(part.training for part in module.network.modules())
