@@ -117,8 +117,13 @@ class RecipeCLI(LightningCLI):
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
         callbacks = run_callbacks(self.run_folder, self._get(self.config_init, "best_by"), progress)
+        if isinstance(settings["val_check_interval"], int):
+            kwargs["check_val_every_n_epoch"] = None  # so many steps, however many an epoch has; else Lightning raises
         return super().instantiate_trainer(
-            callbacks=[*callbacks, *given], logger=run_loggers(self.run_folder), default_root_dir=self.run_folder
+            callbacks=[*callbacks, *given],
+            logger=run_loggers(self.run_folder),
+            default_root_dir=self.run_folder,
+            **kwargs,
         )
 
     def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.loading import EMBEDDED, load_model
 from dsvl_tune.models.processor import load_processor
 
+ROOT = Path(__file__).parents[2]
 FEW = [
     *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false"),
     *("--data.train_charts", "16", "--data.validation_charts", "2", "--data.test_charts", "3"),
@@ -122,3 +124,14 @@ def test_merge_does_not_write_over_a_folder(finished: Path, monkeypatch: pytest.
     with pytest.raises(SystemExit) as ended:
         dsvl_tune(monkeypatch, "merge", "runs/charts_lora", "--out", "merged")
     assert ended.value.code == 2
+
+
+def test_own_data_by_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command as it stands there: twelve rows make an epoch of two steps, validation comes every ten."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (command,) = [line for line in readme.splitlines() if "--run_name own_data" in line]
+    monkeypatch.chdir(ROOT)
+    dsvl_tune(monkeypatch, *shlex.split(command)[1:], "--run_dir", str(tmp_path))
+    run = tmp_path / "own_data"
+    assert json.loads((run / "summary.json").read_text(encoding="utf-8"))["steps"] == 20
+    assert list((run / "checkpoints").glob("best-*"))
