@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ CASES = [pytest.param(family, case, id=f"{family}-{case['id']}") for family in F
 
 
 @pytest.mark.parametrize(("family", "record"), PIXELS)
-def test_pixels(family: str, record: dict[str, Any]) -> None:
+def test_pixels(family: str, record: dict[str, Any], comparable: Callable[[str, str], bool]) -> None:
+    if not comparable(family, record["image"]):
+        pytest.skip("another JPEG decoder or Pillow than the reference's")
     folder, rule = GOLDEN / family, golden_processor(family).image_rule
     image = load_image(ImageRef(folder / record["image"], "it"), "golden")
     square = np.array(to_square(image, rule))
