@@ -28,7 +28,7 @@ def comparable() -> Callable[[str, str], bool]:
         decoded = Image.open(GOLDEN / family / image).convert("RGB").tobytes()
         same = hashlib.sha256(decoded).hexdigest() == record["rgb_sha256"]
         assert same or image.endswith(".jpg"), image
-        resized_otherwise = int(PIL.__version__.split(".")[0]) < 13 and (family, image) == ("siglip", "images/photo.jpg")
-        return same and not resized_otherwise
+        shrunk_otherwise = int(PIL.__version__.split(".")[0]) < 13 and (family, image) == ("siglip", "images/photo.jpg")
+        return same and not shrunk_otherwise
 
     return held
