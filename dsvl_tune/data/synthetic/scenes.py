@@ -73,9 +73,9 @@ def scene_row(
         kinds: kinds of scene to choose from, keys of `SCENES`.
         questions: most conversations in the row.
         most: most elements in the picture.
-        cells: two conversations more, with an answer token for each of 8 x 8 cells: the colour at its middle, and the
-            tens of the value of the element there. A label for every visual token, from which untrained towers learn
-            colours, places and lengths soonest.
+        cells: four conversations more, with an answer token for each of 8 x 8 cells: the colour at its middle, the tens
+            of the value of the element there, and twice the same for one named element alone. A label for every
+            visual token, from which untrained towers learn colours, places and lengths soonest.
         types: question types to ask in training, by the kinds of `TRAINING_QUESTIONS`; None asks all.
     """
     rng = random.Random(f"scenes/{split}/{seed}")
@@ -99,7 +99,7 @@ def scene_row(
 
 
 def cell_questions(rng: random.Random, picture: Image.Image, items: list[Item]) -> list[tuple[str, str, str]]:
-    """(kind, question, answer) for the colours of the cells and for the values of what lies in them."""
+    """(kind, question, answer) for the cells' colours, for the values of what lies in them, and for two elements'."""
     colours = cell_colours(picture)
     tens = {item.name: str(item.value // 10) for item in items}
     asked = [
