@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from dsvl_tune.data.preview import page
@@ -37,11 +39,12 @@ def main(arguments: list[str]) -> None:
     rows = data.rows(options.split)
     if not len(rows):
         raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
-    numbers = list(range(len(rows)))
+    numbers: Iterable[int] = range(len(rows))
     if options.split == "train":
-        numbers = [number for batch in data.train_dataloader().batch_sampler or () for number in batch]
+        numbers = chain.from_iterable(data.sampler(rows))
     samples = [
-        make_sample(rows[number], data.processor, data.max_tokens, data.overlong) for number in numbers[: options.rows]
+        make_sample(rows[number], data.processor, data.max_tokens, data.overlong)
+        for number in islice(numbers, options.rows)
     ]
     text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {len(rows):,}")
     write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
