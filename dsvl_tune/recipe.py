@@ -128,9 +128,7 @@ class RecipeCLI(LightningCLI):
 
     def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Read every row, then write the run's description, then train."""
-        datamodule.setup("fit")
-        if not datamodule.rows("validation"):
-            raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")
+        set_up_fit(datamodule)
         made = [path for path in (self.run_folder, *self.run_folder.parents) if not path.exists()]
         self.describe_run(model)
         try:
@@ -175,6 +173,17 @@ class RecipeCLI(LightningCLI):
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         write_whole(self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
         write_json(self.run_folder / "manifest.json", manifest(model.folder))
+
+
+def set_up_fit(data: ConversationDataModule) -> None:
+    """Set the data up for training.
+
+    Raises:
+        UserError: a bad row, or nothing to validate on.
+    """
+    data.setup("fit")
+    if not data.rows("validation"):
+        raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")
 
 
 def recipe_name(configs: Any) -> str:

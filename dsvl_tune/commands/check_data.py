@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from dsvl_tune.data.survey import Examine, survey
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
-from dsvl_tune.files import write_json
-from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.files import whole_folder, write_json
+from dsvl_tune.recipe import RecipeCLI, set_up_fit
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.table import format_table
 
@@ -105,8 +104,13 @@ def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
     """Write the rows without errors as files of the same kind, and a list of what was left out; whole or not at all."""
     if out.exists():
         raise UserError(f"--fix {out}: exists. Give a new folder.")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with whole_folder(out) as partial:
+        lines = write_clean(partial, out, reports, splits)
+    return "\n".join(lines)
+
+
+def write_clean(partial: Path, out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> list[str]:
+    """Fill the folder that `out` will be; a line on each file."""
     left_out: list[dict[str, str]] = []
     written: list[str] = []
     for split, rows in splits.items():
@@ -127,8 +131,7 @@ def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
             )
             before = end
     write_json(partial / "left_out.json", left_out)
-    partial.replace(out)
-    return "\n".join([*written, f"{out / 'left_out.json'}: {len(left_out):,} rows with their errors"])
+    return [*written, f"{out / 'left_out.json'}: {len(left_out):,} rows with their errors"]
 
 
 def main(arguments: list[str]) -> None:
@@ -165,6 +168,4 @@ def set_up(data: ConversationDataModule) -> None:
     """
     for module in (data, *(data.sources.values() if isinstance(data, MixtureDataModule) else ())):
         module.verify_images = False
-    data.setup("fit")
-    if not data.rows("validation"):
-        raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")
+    set_up_fit(data)
