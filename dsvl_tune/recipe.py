@@ -172,7 +172,7 @@ class RecipeCLI(LightningCLI):
         recipe = {name: value for name, value in self.config_dump.items() if name not in ("config", "ckpt_path")}
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         write_whole(self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
-        write_json(self.run_folder / "manifest.json", manifest(model.folder))
+        write_json(self.run_folder / "manifest.json", manifest(model.folder, model.quantization))
 
 
 def set_up_fit(data: ConversationDataModule) -> None:
