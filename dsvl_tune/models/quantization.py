@@ -7,7 +7,6 @@ never in memory as a whole. Everything else (embeddings, norms, lm_head, aligner
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,9 +20,6 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from dsvl_tune.models.parts import LORA_TARGETS, Plan, part_of
 from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import UserError
-
-# On its import bitsandbytes warns that a faster kernel for inference was not downloaded; it would not be used here.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 Quantization = Literal["nf4"]
 PART = "language_model"
