@@ -41,8 +41,8 @@ class WholeFileIO(TorchCheckpointIO):
             reason = error.__cause__ or error
             reason = getattr(reason, "strerror", None) or reason
             raise UserError(
-                f"{path}: the checkpoint could not be written ({reason}). It takes {tensor_bytes(checkpoint):,} bytes; "
-                f"{free_bytes(path):,} are free there. Checkpoints written before are untouched: make room, and the same "
+                f"{path}: the checkpoint could not be written ({reason}). It takes {tensor_bytes(checkpoint):,} bytes, "
+                f"and {free_bytes(path):,} are free. Checkpoints written before are untouched: make room, and the same "
                 "command goes on."
             ) from error
 

@@ -20,14 +20,18 @@ def one_at_a_time(run_folder: Path) -> Iterator[None]:
     """Make the run folder if need be and hold it during the block; after a user's error before any step, unmake it.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
     if not is_first():
         yield
         return
     made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
-    run_folder.mkdir(parents=True, exist_ok=True)
-    with lock_run(run_folder):
+    try:
+        run_folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_run(run_folder)
+    except OSError as error:
+        raise UserError(f"{run_folder}: cannot be written ({error.strerror}). Give another --run_dir.") from error
+    with lock:
         try:
             yield
         except UserError:

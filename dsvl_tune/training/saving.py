@@ -54,7 +54,7 @@ class LastCheckpoint(Checkpoint):
         loop.setup_data()
         trainer.should_stop = trainer.should_stop or self.ended_early
         if self.owes_validation:
-            self.stop.deferred = True
+            self.owes_validation, self.stop.deferred = False, True
             validation = loop.epoch_loop.val_loop
             validation.restarting = False
             trainer.validating = True

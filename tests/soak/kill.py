@@ -20,14 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import torch
 import yaml
-
-import dsvl_tune.recipe  # once, before processes are forked that would take 10 s each
 
 CHARTS = {
     "class_path": "dsvl_tune.datamodules.ChartsDataModule",
@@ -59,7 +58,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "mixture": (MIXTURE, {"max_steps": 26, "accumulate_grad_batches": 2}, 2),
     "ddp": (CHARTS, {"max_steps": 26, "devices": 2, "strategy": "ddp_find_unused_parameters_true"}, 1),
 }
-Command = Sequence[str]
 
 
 def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
@@ -82,48 +80,26 @@ def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
 
 def start(folder: Path) -> tuple[Callable[[], int | None], int]:
     """Start the one command in a process group of its own; gives what asks for its exit code, and the process."""
-    script = Path(dsvl_tune.__file__).with_name("__main__.py")
-    command = [str(script), "fit", "--config", "run.yaml"]
-    log = (folder / "log").open("ab")
-    if "devices" in (folder / "run.yaml").read_text(encoding="utf-8"):  # its second process is started by this command
+    command = ["fit", "--config", "run.yaml"]
+    if "devices" not in (folder / "run.yaml").read_text(encoding="utf-8"):
+        pid = forked.start(command, folder, folder / "log")
+        return lambda: forked.poll(pid), pid
+    with (folder / "log").open("ab") as log:  # Lightning starts the second process as a command, so this one is, too
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=folder, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, forked.SCRIPT, *command], cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
-        return process.poll, process.pid
-    pid = os.fork()
-    if pid == 0:
-        run_command(command, folder, log.fileno())
-
-    def poll() -> int | None:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if ended else None
-
-    return poll, pid
+    return process.poll, process.pid
 
 
-def run_command(command: Command, folder: Path, log: int) -> None:
-    """What `python -m dsvl_tune` does, in a forked process."""
-    os.setsid()
-    os.chdir(folder)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    sys.argv = [*command]
-    code = 1
-    try:
-        from dsvl_tune.cli import main
-
-        main()
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+def victims(pid: int, chance: random.Random) -> tuple[str, Callable[[], None]]:
+    """Whom to kill: mostly all processes, as a lost machine does, else the first one, or the one it started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    if chance.random() < 0.7:
+        return "all processes", lambda: os.killpg(pid, signal.SIGKILL)
+    if children and chance.random() < 0.5:
+        child = int(chance.choice(children))
+        return "a process that it started", lambda: os.kill(child, signal.SIGKILL)
+    return "the first process", lambda: os.kill(pid, signal.SIGKILL)
 
 
 def unfinished(folder: Path) -> set[tuple[str, int]]:
@@ -158,14 +134,18 @@ def wait_and_kill(folder: Path, longest_s: float, chance: random.Random) -> str 
                 raise SystemExit(f"the command ended with {code}: see {folder / 'log'}")
             return None
         time.sleep(0 if at_a_save and time.monotonic() >= moment else 0.005)
-    whole_group = chance.random() < 0.7
     in_save = bool(unfinished(folder) - left)
-    (os.killpg if whole_group else os.kill)(pid, signal.SIGKILL)
+    who, kill = victims(pid, chance)
+    with contextlib.suppress(ProcessLookupError):
+        kill()
     after = time.monotonic() - begin
-    while poll() is None:
+    while (code := poll()) is None:
         time.sleep(0.01)
-    who = "all processes" if whole_group else "the first process"
-    return f"{who} after {after:.2f} s{', while saving' if in_save else ''}; kept step {kept_step(folder)}"
+    if code == 0:
+        return None  # what was killed had done its part
+    ended = time.monotonic() - begin - after
+    where = ", while saving" if in_save else ""
+    return f"{who} after {after:.2f} s{where}; ended {ended:.1f} s later, kept step {kept_step(folder)}"
 
 
 def to_the_end(folder: Path) -> float:
