@@ -71,7 +71,8 @@ class PlanCheck(L.Callback):
         assert isinstance(pl_module, FinetuneModule)
         table = plan_table(pl_module.network, pl_module.plan, pl_module.lr)
         print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
-        write_json(self.run_folder / "plan.json", {part: asdict(how) for part, how in pl_module.plan.items()})
+        if trainer.is_global_zero:
+            write_json(self.run_folder / "plan.json", {part: asdict(how) for part, how in pl_module.plan.items()})
         self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
         self.waiting = {name for name, p in pl_module.network.named_parameters() if p.requires_grad}
 
@@ -89,9 +90,9 @@ class PlanCheck(L.Callback):
         }
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not self.with_gradient:
-            return
         assert isinstance(pl_module, FinetuneModule)
+        if not self.with_gradient or pl_module.bad_steps.found:
+            return
         watched = {
             name: parameter
             for name, parameter in pl_module.network.named_parameters()
