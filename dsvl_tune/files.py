@@ -32,12 +32,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not be written ({getattr(error, 'strerror', None) or error}). "
             "What was there before is untouched. Make room or give another folder."
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power loss: renaming alone leaves them in memory."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:

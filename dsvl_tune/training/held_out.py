@@ -18,6 +18,7 @@ from dsvl_tune.models.adapters import save_trained
 from dsvl_tune.schema import Prompts
 from dsvl_tune.training.generation import Answer, score
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.predictions import gather_answers
 from dsvl_tune.training.table import format_table
 
 
@@ -67,22 +68,27 @@ class HeldOutReport(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
         loaders = {"test": data.test_dataloader(), **data.probe_dataloaders()}
+        rows = {"test": data.rows("test"), **data.probes()}
         for name, loader in loaders.items():
             answers = answer_all(pl_module, loader, f"{name}, {when}")
-            path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json_lines(path, answers)
+            if trainer.world_size > 1:
+                answers = gather_answers(answers, total=sum(len(row) for row in rows[name]))
+            if trainer.is_global_zero:
+                path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json_lines(path, answers)
             prefix = "" if name == "test" else f"{name}/"
             metrics.update({f"{prefix}{metric}": value for metric, value in score(answers).items()})
         return metrics
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        if trainer.interrupted or (trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches):
-            return
         best = self.load_best(trainer, pl_module)
-        save_trained(pl_module.network, self.run_folder / "adapter")
+        if trainer.is_global_zero:
+            save_trained(pl_module.network, self.run_folder / "adapter")
         after = self.measure(trainer, pl_module, "after")
+        if not trainer.is_global_zero:
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         trained = [p for p in pl_module.parameters() if p.requires_grad]
         summary = {
@@ -100,13 +106,13 @@ class HeldOutReport(L.Callback):
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
         """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""
-        checkpoint = trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        if checkpoint.monitor is None or not checkpoint.best_model_path:
+        keepers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        best = next((keeper.best_model_path for keeper in keepers if keeper.monitor), "")
+        if not best:
             return "last"
-        state = torch.load(checkpoint.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
+        state = torch.load(best, map_location=module.device, weights_only=True)["state_dict"]
         module.load_state_dict(state, strict=False)
-        return str(Path(checkpoint.best_model_path).relative_to(self.run_folder.resolve()))
+        return str(Path(best).relative_to(self.run_folder.resolve()))
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path) -> str:

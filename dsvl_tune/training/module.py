@@ -18,6 +18,7 @@ from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization, check_quantization
 from dsvl_tune.schema import Batch, Prompts, UserError
+from dsvl_tune.training.bad_steps import BadSteps
 from dsvl_tune.training.generation import Answer, answer_prompts, score
 from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
@@ -44,6 +45,8 @@ class FinetuneModule(L.LightningModule):
             they compute in bfloat16 if dtype is that, else in float32. Needs bitsandbytes.
         gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
         max_new_tokens: longest answer that validate, test and predict generate.
+        max_bad_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
+            names their rows; the next one stops the run. The step counts, the weights stay.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class FinetuneModule(L.LightningModule):
         quantization: Quantization | None = None,
         gradient_checkpointing: bool = False,
         max_new_tokens: int = 32,
+        max_bad_steps: int = 0,
     ) -> None:
         super().__init__()
         self.strict_loading = False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
@@ -78,6 +82,8 @@ class FinetuneModule(L.LightningModule):
             check_quantization(self.requested)
         self.gradient_checkpointing = gradient_checkpointing
         self.max_new_tokens = max_new_tokens
+        self.bad_steps = BadSteps(max_bad_steps)
+        self.in_work: Batch | Prompts | None = None
         self.model: PreTrainedModel | None = None
         self.plan: Plan = {}
         self.answers: list[Answer] = []
@@ -115,18 +121,24 @@ class FinetuneModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""
+        self.in_work = batch
         losses, weights, shows_image = token_losses(self.network, batch)
+        self.bad_steps.origins.append(batch.origins)
         self.step_sums.append(sums_by_modality(losses, weights, shows_image))
         return torch.dot(losses, weights) * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the summed gradient by the weight of the whole step, over all processes."""
-        sums = self.trainer.strategy.reduce(torch.stack(self.step_sums).sum(0), reduce_op="sum")
-        self.step_sums.clear()
+        own = torch.stack(self.step_sums)
+        sums = self.trainer.strategy.reduce(own.sum(0), reduce_op="sum")
         loss_sum, weight_sum = sums.sum(0).unbind()
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(self.trainer.world_size / weight_sum)
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        for gradient in gradients:
+            gradient.mul_(self.trainer.world_size / weight_sum)
+        self.step_sums.clear()
+        if self.bad_steps.judge(self.trainer, loss_sum / weight_sum, own[:, :, 0].sum(1), gradients):
+            optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer does nothing
+            return
         self.log("train/loss", loss_sum / weight_sum, prog_bar=True)
         self.log_modalities(sums)
 
@@ -153,6 +165,7 @@ class FinetuneModule(L.LightningModule):
 
     def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss on a `Batch`, generated answers on `Prompts`."""
+        self.in_work = batch
         if isinstance(batch, Prompts):
             self.answers += self.answer(batch)
         else:
@@ -195,9 +208,11 @@ class FinetuneModule(L.LightningModule):
         """Keep trained tensors only."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["bad_steps"] = self.bad_steps.seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""
+        self.bad_steps.seen = checkpoint.get("bad_steps", 0)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         saved = set(checkpoint["state_dict"])
         if trained != saved:

@@ -38,7 +38,19 @@ def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None
         rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
         rows.append([part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate])
     total = ["total", "", f"{parameters.total():,}", f"{tensors.total():,}", f"{trained.total():,}", ""]
-    return format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+    table = format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+    if quantization is not None:
+        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, double quantisation; nothing else"
+    return table
+
+
+def plan_record(module: FinetuneModule) -> dict[str, Any]:
+    """The content of `plan.json`: each part's plan, and which one's base is in 4 bits."""
+    record = {part: asdict(how) for part, how in module.plan.items()}
+    if module.quantization is not None:
+        layers = len(four_bit_layers(module.network))
+        record[PART] |= {"quantization": module.quantization, "quantized_layers": layers}
+    return record
 
 
 def fingerprint(tensor: Tensor) -> bytes:
@@ -73,13 +85,9 @@ class PlanCheck(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
         table = plan_table(pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization)
-        plan = {part: asdict(how) for part, how in pl_module.plan.items()}
-        if pl_module.quantization is not None:
-            layers = len(four_bit_layers(pl_module.network))
-            plan[PART] |= {"quantization": pl_module.quantization, "quantized_layers": layers}
-            table += f"\n4-bit: the {layers} linear layers of {PART}, double quantisation; no other tensor"
         print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
-        write_json(self.run_folder / "plan.json", plan)
+        if trainer.is_global_zero:
+            write_json(self.run_folder / "plan.json", plan_record(pl_module))
         self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
         self.waiting = {name for name, p in pl_module.network.named_parameters() if p.requires_grad}
 
@@ -97,9 +105,9 @@ class PlanCheck(L.Callback):
         }
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not self.with_gradient:
-            return
         assert isinstance(pl_module, FinetuneModule)
+        if not self.with_gradient or pl_module.bad_steps.found:
+            return
         watched = {
             name: parameter
             for name, parameter in pl_module.network.named_parameters()
