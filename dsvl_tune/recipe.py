@@ -18,11 +18,13 @@ from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.files import write_json, write_whole
 from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser
 from dsvl_tune.schema import UserError
+from dsvl_tune.training.checkpoint_io import RunCheckpointIO
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.predictions import answers_file, gather_answers, write_answers
 from dsvl_tune.training.run_folder import LAST, existing_run_folder, kept_checkpoint, last_run_folder, new_run_folder
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
+from dsvl_tune.training.strategy import choose_strategy
 
 BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
 
@@ -111,9 +113,11 @@ class RecipeCLI(LightningCLI):
             self.out = answers_file(config.out, run, base)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
+        kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
-        settings = self._get(self.config_init, "trainer")
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
         callbacks = run_callbacks(self.run_folder, self._get(self.config_init, "best_by"), progress)
@@ -130,15 +134,16 @@ class RecipeCLI(LightningCLI):
         """Read every row, then write the run's description, then train."""
         set_up_fit(datamodule)
         made = [path for path in (self.run_folder, *self.run_folder.parents) if not path.exists()]
-        self.describe_run(model)
+        if self.trainer.is_global_zero:
+            self.describe_run(model)
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         except UserError:
-            if made and not (self.run_folder / LAST).exists():
+            if made and self.trainer.is_global_zero and not (self.run_folder / LAST).exists():
                 shutil.rmtree(made[-1])
             raise
         self.stopped = self.trainer.global_step < self.trainer.estimated_stepping_batches
-        if self.stopped:
+        if self.stopped and self.trainer.is_global_zero:
             print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
             print(f"run folder: {self.run_folder}", flush=True)
 
@@ -159,9 +164,7 @@ class RecipeCLI(LightningCLI):
     def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        answers = [answer for batch in batches for answer in batch]
-        if self.trainer.world_size > 1:
-            answers = gather_answers(answers, total=sum(len(row) for row in datamodule.rows("test")))
+        answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
         if self.trainer.is_global_zero:
             write_answers(self.out, answers, ckpt_path or model.folder)
 
@@ -231,6 +234,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # what is logged is the same in all
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
