@@ -93,23 +93,25 @@ def call(model: PreTrainedModel, function: Callable[..., Any], *arguments: Any) 
     return function(model, *arguments)
 
 
-def fill(model: PreTrainedModel, weights: Weights) -> None:
+def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
     """Read this process's rows of every tensor of the checkpoint into a sharded empty model.
 
     Adapters keep what was drawn; the magnitudes of DoRA are those of the base's rows.
+
+    Args:
+        model: sharded. weights: of its checkpoint. dtype: as the model was built in; what trains has these values too.
     """
     model._apply(lambda t: torch.empty_like(t, device=t.device_mesh.device_type) if t.is_meta else t)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if "lora_" in name:
             continue
-        read = weights.read(name.replace(".base_layer.", "."), own_rows(parameter))
+        read = weights.read(name.replace(".base_layer.", "."), own_rows(parameter)).to(dtype)
         with torch.no_grad():
             local(parameter).copy_(read)
             magnitude = name.replace(".base_layer.weight", ".lora_magnitude_vector.default.weight")
             if magnitude != name and magnitude in parameters:
-                norms = torch.linalg.norm(read.to(parameter.dtype), dim=1)  # arXiv 2402.09353, section 4.1
-                local(parameters[magnitude]).copy_(norms)
+                local(parameters[magnitude]).copy_(torch.linalg.norm(read, dim=1))  # arXiv 2402.09353, section 4.1
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -99,7 +99,7 @@ class FinetuneModule(L.LightningModule):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if mesh:
             shard(model, mesh["data_parallel"])
-            fill(model, Weights(self.folder, model.config))
+            fill(model, Weights(self.folder, model.config), self.dtype_of_frozen)
         self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
 
     def adapted(self, model: PreTrainedModel) -> PreTrainedModel:
