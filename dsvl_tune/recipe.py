@@ -205,7 +205,7 @@ class RecipeCLI(LightningCLI):
             missing_ok=True
         )  # there is one only where the run has come to its end
         write_whole(self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
-        write_json(self.run_folder / "manifest.json", manifest(model.folder))
+        write_json(self.run_folder / "manifest.json", manifest(model.folder, model.quantization))
 
 
 def set_up_fit(data: ConversationDataModule) -> None:

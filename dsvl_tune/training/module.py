@@ -17,6 +17,7 @@ from dsvl_tune.models.adapters import Variant, apply_plan
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.quantization import Quantization, check_quantization
 from dsvl_tune.models.sharding import drawable, empty_model, fill, is_sharded, shard
 from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import Batch, Prompts, UserError
@@ -33,8 +34,8 @@ class FinetuneModule(L.LightningModule):
 
     Args:
         checkpoint: "embedded" (small, in the package), a local folder, or a Hugging Face hub name.
-        preset: what trains: align, pretrain, sft (the paper's stages), lora (adapters on the language model), full,
-            none.
+        preset: what trains: align, pretrain, sft (the paper's stages), lora (adapters on the language model), qlora
+            (the same on a base in 4 bits), full, none.
         parts: overrides of the preset, part by part; parts: siglip, sam, sam_neck, sam_neck_hd, downsample, aligner,
             embed_tokens, language_model, lm_head.
         lr: learning rate of parts that name none of their own.
@@ -45,6 +46,8 @@ class FinetuneModule(L.LightningModule):
         lora_variant: lora, rslora or dora.
         lora_dropout: 0..1, on the adapters' input.
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
+        quantization: nf4 puts the frozen base of the language model's linear layers into 4 bits (double quantisation);
+            they compute in bfloat16 if dtype is that, else in float32. Needs bitsandbytes.
         gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
         max_new_tokens: longest answer that validate, test and predict generate.
         max_bad_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
@@ -64,6 +67,7 @@ class FinetuneModule(L.LightningModule):
         lora_variant: Variant = "lora",
         lora_dropout: float = 0.0,
         dtype: str = "float32",
+        quantization: Quantization | None = None,
         gradient_checkpointing: bool = False,
         max_new_tokens: int = 32,
         max_bad_steps: int = 0,
@@ -78,6 +82,9 @@ class FinetuneModule(L.LightningModule):
         self.betas, self.weight_decay = betas, weight_decay
         self.lora_variant, self.lora_dropout = lora_variant, lora_dropout
         self.dtype_of_frozen = torch_dtype(dtype)
+        self.quantization: Quantization | None = "nf4" if preset == "qlora" else quantization
+        if self.quantization is not None:
+            check_quantization(self.requested)
         self.gradient_checkpointing = gradient_checkpointing
         self.max_new_tokens = max_new_tokens
         self.bad_steps = BadSteps(max_bad_steps)
@@ -96,15 +103,20 @@ class FinetuneModule(L.LightningModule):
         return self.model
 
     def configure_model(self) -> None:
-        """Build the model: load, freeze, adapt, in this order. Lightning may call it more than once."""
+        """Build the model: load (and quantise), freeze, adapt, in this order. Lightning may call it more than once."""
         if self.model is not None:
             return
         mesh = self.device_mesh
-        model = self.empty_network() if mesh else self.adapted(load_model(self.folder, self.dtype_of_frozen))
+        streamed = mesh is not None and self.quantization is None
+        if streamed:
+            model = self.empty_network()
+        else:
+            model = self.adapted(load_model(self.folder, self.dtype_of_frozen, self.quantization))
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if mesh:
             shard(model, mesh["data_parallel"])
+        if streamed:
             fill(model, Weights(self.folder, model.config), self.dtype_of_frozen)
         self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
 
