@@ -17,7 +17,7 @@ from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.files import write_json, write_whole
 from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
 from dsvl_tune.schema import UserError
-from dsvl_tune.training.checkpoints import WholeFileIO
+from dsvl_tune.training.checkpoint_io import RunCheckpointIO
 from dsvl_tune.training.faults import faults_told
 from dsvl_tune.training.lock import one_at_a_time
 from dsvl_tune.training.manifest import manifest
@@ -27,6 +27,7 @@ from dsvl_tune.training.ranks import decided_by_first, die_with_first, is_first,
 from dsvl_tune.training.run_folder import existing_run_folder, kept_checkpoint, place_run
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
 from dsvl_tune.training.stopping import RunStopped, StopRequest
+from dsvl_tune.training.strategy import choose_strategy
 
 BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
 
@@ -141,9 +142,11 @@ class RecipeCLI(LightningCLI):
             self.out = answers_file(config.out, run, base)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
+        kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
-        settings = self._get(self.config_init, "trainer")
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
         best_by, every_steps = (self._get(self.config_init, key) for key in ("best_by", "checkpoint_every_steps"))
@@ -152,7 +155,6 @@ class RecipeCLI(LightningCLI):
             kwargs["check_val_every_n_epoch"] = None  # so many steps, however many an epoch has; else Lightning raises
         return super().instantiate_trainer(
             callbacks=[*callbacks, *given],
-            plugins=[*(settings.get("plugins") or []), WholeFileIO()],
             logger=run_loggers(self.run_folder),
             default_root_dir=self.run_folder,
             **kwargs,
@@ -190,9 +192,7 @@ class RecipeCLI(LightningCLI):
     def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        answers = [answer for batch in batches for answer in batch]
-        if self.trainer.world_size > 1:
-            answers = gather_answers(answers, total=sum(len(row) for row in datamodule.rows("test")))
+        answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
         if self.trainer.is_global_zero:
             write_answers(self.out, answers, ckpt_path or model.folder)
 
@@ -227,6 +227,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # what is logged is the same in all
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 

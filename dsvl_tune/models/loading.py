@@ -152,6 +152,11 @@ def load_model(
     assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), report
     if quantization is not None:
         finish_quantization(model)
+    return name_origin(model, folder).eval()
+
+
+def name_origin(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model, told its folder and that answers are greedy up to the tokenizer's end token."""
     model.name_or_path = str(folder)
     model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
-    return model.eval()
+    return model

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from dsvl_tune.files import sync_folder, write_whole
+from dsvl_tune.files import remove, sync_folder, write_whole
 from dsvl_tune.schema import UserError
 
 FOLDER = Path("checkpoints")
@@ -89,14 +89,6 @@ def keep_as_last(run_folder: Path) -> None:
         last.replace(previous)
     following.replace(last)
     sync_folder(last.parent)
-
-
-def remove(path: Path) -> None:
-    """Remove a checkpoint, file or folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def newest_whole(run_folder: Path) -> Path | None:

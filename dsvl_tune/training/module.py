@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -17,11 +18,15 @@ from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization, check_quantization
+from dsvl_tune.models.sharding import drawable, empty_model, fill, is_sharded, shard
+from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import Batch, Prompts, UserError
 from dsvl_tune.training.bad_steps import BadSteps
+from dsvl_tune.training.blank_image import with_image
 from dsvl_tune.training.generation import Answer, answer_prompts, score
 from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
+from dsvl_tune.training.predictions import gather_answers
 
 
 class FinetuneModule(L.LightningModule):
@@ -101,12 +106,43 @@ class FinetuneModule(L.LightningModule):
         """Build the model: load (and quantise), freeze, adapt, in this order. Lightning may call it more than once."""
         if self.model is not None:
             return
-        model = load_model(self.folder, self.dtype_of_frozen, self.quantization)
-        self.plan = fit_plan(self.requested, model, self.overridden)
-        apply_plan(model, self.plan, self.lora_variant, self.lora_dropout)
+        mesh = self.device_mesh
+        streamed = mesh is not None and self.quantization is None
+        if streamed:
+            model = self.empty_network()
+        else:
+            model = self.adapted(load_model(self.folder, self.dtype_of_frozen, self.quantization))
         if self.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if mesh:
+            shard(model, mesh["data_parallel"])
+        if streamed:
+            fill(model, Weights(self.folder, model.config), self.dtype_of_frozen)
         self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
+
+    def adapted(self, model: PreTrainedModel) -> PreTrainedModel:
+        """The model with the plan applied."""
+        self.plan = fit_plan(self.requested, model, self.overridden)
+        apply_plan(model, self.plan, self.lora_variant, self.lora_dropout)
+        return model
+
+    def empty_network(self) -> PreTrainedModel:
+        """The model with the plan applied and without the checkpoint's weights."""
+        model = empty_model(self.folder, self.dtype_of_frozen)
+        with drawable(model, {part for part, how in self.requested.items() if how.mode == "lora"}):
+            return self.adapted(model)
+
+    def compute(self, function: Callable[..., Any], batch: Batch | Prompts) -> Any:
+        """`function(network, batch)`.
+
+        In a sharded model all processes gather a tower's layers together or not at all, so a process whose batch is of
+        text alone encodes a blank image, which no slot shows, when another has images.
+        """
+        if not is_sharded(self.network):
+            return function(self.network, batch)
+        if self.trainer.strategy.reduce_boolean_decision(batch.pixel_values is not None, all=False):
+            batch = with_image(batch, self.processor.image_rule)
+        return self.network.run(function, batch)
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
     # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in
@@ -122,7 +158,7 @@ class FinetuneModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""
         self.in_work = batch
-        losses, weights, shows_image = token_losses(self.network, batch)
+        losses, weights, shows_image = self.compute(token_losses, batch)
         self.bad_steps.origins.append(batch.origins)
         self.step_sums.append(sums_by_modality(losses, weights, shows_image))
         return torch.dot(losses, weights) * self.trainer.accumulate_grad_batches
@@ -169,25 +205,31 @@ class FinetuneModule(L.LightningModule):
         if isinstance(batch, Prompts):
             self.answers += self.answer(batch)
         else:
-            loss_sum, weight_sum = supervised_loss(self.network, batch)
-            self.validation_sums.append(torch.stack([loss_sum, weight_sum]))
+            self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
 
     def on_validation_epoch_end(self) -> None:
         if self.validation_sums:
-            loss_sum, weight_sum = torch.stack(self.validation_sums).sum(0).unbind()
+            sums = self.trainer.strategy.reduce(torch.stack(self.validation_sums).sum(0), reduce_op="sum")
             self.validation_sums.clear()
-            self.log("val/loss", loss_sum / weight_sum, prog_bar=True, sync_dist=True)
-        self.log_scores("val")
+            self.log("val/loss", sums[0] / sums[1], prog_bar=True)
+        self.log_scores("val", "validation")
 
-    def log_scores(self, split: str) -> None:
-        """Log the metrics of the answers gathered since the last time."""
-        for name, value in score(self.answers).items():
-            self.log(f"{split}/{name}", value, prog_bar=name == "relaxed_accuracy", sync_dist=True)
-        self.answers.clear()
+    def log_scores(self, prefix: str, split: str) -> None:
+        """Log the metrics of the answers given since the last time, by all processes to the questions of a split."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        answers = gather_answers(self.answers, data.rows(split))
+        self.answers = []
+        for name, value in score(answers).items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "relaxed_accuracy")
 
     def answer(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
-        return answer_prompts(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
+
+        def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
+            return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
+
+        answers: list[Answer] = self.compute(answer, prompts)
+        return answers
 
     # Test and prediction: answers alone.
 
@@ -196,7 +238,7 @@ class FinetuneModule(L.LightningModule):
         self.answers += self.answer(batch)
 
     def on_test_epoch_end(self) -> None:
-        self.log_scores("test")
+        self.log_scores("test", "test")
 
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
         """Generated answers, scored or not."""

@@ -10,11 +10,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, distributed, nn
 
 from dsvl_tune.files import write_json
 from dsvl_tune.models.parts import Plan, part_of
 from dsvl_tune.models.quantization import PART, four_bit_layers, parameter_sizes
+from dsvl_tune.models.sharding import local
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.table import format_table
 
@@ -54,8 +56,8 @@ def plan_record(module: FinetuneModule) -> dict[str, Any]:
 
 
 def fingerprint(tensor: Tensor) -> bytes:
-    """A digest of a tensor's bits: differs when any bit does."""
-    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    """A digest of a tensor's bits, or of the part that this process holds: differs when any bit does."""
+    flat = local(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(flat.data, digest_size=16).digest()
 
 
@@ -84,9 +86,9 @@ class PlanCheck(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        table = plan_table(pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization)
-        print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
         if trainer.is_global_zero:
+            table = plan_table(pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization)
+            print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
             write_json(self.run_folder / "plan.json", plan_record(pl_module))
         self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
         self.waiting = {name for name, p in pl_module.network.named_parameters() if p.requires_grad}
@@ -98,11 +100,9 @@ class PlanCheck(L.Callback):
             return
         assert isinstance(pl_module, FinetuneModule)
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        self.with_gradient = {
-            name: rates[id(parameter)]
-            for name, parameter in pl_module.network.named_parameters()
-            if name in self.waiting and parameter.grad is not None and bool(parameter.grad.any())
-        }
+        parameters = {name: p for name, p in pl_module.network.named_parameters() if name in self.waiting}
+        found = {name for name, p in parameters.items() if p.grad is not None and bool(local(p.grad).any())}
+        self.with_gradient = {name: rates[id(parameters[name])] for name in in_any_process(found)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -113,11 +113,12 @@ class PlanCheck(L.Callback):
             for name, parameter in pl_module.network.named_parameters()
             if name in self.with_gradient or not (self.frozen_checked or parameter.requires_grad)
         }
-        moved = {name for name, parameter in watched.items() if fingerprint(parameter) != self.before[name]}
+        changed = {name for name, parameter in watched.items() if fingerprint(parameter) != self.before[name]}
+        moved = in_any_process(changed)
         self.hold_against_plan(moved, watched)
         self.waiting -= moved
         if not self.frozen_checked:
-            print(
+            rank_zero_only(print)(
                 f"plan check after the first step: {len(moved)} tensors moved, all of them planned; "
                 f"{len(self.waiting)} planned ones had no gradient yet and stay watched",
                 flush=True,
@@ -134,4 +135,15 @@ class PlanCheck(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.waiting:
-            print(f"plan check: {len(self.waiting)} planned tensors never moved, e.g. {sorted(self.waiting)[0]}")
+            rank_zero_only(print)(
+                f"plan check: {len(self.waiting)} planned tensors never moved, e.g. {min(self.waiting)}"
+            )
+
+
+def in_any_process(names: set[str]) -> set[str]:
+    """What is in the set of one process at least: where the model is cut, each sees its own part of a tensor."""
+    if not distributed.is_initialized():
+        return names
+    sets: list[set[str]] = [set() for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(sets, names)
+    return set().union(*sets)
