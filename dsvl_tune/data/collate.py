@@ -21,6 +21,7 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
         labels=pad_right([sample.labels for sample in samples], width, IGNORE_INDEX),
         loss_weights=pad_right([sample.loss_weights for sample in samples], width, 0.0),
         position_ids=pad_right([sample.position_ids for sample in samples], width, 0),
+        segments=pad_right([sample.segments for sample in samples], width, -1),
         branches=pad_right([sample.branches for sample in samples], width, -1),
         pixel_values=low,
         high_res_pixel_values=high,

@@ -13,12 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.models.adapters import Variant, apply_plan
+from dsvl_tune.models.attention import Attention, answering, use_attention
+from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.models.compiling import compile_layers
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Batch, Prompts, UserError
 from dsvl_tune.training.generation import Answer, answer_prompts, score
-from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
+from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
 
@@ -39,7 +42,11 @@ class FinetuneModule(L.LightningModule):
         lora_variant: lora, rslora or dora.
         lora_dropout: 0..1, on the adapters' input.
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
-        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
+        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or the parts to do
+            it in: siglip, sam, language_model.
+        attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which skips what a token of a
+            tree or a packed row does not see.
+        compile: compile the language model's layers with torch.compile; the first step then takes minutes.
         max_new_tokens: longest answer that validate, test and predict generate.
     """
 
@@ -56,7 +63,9 @@ class FinetuneModule(L.LightningModule):
         lora_variant: Variant = "lora",
         lora_dropout: float = 0.0,
         dtype: str = "float32",
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | tuple[Checkpointed, ...] = False,
+        attention: Attention = "sdpa",
+        compile: bool = False,
         max_new_tokens: int = 32,
     ) -> None:
         super().__init__()
@@ -69,7 +78,8 @@ class FinetuneModule(L.LightningModule):
         self.betas, self.weight_decay = betas, weight_decay
         self.lora_variant, self.lora_dropout = lora_variant, lora_dropout
         self.dtype_of_frozen = torch_dtype(dtype)
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.attention = gradient_checkpointing, attention
+        self.compiled = compile
         self.max_new_tokens = max_new_tokens
         self.model: PreTrainedModel | None = None
         self.plan: Plan = {}
@@ -85,14 +95,16 @@ class FinetuneModule(L.LightningModule):
         return self.model
 
     def configure_model(self) -> None:
-        """Build the model: load, freeze, adapt, in this order. Lightning may call it more than once."""
+        """Build the model: load, freeze, adapt, checkpoint, compile, in this order. Lightning may call it more than once."""
         if self.model is not None:
             return
         model = load_model(self.folder, self.dtype_of_frozen)
         self.plan = fit_plan(self.requested, model, self.overridden)
         apply_plan(model, self.plan, self.lora_variant, self.lora_dropout)
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        use_attention(model, self.attention)
+        checkpoint_activations(model, self.gradient_checkpointing)
+        if self.compiled:
+            compile_layers(model)
         self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
@@ -108,9 +120,9 @@ class FinetuneModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""
-        losses, weights, shows_image = token_losses(self.network, batch)
-        self.step_sums.append(sums_by_modality(losses, weights, shows_image))
-        return torch.dot(losses, weights) * self.trainer.accumulate_grad_batches
+        loss_sum, sums = loss_by_modality(self.network, batch)
+        self.step_sums.append(sums)
+        return loss_sum * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the summed gradient by the weight of the whole step, over all processes."""
@@ -124,7 +136,7 @@ class FinetuneModule(L.LightningModule):
         self.log_modalities(sums)
 
     def log_modalities(self, sums: Tensor) -> None:
-        """Loss of rows of text and of rows with an image, each a mean since the log's last line."""
+        """Loss of text and of conversations with an image, each a mean since the log's last line."""
         self.modality_sums.append(sums)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
@@ -167,7 +179,8 @@ class FinetuneModule(L.LightningModule):
 
     def answer(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
-        return answer_prompts(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
+        with answering(self.network):
+            return answer_prompts(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
 
     # Test and prediction: answers alone.
 
