@@ -11,15 +11,14 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from dsvl_tune.data.collate import collate, collate_own, collate_prompts
-from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.batches import make_batch, make_prompts, make_share
+from dsvl_tune.data.encode import Overlong
 from dsvl_tune.data.mixed_sampler import MixedSampler
-from dsvl_tune.data.packing import tree
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.metrics.floor import Answered, constant_answer_floor
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Sample, Turn, UserError
+from dsvl_tune.schema import Conversation, Processor, Turn, UserError
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
@@ -42,6 +41,8 @@ class ConversationDataModule(L.LightningDataModule):
         overlong: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
             answer, then the end of the answer; no question and no image is cut in two.
         system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
+        pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which do not see each
+            other; only padding is saved, what a step learns stays the same. null packs none.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ConversationDataModule(L.LightningDataModule):
         max_tokens: int | None = None,
         overlong: Overlong = "error",
         system_prompt: str | None = None,
+        pack_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
@@ -62,6 +64,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.seed = seed
         self.max_tokens, self.overlong = max_tokens, overlong
         self.system_prompt = system_prompt
+        self.pack_tokens = pack_tokens
         self.processor: Processor | None = None
 
     @abstractmethod
@@ -98,6 +101,8 @@ class ConversationDataModule(L.LightningDataModule):
                 f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at most "
                 f"{processor.context_tokens} tokens. Lower it or leave it out."
             )
+        if self.pack_tokens is not None and self.pack_tokens < 1:
+            raise UserError(f"data.pack_tokens: {self.pack_tokens}, expected tokens of a row. null packs none.")
         if self.system_prompt is not None:
             processor = replace(processor, default_system=self.system_prompt)
         self.processor = processor
@@ -111,7 +116,7 @@ class ConversationDataModule(L.LightningDataModule):
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=self.encoding(make_batch),
+            collate_fn=self.encoding(self.batching(make_batch)),
         )
 
     def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
@@ -124,7 +129,7 @@ class ConversationDataModule(L.LightningDataModule):
         rows = self.rows("validation")
         if not rows:
             return []
-        counted = partial(collate_own, make=make_batch, share=self.share())
+        counted = partial(self.batching(make_share), share=self.share())
         return [self.loader(list(enumerate(rows)), self.batch_size, counted), self.prompt_loader(rows)]
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -169,6 +174,10 @@ class ConversationDataModule(L.LightningDataModule):
         assert self.processor is not None, "setup comes first"
         return partial(make, processor=self.processor, max_tokens=self.max_tokens, overlong=self.overlong)
 
+    def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """`make_batch` or `make_share` with this module's length of a packed row."""
+        return partial(make, pack_tokens=self.pack_tokens)
+
     def share(self) -> tuple[int, int]:
         """(rank, world size) of the processes that read different data."""
         shares = self.trainer.distributed_sampler_kwargs if self.trainer else None
@@ -206,36 +215,6 @@ class StepLoader(DataLoader[Any]):
                     f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
                     "so its position means other rows. Resume with the same data settings, or start a new run."
                 )
-
-
-def make_batch(
-    rows: Sequence[list[Conversation]], processor: Processor, max_tokens: int | None, overlong: Overlong
-) -> Batch:
-    """Rows encoded and collated; an image that several of them show is read once."""
-    seen: dict[str, Pixels] = {}
-    return collate([make_sample(row, processor, max_tokens, overlong, seen) for row in rows], processor.pad_id)
-
-
-def make_sample(
-    row: list[Conversation],
-    processor: Processor,
-    max_tokens: int | None,
-    overlong: Overlong,
-    seen: dict[str, Pixels] | None = None,
-) -> Sample:
-    """A row encoded, several conversations as a message tree."""
-    seen = {} if seen is None else seen
-    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
-    return tree(samples, processor.image_token_id)
-
-
-def make_prompts(
-    conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
-) -> Prompts:
-    """Prompts encoded and collated."""
-    seen: dict[str, Pixels] = {}
-    prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
-    return collate_prompts(prompts, processor.pad_id)
 
 
 def answered(conversation: Conversation) -> Answered:

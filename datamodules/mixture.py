@@ -93,7 +93,8 @@ class MixtureDataModule(ConversationDataModule):
         loss_weights: weight of the answers of a source, by name; 1 if not named.
         modality_weights: weight of the answers in rows with "image" and of "text"; 1 if not named.
         epoch_rows: rows after which an epoch ends; null takes all sources' rows. trainer.max_steps ends by steps.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+            pack_tokens.
     """
 
     def __init__(

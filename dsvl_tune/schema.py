@@ -147,7 +147,7 @@ class Pixels:
 
 @dataclass
 class Sample:
-    """One row: a conversation, or several that share an image prefix (a message tree).
+    """One row: a conversation, several that share an image prefix (a message tree), or several of either (packed).
 
     Attributes:
         input_ids: [T], image tokens expanded to V each.
@@ -155,8 +155,10 @@ class Sample:
             state t - 1 with label t). A learnt token is never the first of its branch.
         loss_weights: [T] float.
         position_ids: [T], as if each conversation stood alone.
-        branches: [T], 0 in a shared prefix, k in the k-th conversation. A token sees the tokens before it that have
-            branch 0 or its own branch. A row with one conversation has 0 everywhere.
+        segments: [T], which member of a packed row, from 0; a member is a conversation or a tree. Members do not see
+            each other.
+        branches: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token sees the tokens before it
+            of its segment that have branch 0 or its own branch. A conversation without a tree has 0 everywhere.
         images: in reading order, one per image slot.
         origins: of each conversation in the row.
     """
@@ -165,6 +167,7 @@ class Sample:
     labels: list[int]
     loss_weights: list[float]
     position_ids: list[int]
+    segments: list[int]
     branches: list[int]
     images: list[Pixels]
     origins: list[str] = field(default_factory=list)
@@ -172,10 +175,10 @@ class Sample:
 
 @dataclass
 class Batch:
-    """What a training step eats. Right-padded; padding has branch -1, label IGNORE_INDEX and position 0.
+    """What a training step eats. Right-padded; padding has segment and branch -1, label IGNORE_INDEX, position 0.
 
     Attributes:
-        input_ids, labels, position_ids, branches: [B, T] int64. loss_weights: [B, T] float32.
+        input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
         pixel_values: [I, 3, S_low, S_low] float32 or None for a text-only batch. high_res_pixel_values: the same at
             S_high, None in the SigLIP-only family.
         image_index: [M] int64, which of the I images fills the m-th slot.
@@ -186,6 +189,7 @@ class Batch:
     labels: Tensor
     loss_weights: Tensor
     position_ids: Tensor
+    segments: Tensor
     branches: Tensor
     pixel_values: Tensor | None
     high_res_pixel_values: Tensor | None

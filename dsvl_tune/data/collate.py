@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +21,7 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
         labels=pad_right([sample.labels for sample in samples], width, IGNORE_INDEX),
         loss_weights=pad_right([sample.loss_weights for sample in samples], width, 0.0),
         position_ids=pad_right([sample.position_ids for sample in samples], width, 0),
+        segments=pad_right([sample.segments for sample in samples], width, -1),
         branches=pad_right([sample.branches for sample in samples], width, -1),
         pixel_values=low,
         high_res_pixel_values=high,
@@ -47,22 +46,6 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
         questions=[prompt.question for prompt in prompts],
         origins=[prompt.origin for prompt in prompts],
     )
-
-
-def collate_own(
-    numbered: Sequence[tuple[int, Any]], make: Callable[..., Batch], share: tuple[int, int], **settings: Any
-) -> Batch:
-    """A batch that `make` collates of rows with their numbers, in which the rows of other processes weigh nothing.
-
-    Those fill a share up to the length of the others, and would else be counted twice.
-
-    Args:
-        numbered: number and row. make: rows and `settings` -> batch. share: (rank, number of processes).
-    """
-    rank, world_size = share
-    batch = make([row for _, row in numbered], **settings)
-    own = torch.tensor([number % world_size == rank for number, _ in numbered])
-    return replace(batch, loss_weights=batch.loss_weights * own[:, None])
 
 
 def pad_right(rows: Sequence[Sequence[float]], width: int, value: float) -> Tensor:

@@ -72,6 +72,7 @@ def encode(
         labels=tokens.labels,
         loss_weights=tokens.loss_weights,
         position_ids=list(range(length)),
+        segments=[0] * length,
         branches=[0] * length,
         images=make_pixels(tokens.images, processor, conversation.origin, {} if seen is None else seen),
         origins=[conversation.origin],

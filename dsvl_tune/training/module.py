@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -13,18 +14,20 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsvl_tune.models.adapters import Variant, apply_plan
-from dsvl_tune.models.loading import load_model, resolve_checkpoint
-from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
+from dsvl_tune.models.adapters import Variant
+from dsvl_tune.models.attention import Attention, answering
+from dsvl_tune.models.building import build_model
+from dsvl_tune.models.checkpointing import Checkpointed
+from dsvl_tune.models.loading import resolve_checkpoint
+from dsvl_tune.models.parts import PartPlan, Plan, Preset, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization, check_quantization
-from dsvl_tune.models.sharding import drawable, empty_model, fill, is_sharded, shard
-from dsvl_tune.models.weights import Weights
+from dsvl_tune.models.sharding import is_sharded
 from dsvl_tune.schema import Batch, Prompts, UserError
 from dsvl_tune.training.bad_steps import BadSteps
 from dsvl_tune.training.blank_image import with_image
 from dsvl_tune.training.generation import Answer, answer_prompts, score
-from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
+from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 from dsvl_tune.training.predictions import gather_answers
 
@@ -48,7 +51,11 @@ class FinetuneModule(L.LightningModule):
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
         quantization: nf4 puts the frozen base of the language model's linear layers into 4 bits (double quantisation);
             they compute in bfloat16 if dtype is that, else in float32. Needs bitsandbytes.
-        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
+        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or the parts to
+            do it in: siglip, sam, language_model.
+        attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which skips what a token of a
+            tree or a packed row does not see.
+        compile: compile the language model's layers with torch.compile; the first step then takes minutes.
         max_new_tokens: longest answer that validate, test and predict generate.
         max_bad_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
             names their rows; the next one stops the run. The step counts, the weights stay.
@@ -68,7 +75,9 @@ class FinetuneModule(L.LightningModule):
         lora_dropout: float = 0.0,
         dtype: str = "float32",
         quantization: Quantization | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | tuple[Checkpointed, ...] = False,
+        attention: Attention = "sdpa",
+        compile: bool = False,
         max_new_tokens: int = 32,
         max_bad_steps: int = 0,
     ) -> None:
@@ -76,16 +85,25 @@ class FinetuneModule(L.LightningModule):
         self.strict_loading = False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
         self.folder = resolve_checkpoint(checkpoint)
         self.processor = load_processor(self.folder)
-        self.requested = make_plan(preset, parts)
-        self.overridden = set(parts or {})
+        requested = make_plan(preset, parts)
         self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
         self.betas, self.weight_decay = betas, weight_decay
-        self.lora_variant, self.lora_dropout = lora_variant, lora_dropout
-        self.dtype_of_frozen = torch_dtype(dtype)
         self.quantization: Quantization | None = "nf4" if preset == "qlora" else quantization
         if self.quantization is not None:
-            check_quantization(self.requested)
-        self.gradient_checkpointing = gradient_checkpointing
+            check_quantization(requested)
+        self.build = partial(
+            build_model,
+            self.folder,
+            requested,
+            set(parts or {}),
+            torch_dtype(dtype),
+            lora_variant,
+            lora_dropout,
+            self.quantization,
+            gradient_checkpointing,
+            attention,
+            compile,
+        )
         self.max_new_tokens = max_new_tokens
         self.bad_steps = BadSteps(max_bad_steps)
         self.in_work: Batch | Prompts | None = None
@@ -103,34 +121,9 @@ class FinetuneModule(L.LightningModule):
         return self.model
 
     def configure_model(self) -> None:
-        """Build the model: load (and quantise), freeze, adapt, in this order. Lightning may call it more than once."""
-        if self.model is not None:
-            return
-        mesh = self.device_mesh
-        streamed = mesh is not None and self.quantization is None
-        if streamed:
-            model = self.empty_network()
-        else:
-            model = self.adapted(load_model(self.folder, self.dtype_of_frozen, self.quantization))
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if mesh:
-            shard(model, mesh["data_parallel"])
-        if streamed:
-            fill(model, Weights(self.folder, model.config), self.dtype_of_frozen)
-        self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
-
-    def adapted(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with the plan applied."""
-        self.plan = fit_plan(self.requested, model, self.overridden)
-        apply_plan(model, self.plan, self.lora_variant, self.lora_dropout)
-        return model
-
-    def empty_network(self) -> PreTrainedModel:
-        """The model with the plan applied and without the checkpoint's weights."""
-        model = empty_model(self.folder, self.dtype_of_frozen)
-        with drawable(model, {part for part, how in self.requested.items() if how.mode == "lora"}):
-            return self.adapted(model)
+        """Build the model, see `building`. Lightning may call it more than once."""
+        if self.model is None:
+            self.model, self.plan = self.build(self.device_mesh["data_parallel"] if self.device_mesh else None)
 
     def compute(self, function: Callable[..., Any], batch: Batch | Prompts) -> Any:
         """`function(network, batch)`.
@@ -158,10 +151,10 @@ class FinetuneModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""
         self.in_work = batch
-        losses, weights, shows_image = self.compute(token_losses, batch)
+        loss_sum, sums = self.compute(loss_by_modality, batch)
         self.bad_steps.origins.append(batch.origins)
-        self.step_sums.append(sums_by_modality(losses, weights, shows_image))
-        return torch.dot(losses, weights) * self.trainer.accumulate_grad_batches
+        self.step_sums.append(sums)
+        return loss_sum * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the summed gradient by the weight of the whole step, over all processes."""
@@ -179,7 +172,7 @@ class FinetuneModule(L.LightningModule):
         self.log_modalities(sums)
 
     def log_modalities(self, sums: Tensor) -> None:
-        """Loss of rows of text and of rows with an image, each a mean since the log's last line."""
+        """Loss of text and of conversations with an image, each a mean since the log's last line."""
         self.modality_sums.append(sums)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
@@ -226,7 +219,8 @@ class FinetuneModule(L.LightningModule):
         """A record of each prompt."""
 
         def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
-            return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
+            with answering(network):
+                return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
 
         answers: list[Answer] = self.compute(answer, prompts)
         return answers
