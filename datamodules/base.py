@@ -209,7 +209,7 @@ class StepLoader(DataLoader[Any]):
         Raises:
             UserError: another number of rows, another seed, mixture or size of a micro-batch over all processes.
         """
-        for key, here in self.state_dict().items():
+        for key, here in self.batch_sampler.state().items():
             if state.get(key) != here:
                 raise UserError(
                     f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "

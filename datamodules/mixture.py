@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dsvl_tune.data.lengths import MeasureRow, row_lengths
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.mixing import Mixture, Ramp
+from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.schema import Conversation, UserError
 
 from .base import ConversationDataModule, Rows
@@ -165,6 +166,9 @@ class MixtureDataModule(ConversationDataModule):
 
     def mixture(self) -> Mixture:
         """How the sources are mixed."""
+        for name, source in self.sources.items():
+            if isinstance(source.rows("train"), StreamedRows):
+                raise UserError(f"data.sources: {name!r} is streamed. A mixture counts rows; set its streaming: false.")
         sizes = {name: len(source.rows("train")) for name, source in self.sources.items()}
         if empty := [name for name, size in sizes.items() if not size]:
             raise UserError(f"data.sources: {empty[0]!r} has no training rows. Leave it out.")
