@@ -97,30 +97,33 @@ class TensorStore:
         Args:
             key: hexadecimal. tensors: of the store's shapes, rounded to its dtype here.
         """
-        if self.closed or not self.has_room():
+        if self.closed:
             return False
         tensors = {name: tensors[name].detach().to("cpu", self.dtype).contiguous() for name in self.shapes}
+        content = save(tensors, metadata={"key": key, "crc32": checksum(tensors)})
+        if not self.has_room(len(content)):
+            return False
         path = self.path(key)
         partial = path.with_name(f".{key}.{uuid.uuid4().hex}{PARTIAL}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(save(tensors, metadata={"key": key, "crc32": checksum(tensors)}))
+            partial.write_bytes(content)
             partial.replace(path)
         except OSError as error:
             self.close(error.strerror or str(error))
             self.remove(partial)
             return False
-        self.used_bytes += self.entry_bytes
+        self.used_bytes += len(content)
         return True
 
-    def has_room(self) -> bool:
-        """Whether another entry fits."""
+    def has_room(self, more_bytes: int) -> bool:
+        """Whether that much more fits."""
         self.since_count += 1
         if self.since_count > COUNT_EVERY:
             self.used_bytes, self.since_count = folder_bytes(self.root), 1
-            if free_bytes(self.root) - COUNT_EVERY * self.entry_bytes < KEPT_FREE_BYTES:
+            if free_bytes(self.root) - COUNT_EVERY * more_bytes < KEPT_FREE_BYTES:
                 self.close(f"the disk has only {in_words(free_bytes(self.root))} left")
-        if self.used_bytes + self.entry_bytes > self.max_bytes:
+        if self.used_bytes + more_bytes > self.max_bytes:
             self.close(f"it has reached its {self.max_bytes / 1e9:g} GB")
         return not self.closed
 
@@ -167,4 +170,5 @@ def free_bytes(path: Path) -> int:
 
 def in_words(count: int) -> str:
     """Bytes for people."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+    size, name = next(((size, name) for size, name in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB"))
+    return f"{count / size:,.2f} {name}"
