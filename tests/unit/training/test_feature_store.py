@@ -48,8 +48,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(noise.numpy()).save(folder / f"{i}.png")
 
     def row(*pairs: tuple[str, str], images: tuple[int, ...] = ()) -> dict[str, Any]:
-        turns = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
-        return {"messages": sum(turns, []), "images": [f"{i}.png" for i in images]}
+        turns = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return {"messages": messages, "images": [f"{i}.png" for i in images]}
 
     content = [
         row(("<image>What?", "A"), images=(0,)),
