@@ -9,23 +9,21 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from dsvl_tune.data.batches import make_batch, make_prompts, make_share
 from dsvl_tune.data.encode import Overlong
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.sampler import StepSampler
-from dsvl_tune.metrics.floor import Answered, constant_answer_floor
+from dsvl_tune.data.stored_images import image_keys
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, Processor, Turn, UserError
+from dsvl_tune.schema import Conversation, Processor, StoredFeatures, UserError
+
+from .floor import floor_of_rows
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
-
-
-FLOOR_ROWS = 2000
-"""Training rows whose answers the floor is counted on."""
 
 
 class ConversationDataModule(L.LightningDataModule):
@@ -66,6 +64,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.system_prompt = system_prompt
         self.pack_tokens = pack_tokens
         self.processor: Processor | None = None
+        self.features: StoredFeatures | None = None  # set by the model, where it has frozen towers and a store
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -144,15 +143,24 @@ class ConversationDataModule(L.LightningDataModule):
         """Prompts over each of `probes`."""
         return {name: self.prompt_loader(rows) for name, rows in self.probes().items()}
 
+    def every_row(self) -> Rows:
+        """All that a run may show: every split's rows, then the probes'."""
+        splits = [*(self.rows(split) for split in ("train", "validation", "test")), *self.probes().values()]
+        return ConcatDataset([rows for rows in splits if len(rows)])  # type: ignore
+
+    def all_stored(self) -> bool:
+        """Whether the features of every image of `every_row` are stored; ends at the first that is not."""
+        assert self.processor is not None
+        processor = replace(self.processor, features=self.features)
+        found = image_keys(self.every_row(), processor, "looking for stored features")
+        return all(stored for row in found for _, stored in row)
+
     def floor(self) -> dict[str, float]:
         """What the best constant answers score on "test": see `metrics.floor`; counted on training rows.
 
         Questions without an answer are not scored; with no other there is no floor.
         """
-        train = self.rows("train")
-        known = (answered(c) for i in range(min(FLOOR_ROWS, len(train))) for c in train[i])
-        asked = [answered(c) for row in self.rows("test") for c in row if c.turns[-1].role == "assistant"]
-        return constant_answer_floor(known, asked) if asked else {}
+        return floor_of_rows(self.rows("train"), self.rows("test"))
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""
@@ -172,7 +180,8 @@ class ConversationDataModule(L.LightningDataModule):
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
-        return partial(make, processor=self.processor, max_tokens=self.max_tokens, overlong=self.overlong)
+        processor = replace(self.processor, features=self.features)
+        return partial(make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong)
 
     def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
         """`make_batch` or `make_share` with this module's length of a packed row."""
@@ -217,12 +226,3 @@ class StepLoader(DataLoader[Any]):
                 )
 
 
-def answered(conversation: Conversation) -> Answered:
-    """The last question of a conversation with its answer."""
-    question, answer = (text_of(turn) for turn in conversation.turns[-2:])
-    return Answered(conversation.kind, question, answer)
-
-
-def text_of(turn: Turn) -> str:
-    """A turn without its images."""
-    return "".join(part for part in turn.parts if isinstance(part, str)).strip()

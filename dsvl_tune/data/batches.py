@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dsvl_tune.data.collate import collate, collate_prompts
 from dsvl_tune.data.encode import Overlong, encode, encode_prompt
 from dsvl_tune.data.packing import pack, tree
-from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Sample
+from dsvl_tune.schema import Batch, Conversation, Processor, Prompts, Sample, SeenImage
 
 
 def make_batch(
@@ -41,7 +41,7 @@ def make_share(
         numbered: number and row. share: (rank, number of processes). The others are those of `make_batch`.
     """
     rank, world_size = share
-    seen: dict[str, Pixels] = {}
+    seen: dict[str, SeenImage] = {}
     samples = []
     for number, row in numbered:
         sample = make_sample(row, processor, max_tokens, overlong, seen)
@@ -56,7 +56,7 @@ def make_sample(
     processor: Processor,
     max_tokens: int | None,
     overlong: Overlong,
-    seen: dict[str, Pixels] | None = None,
+    seen: dict[str, SeenImage] | None = None,
 ) -> Sample:
     """A row encoded, several conversations as a message tree."""
     seen = {} if seen is None else seen
@@ -68,6 +68,6 @@ def make_prompts(
     conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
 ) -> Prompts:
     """Prompts encoded and collated."""
-    seen: dict[str, Pixels] = {}
+    seen: dict[str, SeenImage] = {}
     prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
     return collate_prompts(prompts, processor.pad_id)

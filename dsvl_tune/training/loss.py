@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dsvl_tune.models.attention import decoder_attention
+from dsvl_tune.models.vision import visual_tokens
 from dsvl_tune.schema import IGNORE_INDEX, Batch, Prompts
 from dsvl_tune.training.head_loss import head_loss
 
@@ -18,6 +19,9 @@ def encode_images(model: PreTrainedModel, batch: Batch | Prompts) -> dict[str, B
     Returns:
         What the transformers classes take as `mm_encoder_outputs`: features [M, V, D]. None without images.
     """
+    if batch.features is not None:
+        tokens = visual_tokens(model, batch.features)
+        return {"image": BaseModelOutputWithPooling(pooler_output=tokens[batch.image_index])}
     if batch.pixel_values is None:
         return None
     pixels = {"pixel_values": batch.pixel_values}

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from dsvl_tune.models.adapters import Variant
-from dsvl_tune.models.attention import Attention, answering
+from dsvl_tune.models.attention import Attention
 from dsvl_tune.models.building import build_model
 from dsvl_tune.models.checkpointing import Checkpointed
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization, check_quantization
-from dsvl_tune.models.sharding import is_sharded
-from dsvl_tune.schema import Batch, Prompts, UserError
+from dsvl_tune.schema import Batch, UserError
+from dsvl_tune.training.answering import AnsweringModule
 from dsvl_tune.training.bad_steps import BadSteps
-from dsvl_tune.training.blank_image import with_image
-from dsvl_tune.training.generation import Answer, answer_prompts, score
-from dsvl_tune.training.loss import loss_by_modality, supervised_loss
+from dsvl_tune.training.frozen_half import FeatureDtype, open_half, share_store
+from dsvl_tune.training.loss import loss_by_modality
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
-from dsvl_tune.training.predictions import gather_answers
 
 
-class FinetuneModule(L.LightningModule):
+class FinetuneModule(AnsweringModule):
     """DeepSeek-VL, both families, with each part frozen, fully trained or given LoRA.
 
     Args:
@@ -59,6 +54,11 @@ class FinetuneModule(L.LightningModule):
         max_new_tokens: longest answer that validate, test and predict generate.
         max_bad_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
             names their rows; the next one stops the run. The step counts, the weights stay.
+        feature_store: folder that keeps what frozen vision towers made of images, so that each image passes them once;
+            null keeps nothing. `dsvl-tune cache-features` fills it beforehand.
+        feature_dtype: bfloat16 or float32, of what is stored. float32 changes nothing; bfloat16 takes half the room and
+            rounds each feature by up to 0.4 %.
+        feature_store_gb: bound on the store's folder; when it is reached, nothing more is added.
     """
 
     def __init__(
@@ -80,11 +80,14 @@ class FinetuneModule(L.LightningModule):
         compile: bool = False,
         max_new_tokens: int = 32,
         max_bad_steps: int = 0,
+        feature_store: str | None = None,
+        feature_dtype: FeatureDtype = "bfloat16",
+        feature_store_gb: float = 100.0,
     ) -> None:
-        super().__init__()
+        folder = resolve_checkpoint(checkpoint)
+        super().__init__(load_processor(folder), max_new_tokens)
+        self.folder = folder
         self.strict_loading = False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
-        self.folder = resolve_checkpoint(checkpoint)
-        self.processor = load_processor(self.folder)
         requested = make_plan(preset, parts)
         self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
         self.betas, self.weight_decay = betas, weight_decay
@@ -104,38 +107,21 @@ class FinetuneModule(L.LightningModule):
             attention,
             compile,
         )
-        self.max_new_tokens = max_new_tokens
         self.bad_steps = BadSteps(max_bad_steps)
-        self.in_work: Batch | Prompts | None = None
-        self.model: PreTrainedModel | None = None
+        self.feature_store, self.feature_dtype, self.feature_store_gb = feature_store, feature_dtype, feature_store_gb
         self.plan: Plan = {}
-        self.answers: list[Answer] = []
         self.step_sums: list[Tensor] = []
         self.modality_sums: list[Tensor] = []
-        self.validation_sums: list[Tensor] = []
-
-    @property
-    def network(self) -> PreTrainedModel:
-        """The complete model, once `configure_model` has built it."""
-        assert self.model is not None
-        return self.model
 
     def configure_model(self) -> None:
-        """Build the model, see `building`. Lightning may call it more than once."""
-        if self.model is None:
-            self.model, self.plan = self.build(self.device_mesh["data_parallel"] if self.device_mesh else None)
-
-    def compute(self, function: Callable[..., Any], batch: Batch | Prompts) -> Any:
-        """`function(network, batch)`.
-
-        In a sharded model all processes gather a tower's layers together or not at all, so a process whose batch is of
-        text alone encodes a blank image, which no slot shows, when another has images.
-        """
-        if not is_sharded(self.network):
-            return function(self.network, batch)
-        if self.trainer.strategy.reduce_boolean_decision(batch.pixel_values is not None, all=False):
-            batch = with_image(batch, self.processor.image_rule)
-        return self.network.run(function, batch)
+        """Build the model, see `models.building`. Lightning may call it more than once."""
+        if self.model is not None:
+            return
+        self.model, self.plan = self.build(self.device_mesh["data_parallel"] if self.device_mesh else None)
+        if self.feature_store is not None:
+            settings = (self.feature_store, self.feature_dtype, self.feature_store_gb)
+            self.frozen_half = open_half(self.model, self.plan, *settings, str(self.trainer.precision))
+            share_store(self.frozen_half, self.trainer)
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
     # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in
@@ -189,54 +175,6 @@ class FinetuneModule(L.LightningModule):
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.final_lr_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    # Validation: the loss over all learnt tokens, and answers by generation.
-
-    def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss on a `Batch`, generated answers on `Prompts`."""
-        self.in_work = batch
-        if isinstance(batch, Prompts):
-            self.answers += self.answer(batch)
-        else:
-            self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
-
-    def on_validation_epoch_end(self) -> None:
-        if self.validation_sums:
-            sums = self.trainer.strategy.reduce(torch.stack(self.validation_sums).sum(0), reduce_op="sum")
-            self.validation_sums.clear()
-            self.log("val/loss", sums[0] / sums[1], prog_bar=True)
-        self.log_scores("val", "validation")
-
-    def log_scores(self, prefix: str, split: str) -> None:
-        """Log the metrics of the answers given since the last time, by all processes to the questions of a split."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        answers = gather_answers(self.answers, data.rows(split))
-        self.answers = []
-        for name, value in score(answers).items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "relaxed_accuracy")
-
-    def answer(self, prompts: Prompts) -> list[Answer]:
-        """A record of each prompt."""
-
-        def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
-            with answering(network):
-                return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
-
-        answers: list[Answer] = self.compute(answer, prompts)
-        return answers
-
-    # Test and prediction: answers alone.
-
-    def test_step(self, batch: Prompts, batch_idx: int) -> None:
-        """Generated answers, to be scored."""
-        self.answers += self.answer(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.log_scores("test", "test")
-
-    def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
-        """Generated answers, scored or not."""
-        return self.answer(batch)
 
     # Checkpoints hold what trains; the base is in its own folder.
 
