@@ -103,8 +103,8 @@ def test_members_of_a_packed_row_do_not_see_each_other() -> None:
 def test_flex_attention_sees_what_scaled_dot_product_attention_sees() -> None:
     """Forward alone: FlexAttention has no backward pass on a CPU. Long enough for blocks that are skipped."""
     draw = torch.Generator().manual_seed(5)
-    members = [[(segment, branch) for branch in (0, 1, 2) for _ in range(40)] for segment in range(4)]
-    segments, branches = torch.tensor([[*sum(members, []), (-1, -1), (-1, -1)]]).unbind(-1)
+    members = [(segment, branch) for segment in range(4) for branch in (0, 1, 2) for _ in range(40)]
+    segments, branches = torch.tensor([[*members, (-1, -1), (-1, -1)]]).unbind(-1)
     query, key, value = torch.randn(3, 1, 2, segments.shape[1], 16, generator=draw)
     length = segments.shape[1]
     blocks = create_block_mask(mask_rule(segments, branches), 1, None, length, length, device="cpu")
@@ -121,7 +121,8 @@ def columns(row: Sample, segment: int) -> list[tuple[int, int, float, int, int]]
 
 def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor) -> None:
     asked = [encode(ask(question, "a", RED), processor) for question in ("Which?", "How?")]
-    samples = [encode(ask("word " * n, f"{n}", *images), processor) for n, images in ((3, ()), (9, (BLUE, RED)), (1, ()))]
+    shown: list[tuple[int, tuple[ImageRef, ...]]] = [(3, ()), (9, (BLUE, RED)), (1, ())]
+    samples = [encode(ask("word " * n, f"{n}", *images), processor) for n, images in shown]
     samples.insert(1, tree(asked, processor.image_token_id))
     (row,) = pack(samples, 10_000)
     assert [columns(row, segment) for segment in range(4)] == [columns(sample, 0) for sample in samples]
@@ -129,7 +130,9 @@ def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor)
     assert row.origins == [origin for sample in samples for origin in sample.origins]
 
 
-@pytest.mark.parametrize(("lengths", "limit", "rows"), [((5, 5, 5), 15, [15]), ((5, 5, 5), 14, [10, 5]), ((9, 2), 4, [9, 2])])
+@pytest.mark.parametrize(
+    ("lengths", "limit", "rows"), [((5, 5, 5), 15, [15]), ((5, 5, 5), 14, [10, 5]), ((9, 2), 4, [9, 2])]
+)
 def test_packed_rows_are_as_few_as_fit(lengths: tuple[int, ...], limit: int, rows: list[int]) -> None:
     samples = [Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, []) for n in lengths]
     assert [len(row.input_ids) for row in pack(samples, limit)] == rows

@@ -110,7 +110,7 @@ def test_questions_of_a_tree_do_not_see_each_other(hybrid_checkpoint: Path, rows
 
 
 def test_a_batch_without_trees_needs_no_mask(checkpoint: Path, rows: list[list[Conversation]]) -> None:
-    """Padding on the right is seen by no learnt token, so the kernel may take its causal path: same loss, same gradients."""
+    """Padding on the right is seen by no learnt token, so the kernel may take its causal path."""
     processor = load_processor(checkpoint)
     model = load_model(checkpoint)
     batch = make_batch([row[:1] for row in rows], processor, None, "error")
