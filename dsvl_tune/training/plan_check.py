@@ -46,7 +46,7 @@ def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None
     total = ["total", "", f"{parameters.total():,}", f"{tensors.total():,}", f"{trained.total():,}", ""]
     table = format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
     if quantization is not None:
-        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, double quantisation; nothing else"
+        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, doubly quantised; nothing else"
     return table
 
 
