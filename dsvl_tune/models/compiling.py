@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from shutil import which
 
+import torch
 from transformers import PreTrainedModel
 
 from dsvl_tune.schema import UserError
