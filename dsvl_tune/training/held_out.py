@@ -87,8 +87,6 @@ class HeldOutReport(L.Callback):
         if trainer.is_global_zero:
             save_trained(pl_module.network, self.run_folder / "adapter")
         after = self.measure(trainer, pl_module, "after")
-        if not trainer.is_global_zero:
-            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         trained = [p for p in pl_module.parameters() if p.requires_grad]
         summary = {
@@ -101,8 +99,9 @@ class HeldOutReport(L.Callback):
             "trainable_parameters": sum(p.numel() for p in trained),
             "best_checkpoint": best,
         }
-        write_json(self.run_folder / "summary.json", summary)
-        print(summary_text(summary, self.run_folder), flush=True)
+        if trainer.is_global_zero:
+            write_json(self.run_folder / "summary.json", summary)
+            print(summary_text(summary, self.run_folder), flush=True)
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
         """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""

@@ -53,7 +53,7 @@ def poll(pid: int) -> int | None:
 
 
 def serve() -> None:
-    """Answer {"start": [arguments, folder, log, environment]} with the process, {"poll": process} with its exit code."""
+    """Answer {"start": [arguments, folder, log, environment]} with a process, {"poll": process} with its exit code."""
     answers = os.fdopen(os.dup(1), "w")
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
