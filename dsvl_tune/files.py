@@ -117,8 +117,14 @@ def partial_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
+def standing(target: Path) -> Path:
+    """Where a target that `put_in_place` was about to replace stands: aside, if a kill came between its two renames."""
+    replaced = target.with_name(f".{target.name}.replaced")
+    return replaced if replaced.exists() and not target.exists() else target
+
+
 def put_in_place(partial: Path, target: Path) -> None:
-    """Put a filled folder where another may stand; after a kill in between, `settle` brings that one back."""
+    """Put a filled folder where another file or folder may stand; `standing` finds that after a kill in between."""
     settle(target)
     replaced = target.with_name(f".{target.name}.replaced")
     if target.exists():
@@ -128,9 +134,9 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 
 def settle(target: Path) -> None:
-    """End what a kill has interrupted in `put_in_place`: the folder that stood there stands there again."""
+    """End what a kill has interrupted in `put_in_place`; for the one process that writes the target."""
     replaced = target.with_name(f".{target.name}.replaced")
-    if replaced.exists() and not target.exists():
+    if standing(target) == replaced:
         replaced.replace(target)
     remove(replaced)
 

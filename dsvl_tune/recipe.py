@@ -15,7 +15,7 @@ from lightning.pytorch.trainer import Trainer
 
 import dsvl_tune
 from dsvl_tune.datamodules.base import ConversationDataModule
-from dsvl_tune.files import write_json, write_whole
+from dsvl_tune.files import standing, write_json, write_whole
 from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.checkpoint_io import RunCheckpointIO
@@ -98,7 +98,7 @@ class RecipeCLI(LightningCLI):
             self.find_run(config, base)
         elif config.ckpt_path == "last":
             self.run_folder = last_run_folder(base)
-            config.ckpt_path = str(self.run_folder / LAST)
+            config.ckpt_path = str(standing(self.run_folder / LAST))
         else:
             self.run_folder = new_run_folder(base)
         if config.ckpt_path is not None and not Path(config.ckpt_path).exists():
@@ -114,6 +114,8 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
+        if self.subcommand is None:  # a command that asks for the recipe's data or model alone
+            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, **kwargs)
         kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
         kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
@@ -139,7 +141,7 @@ class RecipeCLI(LightningCLI):
         try:
             self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         except UserError:
-            if made and self.trainer.is_global_zero and not (self.run_folder / LAST).exists():
+            if made and self.trainer.is_global_zero and not standing(self.run_folder / LAST).exists():
                 shutil.rmtree(made[-1])
             raise
         self.stopped = self.trainer.global_step < self.trainer.estimated_stepping_batches

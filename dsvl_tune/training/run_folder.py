@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dsvl_tune.files import settle
+from dsvl_tune.files import standing
 from dsvl_tune.schema import UserError
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -34,8 +34,7 @@ def last_run_folder(base: Path) -> Path:
     if not existing:
         raise UserError(f"--ckpt_path last: there is no run {base} to go on from. Start without --ckpt_path.")
     folder = existing[-1][1]
-    settle(folder / LAST)
-    if not (folder / LAST).exists():
+    if not standing(folder / LAST).exists():
         raise UserError(f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without --ckpt_path.")
     return folder
 
@@ -64,8 +63,9 @@ def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
             f"--ckpt_path {which}: there is no run {base}. Give --config runs/NAME/config.yaml of a run, or leave "
             "--ckpt_path out to take model.checkpoint as it is."
         )
-    settle(run / LAST)
     found = sorted((run / LAST).parent.glob(f"{which}*.ckpt"), key=lambda path: path.stat().st_mtime)
+    if which == "last" and standing(run / LAST).exists():
+        return standing(run / LAST)
     if not found:
         kept = ", ".join(sorted(path.name for path in (run / LAST).parent.glob("*.ckpt"))) or "none"
         raise UserError(f"--ckpt_path {which}: {run} keeps no such checkpoint. It has: {kept}.")
