@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from dsvl_tune.models.sharding import drawable, empty_model, fill, shard
 from dsvl_tune.models.weights import Weights
 
 
-def build_model(
+def adapted_model(
     folder: Path,
     requested: Plan,
     overridden: set[str],
@@ -28,28 +28,48 @@ def build_model(
     variant: Variant,
     dropout: float,
     quantization: Quantization | None,
+    empty: bool = False,
+) -> tuple[PreTrainedModel, Plan]:
+    """A checkpoint's model with a plan applied, and that plan: the entries of `requested` for the parts it has.
+
+    Args:
+        folder: the checkpoint's. requested, overridden: as `parts.fit_plan` takes them. dtype: of what is frozen.
+        variant, dropout: of the adapters. quantization: of the base, or None.
+        empty: without the checkpoint's weights, on the meta device; never in 4 bits.
+
+    Raises:
+        UserError: the checkpoint is no good, or does not have what is asked for.
+    """
+    model = empty_model(folder, dtype) if empty else load_model(folder, dtype, quantization)
+    plan = fit_plan(requested, model, overridden)
+    with drawable(model, {part for part, how in plan.items() if how.mode == "lora"} if empty else set()):
+        apply_plan(model, plan, variant, dropout)
+    return model, plan
+
+
+def build_model(
+    adapted: Callable[..., tuple[PreTrainedModel, Plan]],
+    quantization: Quantization | None,
     checkpointed: bool | Sequence[Checkpointed],
     attention: Attention,
     compiled: bool,
+    dtype: torch.dtype,
     mesh: DeviceMesh | None,
 ) -> tuple[PreTrainedModel, Plan]:
-    """The model in training mode, and its plan: the entries of `requested` for the parts that it has.
+    """The model in training mode, and its plan.
 
     Over a mesh every process reads its own rows of the weights alone; a 4-bit base is first loaded whole by each,
     because its blocks are of the whole tensors.
 
     Args:
-        folder: the checkpoint's. requested, overridden: as `parts.fit_plan` takes them. variant, dropout: of adapters.
-        The others are the keys of `FinetuneModule` of these names, and the processes to shard over.
+        adapted: `adapted_model` up to `quantization`. mesh: the processes to shard over, or None.
+        The others are the keys of `FinetuneModule` of these names.
 
     Raises:
-        UserError: the checkpoint is no good, or does not have what is asked for.
+        UserError: as `adapted_model`, or no such part or kernel.
     """
     streamed = mesh is not None and quantization is None
-    model = empty_model(folder, dtype) if streamed else load_model(folder, dtype, quantization)
-    plan = fit_plan(requested, model, overridden)
-    with drawable(model, {part for part, how in plan.items() if how.mode == "lora"} if streamed else set()):
-        apply_plan(model, plan, variant, dropout)
+    model, plan = adapted(quantization, empty=streamed)
     use_attention(model, attention)
     checkpoint_activations(model, checkpointed)
     if compiled:
@@ -57,5 +77,5 @@ def build_model(
     if mesh is not None:
         shard(model, mesh)
     if streamed:
-        fill(model, Weights(folder, model.config), dtype)
+        fill(model, Weights(Path(model.name_or_path), model.config), dtype)
     return model.train(), plan  # loading gives eval mode, which would switch the adapters' dropout off

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsvl_tune.models.adapters import Variant
 from dsvl_tune.models.attention import Attention
-from dsvl_tune.models.building import build_model
+from dsvl_tune.models.building import adapted_model, build_model
 from dsvl_tune.models.checkpointing import Checkpointed
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, make_plan
@@ -94,18 +94,12 @@ class FinetuneModule(AnsweringModule):
         self.quantization: Quantization | None = "nf4" if preset == "qlora" else quantization
         if self.quantization is not None:
             check_quantization(requested)
+        precision = torch_dtype(dtype)
+        self.adapted = partial(
+            adapted_model, folder, requested, set(parts or {}), precision, lora_variant, lora_dropout
+        )
         self.build = partial(
-            build_model,
-            self.folder,
-            requested,
-            set(parts or {}),
-            torch_dtype(dtype),
-            lora_variant,
-            lora_dropout,
-            self.quantization,
-            gradient_checkpointing,
-            attention,
-            compile,
+            build_model, self.adapted, self.quantization, gradient_checkpointing, attention, compile, precision
         )
         self.bad_steps = BadSteps(max_bad_steps)
         self.feature_store, self.feature_dtype, self.feature_store_gb = feature_store, feature_dtype, feature_store_gb
