@@ -65,6 +65,8 @@ def write_checkpoint(folder: Path, vocabulary: int, texts: list[str], **sizes: d
         model.model.high_res_vision_alpha.fill_(0.5)  # 0 at first, which would leave SAM's second branch dead
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    settings = {**json.loads((folder / "tokenizer_config.json").read_text()), "image_token": "<image_placeholder>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")  # for their processor
     (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES, indent=2), encoding="utf-8")
     processor = {"processor_class": "DeepseekVLHybridProcessor", "num_image_tokens": 576}
     (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")

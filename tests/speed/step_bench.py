@@ -11,7 +11,7 @@ weight decay, no dropout, no clipping, no gradient checkpointing.
 A sample is a conversation (a row of the file), shared or not; a step always has B of them. With --share-images the
 conversations of one step that stand together in the file and show the same image become one message tree.
 total_tokens_per_s counts every conversation as if it stood alone, its image's tokens and no padding, whatever was
-shared or stored: it says how fast the file's content is learnt, so it can be compared between contenders. Rates are over
+shared or stored: it says how fast the file's content is learnt, so contenders can be compared by it. Rates are over
 the steps after the warm-up, loading included. peak_rss_mb is the training process's over its whole life, cpu_s_per_step
 is user and system time of it and its workers. `steps` has time and CPU time of each step.
 """
