@@ -128,7 +128,7 @@ def partial_of(target: Path) -> Path:
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Put a filled folder where another file or folder may stand; after a kill in between, `settle` brings that one back."""
+    """Put a filled folder where another file or folder may stand; `settle` ends what a kill interrupts."""
     settle(target)
     replaced = target.with_name(f".{target.name}.replaced")
     if target.exists():
