@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from dsvl_tune.models.checksums import SUMS, check_own_sums
 from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.original import original_config
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.models.weights import CLASSES, Weights
@@ -122,4 +123,5 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), report
     model.name_or_path = str(folder)
     model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
+    install_kernels(model)
     return model.eval()
