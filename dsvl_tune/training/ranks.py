@@ -14,7 +14,7 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from torch.distributed import TCPStore
 
 DECISION = "DSVL_TUNE_RUN"
-"""Environment variable by which the first process tells the others that it starts which run folder it took."""
+"""Environment variable in which the first process tells the others that it starts who it is and what it took."""
 
 Place = tuple[Path, "Path | None"]
 
@@ -26,7 +26,7 @@ def is_first() -> bool:
 
 def was_launched_by_first() -> bool:
     """Whether the first process started this one (and torchrun or srun did not)."""
-    return not is_first() and DECISION in os.environ
+    return not is_first() and DECISION in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def decided_by_first(decide: Callable[[], Place]) -> Place:
@@ -37,26 +37,27 @@ def decided_by_first(decide: Callable[[], Place]) -> Place:
     if was_launched_by_first():
         return from_text(os.environ[DECISION])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        os.environ[DECISION] = json.dumps(decide(), default=str)
+        os.environ[DECISION] = json.dumps((os.getpid(), *decide()), default=str)
         return from_text(os.environ[DECISION])
     port = int(os.environ["MASTER_PORT"])
     store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=timedelta(minutes=5))
     key = f"{DECISION}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
     if is_first():
-        store.set(key, json.dumps(decide(), default=str))
+        store.set(key, json.dumps((os.getpid(), *decide()), default=str))
     return from_text(store.get(key))
 
 
 def from_text(text: str | bytes) -> Place:
     """A place as it was sent."""
-    folder, checkpoint = json.loads(text)
+    _, folder, checkpoint = json.loads(text)
     return Path(folder), Path(checkpoint) if checkpoint else None
 
 
 def die_with_first() -> None:
     """End this process when the first one, which started it, is gone: alone it would wait in a collective for ever."""
     if was_launched_by_first():
-        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+        first, *_ = json.loads(os.environ[DECISION])
+        threading.Thread(target=watch, args=(first,), daemon=True).start()
 
 
 def watch(parent: int) -> None:
