@@ -114,7 +114,7 @@ def test_merging_into_the_base_as_its_files_have_it(
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert Counter(name.split(".")[1] for name in changed) == {"language_model": 14, "aligner": 6}
 
-    prompts = held_out_prompts(Path("runs/tiny"), str(wide_hybrid_checkpoint), 16)
+    prompts = held_out_prompts(["--config", "runs/tiny/config.yaml"], 16)
     logits = {}
     for bits, model in {
         16: load_model(wide_hybrid_checkpoint),
