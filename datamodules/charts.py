@@ -24,7 +24,8 @@ class ChartsDataModule(ConversationDataModule):
         probe_scenes: pictures of the embedded model's own domain, scored before and after: what was forgotten.
         kinds: kinds of chart: upright, lying, grouped, line, pie.
         questions: most questions on a training chart; they are branches of one message tree.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+            pack_tokens.
     """
 
     def __init__(

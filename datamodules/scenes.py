@@ -27,7 +27,8 @@ class ScenesDataModule(ConversationDataModule):
         most: most elements in a training picture or table; held-out ones have up to six.
         cells: questions that label every cell of a training picture, see `scenes.scene_row`.
         types: question types to ask about training pictures and tables; null asks all.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+            pack_tokens.
     """
 
     def __init__(

@@ -26,6 +26,8 @@ COMMANDS = {
     "predict": Command("dsvl_tune.recipe", "main", "answer every question of the recipe's test data into a file"),
     "check-data": Command("dsvl_tune.commands.check_data", "main", "read every row of a recipe's data and report"),
     "preview": Command("dsvl_tune.commands.preview", "main", "a page of rows as the model will see them"),
+    "cache-features": Command("dsvl_tune.commands.cache_features", "main", "keep what frozen towers make of images"),
+    "estimate-memory": Command("dsvl_tune.commands.estimate_memory", "main", "what a recipe takes, without loading it"),
     "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
     "convert": Command("dsvl_tune.commands.convert", "main", "a checkpoint in transformers' or the original layout"),
     "init": Command("dsvl_tune.commands.init", "main", "an untrained small checkpoint, to train from nothing"),
@@ -104,7 +106,7 @@ def run(arguments: list[str]) -> None:
 
 def help_text() -> str:
     """What `dsvl-tune --help` prints."""
-    commands = "\n".join(f"  {name:<12} {command.does}" for name, command in COMMANDS.items())
+    commands = "\n".join(f"  {name:<15} {command.does}" for name, command in COMMANDS.items())
     return HELP.format(version=__version__, commands=commands)
 
 

@@ -36,12 +36,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
+        sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not be written ({getattr(error, 'strerror', None) or error}). "
             "What was there before is untouched. Make room or give another folder."
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last through a power loss: renaming alone leaves them in memory."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -117,14 +127,8 @@ def partial_of(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
-def standing(target: Path) -> Path:
-    """Where a target that `put_in_place` was about to replace stands: aside, if a kill came between its two renames."""
-    replaced = target.with_name(f".{target.name}.replaced")
-    return replaced if replaced.exists() and not target.exists() else target
-
-
 def put_in_place(partial: Path, target: Path) -> None:
-    """Put a filled folder where another file or folder may stand; `standing` finds that after a kill in between."""
+    """Put a filled folder where another file or folder may stand; `settle` ends what a kill interrupts."""
     settle(target)
     replaced = target.with_name(f".{target.name}.replaced")
     if target.exists():
@@ -136,7 +140,7 @@ def put_in_place(partial: Path, target: Path) -> None:
 def settle(target: Path) -> None:
     """End what a kill has interrupted in `put_in_place`; for the one process that writes the target."""
     replaced = target.with_name(f".{target.name}.replaced")
-    if standing(target) == replaced:
+    if replaced.exists() and not target.exists():
         replaced.replace(target)
     remove(replaced)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,6 +118,16 @@ class ImageRule:
     min_size: int = 14
 
 
+class StoredFeatures(Protocol):
+    """Where the features of an image may already lie, by a key of its content."""
+
+    def has(self, key: str) -> bool:
+        """Whether they seem to, at a glance."""
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The features, None if they do not."""
+
+
 @dataclass(frozen=True)
 class Processor:
     """All that turning a conversation into tokens and pixels needs to know of a checkpoint."""
@@ -134,20 +144,38 @@ class Processor:
     pad_id: int
     context_tokens: int
     """Longest row the checkpoint supports."""
+    features: StoredFeatures | None = None
+    """Asked before an image is decoded; None where features are not stored."""
 
 
 @dataclass
 class Pixels:
-    """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised."""
+    """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised.
+
+    `key` is where its features will be stored, "" where they are not.
+    """
 
     name: str
     low: Tensor
     high: Tensor | None
+    key: str = ""
+
+
+@dataclass
+class Features:
+    """One image whose features were stored: each tensor by name, as `models.vision` describes them."""
+
+    name: str
+    tensors: dict[str, Tensor]
+
+
+SeenImage: TypeAlias = "Pixels | Features"
+"""An image as it is brought to the model."""
 
 
 @dataclass
 class Sample:
-    """One row: a conversation, or several that share an image prefix (a message tree).
+    """One row: a conversation, several that share an image prefix (a message tree), or several of either (packed).
 
     Attributes:
         input_ids: [T], image tokens expanded to V each.
@@ -155,8 +183,10 @@ class Sample:
             state t - 1 with label t). A learnt token is never the first of its branch.
         loss_weights: [T] float.
         position_ids: [T], as if each conversation stood alone.
-        branches: [T], 0 in a shared prefix, k in the k-th conversation. A token sees the tokens before it that have
-            branch 0 or its own branch. A row with one conversation has 0 everywhere.
+        segments: [T], which member of a packed row, from 0; a member is a conversation or a tree. Members do not see
+            each other.
+        branches: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token sees the tokens before it
+            of its segment that have branch 0 or its own branch. A conversation without a tree has 0 everywhere.
         images: in reading order, one per image slot.
         origins: of each conversation in the row.
     """
@@ -165,32 +195,38 @@ class Sample:
     labels: list[int]
     loss_weights: list[float]
     position_ids: list[int]
+    segments: list[int]
     branches: list[int]
-    images: list[Pixels]
+    images: list[SeenImage]
     origins: list[str] = field(default_factory=list)
 
 
 @dataclass
 class Batch:
-    """What a training step eats. Right-padded; padding has branch -1, label IGNORE_INDEX and position 0.
+    """What a training step eats. Right-padded; padding has segment and branch -1, label IGNORE_INDEX, position 0.
 
     Attributes:
-        input_ids, labels, position_ids, branches: [B, T] int64. loss_weights: [B, T] float32.
+        input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
         pixel_values: [I, 3, S_low, S_low] float32 or None for a text-only batch. high_res_pixel_values: the same at
-            S_high, None in the SigLIP-only family.
-        image_index: [M] int64, which of the I images fills the m-th slot.
+            S_high, None in the SigLIP-only family. Images whose features were stored are not among them.
+        image_index: [M] int64, which of the I images fills the m-th slot: first those with pixels, then the others.
         origins: of every conversation in the batch, for error messages.
+        features: of the images that come without pixels, each tensor [I, ...] by name; None without any.
+        feature_keys: where the features of each image with pixels are to be stored; empty where they are not.
     """
 
     input_ids: Tensor
     labels: Tensor
     loss_weights: Tensor
     position_ids: Tensor
+    segments: Tensor
     branches: Tensor
     pixel_values: Tensor | None
     high_res_pixel_values: Tensor | None
     image_index: Tensor
     origins: list[str]
+    features: dict[str, Tensor] | None = None
+    feature_keys: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -199,7 +235,7 @@ class Prompts:
 
     Attributes:
         input_ids, attention_mask: [B, T] int64.
-        pixel_values, high_res_pixel_values, image_index: as in `Batch`.
+        pixel_values, high_res_pixel_values, image_index, features, feature_keys: as in `Batch`.
         references: the expected answer of each row.
         kinds: the question type of each row.
         questions: the question's text of each row. origins: file and row, or seed.
@@ -214,3 +250,5 @@ class Prompts:
     kinds: list[str]
     questions: list[str]
     origins: list[str]
+    features: dict[str, Tensor] | None = None
+    feature_keys: list[str] = field(default_factory=list)

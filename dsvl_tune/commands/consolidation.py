@@ -32,7 +32,7 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
     path = kept_checkpoint(run, checkpoint, run) if checkpoint in ("best", "last") else Path(checkpoint)
     if not path.exists():
         raise UserError(f"--checkpoint {checkpoint}: no such checkpoint. Give best, last or a path.")
-    network = RecipeCLI(arguments, run=False).model.empty_network()
+    network, _ = RecipeCLI(arguments, run=False).model.adapted(None, empty=True)
     names, read = trained_tensors(path)
     planned = {f"model.{name}" for name, parameter in network.named_parameters() if parameter.requires_grad}
     if strange := sorted(planned ^ names):

@@ -65,7 +65,11 @@ def section(sample: Sample, processor: Processor, number: int) -> str:
         f"{len(sample.input_ids):,} of {processor.context_tokens:,} tokens; {len(learnt):,} learnt, weight {weights}; "
         f"{len(sample.images)} image(s) of {processor.image_tokens} tokens; {len(sample.origins)} conversation(s)"
     )
-    pictures = "".join(figures(pixels, processor, place) for place, pixels in enumerate(sample.images, start=1))
+    pictures = "".join(
+        figures(image, processor, place)
+        for place, image in enumerate(sample.images, start=1)
+        if isinstance(image, Pixels)
+    )
     return (
         f'<section id="row{number}"><h2>{escape("; ".join(sample.origins))}</h2><p class="facts">{facts}</p>{pictures}'
         f'<div class="tokens">{"".join(spans(sample, processor))}</div></section>'

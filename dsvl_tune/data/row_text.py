@@ -69,13 +69,24 @@ def split_record(content: bytes, where: str, delimiter: str) -> list[str]:
 
 
 def parse_sample(content: bytes, where: str) -> dict[str, Any]:
+    """The bytes of a WebDataset sample as a row."""
+    return sample_row(sample_members(content, where), where)
+
+
+def sample_key(name: str) -> str:
+    """What neighbouring members of a tar have in common if they are one sample: the name up to the first dot."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def sample_row(members: list[tuple[str, bytes]], where: str) -> dict[str, Any]:
     """The members of a WebDataset sample: json's keys, txt as `caption`, pictures as `images`, others as bytes.
 
     A json that names its pictures (LLaVA's `image`) means the members beside it, so those names are left out.
     """
     row: dict[str, Any] = {}
     images: list[bytes] = []
-    for name, data in sample_members(content, where):
+    for name, data in members:
         ending = name.rpartition("/")[2].partition(".")[2].lower()
         if ending.rpartition(".")[2] in IMAGE_ENDINGS:
             images.append(data)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from PIL import Image
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dsvl_tune.data.encode import Overlong, tokenize
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.packing import tree_key
+from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.template import Form
 from dsvl_tune.schema import Conversation, Processor, UserError
 
@@ -143,18 +144,20 @@ def survey(
     """The facts of every row, in order. A row that cannot even be read has one, with its error and no origin.
 
     Args:
-        rows: read one by one.
+        rows: read one by one; of a stream all of them, as its shards lie there.
         examine: usually `Examine`: a fact for each conversation.
         title: of the progress bar.
     """
-    workers = min(os.cpu_count() or 1, 16) if len(rows) >= FORK_FROM else 0
+    total = None if isinstance(rows, StreamedRows) else len(rows)
+    keys = iter(rows.records() if isinstance(rows, StreamedRows) else range(len(rows)))
+    workers = min(os.cpu_count() or 1, 16) if total is None or total >= FORK_FROM else 0
     loader: DataLoader[Any] = DataLoader(
         Surveyed(rows, examine),  # type: ignore[arg-type]  # has length and items
-        batch_size=64,
+        batch_sampler=iter(lambda: list(islice(keys, 64)), []),
         num_workers=workers,
         collate_fn=list,
     )
-    with tqdm(total=len(rows), desc=title, unit="row", leave=False) as progress:
+    with tqdm(total=total, desc=title, unit="row", leave=False) as progress:
         for batch in loader:
             progress.update(len(batch))
             yield from chain.from_iterable(batch)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -24,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from dsvl_tune.files import partial_of, put_in_place, remove, write_whole
 from dsvl_tune.models.sharding import cut_like
 from dsvl_tune.schema import UserError
+from dsvl_tune.training.checkpoints import WholeFileIO
 
 REST = "rest.pt"
 """In a folder of shards: all of the checkpoint that is no tensor of the model or the optimizer."""
@@ -31,8 +31,8 @@ REST = "rest.pt"
 Checkpoint = dict[str, Any]
 
 
-class RunCheckpointIO(TorchCheckpointIO):
-    """Reads files and folders of shards in one process; writes files.
+class RunCheckpointIO(WholeFileIO):
+    """Reads files and folders of shards in one process; writes files, whole or not at all.
 
     Args:
         optimizer: whether to read the optimizer's state, the larger part, from a folder.

@@ -85,8 +85,6 @@ class HeldOutReport(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        if trainer.interrupted or (trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches):
-            return
         best = self.load_best(trainer, pl_module)
         save_trained(pl_module.network, self.run_folder / "adapter")
         after = self.measure(trainer, pl_module, "after")
@@ -109,13 +107,13 @@ class HeldOutReport(L.Callback):
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
         """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""
-        checkpoint = trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        if checkpoint.monitor is None or not checkpoint.best_model_path:
+        keepers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        best = next((keeper.best_model_path for keeper in keepers if keeper.monitor), "")
+        if not best:
             return "last"
-        state = read_checkpoint(Path(checkpoint.best_model_path), dict(module.named_parameters()), optimizer=False)
+        state = read_checkpoint(Path(best), dict(module.named_parameters()), optimizer=False)
         module.load_state_dict(state["state_dict"], strict=False)
-        return str(Path(checkpoint.best_model_path).relative_to(self.run_folder.resolve()))
+        return str(Path(best).relative_to(self.run_folder.resolve()))
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path) -> str:

@@ -15,29 +15,48 @@ from torch import Tensor, distributed, nn
 
 from dsvl_tune.files import write_json
 from dsvl_tune.models.parts import Plan, part_of
+from dsvl_tune.models.quantization import PART, four_bit_layers, parameter_sizes
 from dsvl_tune.models.sharding import local
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.table import format_table
 
 
-def plan_table(model: nn.Module, plan: Plan, lr: float) -> str:
-    """One line a part: what happens to it, how many tensors and parameters it has and trains, its learning rate."""
+def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None = None) -> str:
+    """One line a part: what happens to it, how many tensors and parameters it has and trains, its learning rate.
+
+    A part without parameters was left out of memory: what it makes of the images is in the feature store.
+    """
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     trained: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
+    for name, parameter, size in parameter_sizes(model):
         part = part_of(name)
-        parameters[part] += parameter.numel()
+        parameters[part] += size
         if parameter.requires_grad:
             tensors[part] += 1
-            trained[part] += parameter.numel()
+            trained[part] += size
     rows = []
     for part, how in plan.items():
         mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
+        if quantization is not None and part == PART:
+            mode += f" on {quantization}"
+        mode = mode if parameters[part] else "frozen, not loaded"
         rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
         rows.append([part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate])
     total = ["total", "", f"{parameters.total():,}", f"{tensors.total():,}", f"{trained.total():,}", ""]
-    return format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+    table = format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+    if quantization is not None:
+        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, doubly quantised; nothing else"
+    return table
+
+
+def plan_record(module: FinetuneModule) -> dict[str, Any]:
+    """The content of `plan.json`: each part's plan, and which one's base is in 4 bits."""
+    record = {part: asdict(how) for part, how in module.plan.items()}
+    if module.quantization is not None:
+        layers = len(four_bit_layers(module.network))
+        record[PART] |= {"quantization": module.quantization, "quantized_layers": layers}
+    return record
 
 
 def fingerprint(tensor: Tensor) -> bytes:
@@ -72,9 +91,9 @@ class PlanCheck(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
         if trainer.is_global_zero:
-            table = plan_table(pl_module.network, pl_module.plan, pl_module.lr)
+            table = plan_table(pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization)
             print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
-            write_json(self.run_folder / "plan.json", {part: asdict(how) for part, how in pl_module.plan.items()})
+            write_json(self.run_folder / "plan.json", plan_record(pl_module))
         self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
         self.waiting = {name for name, p in pl_module.network.named_parameters() if p.requires_grad}
 
@@ -90,9 +109,9 @@ class PlanCheck(L.Callback):
         self.with_gradient = {name: rates[id(parameters[name])] for name in in_any_process(found)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not self.with_gradient:
-            return
         assert isinstance(pl_module, FinetuneModule)
+        if not self.with_gradient or pl_module.bad_steps.found:
+            return
         watched = {
             name: parameter
             for name, parameter in pl_module.network.named_parameters()

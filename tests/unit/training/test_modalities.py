@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dsvl_tune.data.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.datamodules.base import make_batch
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.schema import Batch
-from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
+from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 from dsvl_tune.training.module import FinetuneModule
 
 
@@ -101,7 +101,7 @@ def test_each_modality_has_the_mean_of_its_own_tokens(files: dict[str, str], hyb
     alone = torch.zeros(2, 2)
     rows = {row[0].origin: row for row in (module.rows("train")[i] for i in range(13))}
     with torch.no_grad():
-        sums = sums_by_modality(*token_losses(model, batch))
+        _, sums = loss_by_modality(model, batch)
         for origin in batch.origins:
             one = make_batch([rows[origin]], module.processor, None, "error")
             alone[int("image" in Path(origin).name)] += torch.stack(supervised_loss(model, one))

@@ -1,0 +1,141 @@
+"""`dsvl-tune estimate-memory --config RECIPE`: what a recipe's training takes, without loading weights."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.outline import outline_model, read_outline
+from dsvl_tune.models.parts import PartPlan, Plan, fit_plan, make_plan
+from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.schema import UserError
+from dsvl_tune.training.dry_step import RowShape, StepBytes
+from dsvl_tune.training.memory import Estimate, estimate, stored_feature_bytes
+from dsvl_tune.training.module import torch_dtype
+from dsvl_tune.training.table import format_table
+
+GPUS = (1, 2, 4, 8)
+DESCRIPTION = """\
+estimate-memory: what a recipe's training takes, part by part, on 1, 2, 4 and 8 GPUs, without loading weights
+
+  dsvl-tune estimate-memory --config deepseek_vl_7b_chat_lora
+  dsvl-tune estimate-memory --config mine.yaml --tokens 900 --learnt 120
+
+Of the checkpoint only config.json and the headers of its files are read (of a hub name too). Activations are those of
+the step itself, run on tensors without storage. Each row is taken as long as data.max_tokens (or the checkpoint's
+context) allows, all of it but images learnt: the most it can be. `dsvl-tune check-data` shows how long yours are. Not
+counted: CUDA's own half gigabyte, unused blocks of its allocator, generation of answers. All keys of a recipe can be
+given, as with fit."""
+
+
+class ParsedRecipe(RecipeCLI):
+    """The command line up to the parsed recipe; nothing is built or fetched."""
+
+    def instantiate_classes(self) -> None:
+        """Leave model, data and trainer as they are written."""
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    parser = argparse.ArgumentParser("dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--tokens", type=int, help="tokens of a row, image tokens counted (default: the most allowed)")
+    parser.add_argument("--images", type=int, default=1, help="images of a row, all different")
+    parser.add_argument("--learnt", type=int, help="learnt tokens of a row (default: all that are not an image's)")
+    options, rest = parser.parse_known_args(arguments[1:])
+    recipe = ParsedRecipe(rest, run=False).config
+    config = read_outline(recipe.model.checkpoint)
+    shape = row_shape(options, recipe.data.init_args, config)
+    plan, found = estimate_recipe(recipe, config, shape)
+    print(report(recipe, config, plan, shape, found))
+
+
+def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) -> RowShape:
+    """The micro-batch on one GPU.
+
+    Raises:
+        UserError: the images do not fit into a row, or more is learnt than there is.
+    """
+    visual = options.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    tokens = options.tokens or data.max_tokens or config.text_config.max_position_embeddings
+    learnt = tokens - visual if options.learnt is None else options.learnt
+    if not 0 < learnt <= tokens - visual:
+        raise UserError(
+            f"--tokens {tokens}, --images {options.images}: images take {visual} tokens of a row, so {learnt} learnt "
+            "ones do not fit. Give more --tokens, or fewer --images or --learnt."
+        )
+    return RowShape(data.batch_size, tokens, options.images, learnt)
+
+
+def estimate_recipe(recipe: Any, config: PretrainedConfig, shape: RowShape) -> tuple[Plan, Estimate]:
+    """The plan for this checkpoint, and what training by it takes."""
+    settings = recipe.model
+    parts = {part: PartPlan(**vars(how)) for part, how in (settings.parts or {}).items()}
+    model = outline_model(config, torch_dtype(settings.dtype))
+    plan = fit_plan(make_plan(settings.preset, parts), model, set(parts))
+    apply_plan(model, plan, settings.lora_variant, settings.lora_dropout)
+    accumulates = recipe.trainer.accumulate_grad_batches > 1
+    quantization = "nf4" if settings.preset == "qlora" else settings.quantization
+    return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization)
+
+
+def report(recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, found: Estimate) -> str:
+    """The three tables and the store's line."""
+    checkpointing = bool(recipe.model.gradient_checkpointing)
+    stored = stored_feature_bytes(config, plan)
+    rows = f"{shape.rows} rows of {shape.tokens:,} tokens with {shape.images} images, {shape.learnt:,} tokens learnt"
+    return "\n\n".join(
+        [
+            f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, {recipe.trainer.precision}",
+            parts_table(plan, found),
+            f"a step of {rows} on one GPU; pixels {gigabytes(found.pixels)}\n\n{steps_table(found, checkpointing)}",
+            gpus_table(found, checkpointing),
+            "feature store: "
+            + (f"{stored / 1e6:.2f} MB an image on disk" if stored else "none, a vision tower is trained"),
+        ]
+    )
+
+
+def parts_table(plan: Plan, found: Estimate) -> str:
+    """Weights, gradients and optimizer state of each part."""
+    head = ["part", "mode", "parameters", "trained", "weights", "gradients", "AdamW"]
+    rows = [
+        [part, plan[part].mode, f"{own.parameters:,}", f"{own.trained:,}", *map(gigabytes, own[2:])]
+        for part, own in found.parts.items()
+    ]
+    sums = [sum(column) for column in zip(*found.parts.values(), strict=True)]
+    total = ["total", "", *(f"{count:,}" for count in sums[:2]), *map(gigabytes, sums[2:])]
+    return format_table(head, [*rows, total])
+
+
+def steps_table(found: Estimate, checkpointing: bool) -> str:
+    """What is kept for the backward pass by whom, and the peak."""
+    head = ["gradient checkpointing", "vision", "language model", "head and loss", "peak of the step"]
+
+    def row(name: str, used: bool, step: StepBytes) -> list[str]:
+        return [f"{name}{', as in the recipe' if used else ''}", *map(gigabytes, step)]
+
+    return format_table(
+        head, [row("off", not checkpointing, found.plain), row("on", checkpointing, found.checkpointed)]
+    )
+
+
+def gpus_table(found: Estimate, checkpointing: bool) -> str:
+    """A GPU's share of everything; FSDP2 where there are several."""
+    head = ["GPUs", "weights", "gradients", "AdamW", "gathered", "pixels and step", "each GPU", "with checkpointing"]
+    head[-1] += " off" if checkpointing else " on"
+    rows = []
+    for gpus in GPUS:
+        gathered = found.gathered if gpus > 1 else 0.0
+        sizes = [*found.kept(gpus), gathered, found.pixels + found.step(checkpointing)]
+        sizes += [found.total(gpus, checkpointing), found.total(gpus, not checkpointing)]
+        rows.append([str(gpus), *map(gigabytes, sizes)])
+    return format_table(head, rows)
+
+
+def gigabytes(size: float) -> str:
+    """10^9 bytes with two digits."""
+    return f"{size / 1e9:.2f}"

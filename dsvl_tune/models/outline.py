@@ -1,0 +1,69 @@
+"""A model without weights: its configuration from a few small files, its modules without storage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from huggingface_hub import get_safetensors_metadata, hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from transformers import PretrainedConfig, PreTrainedModel
+
+from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.models.loading import CONFIGS, EMBEDDED, MODEL_TYPES
+from dsvl_tune.models.original import Shapes, original_config
+from dsvl_tune.models.weights import CLASSES
+from dsvl_tune.schema import UserError
+
+
+def read_outline(name: str) -> PretrainedConfig:
+    """The sizes of a checkpoint; reads config.json, and in the original layout the headers of the weights' files.
+
+    Token ids are not those of the checkpoint: no tokenizer is read.
+
+    Args:
+        name: "embedded", a folder (config.json is enough in transformers' layout), or a name on the Hugging Face hub,
+            of which then only config.json and the files' headers are fetched, not the weights.
+
+    Raises:
+        UserError: no such checkpoint, or not a DeepSeek-VL.
+    """
+    folder = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    on_hub = not folder.is_dir() and name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    try:
+        place = Path(hf_hub_download(name, "config.json")).parent if on_hub else folder
+    except (OSError, HFValidationError) as error:
+        raise UserError(
+            f"checkpoint {name!r}: no such folder here, and the Hugging Face hub did not give its config.json "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Give a folder with a config.json."
+        ) from error
+    content = read_json(place / "config.json")
+    kind = content.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"{place}/config.json: model_type is {kind!r}, expected one of {', '.join(MODEL_TYPES)}. "
+            "Give a DeepSeek-VL checkpoint."
+        )
+    if kind == ORIGINAL:
+        return original_config(content, hub_shapes(name) if on_hub else local_shapes(folder), image_token_id=0)
+    config = CONFIGS[kind].from_dict(content)
+    config.tie_word_embeddings = content.get("tie_word_embeddings") is True
+    return config
+
+
+def local_shapes(folder: Path) -> Shapes:
+    """Shape of every tensor of a folder."""
+    return {name: header.shape for name, header in read_headers(folder).items()}
+
+
+def hub_shapes(name: str) -> Shapes:
+    """Shape of every tensor of a checkpoint on the hub, from the first bytes of its files."""
+    files = get_safetensors_metadata(name).files_metadata.values()
+    return {tensor: tuple(info.shape) for file in files for tensor, info in file.tensors.items()}
+
+
+def outline_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The complete model on torch's meta device, in training mode."""
+    with torch.device("meta"):
+        model: PreTrainedModel = CLASSES[config.model_type](config)
+    return model.to(dtype).train()

@@ -1,0 +1,122 @@
+"""Hugging Face Trainer with peft, as its users write it: the auto class, a LoraConfig, a collator that masks prompts.
+
+The trainer's defaults but for what the bench fixes for all (rate, betas, decay, clipping, order). The pixels are made
+by dsvl-tune's rule, so that losses can be held together: those of transformers' image processor differ by up to a grey
+level in the 384 px branch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from PIL import Image
+from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, TARGETS, Meter, data_file, draw_adapters
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
+
+from dsvl_tune.data.images import to_pixels
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Processor
+
+Row = dict[str, Any]
+
+
+class Collator:
+    """Rows of the file to what the model takes: right-padded ids, a mask, labels of the answers, pixels of each row."""
+
+    def __init__(self, processor: Processor, root: Path) -> None:
+        self.processor, self.root = processor, root
+        self.eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
+
+    def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
+        ids, labels = zip(*(self.tokens(row) for row in rows), strict=True)
+        pad = torch.nn.utils.rnn.pad_sequence
+        batch = {
+            "input_ids": pad(list(ids), batch_first=True, padding_value=self.processor.pad_id),
+            "labels": pad(list(labels), batch_first=True, padding_value=-100),
+            "attention_mask": pad([torch.ones_like(one) for one in ids], batch_first=True),
+        }
+        pixels = [self.pixels(name) for row in rows for name in row["images"]]
+        if pixels:
+            batch["pixel_values"] = torch.stack([low for low, _ in pixels])
+            if pixels[0][1] is not None:
+                batch["high_res_pixel_values"] = torch.stack([high for _, high in pixels])
+        return batch
+
+    def tokens(self, row: Row) -> tuple[Tensor, Tensor]:
+        """Ids and labels of one conversation: answers and their end tokens are learnt."""
+        image = self.processor.image_token * self.processor.image_tokens
+        system = self.processor.default_system
+        ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
+        for message in row["messages"]:
+            if message["role"] == "user":
+                text += f"User: {message['content'].strip().replace('<image>', image)}\n\nAssistant:"
+                continue
+            for piece, learnt in ((text, False), (f" {message['content'].strip()}{self.eos}", True)):
+                new = self.processor.tokenizer(piece, add_special_tokens=False)["input_ids"]
+                ids, labels = ids + new, labels + (new if learnt else [-100] * len(new))
+            text = ""
+        return torch.tensor(ids), torch.tensor(labels)
+
+    def pixels(self, name: str) -> tuple[Tensor, Tensor | None]:
+        with Image.open(self.root / name) as image:
+            made = to_pixels(image.convert("RGB"), self.processor.image_rule, name)
+        return made.low, made.high
+
+
+class Marks(TrainerCallback):
+    """The meter's marks and losses."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
+        self.meter.mark()
+
+    def on_step_end(self, *arguments: Any, **kwargs: Any) -> None:
+        self.meter.mark()
+
+    def on_log(self, *arguments: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.meter.losses.append(float(logs["loss"]))
+
+
+def lora() -> LoraConfig:
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none")
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Training arguments that all contenders share, and no output."""
+    return {
+        **{"output_dir": tempfile.mkdtemp(), "max_steps": options.steps, "save_strategy": "no", "report_to": "none"},
+        **{"per_device_train_batch_size": options.batch_size, "train_sampling_strategy": "sequential"},
+        **{"dataloader_num_workers": options.workers, "remove_unused_columns": False, "use_cpu": True},
+        **{"learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 0.0},
+        **{"adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "logging_steps": 1, "disable_tqdm": True},
+        **{"bf16": options.dtype != "float32", "gradient_checkpointing": False, "dataloader_pin_memory": False},
+    }
+
+
+def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Processor]:
+    rows = [json.loads(line) for line in data_file(options).read_text(encoding="utf-8").splitlines() if line]
+    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    return rows, model, load_processor(options.model)
+
+
+def train(options: argparse.Namespace, meter: Meter) -> None:
+    rows, model, processor = rows_and_model(options)
+    model = get_peft_model(model, lora())
+    draw_adapters(model)
+    Trainer(
+        model=model,
+        args=TrainingArguments(**settings(options)),
+        data_collator=Collator(processor, options.data),
+        train_dataset=rows,  # type: ignore[arg-type]  # any sequence serves
+        callbacks=[Marks(meter)],
+    ).train()

@@ -1,0 +1,112 @@
+"""dsvl-tune as `fit` has it: FinetuneModule, InstructDataModule, Lightning's Trainer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import lightning as L
+from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
+from torch.utils.data import Sampler
+
+from dsvl_tune.data.conversations import Conversations
+from dsvl_tune.data.grouping import group_trees
+from dsvl_tune.data.survey import Facts
+from dsvl_tune.datamodules.base import Rows
+from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
+from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.recipe import quieten
+from dsvl_tune.training.module import FinetuneModule
+
+
+class FileOrder(Sampler[list[int]]):
+    """The same micro-batches in every epoch."""
+
+    def __init__(self, steps: list[list[int]]) -> None:
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.steps)
+
+    def state(self) -> dict[str, int]:
+        """What a checkpoint would hold; none is written."""
+        return {}
+
+
+class InFileOrder(InstructDataModule):
+    """The file's conversations, B a step; message trees are made within a step only, so that every step has B."""
+
+    steps: list[list[int]]
+
+    def choose(self, conversations: Conversations, facts: list[Facts], numbers: Sequence[int]) -> Rows:
+        rows: list[list[int]] = []
+        self.steps = []
+        for start in range(0, len(numbers), self.batch_size):
+            together = numbers[start : start + self.batch_size]
+            trees = group_trees((i, facts[i].tree if self.message_trees else None) for i in together)
+            self.steps.append(list(range(len(rows), len(rows) + len(trees))))
+            rows += trees
+        return ChosenRows(conversations, rows)
+
+    def sampler(self, rows: Rows) -> Any:
+        return FileOrder(self.steps)
+
+
+class Marks(L.Callback):
+    """The meter's marks, and the adapters' start."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        draw_adapters(pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.meter.mark()
+
+    def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
+        self.meter.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.meter.mark()
+
+
+def train(options: argparse.Namespace, meter: Meter) -> None:
+    quieten()
+    checkpoint, sixteen_bit = str(options.model), options.dtype != "float32"
+    store = {} if options.feature_store is None else {"feature_store": str(options.feature_store)}
+    module = FinetuneModule(
+        checkpoint,
+        parts={"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)},
+        lr=LEARNING_RATE,
+        warmup_steps=0,
+        final_lr_share=1.0,
+        betas=BETAS,
+        dtype=options.dtype,
+        **({**store, "feature_dtype": options.dtype} if store else {}),  # stored in full, so the losses stay the same
+    )
+    data = InFileOrder(
+        str(data_file(options)),
+        message_trees=options.share_images,
+        validation_rows=0,
+        verify_images=False,
+        checkpoint=checkpoint,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+    )
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        precision="bf16-mixed" if sixteen_bit else "32-true",
+        max_steps=options.steps,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Marks(meter)],
+    )
+    trainer.fit(module, datamodule=data)

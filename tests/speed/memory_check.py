@@ -1,0 +1,146 @@
+"""What estimate-memory says beside what training takes, each configuration in a process of its own.
+
+    python tests/speed/memory_check.py FOLDER
+
+FOLDER as compare.py has it. Measured is the process's highest resident memory over three steps of FinetuneModule in
+Lightning's Trainer (VmHWM, reset when the model is loaded), less what it had before the model was made, after a small
+step had loaded every library. glibc is told to give memory back at once, as if every tensor were mapped.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rig_inputs import write_inputs
+from torch.utils.data import DataLoader
+
+from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.outline import outline_model, read_outline
+from dsvl_tune.models.parts import fit_plan, make_plan
+from dsvl_tune.recipe import quieten
+from dsvl_tune.schema import IGNORE_INDEX, Batch
+from dsvl_tune.training.dry_step import RowShape
+from dsvl_tune.training.memory import estimate
+from dsvl_tune.training.module import FinetuneModule, torch_dtype
+from dsvl_tune.training.table import format_table
+
+# checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, learnt tokens
+CONFIGURATIONS: list[tuple[str, str, str, bool, int, int, int, int]] = [
+    ("proportions", "lora", "float32", False, 2, 640, 1, 16),
+    ("proportions", "lora", "float32", True, 2, 1024, 1, 448),
+    ("proportions", "full", "float32", False, 1, 640, 1, 64),
+    ("proportions", "align", "float32", False, 2, 640, 1, 64),
+    ("proportions", "sft", "float32", False, 1, 1024, 1, 448),
+    ("proportions", "lora", "bfloat16", False, 2, 768, 1, 192),
+    ("vocabulary", "lora", "float32", False, 2, 768, 1, 192),
+    ("vocabulary", "lora", "float32", False, 2, 512, 0, 512),
+]
+MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+
+
+def batch_of(shape: RowShape, config: Any) -> Batch:
+    """Random tokens, images first, the last tokens learnt."""
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(10, 300, (shape.rows, shape.tokens), generator=draw)
+    visual = shape.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    ids[:, :visual] = config.image_token_id
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    labels[:, shape.tokens - shape.learnt :] = ids[:, shape.tokens - shape.learnt :]
+    images = shape.rows * shape.images
+    sizes = (config.vision_config.image_size, config.high_res_vision_config.image_size)
+    low, high = (torch.randn(images, 3, size, size, generator=draw) if images else None for size in sizes)
+    return Batch(
+        input_ids=ids,
+        labels=labels,
+        loss_weights=(labels != IGNORE_INDEX).float(),
+        position_ids=torch.arange(shape.tokens).expand_as(ids).clone(),
+        branches=torch.zeros_like(ids),
+        pixel_values=low,
+        high_res_pixel_values=high,
+        image_index=torch.arange(images),
+        origins=[""] * shape.rows,
+    )
+
+
+def memory(field: str) -> int:
+    """A line of the kernel's account of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+class ResetPeak(L.Callback):
+    """The highest resident memory counts from here: loading is not training."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        gc.collect()
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: RowShape) -> None:
+    """Three steps of the product's own module and trainer."""
+    module = FinetuneModule(checkpoint, preset=preset, dtype=dtype, gradient_checkpointing=checkpointing, lr=1e-5)
+    batch = batch_of(shape, read_outline_of(module))
+    trainer = L.Trainer(
+        **{"accelerator": "cpu", "devices": 1, "max_steps": 3, "logger": False, "enable_checkpointing": False},
+        **{"enable_progress_bar": False, "enable_model_summary": False, "callbacks": [ResetPeak()]},
+        precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
+    )
+    trainer.fit(module, DataLoader([batch] * 3, batch_size=None))  # type: ignore[arg-type]
+
+
+def read_outline_of(module: FinetuneModule) -> Any:
+    """The configuration with the image token that the tokenizer has."""
+    config = read_outline(str(module.folder))
+    config.image_token_id = module.processor.image_token_id
+    return config
+
+
+def measure(number: int, folder: Path) -> None:
+    """Measured and estimated bytes of one configuration, as a JSON line."""
+    name, preset, dtype, checkpointing, *sizes = CONFIGURATIONS[number]
+    quieten()
+    shape = RowShape(*sizes)
+    fit("embedded", preset, dtype, checkpointing, RowShape(1, 80, 1, 8))  # loads every library
+    gc.collect()
+    before = memory("VmRSS")
+    fit(str(folder / name), preset, dtype, checkpointing, shape)
+    measured = memory("VmHWM") - before
+    config = read_outline(str(folder / name))
+    model = outline_model(config, torch_dtype(dtype))
+    apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
+    found = estimate(model, shape, "bf16-mixed" if dtype == "bfloat16" else "32-true", accumulates=False)
+    print("MEMORY " + json.dumps([measured, found.total(1, checkpointing), found.step(checkpointing)]))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    if len(sys.argv) > 2:
+        measure(int(sys.argv[2]), folder)
+        return
+    if not (folder / "proportions").exists():
+        write_inputs(folder)
+    rows = []
+    for number, configuration in enumerate(CONFIGURATIONS):
+        command = [sys.executable, __file__, str(folder), str(number)]
+        done = subprocess.run(command, env={**os.environ, **MMAP}, capture_output=True, text=True, check=False)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("MEMORY ")]
+        if not lines:
+            sys.exit(f"{configuration}: {done.stderr[-3000:]}")
+        measured, total, step = json.loads(lines[0].removeprefix("MEMORY "))
+        cells = [f"{total / 1e6:,.0f}", f"{measured / 1e6:,.0f}", f"{100 * (total / measured - 1):+.1f} %"]
+        rows.append([", ".join(map(str, configuration)), f"{step / 1e6:,.0f}", *cells])
+        print(rows[-1], flush=True)
+    head = ["checkpoint, preset, dtype, checkpointing, rows, tokens, images, learnt", "of it the step"]
+    print("\n" + format_table([*head, "estimated MB", "measured MB", "difference"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Some LoRA steps of one trainer, and what they cost, as one line `BENCH_JSON {...}`.
+
+    python tests/speed/step_bench.py --model DIR --data DIR --set charts --steps S --warmup W --batch-size B \
+        --dtype float32 --workers N [--contender ours|hf|trl] [--share-images] [--feature-store DIR]
+
+`--model` is a folder in transformers' layout, of either family; `--data` holds SET.openai.jsonl and its images. Every
+contender trains the same: rows in file order (from the beginning again after the last), LoRA r 16 alpha 32 on
+q,k,v,o,gate,up,down of the language model, drawn alike by name, AdamW at a constant 1e-4, betas 0.9 and 0.999, no
+weight decay, no dropout, no clipping, no gradient checkpointing.
+
+A sample is a conversation (a row of the file), shared or not; a step always has B of them. With --share-images the
+conversations of one step that stand together in the file and show the same image become one message tree.
+total_tokens_per_s counts every conversation as if it stood alone, its image's tokens and no padding, whatever was
+shared or stored: it says how fast the file's content is learnt, so contenders can be compared by it. Rates are over
+the steps after the warm-up, loading included. peak_rss_mb is the training process's over its whole life, cpu_s_per_step
+is user and system time of it and its workers. `steps` has time and CPU time of each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import resource
+import statistics
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+RANK, ALPHA, LEARNING_RATE, BETAS = 16, 32, 1e-4, (0.9, 0.999)
+
+
+@dataclass
+class Meter:
+    """What a contender reports: `mark` once when training begins and after each step, `losses` a step."""
+
+    losses: list[float] = field(default_factory=list)
+    wall_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
+
+    def mark(self) -> None:
+        self.wall_s.append(time.perf_counter())
+        self.cpu_s.append(cpu_seconds())
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and its living and finished children."""
+    own = sum(os.times()[:4])
+    living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return own + sum(times.user + times.system for times in living)
+
+
+def draw_adapters(model: torch.nn.Module) -> None:
+    """Every contender's adapters start alike: B is 0, A is drawn by the layer's name."""
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            layer = name[name.index("language_model") : name.index(".lora_A")]
+            seed = int.from_bytes(layer.encode(), "big") % 2**31
+            bound = parameter.shape[1] ** -0.5  # peft's own start: kaiming_uniform with a = sqrt(5)
+            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+            parameter.data.copy_(drawn)
+
+
+def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """(tokens, learnt tokens) of every row of the file, each conversation alone."""
+    from dsvl_tune.data.conversations import open_conversations
+    from dsvl_tune.data.encode import tokenize
+    from dsvl_tune.models.processor import load_processor
+
+    processor = load_processor(options.model)
+    conversations = open_conversations(str(data_file(options)))
+    rows = [tokenize(conversations[i], processor) for i in range(len(conversations))]
+    return [(len(row.input_ids), sum(weight > 0 for weight in row.loss_weights)) for row in rows]
+
+
+def data_file(options: argparse.Namespace) -> Path:
+    return Path(options.data) / f"{options.set}.openai.jsonl"
+
+
+def step_rows(rows: int, batch_size: int, step: int) -> range:
+    """Rows of a step: file order, and as in every trainer the last step of an epoch may be smaller."""
+    start = step % -(-rows // batch_size) * batch_size
+    return range(start, min(start + batch_size, rows))
+
+
+def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
+    """The figures over the steps after the warm-up."""
+    counts = count_tokens(options)
+    measured = range(options.warmup, options.steps)
+    seen = [counts[i] for step in measured for i in step_rows(len(counts), options.batch_size, step)]
+    assert len(meter.wall_s) == options.steps + 1
+    assert len(meter.losses) == options.steps
+    seconds = meter.wall_s[-1] - meter.wall_s[options.warmup]
+    cpu = meter.cpu_s[-1] - meter.cpu_s[options.warmup]
+    wall_s, cpu_s = ([end - start for start, end in pairwise(marks)] for marks in (meter.wall_s, meter.cpu_s))
+    return {
+        "contender": options.contender,
+        "samples_per_s": len(seen) / seconds,
+        "supervised_tokens_per_s": sum(learnt for _, learnt in seen) / seconds,
+        "total_tokens_per_s": sum(tokens for tokens, _ in seen) / seconds,
+        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "losses": meter.losses,
+        "cpu_s_per_step": cpu / (options.steps - options.warmup),
+        "steps": {"wall_s": wall_s, "cpu_s": cpu_s, "median_cpu_s": statistics.median(cpu_s[options.warmup :])},
+    }
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", default="charts")
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--warmup", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--contender", default="ours", choices=("ours", "hf", "trl"))
+    parser.add_argument("--share-images", action="store_true", help="ours alone: one message tree an image and step")
+    parser.add_argument("--feature-store", type=Path, help="ours alone: folder of the frozen towers' features")
+    options = parser.parse_args(arguments)
+    if options.contender != "ours" and (options.share_images or options.feature_store):
+        parser.error("--share-images and --feature-store are of ours alone")
+    if options.warmup >= options.steps:
+        parser.error("--steps must be more than --warmup")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    meter = Meter()
+    importlib.import_module(f"contender_{options.contender}").train(options, meter)
+    print("BENCH_JSON " + json.dumps(report(options, meter)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
