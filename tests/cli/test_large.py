@@ -1,6 +1,6 @@
 """Memory on checkpoints of the published sizes: converting needs about a file, a sharded run's process its share.
 
-Writes about 12 GB and trains up to 220 million parameters, so it runs only when asked:
+Writes about 12 GB and trains 100 million parameters, so it runs only when asked:
 LARGE=1 pytest -s tests/cli/test_large.py
 """
 
@@ -31,8 +31,8 @@ PUBLISHED = {
 }
 """The smaller published language model."""
 SMALLER = {
-    **{"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 12, "num_attention_heads": 16},
-    "vocab_size": 32000,
+    **{"hidden_size": 768, "intermediate_size": 2112, "num_hidden_layers": 8, "num_attention_heads": 12},
+    "vocab_size": 16000,
 }
 MEMORY = Path(__file__).parents[1] / "distributed" / "memory.py"
 GROUND_BYTES = 10**9
@@ -47,7 +47,7 @@ def write_settings(folder: Path, language: dict[str, int]) -> DeepseekVLHybridCo
     for path in GOLDEN.glob("*.json"):
         shutil.copyfile(path, folder / path.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config["language_config"] |= {**language, "num_key_value_heads": 16}
+    config["language_config"] |= {**language, "num_key_value_heads": language["num_attention_heads"]}
     config["aligner_config"]["params"] |= {"input_dim": 1024, "n_embed": language["hidden_size"]}
     kept = ("image_size", "pixel_mean", "pixel_std", "select_feature", "select_layer")
     names = {"high_res_cfg": "sam_b_downsample", "low_res_cfg": "siglip_large_patch16_384"}

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 
+from dsvl_tune.data.collate import collate
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.parts import make_plan
 from dsvl_tune.models.sharding import drawable, empty_model, fill, local, shard
 from dsvl_tune.models.weights import Weights
-from dsvl_tune.schema import Batch
+from dsvl_tune.schema import Batch, Sample
 from dsvl_tune.training.loss import supervised_loss
 from dsvl_tune.training.optim import make_optimizer
 
@@ -39,10 +40,8 @@ class PeakMemory(threading.Thread):
 
 def text_batch(tokens: int = 64) -> Batch:
     """A row of text that is learnt whole."""
-    ids = torch.arange(tokens)[None] % 97 + 1
-    nothing = torch.zeros(1, tokens, dtype=torch.int64)
-    index = torch.zeros(0, dtype=torch.int64)
-    return Batch(ids, ids, torch.ones(1, tokens), torch.arange(tokens)[None], nothing, None, None, index, [])
+    ids, nothing = [token % 97 + 1 for token in range(tokens)], [0] * tokens
+    return collate([Sample(ids, ids, [1.0] * tokens, list(range(tokens)), nothing, nothing, [])], pad_id=0)
 
 
 def train(model: Any, plan: Any) -> None:
