@@ -85,6 +85,9 @@ class RecipeCLI(LightningCLI):
             help="what picks the checkpoint that the run's result is; last takes the last step",
         )
         parser.add_argument(
+            "--keep_best", type=PositiveInt, default=1, help="so many of the best checkpoints stay in the run's folder"
+        )
+        parser.add_argument(
             "--resume",
             type=Literal["auto", "never"],
             default="auto",
@@ -151,8 +154,9 @@ class RecipeCLI(LightningCLI):
             return super().instantiate_trainer(logger=False, **kwargs)
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
-        best_by, every_steps = (self._get(self.config_init, key) for key in ("best_by", "checkpoint_every_steps"))
-        callbacks = run_callbacks(self.run_folder, best_by, progress, self.stop, every_steps)
+        keys = ("best_by", "keep_best", "checkpoint_every_steps")
+        kept = {key: self._get(self.config_init, key) for key in keys}
+        callbacks = run_callbacks(self.run_folder, progress, self.stop, **kept)
         if isinstance(settings["val_check_interval"], int):
             kwargs["check_val_every_n_epoch"] = None  # so many steps, however many an epoch has; else Lightning raises
         return super().instantiate_trainer(

@@ -93,6 +93,14 @@ def write_folder(path: Path, checkpoint: Checkpoint) -> None:
     distributed.barrier()
 
 
+def without_shards(path: Path) -> Checkpoint:
+    """What torch's own file of a checkpoint holds, mapped: all of it, or of a folder what is not in the shards."""
+    checkpoint: Checkpoint = torch.load(
+        path / REST if path.is_dir() else path, map_location="cpu", mmap=True, weights_only=True
+    )
+    return checkpoint
+
+
 def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpoint:
     """Read a folder of shards; no process needs another for it.
 
@@ -100,7 +108,7 @@ def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpo
         path: of the folder. like: tensors by name, cut as those read and their optimizer state shall be; what is not
             named is read whole. optimizer: whether to read its state.
     """
-    checkpoint: Checkpoint = torch.load(path / REST, map_location="cpu", weights_only=True)
+    checkpoint = without_shards(path)
     checkpoint["state_dict"] = read_tensors(path, "state_dict.", like)
     if optimizer:
         (state,) = checkpoint["optimizer_states"]
@@ -172,5 +180,5 @@ def read_checkpoint(path: Path, like: dict[str, Tensor], optimizer: bool) -> Che
     if path.is_dir():
         return read_folder(path, like, optimizer)
     # Mapped, because a process of a sharded run keeps its own rows alone.
-    checkpoint: Checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    checkpoint = without_shards(path)
     return over_tensors(checkpoint, lambda name, tensor: cut_like(tensor, like[name]) if name in like else tensor)

@@ -27,54 +27,58 @@ data:
   init_args: {{train_charts: 11, validation_charts: 3, test_charts: 3, probe_scenes: 1, batch_size: 4, questions: 3}}
 trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 2, enable_progress_bar: false}}
 """
-FIT = ["-m", "dsvl_tune", "fit", "--config", "recipe.yaml"]
-NODES = ["--trainer.num_nodes", "2", "--trainer.strategy", "fsdp2", "--data.batch_size", "2"]
+CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"
+OPTIONS = ["--config", "recipe.yaml", "--data.batch_size", "2", "--run_name", "nodes"]
+# What srun does: a task on each node, which knows its place.
+SRUN = """#!/bin/sh
+SLURM_PROCID=0 SLURM_NODEID=0 "$@" & first=$!
+SLURM_PROCID=1 SLURM_NODEID=1 "$@" & second=$!
+wait $first && wait $second
+"""
 
 
-def free_port() -> int:
+def free_port() -> str:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+        return str(listener.getsockname()[1])
 
 
-def finish(commands: list[list[str]], environments: list[dict[str, str]], folder: Path) -> str:
-    """What all of them printed; each must succeed."""
+def finish(script: str, environments: list[dict[str, str]], folder: Path, *options: str) -> str:
+    """What a script of the example printed, run once in each environment; each must succeed."""
+    path = f"{folder}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     started = [
         subprocess.Popen(
-            command,
+            ["sh", str(CLUSTER / script), *OPTIONS, *options],
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for command, environment in zip(commands, environments, strict=True)
+        for environment in environments
     ]
     try:
         printed = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(printed)
+    assert not any(process.returncode for process in started), "\n".join(printed)
     return "\n".join(printed)
 
 
 def under_torchrun(folder: Path, *options: str) -> str:
     """Both nodes' agents, started by hand as on two machines."""
-    port = str(free_port())
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
-    meeting = ["--master-addr", "127.0.0.1", "--master-port", port]
-    agents = [[*agent, *meeting, "--node-rank", node, *FIT, *NODES, *options] for node in ("0", "1")]
-    return finish(agents, [{}, {}], folder)
+    shared = {"NODES": "2", "FIRST": "127.0.0.1", "GPUS": "1", "PORT": free_port()}
+    return finish("torchrun.sh", [{**shared, "NODE": node} for node in ("0", "1")], folder, *options)
 
 
 def under_slurm(folder: Path, *options: str) -> str:
-    """Both nodes' tasks with the variables that srun sets."""
-    shared = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1"}
-    shared |= {"SLURM_NODELIST": "127.0.0.1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    own = [{"SLURM_PROCID": node, "SLURM_LOCALID": "0", "SLURM_NODEID": node} for node in ("0", "1")]
-    return finish([[sys.executable, *FIT, *NODES, *options]] * 2, [{**shared, **one} for one in own], folder)
+    """A job of two nodes, with the variables that SLURM sets."""
+    (folder / "srun").write_text(SRUN)
+    (folder / "srun").chmod(0o755)
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
+    task = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "SLURM_NODELIST": "127.0.0.1"}
+    return finish("slurm.sbatch", [{**job, **task, "MASTER_PORT": free_port()}], folder, *options)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +96,10 @@ def dsvl_tune(patch: pytest.MonkeyPatch, *arguments: str) -> None:
 def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps under torchrun, gone on with under SLURM; beside it the same run in one process."""
     monkeypatch.chdir(folder)
-    said = under_torchrun(folder, "--trainer.max_steps", "2", "--run_name", "nodes")
+    said = under_torchrun(folder, "--trainer.max_steps", "2")
     for line in ("plan for", "plan check after the first step", "held-out questions before", "next: dsvl-tune merge"):
         assert said.count(line) == 1, said
-    resumed = under_slurm(folder, "--ckpt_path", "last", "--run_name", "nodes")
+    resumed = under_slurm(folder, "--ckpt_path", "last")
     assert resumed.count("steps: 4") == 1 and "held-out questions before" not in resumed
 
     dsvl_tune(monkeypatch, "fit", "--config", "recipe.yaml", "--run_name", "one")
