@@ -42,8 +42,8 @@ class FinetuneModule(L.LightningModule):
         lora_variant: lora, rslora or dora.
         lora_dropout: 0..1, on the adapters' input.
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
-        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or in which parts:
-            siglip, sam, language_model.
+        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or the names of
+            parts: siglip, sam, language_model.
         attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which skips what a token of a
             tree or a packed row does not see.
         compile: compile the language model's layers with torch.compile; the first step then takes minutes.
