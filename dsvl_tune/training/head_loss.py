@@ -21,6 +21,8 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor)
     gradients are computed there, chunk by chunk, and scaled in the backward pass: nothing is computed twice.
     (torch's own `F.linear_cross_entropy` knows no weight per token with one pass, and no head with adapters.)
 
+    A loss scale, as float16 needs, would come too late for these gradients: mixed precision is bfloat16's here.
+
     Args:
         head: linear, with or without adapters, frozen or trained.
         hidden: [N, D]; N may be 0.
@@ -58,9 +60,8 @@ class ChunkedHeadLoss(torch.autograd.Function):
         ctx: Any, head: nn.Module, targets: Tensor, weights: Tensor, hidden: Tensor, *trained: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Loss and gradients, chunk by chunk."""
-        by_hidden = torch.zeros_like(hidden)
-        by_trained = [torch.zeros_like(parameter) for parameter in trained]
-        losses = torch.zeros_like(weights)
+        by_hidden, losses = torch.empty_like(hidden), torch.empty_like(weights)
+        by_trained: list[Tensor] = []
         for part in chunks(len(hidden)):
             with torch.enable_grad():
                 chunk = hidden[part].detach().requires_grad_()
@@ -68,8 +69,9 @@ class ChunkedHeadLoss(torch.autograd.Function):
                 gradients = torch.autograd.grad(found, [chunk, *trained], weights[part])
             losses[part] = found.detach()
             by_hidden[part] = gradients[0]
-            for total, gradient in zip(by_trained, gradients[1:], strict=True):
-                total += gradient
+            # The first chunk's become the sum: one chunk alone needs no second copy of the head's gradient.
+            added = zip(by_trained, gradients[1:], strict=True)
+            by_trained = [total.add_(more) for total, more in added] if by_trained else list(gradients[1:])
         ctx.save_for_backward(by_hidden, *by_trained)
         ctx.mark_non_differentiable(losses)
         return torch.dot(losses, weights), losses
@@ -77,5 +79,5 @@ class ChunkedHeadLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients times the upstream one."""
-        return None, None, None, *(gradient * upstream for gradient in ctx.saved_tensors)
+        """The gradients times the upstream one, in place: a head's is as large as the head."""
+        return None, None, None, *(gradient.mul_(upstream) for gradient in ctx.saved_tensors)
