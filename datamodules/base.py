@@ -9,19 +9,21 @@ from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
-from dsvl_tune.data.collate import collate, collate_prompts
-from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.batches import make_batch, make_prompts
+from dsvl_tune.data.encode import Overlong
+from dsvl_tune.data.images import finish_pixels
 from dsvl_tune.data.mixed_sampler import MixedSampler
-from dsvl_tune.data.packing import tree
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.data.stored_images import image_keys
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Batch, Conversation, Processor, Prompts, Sample, SeenImage, StoredFeatures, UserError
+from dsvl_tune.schema import Conversation, Processor, Store, UserError
 
 from .floor import floor_of_rows
+from .squares import kept_squares
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
@@ -40,6 +42,8 @@ class ConversationDataModule(L.LightningDataModule):
         overlong: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
             answer, then the end of the answer; no question and no image is cut in two.
         system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
+        pixel_cache_gb: bound on padded and scaled pictures kept in the cache folder (3.1 MB each at 1024 px), so that
+            none is decoded and scaled twice; 0 keeps none. It pays where rows or epochs show the same pictures.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ConversationDataModule(L.LightningDataModule):
         max_tokens: int | None = None,
         overlong: Overlong = "error",
         system_prompt: str | None = None,
+        pixel_cache_gb: float = 0.0,
     ) -> None:
         super().__init__()
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
@@ -59,9 +64,9 @@ class ConversationDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed = seed
         self.max_tokens, self.overlong = max_tokens, overlong
-        self.system_prompt = system_prompt
+        self.system_prompt, self.pixel_cache_gb = system_prompt, pixel_cache_gb
         self.processor: Processor | None = None
-        self.features: StoredFeatures | None = None  # set by the model, where it has frozen towers and a store
+        self.features: Store | None = None  # set by the model, where it has frozen towers and a store
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -110,6 +115,7 @@ class ConversationDataModule(L.LightningDataModule):
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(make_batch),
         )
 
@@ -169,14 +175,20 @@ class ConversationDataModule(L.LightningDataModule):
             [rows[i % len(rows)] for i in range(rank, total, world_size)],  # type: ignore[arg-type]
             batch_size=batch_size,
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(make),
         )
 
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
-        processor = replace(self.processor, features=self.features)
+        squares = kept_squares(self.processor.image_rule, self.pixel_cache_gb) if self.pixel_cache_gb else None
+        processor = replace(self.processor, features=self.features, squares=squares, compact=True)
         return partial(make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise what came as levels, on the device."""
+        return finish_pixels(batch, self.read_processor().image_rule)
 
     def share(self) -> tuple[int, int]:
         """(rank, world size) of the processes that read different data."""
@@ -215,33 +227,3 @@ class StepLoader(DataLoader[Any]):
                     f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
                     "so its position means other rows. Resume with the same data settings, or start a new run."
                 )
-
-
-def make_batch(
-    rows: Sequence[list[Conversation]], processor: Processor, max_tokens: int | None, overlong: Overlong
-) -> Batch:
-    """Rows encoded and collated; an image that several of them show is read once."""
-    seen: dict[str, SeenImage] = {}
-    return collate([make_sample(row, processor, max_tokens, overlong, seen) for row in rows], processor.pad_id)
-
-
-def make_sample(
-    row: list[Conversation],
-    processor: Processor,
-    max_tokens: int | None,
-    overlong: Overlong,
-    seen: dict[str, SeenImage] | None = None,
-) -> Sample:
-    """A row encoded, several conversations as a message tree."""
-    seen = {} if seen is None else seen
-    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
-    return tree(samples, processor.image_token_id)
-
-
-def make_prompts(
-    conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
-) -> Prompts:
-    """Prompts encoded and collated."""
-    seen: dict[str, SeenImage] = {}
-    prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
-    return collate_prompts(prompts, processor.pad_id)

@@ -124,7 +124,7 @@ def held_out_prompts(run: Path, base: str, rows: int) -> Prompts:
     ]
     data = RecipeCLI(arguments, run=False).datamodule
     data.setup("test")
-    prompts: Prompts = next(iter(data.test_dataloader()))
+    prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return prompts
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+from dsvl_tune.data.batches import make_sample
 from dsvl_tune.data.preview import page
-from dsvl_tune.datamodules.base import make_sample
 from dsvl_tune.files import write_whole
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.schema import UserError
