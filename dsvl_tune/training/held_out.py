@@ -32,7 +32,7 @@ def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -
     answers = []
     for prompts in tqdm(loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0):
         with module.trainer.precision_plugin.forward_context():
-            answers += module.answer(module.transfer_batch_to_device(prompts, module.device, 0))
+            answers += module.answer(module.trainer.strategy.batch_to_device(prompts))
     module.network.train(was_training)
     return answers
 
