@@ -47,8 +47,8 @@ def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
         )
     if trainer.world_size > 1 and re.search(LOST_PEER, str(error)):
         return (
-            f"another process of this run is gone; what it said itself is above ({first_line(error)}). The same command "
-            "goes on."
+            f"another process of this run is gone; what it said itself is above ({first_line(error)}). The same "
+            "command goes on."
         )
     return None
 
