@@ -20,6 +20,7 @@ from dsvl_tune.schema import Batch, Prompts, UserError
 from dsvl_tune.training.generation import Answer, answer_prompts, score
 from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
+from dsvl_tune.training.unused import allow_unused_parameters
 
 
 class FinetuneModule(L.LightningModule):
@@ -83,6 +84,10 @@ class FinetuneModule(L.LightningModule):
         """The complete model, once `configure_model` has built it."""
         assert self.model is not None
         return self.model
+
+    def setup(self, stage: str) -> None:
+        """Make DDP take batches of text alone."""
+        allow_unused_parameters(self.trainer)
 
     def configure_model(self) -> None:
         """Build the model: load, freeze, adapt, in this order. Lightning may call it more than once."""
