@@ -13,9 +13,10 @@ from dsvl_tune.data.lengths import MeasureRow, row_lengths
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.mixing import Mixture, Ramp
 from dsvl_tune.data.streams import StreamedRows
+from dsvl_tune.metrics.floor import constant_answer_floor
 from dsvl_tune.schema import Conversation, UserError
 
-from .base import ConversationDataModule, Rows
+from .base import FLOOR_ROWS, ConversationDataModule, Rows, answered
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,15 @@ class MixtureDataModule(ConversationDataModule):
                 for name, one in self.sources.items()
             ]
         )
+
+    def floor(self) -> dict[str, float]:
+        """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""
+        mixed = self.rows("train")
+        assert isinstance(mixed, MixedRows)
+        each = FLOOR_ROWS // len(mixed.sources)
+        known = (answered(c) for one in mixed.sources for i in range(min(each, len(one))) for c in one.row(i))
+        asked = [answered(c) for row in self.rows("test") for c in row if c.turns[-1].role == "assistant"]
+        return constant_answer_floor(known, asked) if asked else {}
 
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""
