@@ -9,18 +9,21 @@ from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 from dsvl_tune.data.batches import make_batch, make_prompts, make_share
 from dsvl_tune.data.encode import Overlong
+from dsvl_tune.data.images import finish_pixels
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.data.stored_images import image_keys
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, Processor, StoredFeatures, UserError
+from dsvl_tune.schema import Conversation, Processor, Store, UserError
 
 from .floor import floor_of_rows
+from .squares import kept_squares
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
@@ -41,6 +44,8 @@ class ConversationDataModule(L.LightningDataModule):
         system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
         pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which do not see each
             other; only padding is saved, what a step learns stays the same. null packs none.
+        pixel_cache_gb: bound on padded and scaled pictures kept in the cache folder (3.1 MB each at 1024 px), so that
+            none is decoded and scaled twice; 0 keeps none. It pays where rows or epochs show the same pictures.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class ConversationDataModule(L.LightningDataModule):
         overlong: Overlong = "error",
         system_prompt: str | None = None,
         pack_tokens: int | None = None,
+        pixel_cache_gb: float = 0.0,
     ) -> None:
         super().__init__()
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
@@ -61,10 +67,9 @@ class ConversationDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed = seed
         self.max_tokens, self.overlong = max_tokens, overlong
-        self.system_prompt = system_prompt
-        self.pack_tokens = pack_tokens
+        self.system_prompt, self.pack_tokens, self.pixel_cache_gb = system_prompt, pack_tokens, pixel_cache_gb
         self.processor: Processor | None = None
-        self.features: StoredFeatures | None = None  # set by the model, where it has frozen towers and a store
+        self.features: Store | None = None  # set by the model, where it has frozen towers and a store
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -115,6 +120,7 @@ class ConversationDataModule(L.LightningDataModule):
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(self.batching(make_batch)),
         )
 
@@ -174,18 +180,24 @@ class ConversationDataModule(L.LightningDataModule):
             [rows[i % len(rows)] for i in range(rank, total, world_size)],  # type: ignore[arg-type]
             batch_size=batch_size,
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(make),
         )
 
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
-        processor = replace(self.processor, features=self.features)
+        squares = kept_squares(self.processor.image_rule, self.pixel_cache_gb) if self.pixel_cache_gb else None
+        processor = replace(self.processor, features=self.features, squares=squares, compact=True)
         return partial(make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong)
 
     def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
         """`make_batch` or `make_share` with this module's length of a packed row."""
         return partial(make, pack_tokens=self.pack_tokens)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise what came as levels, on the device."""
+        return finish_pixels(batch, self.read_processor().image_rule)
 
     def share(self) -> tuple[int, int]:
         """(rank, world size) of the processes that read different data."""
@@ -224,5 +236,3 @@ class StepLoader(DataLoader[Any]):
                     f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
                     "so its position means other rows. Resume with the same data settings, or start a new run."
                 )
-
-

@@ -53,8 +53,9 @@ first steps:
   dsvl-tune merge runs/charts_lora --out merged           the result as one plain transformers checkpoint
   dsvl-tune chat --model merged --image chart.png --prompt "What is the value of the red bar?"
 
-stop a run with Ctrl-C; the same command with --ckpt_path last goes on.
-exit codes: 0 done, 2 something to put right (one message says what), 130 stopped by Ctrl-C
+stop a run with Ctrl-C; the same command goes on, also after a kill.
+exit codes: 0 done, 2 something to put right (one message says what), 75 stopped by SIGTERM, SIGUSR1 or its time limit
+(the same command goes on), 130 stopped by Ctrl-C
 """
 
 

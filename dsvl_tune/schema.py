@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,14 +118,17 @@ class ImageRule:
     min_size: int = 14
 
 
-class StoredFeatures(Protocol):
-    """Where the features of an image may already lie, by a key of its content."""
+class Store(Protocol):
+    """Where tensors made of an image may already lie, by a key of its content."""
 
     def has(self, key: str) -> bool:
         """Whether they seem to, at a glance."""
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The features, None if they do not."""
+        """The tensors, None if they do not."""
+
+    def put(self, key: str, tensors: dict[str, Tensor]) -> bool:
+        """Keep them, if there is room."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +147,19 @@ class Processor:
     pad_id: int
     context_tokens: int
     """Longest row the checkpoint supports."""
-    features: StoredFeatures | None = None
-    """Asked before an image is decoded; None where features are not stored."""
+    features: Store | None = None
+    """Of features, asked before an image is decoded; None where they are not stored."""
+    squares: Store | None = None
+    """Of padded squares, asked then; None where they are not kept."""
+    compact: bool = False
+    """Whether the branch of the square's own size is left as uint8 levels, to be normalised on the device."""
 
 
 @dataclass
 class Pixels:
     """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised.
 
+    On its way from a worker the branch of the square's own size has uint8 levels instead (`Processor.compact`).
     `key` is where its features will be stored, "" where they are not.
     """
 
@@ -201,14 +209,29 @@ class Sample:
     origins: list[str] = field(default_factory=list)
 
 
+class Pinned:
+    """A dataclass of tensors whose memory a loader can pin."""
+
+    def pin_memory(self) -> Any:
+        """The same with every tensor in pinned memory, from where a GPU copies without waiting."""
+        pinned: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                pinned[name] = {key: tensor.pin_memory() for key, tensor in value.items()}
+            else:
+                pinned[name] = value.pin_memory() if hasattr(value, "pin_memory") else value
+        return type(self)(**pinned)
+
+
 @dataclass
-class Batch:
+class Batch(Pinned):
     """What a training step eats. Right-padded; padding has segment and branch -1, label IGNORE_INDEX, position 0.
 
     Attributes:
         input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
         pixel_values: [I, 3, S_low, S_low] float32 or None for a text-only batch. high_res_pixel_values: the same at
-            S_high, None in the SigLIP-only family. Images whose features were stored are not among them.
+            S_high, None in the SigLIP-only family. The larger one is uint8 until it is on the device. Images whose
+            features were stored are not among them.
         image_index: [M] int64, which of the I images fills the m-th slot: first those with pixels, then the others.
         origins: of every conversation in the batch, for error messages.
         features: of the images that come without pixels, each tensor [I, ...] by name; None without any.
@@ -230,7 +253,7 @@ class Batch:
 
 
 @dataclass
-class Prompts:
+class Prompts(Pinned):
     """What generation eats: left-padded prompts that end in "Assistant:", and what was expected of each.
 
     Attributes:

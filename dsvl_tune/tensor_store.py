@@ -131,7 +131,7 @@ class TensorStore:
         """Add nothing from now on."""
         if not self.closed:
             self.closed = reason
-            print(f"feature store {self.root}: nothing more is added, {reason}. What is there is used.", flush=True)
+            print(f"{self.root}: nothing more is added: {reason}. What is there is used.", flush=True)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:

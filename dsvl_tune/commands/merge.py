@@ -130,7 +130,7 @@ def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
 
     data = RecipeCLI([*recipe, "--data.init_args.eval_batch_size", str(rows)], run=False).datamodule
     data.setup("test")
-    prompts: Prompts = next(iter(data.test_dataloader()))
+    prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return prompts
 
 

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+def cache_folder(kind: str) -> Path:
+    """The folder of that kind; not made here."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsvl_tune" / kind
+
+
 def cached(kind: str, name: str, make: Callable[[Path], None]) -> Path:
     """The file of that kind and name; `make` writes it where it is not there yet. It appears whole or not at all."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsvl_tune" / kind
-    path = folder / name
+    path = cache_folder(kind) / name
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{os.getpid()}.{path.name}")

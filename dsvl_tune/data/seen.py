@@ -14,7 +14,7 @@ import PIL
 from PIL import Image
 
 from dsvl_tune.data import images
-from dsvl_tune.data.images import load_image, to_pixels
+from dsvl_tune.data.images import from_levels, load_image, to_levels
 from dsvl_tune.data.urls import cached_picture
 from dsvl_tune.schema import Features, ImageRef, ImageRule, Processor, SeenImage
 
@@ -25,13 +25,17 @@ def see_image(ref: ImageRef, processor: Processor, origin: str) -> SeenImage:
     Raises:
         UserError: as `images.load_image`.
     """
-    if processor.features is None:
-        return to_pixels(load_image(ref, origin), processor.image_rule, ref.name)
-    ref, key = keyed(ref, processor.image_rule, origin)
-    stored = processor.features.get(key)
-    if stored is not None:
+    rule, key = processor.image_rule, ""
+    if processor.features is not None or processor.squares is not None:
+        ref, key = keyed(ref, rule, origin)
+    if processor.features is not None and (stored := processor.features.get(key)) is not None:
         return Features(ref.name, stored)
-    return replace(to_pixels(load_image(ref, origin), processor.image_rule, ref.name), key=key)
+    kept = None if processor.squares is None else processor.squares.get(key)
+    levels = to_levels(load_image(ref, origin), rule) if kept is None else kept["square"]
+    if kept is None and processor.squares is not None:
+        processor.squares.put(key, {"square": levels})
+    pixels = from_levels(levels, rule, ref.name, processor.compact)
+    return pixels if processor.features is None else replace(pixels, key=key)
 
 
 def keyed(ref: ImageRef, rule: ImageRule, origin: str) -> tuple[ImageRef, str]:

@@ -65,7 +65,7 @@ def decoder_attention(
         return {"attention_mask": attention_mask(segments, branches), "position_ids": position_ids}
     rows, length = branches.shape
     rule = mask_rule(segments, branches)
-    mask = create_block_mask(rule, rows, None, length, length, device=branches.device.type)
+    mask = create_block_mask(rule, rows, None, length, length, device=branches.device)
     return {"attention_mask": mask, "position_ids": position_ids}
 
 

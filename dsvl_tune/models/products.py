@@ -38,10 +38,27 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         [..., N].
     """
     if fits_onednn(x, weight):
-        if not (weight.is_contiguous() or weight.t().is_contiguous()):
-            weight = weight.contiguous()  # gaps between rows send oneDNN to code that is a thousand times slower
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        y = onednn_product(x.flatten(0, -2), weight, bias)
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))  # not a view, as `F.linear` gives none
     return F.linear(x, weight, bias)
+
+
+@torch.library.custom_op(
+    "dsvl_tune::onednn_product",
+    mutates_args=(),
+    device_types="cpu",
+    schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+)
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[M, K] and [N, K] to [M, N], closed to torch.compile, which takes what is within for constant weights alone."""
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # gaps between rows send oneDNN to code that is a thousand times slower
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@onednn_product.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(len(x), len(weight))
 
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:

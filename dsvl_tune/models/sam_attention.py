@@ -41,8 +41,7 @@ class FoldedSamAttention(SamVisionSdpaAttention):
         rows = torch.einsum("bnhwc,hkc->bnhwk", grid, table_h).flatten(2, 3)
         columns = torch.einsum("bnhwc,wkc->bnhwk", grid, table_w).flatten(2, 3)
         if query.device.type == "cpu" and query.dtype == torch.float32:
-            operands = [tensor.flatten(0, 1) for tensor in (query, key, value, rows, columns)]
-            attended = BlockAttention.apply(*operands, self.scale).view_as(query)
+            attended = block_attention(query, key, value, rows, columns, self.scale)
         else:
             attended = widened_attention(query, key, value, rows, columns, self.scale)
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1)), None
@@ -61,8 +60,9 @@ def widened_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
         scale: of the scores, without the terms.
     """
     height, width = rows.shape[-1], columns.shape[-1]
-    row_of_key = torch.eye(height).to(key).repeat_interleave(width, 0).expand(*key.shape[:-1], -1)
-    column_of_key = torch.eye(width).to(key).repeat(height, 1).expand(*key.shape[:-1], -1)
+    row, column = (torch.eye(size, dtype=key.dtype, device=key.device) for size in (height, width))
+    row_of_key = row.repeat_interleave(width, 0).expand(*key.shape[:-1], -1)
+    column_of_key = column.repeat(height, 1).expand(*key.shape[:-1], -1)
     attended = F.scaled_dot_product_attention(
         torch.cat([query, rows / scale, columns / scale], -1),
         torch.cat([key, row_of_key, column_of_key], -1),
@@ -70,6 +70,13 @@ def widened_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
         scale=scale,
     )
     return attended[..., : value.shape[-1]]
+
+
+@torch.compiler.disable  # which would write out hundreds of blocks
+def block_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float) -> Tensor:
+    """`widened_attention` in blocks."""
+    operands = [tensor.flatten(0, 1) for tensor in (query, key, value, rows, columns)]
+    return BlockAttention.apply(*operands, scale).view_as(query)
 
 
 class BlockAttention(torch.autograd.Function):

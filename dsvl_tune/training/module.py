@@ -46,8 +46,8 @@ class FinetuneModule(AnsweringModule):
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
         quantization: nf4 puts the frozen base of the language model's linear layers into 4 bits (double quantisation);
             they compute in bfloat16 if dtype is that, else in float32. Needs bitsandbytes.
-        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or parts out of
-            siglip, sam, language_model.
+        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or the names of
+            parts: siglip, sam, language_model.
         attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which skips what a token of a
             tree or a packed row does not see.
         compile: compile the language model's layers with torch.compile; the first step then takes minutes.

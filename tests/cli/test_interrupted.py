@@ -55,8 +55,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, hybrid_che
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "checkpoints/best-step=6.ckpt: the checkpoint could not be written (File too large)" in done.stderr
-    assert "bytes are free" in done.stderr or "are free" in done.stderr
+    assert ".ckpt: the checkpoint could not be written (File too large). It takes" in done.stderr
     checkpoint = torch.load(tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
 

@@ -2,7 +2,7 @@
 
     python tests/speed/packing.py [STEPS]
 
-The model is random, SigLIP-only, with 576 tokens an image, a decoder of 6 layers of width 512 and a tiny tower. A
+The model is random, SigLIP-only, with 576 tokens an image, a decoder of 4 layers of width 256 and a tiny tower. A
 micro-batch has 8 rows: every other one shows an image, questions and answers have 10 to 300 words. The contenders take
 the same rows in turns; ratios are of the same rows. Losses are printed beside, and are equal.
 """
@@ -37,11 +37,11 @@ def build(folder: Path) -> None:
     """The random checkpoint."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / "siglip" / "checkpoint")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image_placeholder>"]})
-    text = {"model_type": "llama", "vocab_size": 512, "hidden_size": 512, "intermediate_size": 1376}
+    text = {"model_type": "llama", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 688}
     vision = {"model_type": "siglip_vision_model", "image_size": 96, "patch_size": 4, "hidden_size": 64}
     config = AutoConfig.for_model(
         "deepseek_vl",
-        text_config={**text, "num_hidden_layers": 6, "num_attention_heads": 8, "max_position_embeddings": 4096},
+        text_config={**text, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 4096},
         vision_config={
             **vision,
             **{"intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "vision_use_head": False},

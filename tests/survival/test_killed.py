@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 from conftest import Commands, assert_equal_runs, last, wait_for, write_recipe
@@ -37,6 +38,21 @@ def test_killed_in_a_save_and_elsewhere_it_comes_to_the_same_bits(
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
 
 
+def start_two_by_srun(commands: Commands, folder: Path) -> list[int]:
+    """The command as srun starts it: two processes that know their job and their number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {
+        **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "tune"},
+        **{"SLURM_JOB_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+    }
+    return [
+        commands.start(folder, *FIT, log=f"log{rank}", SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), **common)
+        for rank in (0, 1)
+    ]
+
+
 def start_two(commands: Commands, folder: Path) -> tuple[list[int], TCPStore]:
     """The command as torchrun starts it: two processes and a store by which they find each other."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -63,7 +79,7 @@ def test_two_processes_stop_together_and_end_when_one_is_lost(
             trainer__devices=2,
             trainer__strategy="ddp_find_unused_parameters_true",
         )
-    ranks, _store = start_two(commands, tmp_path / "whole")
+    ranks = start_two_by_srun(commands, tmp_path / "whole")
     assert [commands.ends(rank, within_s=120) for rank in ranks] == [0, 0]
     folder = tmp_path / "stopped"
     run = folder / "runs" / "run"

@@ -20,7 +20,7 @@ RULES: dict[str, set[str]] = {
     "models": {"schema", "files"},
     "data": {"schema"},
     "training": {"schema", "files", "tensor_store", "models", "metrics"},
-    "datamodules": {"schema", "data", "metrics", "models.processor", "models.loading"},
+    "datamodules": {"schema", "tensor_store", "data", "metrics", "models.processor", "models.loading"},
 }
 RULES["commands"] = RULES["recipe"] = RULES["recipe_parser"] = {*RULES, "recipe", "recipe_parser"}
 RULES["cli"] = {*RULES}

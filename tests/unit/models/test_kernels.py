@@ -180,6 +180,16 @@ def test_a_linear_layer(rows: tuple[int, ...], library: None) -> None:
         results = []
         for forward in (nn.Linear.forward, FullWidthLinear.forward):
             leaf = x.clone().requires_grad_()
-            found = gradients(layer, lambda: (forward(layer, leaf) * weights).sum())  # noqa: B023
+            output = forward(layer, leaf)
+            assert not output._is_view()  # which sharding warns of, as a change in place would lose its hooks
+            found = gradients(layer, lambda: (output * weights).sum())  # noqa: B023
             results.append({**found, "x": leaf.grad})
         assert_equal(*results)
+
+
+def test_a_compiled_layer(library: None) -> None:
+    """The trap: torch.compile takes oneDNN's operator for constant weights alone."""
+    layer = adapted()
+    compiled = torch.compile(layer, fullgraph=True)
+    x = torch.randn(64, 24)
+    assert_equal(*(gradients(layer, lambda: forward(x).square().sum()) for forward in (layer, compiled)))  # noqa: B023

@@ -91,6 +91,7 @@ def open_(model: PreTrainedModel, plan: Plan, root: Path, dtype: Any = "float32"
 
 def seen(data: InstructDataModule, half: FrozenHalf | None) -> Iterator[Batch]:
     for batch in data.train_dataloader():
+        batch = data.on_after_batch_transfer(batch, 0)
         yield half.see(batch, nullcontext()) if half else batch
 
 
@@ -103,7 +104,7 @@ def step(model: PreTrainedModel, data: InstructDataModule, half: FrozenHalf | No
         found[f"loss {i}"] = loss.detach()
     found |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
-    (prompts,) = data.val_dataloader()[1]
+    (prompts,) = (data.on_after_batch_transfer(prompts, 0) for prompts in data.val_dataloader()[1])
     answers = generate_ids(model, half.see(prompts, nullcontext()) if half else prompts, max_new_tokens=5)
     return found | {"answers": answers}
 

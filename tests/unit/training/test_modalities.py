@@ -96,7 +96,7 @@ def test_each_modality_has_the_mean_of_its_own_tokens(files: dict[str, str], hyb
     model = load_model(hybrid_checkpoint)
     module = data(files, hybrid_checkpoint, batch_size=13)
     module.setup("fit")
-    (batch,) = module.train_dataloader()
+    (batch,) = (module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader())
     assert isinstance(batch, Batch) and module.processor is not None
     alone = torch.zeros(2, 2)
     rows = {row[0].origin: row for row in (module.rows("train")[i] for i in range(13))}
