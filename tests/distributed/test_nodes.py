@@ -90,7 +90,10 @@ def folder(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def dsvl_tune(patch: pytest.MonkeyPatch, *arguments: str) -> None:
     patch.setattr(sys, "argv", ["dsvl-tune", *arguments])
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code
 
 
 def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
