@@ -158,10 +158,10 @@ class FinetuneModule(L.LightningModule):
 
     def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss on a `Batch`, generated answers on `Prompts`."""
-        self.in_work = batch
         if isinstance(batch, Prompts):
             self.answers += self.answer(batch)
         else:
+            self.in_work = batch
             loss_sum, weight_sum = supervised_loss(self.network, batch)
             self.validation_sums.append(torch.stack([loss_sum, weight_sum]))
 
@@ -180,6 +180,7 @@ class FinetuneModule(L.LightningModule):
 
     def answer(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
+        self.in_work = prompts
         return answer_prompts(self.network, self.processor.tokenizer, prompts, self.max_new_tokens)
 
     # Test and prediction: answers alone.
