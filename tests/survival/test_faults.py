@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import Commands, assert_equal_runs, fit, last, write_recipe
+from runs import Commands, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.schema import UserError
