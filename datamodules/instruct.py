@@ -9,6 +9,7 @@ from typing import Any
 from dsvl_tune.data.conversations import Conversations, open_conversations
 from dsvl_tune.data.formats import Format
 from dsvl_tune.data.grouping import group_trees, hold_out
+from dsvl_tune.data.remembered import remembered_survey
 from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.survey import Examine, Facts, survey, tree_digest
 from dsvl_tune.schema import Conversation, UserError
@@ -42,6 +43,12 @@ class EachRow(Sequence[list[Conversation]]):
 
     def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
         return [self.conversations[index]]
+
+    @property
+    def identity(self) -> str:
+        """The files' stamps, and how their rows are read."""
+        read = self.conversations
+        return f"{[part.identity for part in read.rows.parts]}{read.images_root}{read.format}{read.allow_urls}"
 
 
 class InstructDataModule(StreamingDataModule):
@@ -133,8 +140,7 @@ class InstructDataModule(StreamingDataModule):
         rows = self.rows(split)
         assert isinstance(rows, (ChosenRows, EachRow))
         numbers = rows.numbers if isinstance(rows, ChosenRows) else None
-        stamps = [part.identity for part in rows.conversations.rows.parts]
-        return f"{stamps}{numbers}{self.format}"
+        return f"{EachRow(rows.conversations).identity}{numbers}"
 
     def open_files(self) -> dict[str, Conversations]:
         """The conversations of each file, not read yet."""
@@ -206,8 +212,11 @@ class InstructDataModule(StreamingDataModule):
             assert self.processor is not None
             form: Any = "generation" if split == "test" else "training"
             examine = Examine(self.processor, form, self.max_tokens, self.overlong, self.verify_images)
-        found = []
-        for one in survey(rows, examine, title=f"checking {split} rows"):
+        found, title = [], f"checking {split} rows"
+        known = survey(rows, examine, title)
+        if isinstance(rows, EachRow) and isinstance(examine, Examine):
+            known = remembered_survey(rows, examine, rows.identity, title)
+        for one in known:
             if one.error:
                 raise UserError(one.error)
             found.append(one)

@@ -16,10 +16,11 @@ from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.schema import Conversation, UserError
 
 from .base import ConversationDataModule, Rows
+from .floor import floor_of_rows
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Sequence[list[Conversation]]):
     """The rows of one source as they are mixed.
 
     Attributes:
@@ -39,7 +40,7 @@ class Source:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> list[Conversation]:
+    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
         """A row with this source's weights; questions without a type are of the source's name."""
         return [self.weighted(conversation) for conversation in self.rows[index]]
 
@@ -68,7 +69,7 @@ class MixedRows(Sequence[list[Conversation]]):
     def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
         for source in self.sources:
             if 0 <= index < len(source):
-                return source.row(index)
+                return source[index]
             index -= len(source)
         raise IndexError(index)
 
@@ -155,6 +156,12 @@ class MixtureDataModule(ConversationDataModule):
                 for name, one in self.sources.items()
             ]
         )
+
+    def floor(self) -> dict[str, float]:
+        """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""
+        mixed = self.rows("train")
+        assert isinstance(mixed, MixedRows)
+        return floor_of_rows(mixed.sources, self.rows("test"))
 
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""

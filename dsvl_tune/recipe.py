@@ -241,5 +241,6 @@ def quieten() -> None:
 def main(arguments: list[str]) -> None:
     """Entry of the trainer verbs."""
     code = RecipeCLI(arguments).exit_code
-    # The first process is who tells the caller; Lightning would have it killed for a child that ends with an error.
-    sys.exit(0 if was_launched_by_first() else code)
+    # The first process tells the caller. Lightning would kill it for a process it started that ends with a code.
+    if code and not was_launched_by_first():
+        sys.exit(code)

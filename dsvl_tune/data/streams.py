@@ -17,6 +17,7 @@ from torch.utils.data import Sampler
 from dsvl_tune.data.formats import Format, read_row
 from dsvl_tune.data.references import Home
 from dsvl_tune.data.shards import READERS, Record, ending, read_shard
+from dsvl_tune.data.sources import HUB_NAME
 from dsvl_tune.data.table_rows import named_files
 from dsvl_tune.schema import Conversation, UserError
 
@@ -182,8 +183,10 @@ def find_shards(name: str) -> list[str]:
         found = matching(str(path))
     elif path.suffix.lower() in READERS:
         found = [str(path)]
-    else:
+    elif Path(whole).expanduser().is_dir() or HUB_NAME.fullmatch(whole):
         found = named_files(whole, split or "train")
+    else:
+        raise UserError(f"{name}: cannot be read: there is no such file or folder. Check the path.")
     if not found:
         raise UserError(f"{name}: cannot be read: no file is named so. Check the pattern.")
     for one in found:

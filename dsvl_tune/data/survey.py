@@ -90,6 +90,11 @@ class Examine:
                 found.append(Facts(conversation.origin, str(error)))
         return found
 
+    def identity(self) -> str:
+        """What the facts depend on beside the row."""
+        settings = (self.form, self.max_tokens, self.overlong, self.decode, self.looks)
+        return f"{settings}{processor_identity(self.processor)}"
+
     def facts(self, conversation: Conversation) -> Facts:
         """The facts.
 
@@ -148,8 +153,19 @@ def survey(
         examine: usually `Examine`: a fact for each conversation.
         title: of the progress bar.
     """
-    total = None if isinstance(rows, StreamedRows) else len(rows)
-    keys = iter(rows.records() if isinstance(rows, StreamedRows) else range(len(rows)))
+    return chain.from_iterable(examined(rows, examine, None, title))
+
+
+def examined(
+    rows: Sequence[list[Conversation]],
+    examine: Callable[[list[Conversation]], list[Facts]],
+    numbers: Sequence[int] | None,
+    title: str,
+) -> Iterator[list[Facts]]:
+    """The facts of each of the rows with these numbers, of all without; other arguments as in `survey`."""
+    streamed = isinstance(rows, StreamedRows)
+    total = None if streamed else len(rows) if numbers is None else len(numbers)
+    keys = iter(rows.records() if isinstance(rows, StreamedRows) else range(len(rows)) if numbers is None else numbers)
     workers = min(os.cpu_count() or 1, 16) if total is None or total >= FORK_FROM else 0
     loader: DataLoader[Any] = DataLoader(
         Surveyed(rows, examine),  # type: ignore[arg-type]  # has length and items
@@ -160,7 +176,13 @@ def survey(
     with tqdm(total=total, desc=title, unit="row", leave=False) as progress:
         for batch in loader:
             progress.update(len(batch))
-            yield from chain.from_iterable(batch)
+            yield from batch
+
+
+def processor_identity(processor: Processor) -> str:
+    """What a row's tokens depend on beside its text."""
+    settings = (processor.image_tokens, processor.default_system, processor.context_tokens)
+    return f"{settings}{processor.tokenizer.backend_tokenizer.to_str()}"
 
 
 def look(image: Image.Image) -> int:

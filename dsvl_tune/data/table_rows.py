@@ -104,7 +104,7 @@ def open_named(name: str, split: str) -> TableRows:
         path, _, config = hub_name(name)
         table = load(path, name, config or None, split=split)
         return TableRows(f"{name}#{split}", table, Path(), table._fingerprint)
-    if not any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
+    if not is_saved(folder):
         table = load(str(folder.resolve()), name, split=split)  # "csv" alone would be datasets' own loader of that name
         return TableRows(f"{name}#{split}", table, folder, table._fingerprint)
     try:
@@ -116,6 +116,11 @@ def open_named(name: str, split: str) -> TableRows:
             raise UserError(f"{name}: no split {split!r}. It has {', '.join(saved)}; name one as {name}#SPLIT.")
         saved = saved[split]
     return TableRows(f"{name}#{split}", saved.with_format("arrow"), folder, saved._fingerprint)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `Dataset.save_to_disk` made it."""
+    return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
 
 
 def named_files(name: str, split: str) -> list[str]:

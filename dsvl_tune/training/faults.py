@@ -32,8 +32,7 @@ def faults_told(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
         if (message := fault_message(error, trainer)) is None:
             raise
         kept = newest_whole(run_folder)
-        rest = f"The same command goes on from {kept}." if kept else "No step was saved yet."
-        raise UserError(f"{message} {rest}") from error
+        raise UserError(f"{message} " + (f"Kept: {kept}." if kept else "No step was saved yet.")) from error
 
 
 def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
@@ -44,10 +43,13 @@ def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         return (
             f"a data worker is gone ({first_line(error)}). One that the system kills has mostly run out of memory: "
-            f"lower data.num_workers (now {workers})."
+            f"lower data.num_workers (now {workers}). The same command goes on."
         )
     if trainer.world_size > 1 and re.search(LOST_PEER, str(error)):
-        return f"another process of this run is gone; what it said itself is above ({first_line(error)})."
+        return (
+            f"another process of this run is gone; what it said itself is above ({first_line(error)}). The same "
+            "command goes on."
+        )
     return None
 
 
@@ -78,7 +80,7 @@ def memory_message(error: Exception, trainer: L.Trainer) -> str:
     said = re.search(r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", str(error).replace("\n", " "))
     what = f"out of memory{f' (tried to allocate {said[1]})' if said else ''}"
     if batch is None:
-        return f"{what} while the model was loaded: give model.dtype bfloat16, or a machine with more."
+        return f"{what} before the first batch: give model.dtype bfloat16 or lower data.batch_size ({data.batch_size})."
     rows, tokens = batch.input_ids.shape
     ways = []
     if isinstance(batch, Prompts):

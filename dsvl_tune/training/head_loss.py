@@ -33,7 +33,8 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor)
         float32 scalar, and [N] float32 without a gradient.
     """
     if not torch.is_grad_enabled():
-        losses = torch.cat([cross_entropies(head, hidden[part], targets[part]) for part in chunks(len(hidden))])
+        parts = ((head(hidden[part]).float(), targets[part]) for part in chunks(len(hidden)))
+        losses = torch.cat([F.cross_entropy(logits, right, reduction="none") for logits, right in parts])
         return torch.dot(losses, weights), losses
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     loss_sum, losses = ChunkedHeadLoss.apply(head, targets, weights, hidden, *trained)
@@ -47,9 +48,19 @@ def chunks(tokens: int) -> list[slice]:
     return [slice(part * size, (part + 1) * size) for part in range(parts)]
 
 
-def cross_entropies(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """[N] float32."""
-    return F.cross_entropy(head(hidden).float(), targets, reduction="none")
+def losses_and_gradient(logits: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross entropies [N] float32, and the gradient of their weighted sum by the logits: weight * (softmax - one-hot).
+
+    Worked in one float32 buffer of the logits' size, which is the logits themselves where they are float32; torch's
+    `cross_entropy` takes two more.
+    """
+    scores, right = logits.float(), targets[:, None]
+    scores -= scores.amax(1, keepdim=True)
+    shifted = scores.gather(1, right)
+    total = scores.exp_().sum(1, keepdim=True)
+    scores *= weights[:, None] / total
+    scores.scatter_add_(1, right, -weights[:, None])
+    return (total.log() - shifted)[:, 0], scores.to(logits.dtype)
 
 
 class ChunkedHeadLoss(torch.autograd.Function):
@@ -65,9 +76,9 @@ class ChunkedHeadLoss(torch.autograd.Function):
         for part in chunks(len(hidden)):
             with torch.enable_grad():
                 chunk = hidden[part].detach().requires_grad_()
-                found = cross_entropies(head, chunk, targets[part])
-                gradients = torch.autograd.grad(found, [chunk, *trained], weights[part])
-            losses[part] = found.detach()
+                logits = head(chunk)
+            losses[part], by_logits = losses_and_gradient(logits.detach(), targets[part], weights[part])
+            gradients = torch.autograd.grad(logits, [chunk, *trained], by_logits)
             by_hidden[part] = gradients[0]
             # The first chunk's become the sum: one chunk alone needs no second copy of the head's gradient.
             added = zip(by_trained, gradients[1:], strict=True)

@@ -25,6 +25,7 @@ from dsvl_tune.training.bad_steps import BadSteps
 from dsvl_tune.training.frozen_half import FeatureDtype, open_half, share_store
 from dsvl_tune.training.loss import loss_by_modality
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
+from dsvl_tune.training.unused import allow_unused_parameters
 
 
 class FinetuneModule(AnsweringModule):
@@ -106,6 +107,10 @@ class FinetuneModule(AnsweringModule):
         self.plan: Plan = {}
         self.step_sums: list[Tensor] = []
         self.modality_sums: list[Tensor] = []
+
+    def setup(self, stage: str) -> None:
+        """Make DDP take batches of text alone."""
+        allow_unused_parameters(self.trainer)
 
     def configure_model(self) -> None:
         """Build the model, see `models.building`. Lightning may call it more than once."""

@@ -72,8 +72,10 @@ def unfinished_run(base: Path, recipe: Mapping[str, Any]) -> Path | None:
     """
     existing = numbered(base)
     folder = existing[-1][1] if existing else None
-    if folder is None or (folder / "summary.json").exists() or not (folder / "config.yaml").is_file():
+    if folder is None or (folder / "summary.json").exists():
         return None
+    if not (folder / "config.yaml").is_file():  # killed while it was set up, if there is nothing else in it
+        return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
     written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     differing = sorted(key for key, _ in set(leaves(written)) ^ set(leaves(recipe)) if key not in RUN_KEYS)
     if differing:

@@ -102,9 +102,11 @@ class Commands:
             self.server.stdin.flush()
         return json.loads(self.server.stdout.readline())
 
-    def start(self, folder: Path, *arguments: str, log: str = "log", **environment: str) -> int:
+    def start(
+        self, folder: Path, *arguments: str, log: str = "log", memory_bytes: int | None = None, **environment: str
+    ) -> int:
         """The process of a command in `folder`, whose output goes to a file there."""
-        return self.ask_answer(start=[arguments, str(folder), str(folder / log), environment])
+        return self.ask_answer(start=[arguments, str(folder), str(folder / log), environment, memory_bytes])
 
     def ends(self, process: int, within_s: float) -> int:
         """Its exit code."""

@@ -19,6 +19,7 @@ def test_killed_in_a_save_and_elsewhere_it_comes_to_the_same_bits(
     write_recipe(tmp_path, hybrid_checkpoint, checkpoint_every_steps=1)
     run = tmp_path / "runs" / "run"
     moments = [
+        lambda: (run / ".lock").exists(),  # the folder is made, and nothing is in it
         lambda: (run / "config.yaml").exists(),  # nothing is saved yet
         lambda: any((run / "checkpoints").glob("best-*.ckpt")),  # the last checkpoint does not know of it
         lambda: any((run / "checkpoints").glob(".next.ckpt.partial")),  # a save has begun

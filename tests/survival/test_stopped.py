@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -75,6 +76,20 @@ def stopping_once(plain: Callable[..., Any]) -> Callable[..., Any]:
         return plain(*arguments)
 
     return stopping
+
+
+def test_a_run_that_a_callback_ends_has_its_result_and_is_not_trained_on(
+    hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopper = {"monitor": "val/loss", "mode": "min", "stopping_threshold": 1000.0}  # at the first validation
+    callbacks = [{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stopper}]
+    recipe = write_recipe(tmp_path, hybrid_checkpoint, trainer__callbacks=callbacks)
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOutReport, "load_best", stopping_once(HeldOutReport.load_best))
+        assert fit(recipe) == 75
+    assert fit(recipe) == 0
+    summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["steps"] == last(tmp_path / "runs" / "run")["global_step"] == 2
 
 
 def test_the_time_limit_saves_and_the_same_command_goes_on(
