@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from dsvl_tune.cli import main
@@ -83,6 +84,7 @@ def command_in_child(*arguments: str) -> int:
     if child == 0:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            torch.set_num_threads(1)  # the parent's threads are not there: a product over several would wait for them
             sys.argv = ["dsvl-tune", *arguments]
             main()
             os._exit(0)

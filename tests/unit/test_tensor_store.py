@@ -44,6 +44,7 @@ def in_child(work: Callable[[], None]) -> int:
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)  # the parent's threads are not there
             work()
             os._exit(0)
         except BaseException as error:
