@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dsvl_tune.schema import Batch
 
-STEPS = 5
+STEPS = 4
 """Of two micro-batches; three of them are an epoch of the smallest source."""
 
 
