@@ -77,10 +77,8 @@ def every_stop(rank: int, world_size: int, folder: Path, checkpoint: str, port: 
     for order in ORDERS:
         home = folder / order
         seen[order] = []
-        for stop, workers in (
-            (0, 0),
-            *((stop, workers) for stop in range(1, STEPS) for workers in (0, 2)[: 3 - world_size]),
-        ):
+        workers_tried = (0, 2) if world_size == 1 else (0,)
+        for stop, workers in ((0, 0), *((stop, workers) for stop in range(1, STEPS) for workers in workers_tried)):
             data = make_data(order, folder, checkpoint, num_workers=workers, batch_size=4 // world_size)
             seen[order].append(train(home, data, world_size, stop))
     (folder / f"seen{world_size}.{rank}").write_text(json.dumps(seen))
