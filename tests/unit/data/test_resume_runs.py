@@ -1,4 +1,8 @@
-"""The same by Lightning's trainer: stopped after any step and resumed, in one process and in two real ones."""
+"""The same by Lightning's trainer: stopped after any step and resumed, in one process and in two real ones.
+
+With two processes the loaders have no workers here: forked hundreds of times out of a process with gloo's threads, one
+stood still once. `test_mixture` has two processes with two workers each.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from torch import Tensor
 
 from dsvl_tune.schema import Batch
 
-STEPS = 5
+STEPS = 4
 """Of two micro-batches; three of them are an epoch of the smallest source."""
 
 
@@ -73,7 +77,8 @@ def every_stop(rank: int, world_size: int, folder: Path, checkpoint: str, port: 
     for order in ORDERS:
         home = folder / order
         seen[order] = []
-        for stop, workers in ((0, 0), *((stop, workers) for stop in range(1, STEPS) for workers in (0, 2))):
+        workers_tried = (0, 2) if world_size == 1 else (0,)
+        for stop, workers in ((0, 0), *((stop, workers) for stop in range(1, STEPS) for workers in workers_tried)):
             data = make_data(order, folder, checkpoint, num_workers=workers, batch_size=4 // world_size)
             seen[order].append(train(home, data, world_size, stop))
     (folder / f"seen{world_size}.{rank}").write_text(json.dumps(seen))
@@ -92,6 +97,7 @@ def test_every_order_from_every_step(tiny_checkpoint: str, tmp_path: Path, monke
             process.start()
         for process in processes:
             process.join(timeout=300)
+            process.kill()
             assert process.exitcode == 0
         seen = [json.loads((tmp_path / f"seen{world_size}.{rank}").read_text()) for rank in range(world_size)]
         for order in ORDERS:
@@ -99,7 +105,8 @@ def test_every_order_from_every_step(tiny_checkpoint: str, tmp_path: Path, monke
                 whole, *resumed = own[order]
                 assert {step for step, _ in whole} == set(range(STEPS))
                 for number, rows in enumerate(resumed):
-                    assert rows == [one for one in whole if one[0] > number // 2], (order, world_size, number)
+                    stop = number // (3 - world_size)
+                    assert rows == [one for one in whole if one[0] > stop], (order, world_size, number)
             shares = zip(*([rows for _, rows in own[order][0]] for own in seen), strict=True)
             together.setdefault(order, []).append([sorted(chain(*share)) for share in shares])
     assert all(one == two for one, two in together.values())
