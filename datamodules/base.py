@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from dsvl_tune.data.collate import collate, collate_prompts
+from dsvl_tune.data.collate import collate, collate_own, collate_prompts
 from dsvl_tune.data.encode import Overlong, encode, encode_prompt
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.packing import tree
@@ -124,8 +124,8 @@ class ConversationDataModule(L.LightningDataModule):
         rows = self.rows("validation")
         if not rows:
             return []
-        loss_loader = self.loader(list(rows), self.batch_size, make_batch)
-        return [loss_loader, self.prompt_loader(rows)]
+        counted = partial(collate_own, make=make_batch, share=self.share())
+        return [self.loader(list(enumerate(rows)), self.batch_size, counted), self.prompt_loader(rows)]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Prompts over "test"."""

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-import shutil
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
-import dsvl_tune
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.files import write_json, write_whole
-from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser
+from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
 from dsvl_tune.schema import UserError
+from dsvl_tune.training.checkpoint_io import RunCheckpointIO
+from dsvl_tune.training.faults import faults_told
+from dsvl_tune.training.lock import one_at_a_time
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.predictions import answers_file, gather_answers, write_answers
-from dsvl_tune.training.run_folder import LAST, existing_run_folder, kept_checkpoint, last_run_folder, new_run_folder
+from dsvl_tune.training.ranks import decided_by_first, die_with_first, is_first, was_launched_by_first
+from dsvl_tune.training.run_folder import existing_run_folder, kept_checkpoint, place_run
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
+from dsvl_tune.training.stopping import RunStopped, StopRequest
+from dsvl_tune.training.strategy import choose_strategy
 
 BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
 
@@ -32,7 +37,8 @@ class RecipeCLI(LightningCLI):
 
     run_folder: Path
     out: Path
-    stopped = False
+    stop: StopRequest
+    exit_code = 0
     trainer: Trainer
     datamodule: ConversationDataModule
 
@@ -78,6 +84,24 @@ class RecipeCLI(LightningCLI):
             default="val/relaxed_accuracy",
             help="what picks the checkpoint that the run's result is; last takes the last step",
         )
+        parser.add_argument(
+            "--resume",
+            type=Literal["auto", "never"],
+            default="auto",
+            help="auto goes on with an unfinished run of this name and recipe, so one command starts and resumes",
+        )
+        parser.add_argument(
+            "--checkpoint_every_steps",
+            type=PositiveInt | None,
+            default=None,
+            help="optimizer steps after which the last checkpoint is saved, besides every validation",
+        )
+        parser.add_argument(
+            "--time_limit_s",
+            type=PositiveFloat | None,
+            default=None,
+            help="seconds after which this start of the run saves and ends with exit code 75; leave time for a save",
+        )
         parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -94,13 +118,20 @@ class RecipeCLI(LightningCLI):
         base = Path(config.run_dir) / (config.run_name or recipe_name(config.config))
         if self.subcommand != "fit":
             self.find_run(config, base)
-        elif config.ckpt_path == "last":
-            self.run_folder = last_run_folder(base)
-            config.ckpt_path = str(self.run_folder / LAST)
         else:
-            self.run_folder = new_run_folder(base)
+            die_with_first()
+            self.stop = StopRequest(config.time_limit_s)
+            self.run_folder, checkpoint = decided_by_first(
+                lambda: place_run(base, config.ckpt_path, config.resume, self.recipe())
+            )
+            config.ckpt_path = checkpoint and str(checkpoint)
         if config.ckpt_path is not None and not Path(config.ckpt_path).exists():
             raise UserError(f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, best or last.")
+
+    def recipe(self) -> dict[str, Any]:
+        """The whole recipe as `config.yaml` has it."""
+        self._dump_config()
+        return {name: value for name, value in self.config_dump.items() if name not in ("config", "ckpt_path")}
 
     def find_run(self, config: Any, base: Path) -> None:
         """For verbs that do not train: the checkpoint that "best" or "last" means, and where answers go."""
@@ -111,12 +142,15 @@ class RecipeCLI(LightningCLI):
             self.out = answers_file(config.out, run, base)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
+        kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
-        settings = self._get(self.config_init, "trainer")
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
-        callbacks = run_callbacks(self.run_folder, self._get(self.config_init, "best_by"), progress)
+        best_by, every_steps = (self._get(self.config_init, key) for key in ("best_by", "checkpoint_every_steps"))
+        callbacks = run_callbacks(self.run_folder, best_by, progress, self.stop, every_steps)
         if isinstance(settings["val_check_interval"], int):
             kwargs["check_val_every_n_epoch"] = None  # so many steps, however many an epoch has; else Lightning raises
         return super().instantiate_trainer(
@@ -128,19 +162,18 @@ class RecipeCLI(LightningCLI):
 
     def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Read every row, then write the run's description, then train."""
-        set_up_fit(datamodule)
-        made = [path for path in (self.run_folder, *self.run_folder.parents) if not path.exists()]
-        self.describe_run(model)
         try:
-            self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        except UserError:
-            if made and not (self.run_folder / LAST).exists():
-                shutil.rmtree(made[-1])
-            raise
-        self.stopped = self.trainer.global_step < self.trainer.estimated_stepping_batches
-        if self.stopped:
-            print(f"stopped at step {self.trainer.global_step}; the same command with --ckpt_path last goes on")
-            print(f"run folder: {self.run_folder}", flush=True)
+            with self.stop, one_at_a_time(self.run_folder), faults_told(self.trainer, self.run_folder):
+                set_up_fit(datamodule)
+                self.describe_run(model)
+                self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        except RunStopped as stopped:
+            self.exit_code = stopped.exit_code
+            if is_first():
+                print(
+                    f"stopped at step {self.trainer.global_step}; the same command goes on (exit code {self.exit_code})"
+                )
+                print(f"run folder: {self.run_folder}", flush=True)
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -159,20 +192,20 @@ class RecipeCLI(LightningCLI):
     def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        answers = [answer for batch in batches for answer in batch]
-        if self.trainer.world_size > 1:
-            answers = gather_answers(answers, total=sum(len(row) for row in datamodule.rows("test")))
+        answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
         if self.trainer.is_global_zero:
             write_answers(self.out, answers, ckpt_path or model.folder)
 
     def describe_run(self, model: FinetuneModule) -> None:
         """`config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""
-        self.run_folder.mkdir(parents=True, exist_ok=True)
-        self._dump_config()
-        recipe = {name: value for name, value in self.config_dump.items() if name not in ("config", "ckpt_path")}
-        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        if not is_first():
+            return
+        text = yaml.safe_dump(self.recipe(), sort_keys=False, allow_unicode=True)
+        (self.run_folder / "summary.json").unlink(
+            missing_ok=True
+        )  # there is one only where the run has come to its end
         write_whole(self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
-        write_json(self.run_folder / "manifest.json", manifest(model.folder))
+        write_json(self.run_folder / "manifest.json", manifest(model.folder, model.quantization))
 
 
 def set_up_fit(data: ConversationDataModule) -> None:
@@ -186,43 +219,6 @@ def set_up_fit(data: ConversationDataModule) -> None:
         raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")
 
 
-def recipe_name(configs: Any) -> str:
-    """The name of the first recipe given, "fit" if none was."""
-    return Path(str(configs[0])).stem if configs else "fit"
-
-
-def with_shipped_recipes(arguments: list[str]) -> list[str]:
-    """The arguments with names of shipped recipes turned into their files.
-
-    Raises:
-        UserError: a recipe is neither a file nor shipped.
-    """
-    resolved = []
-    for index, argument in enumerate(arguments):
-        before = arguments[index - 1] if index else ""
-        if before in ("--config", "-c"):
-            resolved.append(recipe_file(argument))
-        elif argument.startswith("--config="):
-            resolved.append("--config=" + recipe_file(argument.removeprefix("--config=")))
-        else:
-            resolved.append(argument)
-    return resolved
-
-
-def recipe_file(name: str) -> str:
-    """A file as it is, else the shipped recipe of that name."""
-    if Path(name).is_file():
-        return name
-    folders = [Path(root) / "recipes" for root in dsvl_tune.__path__]
-    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
-    stem = Path(name).name.removesuffix(".yaml")
-    if stem not in shipped:
-        near = difflib.get_close_matches(stem, shipped, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"--config {name}: no such file and no shipped recipe.{hint} Shipped: {', '.join(shipped)}.")
-    return str(shipped[stem])
-
-
 def quieten() -> None:
     """Leave out what Lightning says on every start and what the user cannot act on."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
@@ -231,11 +227,13 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # what is logged is the same in all
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the trainer verbs."""
-    if RecipeCLI(arguments).stopped:
-        raise KeyboardInterrupt
+    code = RecipeCLI(arguments).exit_code
+    # The first process is who tells the caller; Lightning would have it killed for a child that ends with an error.
+    sys.exit(0 if was_launched_by_first() else code)

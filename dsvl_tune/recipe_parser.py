@@ -1,4 +1,4 @@
-"""The parser of recipes: help worth reading, and errors as one message with the nearest key."""
+"""The parser of recipes: help worth reading, errors as one message with the nearest key, the shipped ones by name."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import difflib
 import inspect
 import re
 from argparse import HelpFormatter
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+import dsvl_tune
 import dsvl_tune.datamodules
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.models.parts import PartPlan
@@ -113,3 +115,40 @@ def worth_showing(key: str) -> bool:
     if section == "trainer":
         return name in USUAL_TRAINER_KEYS
     return not key.endswith(".help") and key not in ("model", "trainer")
+
+
+def recipe_name(configs: Any) -> str:
+    """The name of the first recipe given, "fit" if none was."""
+    return Path(str(configs[0])).stem if configs else "fit"
+
+
+def with_shipped_recipes(arguments: list[str]) -> list[str]:
+    """The arguments with names of shipped recipes turned into their files.
+
+    Raises:
+        UserError: a recipe is neither a file nor shipped.
+    """
+    resolved = []
+    for index, argument in enumerate(arguments):
+        before = arguments[index - 1] if index else ""
+        if before in ("--config", "-c"):
+            resolved.append(recipe_file(argument))
+        elif argument.startswith("--config="):
+            resolved.append("--config=" + recipe_file(argument.removeprefix("--config=")))
+        else:
+            resolved.append(argument)
+    return resolved
+
+
+def recipe_file(name: str) -> str:
+    """A file as it is, else the shipped recipe of that name."""
+    if Path(name).is_file():
+        return name
+    folders = [Path(root) / "recipes" for root in dsvl_tune.__path__]
+    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    stem = Path(name).name.removesuffix(".yaml")
+    if stem not in shipped:
+        near = difflib.get_close_matches(stem, shipped, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"--config {name}: no such file and no shipped recipe.{hint} Shipped: {', '.join(shipped)}.")
+    return str(shipped[stem])

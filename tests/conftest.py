@@ -11,8 +11,10 @@ GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = {"deepseek_vl_hybrid": "hybrid", "deepseek_vl": "siglip"}
 
 
-def build_checkpoint(folder: Path, model_type: str) -> Path:
+def build_checkpoint(folder: Path, model_type: str, width: int = 48, inner: int = 80) -> Path:
     """A random model of the family in transformers' layout: 16 visual tokens an image, the golden tokenizer.
+
+    The language model has this width, and this one inside its MLPs; bitsandbytes needs multiples of 64.
 
     Every tensor is drawn, alpha included: transformers' own start leaves the SAM branch dead (alpha 0, weights 1e-10).
     """
@@ -24,7 +26,7 @@ def build_checkpoint(folder: Path, model_type: str) -> Path:
     config = AutoConfig.for_model(
         model_type,
         text_config={
-            **{"model_type": "llama", "vocab_size": 512, "hidden_size": 48, "intermediate_size": 80},
+            **{"model_type": "llama", "vocab_size": 512, "hidden_size": width, "intermediate_size": inner},
             **{"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
         },
         vision_config={
@@ -74,6 +76,18 @@ def write_image_settings(folder: Path, model_type: str) -> None:
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny checkpoint of each family in turn."""
     return build_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def wide_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny checkpoint of each family in turn, that can be quantised."""
+    return build_checkpoint(tmp_path_factory.mktemp(f"wide_{request.param}"), request.param, 64, 128)
+
+
+@pytest.fixture(scope="session")
+def wide_hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny hybrid checkpoint that can be quantised."""
+    return build_checkpoint(tmp_path_factory.mktemp("wide_hybrid"), "deepseek_vl_hybrid", 64, 128)
 
 
 @pytest.fixture(scope="session")

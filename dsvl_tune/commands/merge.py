@@ -41,6 +41,8 @@ def merge(
     and must answer held-out rows as base + adapter does: the largest logit difference is held against a bound, and
     greedy answers are compared; tensors that were not trained must be the base's, bit for bit. On a mismatch the
     command fails and leaves nothing in --out. A model card, the base's licence and the hash of every file go along.
+    A run on a 4-bit base is merged into the base as its files have it; how far the 4-bit model's answers are from
+    the result's is reported.
 
     Args:
         run: folder of a finished run.
@@ -58,7 +60,8 @@ def merge(
     out = out or run / "merged"
     with whole_folder(out) as partial:
         differing = write_merged(folder, run / "adapter", partial, layout, dtype)
-        report = verify(folder, run / "adapter", partial, layout, prompts)
+        quantization = read_json(run / "manifest.json").get("quantization")
+        report = verify(folder, run / "adapter", partial, layout, prompts, quantization)
         report |= {"base": name, "base_is_the_runs": same_base}
         report["changed_tensors"] = dict(Counter(map(part_of, differing)))
         write_json(partial / REPORT, report)

@@ -130,5 +130,18 @@ def verified_text(report: dict[str, Any]) -> str:
         f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
         f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
         f"mean {report['mean_logit_difference']:.2e}\n"
-        f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %"
+        f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %{four_bit_text(report)}"
+    )
+
+
+def four_bit_text(report: dict[str, Any]) -> str:
+    """What a verification says of a run on a 4-bit base; nothing for other runs."""
+    found = report.get("trained_in_4_bits")
+    if found is None:
+        return ""
+    return (
+        f"\ntrained on the base in 4 bits ({found['quantization']}), merged into the base as its files have it.\n"
+        f"  the 4-bit model's logits (spread {found['logit_spread']:.2e}) differ from base + adapter by at most "
+        f"{found['max_logit_difference']:.2e}, mean {found['mean_logit_difference']:.2e}\n"
+        f"  greedy answers equal: {100 * found['greedy_agreement']:.1f} %"
     )

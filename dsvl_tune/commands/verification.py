@@ -14,6 +14,7 @@ from dsvl_tune.models.export import Layout
 from dsvl_tune.models.export_files import main_dtype
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
+from dsvl_tune.models.quantization import Quantization
 from dsvl_tune.models.weights import ORIGINAL_FOLDER
 from dsvl_tune.schema import Prompts, UserError
 
@@ -23,37 +24,68 @@ BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 GREEDY_TOKENS = 16
 
 
-def verify(base: Path, adapter: Path, written: Path, layout: Layout, prompts: Prompts) -> dict[str, Any]:
+Answers = tuple[Tensor, list[Tensor]]
+"""Logits of every real position [*, vocabulary], and the greedy ids of each row."""
+
+
+def verify(
+    base: Path,
+    adapter: Path,
+    written: Path,
+    layout: Layout,
+    prompts: Prompts,
+    quantization: Quantization | None = None,
+) -> dict[str, Any]:
     """Load a written checkpoint afresh and compare it with base + adapter, in float32, one model after the other.
 
     A checkpoint in transformers' layout is loaded by plain transformers, one in the original layout by our own loader.
 
+    Args:
+        base, adapter, written: folders. layout: of the written one. prompts: to answer.
+        quantization: of the base while the adapter was trained. How far that model's answers are from those of base +
+            adapter is reported; no bound holds it.
+
     Raises:
         UserError: they do not answer alike.
     """
-    trained = load_model(base)
-    load_trained(trained, adapter)
-    trained_logits, trained_ids = answer(trained.eval(), prompts)
-    del trained
-    written_logits, written_ids = answer(load_written(written, layout), prompts)
-    difference = (trained_logits - written_logits).abs()
-    alike = [torch.equal(*pair) for pair in zip(trained_ids, written_ids, strict=True)]
-    dtype = main_dtype(written)
+    trained = answer_trained(base, adapter, prompts)
+    found = answer(load_written(written, layout), prompts)
+    dtype, spread = main_dtype(written), float(trained[0].std())
     report: dict[str, Any] = {
-        "layout": layout,
-        "dtype": dtype,
-        "rows": len(alike),
-        "max_logit_difference": float(difference.max()),
-        "mean_logit_difference": float(difference.mean()),
-        "bound": BOUNDS[dtype] * max(1.0, float(trained_logits.std())),
-        "greedy_agreement": sum(alike) / len(alike),
+        **{"layout": layout, "dtype": dtype, "rows": len(found[1])},
+        **differences(trained, found),
+        "bound": BOUNDS[dtype] * max(1.0, spread),
     }
+    if quantization is not None:
+        quantized = answer_trained(base, adapter, prompts, quantization)
+        report["trained_in_4_bits"] = {
+            **{"quantization": quantization, "logit_spread": spread},
+            **differences(trained, quantized),
+        }
     if not report["max_logit_difference"] <= report["bound"]:
         raise UserError(
             "the written checkpoint does not answer as base + adapter does: largest logit difference "
             f"{report['max_logit_difference']:.3g}, bound {report['bound']:.3g}. Nothing was kept."
         )
     return report
+
+
+def answer_trained(base: Path, adapter: Path, prompts: Prompts, quantization: Quantization | None = None) -> Answers:
+    """What base + adapter answers, with the base in 4 bits if it is said so."""
+    model = load_model(base, quantization=quantization)
+    load_trained(model, adapter)
+    return answer(model, prompts)
+
+
+def differences(one: Answers, two: Answers) -> dict[str, float]:
+    """Largest and mean difference of the logits, and the share of rows with the same greedy answer."""
+    difference = (one[0] - two[0]).abs()
+    alike = [torch.equal(*pair) for pair in zip(one[1], two[1], strict=True)]
+    return {
+        "max_logit_difference": float(difference.max()),
+        "mean_logit_difference": float(difference.mean()),
+        "greedy_agreement": sum(alike) / len(alike),
+    }
 
 
 def compare_processors(base: Path, written: Path) -> None:
@@ -89,8 +121,8 @@ def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def answer(model: PreTrainedModel, prompts: Prompts) -> tuple[Tensor, list[Tensor]]:
-    """Logits of every real position [*, vocabulary], and the greedy ids of each row; by transformers' own path."""
+def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
+    """By transformers' own path."""
     inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
     if prompts.pixel_values is not None:
         inputs["pixel_values"] = prompts.pixel_values[prompts.image_index]

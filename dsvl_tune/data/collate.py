@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +47,22 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
         questions=[prompt.question for prompt in prompts],
         origins=[prompt.origin for prompt in prompts],
     )
+
+
+def collate_own(
+    numbered: Sequence[tuple[int, Any]], make: Callable[..., Batch], share: tuple[int, int], **settings: Any
+) -> Batch:
+    """A batch that `make` collates of rows with their numbers, in which the rows of other processes weigh nothing.
+
+    Those fill a share up to the length of the others, and would else be counted twice.
+
+    Args:
+        numbered: number and row. make: rows and `settings` -> batch. share: (rank, number of processes).
+    """
+    rank, world_size = share
+    batch = make([row for _, row in numbered], **settings)
+    own = torch.tensor([number % world_size == rank for number, _ in numbered])
+    return replace(batch, loss_weights=batch.loss_weights * own[:, None])
 
 
 def pad_right(rows: Sequence[Sequence[float]], width: int, value: float) -> Tensor:

@@ -7,16 +7,18 @@ sharding and `generate` need, and what is saved is the folder that `PeftModel.fr
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from torch import nn
+from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
-from dsvl_tune.files import save_tensors, write_whole
+from dsvl_tune.files import save_tensors, stream_tensors, write_whole
 from dsvl_tune.models.parts import LORA_TARGETS, PartPlan, Plan, part_of
+from dsvl_tune.models.sharding import whole
 from dsvl_tune.models.weights import read_file
 from dsvl_tune.schema import UserError
 
@@ -67,25 +69,34 @@ def assert_adapted_parts(model: nn.Module, expected: set[str]) -> None:
         raise RuntimeError(f"adapters went to {sorted(adapted)}, the plan says {sorted(expected)}")
 
 
-def save_trained(model: PreTrainedModel, folder: Path) -> None:
+def save_trained(model: PreTrainedModel, folder: Path, read: Callable[[str], Tensor] | None = None) -> None:
     """Write what was trained: adapters as a plain peft folder, fully trained tensors beside them.
 
     `adapter_config.json` and `adapter_model.safetensors` are what peft reads; `full_parts.safetensors` (only when a
     part is fully trained) holds tensors under their names in the base checkpoint. Each file appears whole or not at
-    all.
+    all. Fully trained tensors are in memory one at a time.
+
+    Args:
+        model: with the plan applied; all processes of a sharded one must call this, the first writes.
+        folder: to write into.
+        read: gives a trained parameter's values by its name; None takes the model's own.
     """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    read = read or (lambda name: whole(trained[name]))
+    full = {name.replace(".base_layer.", "."): name for name in trained if "lora_" not in name}
+    adapters = {name: read(name) for name in trained if "lora_" in name}
+    if distributed.is_initialized() and distributed.get_rank() > 0:
+        for name in full.values():
+            read(name)  # its rows are needed by the first process
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    full = {
-        name.replace(".base_layer.", "."): parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and "lora_" not in name
-    }
     if full:
-        write_whole(folder / FULL_WEIGHTS, lambda path: save_tensors(path, full))
+        like = {plain: trained[name] for plain, name in full.items()}
+        write_whole(folder / FULL_WEIGHTS, lambda path: stream_tensors(path, like, lambda plain: read(full[plain])))
     config = getattr(model, "peft_config", {}).get("default")
     if config is None:
         return
-    state = get_peft_model_state_dict(model, adapter_name="default")
+    state = get_peft_model_state_dict(model, state_dict=adapters, adapter_name="default")
     tensors = {f"base_model.model.{name}": tensor for name, tensor in state.items()}
     write_whole(folder / "adapter_model.safetensors", lambda path: save_tensors(path, tensors))
     write_adapter_config(config, model, folder)

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from dsvl_tune.models.checksums import SUMS, check_own_sums
 from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.models.original import original_config
+from dsvl_tune.models.quantization import OnDemand, Quantization, check_widths, finish_quantization, nf4_config
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.models.weights import CLASSES, Weights
 from dsvl_tune.schema import UserError
@@ -69,6 +70,7 @@ def read_config(folder: Path) -> PretrainedConfig:
         UserError: not a DeepSeek-VL checkpoint, in neither layout.
     """
     content = read_json(folder / "config.json")
+    refuse_quantized(folder, content)
     check_own_sums(folder, weights=False)
     if content.get("model_type") not in MODEL_TYPES:
         raise UserError(
@@ -92,6 +94,22 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
+def refuse_quantized(folder: Path, content: dict[str, Any]) -> None:
+    """A checkpoint whose weights were quantised has lost what merging and exact loading need.
+
+    Raises:
+        UserError: config.json, or a part of it, has a `quantization_config`.
+    """
+    places = {"": content, **{f"{name}.": part for name, part in content.items() if isinstance(part, dict)}}
+    for place, settings in places.items():
+        if settings.get("quantization_config"):
+            raise UserError(
+                f"{folder}/config.json: {place}quantization_config says that these weights are quantised; expected "
+                "float32, bfloat16 or float16. Give the checkpoint that they were made from; to train on a 4-bit "
+                "base, add --model.quantization nf4 to it."
+            )
+
+
 def is_tied(content: dict[str, Any], names: set[str]) -> bool:
     """Whether lm_head shares the embeddings' tensor: only where config.json says so and the files hold no lm_head.
 
@@ -101,8 +119,14 @@ def is_tied(content: dict[str, Any], names: set[str]) -> bool:
     return content.get("tie_word_embeddings") is True and "lm_head.weight" not in names
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_model(
+    folder: Path, dtype: torch.dtype = torch.float32, quantization: Quantization | None = None
+) -> PreTrainedModel:
     """The complete model in `dtype` on the CPU, in eval mode, no gradient switched off yet; from either layout.
+
+    Args:
+        folder: of the checkpoint. dtype: of what is not quantised.
+        quantization: of the language model's linear layers, each as its weights are read.
 
     Raises:
         UserError: a weight is missing, left over, of another shape or not finite, or a file is not what SHA256SUMS
@@ -110,16 +134,29 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedMo
     """
     config = read_config(folder)
     weights = Weights(folder, config)
-    state = {name: weights.read(name).to(dtype) for name in weights.pairs}
+    state: dict[str, Any]
+    if quantization is None:
+        state, how = {name: weights.read(name).to(dtype) for name in weights.pairs}, {}
+    else:
+        check_widths(weights)
+        state = {name: OnDemand(weights, name) for name in weights.pairs}
+        how = {"quantization_config": nf4_config(dtype), "device_map": "cpu"}
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # what it would warn of was raised above
     try:
         model, report = CLASSES[config.model_type].from_pretrained(
-            None, state_dict=state, config=config, dtype=dtype, output_loading_info=True
+            None, state_dict=state, config=config, dtype=dtype, output_loading_info=True, **how
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
     assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), report
+    if quantization is not None:
+        finish_quantization(model)
+    return name_origin(model, folder).eval()
+
+
+def name_origin(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model, told its folder and that answers are greedy up to the tokenizer's end token."""
     model.name_or_path = str(folder)
     model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
-    return model.eval()
+    return model

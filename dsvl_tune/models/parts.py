@@ -82,9 +82,10 @@ PRESETS: dict[str, Plan] = {
     },
     "full": dict.fromkeys(PREFIXES, _FULL),
     "lora": {"language_model": _LORA},
+    "qlora": {"language_model": _LORA},
     "none": {},
 }
-Preset = Literal["align", "pretrain", "sft", "full", "lora", "none"]
+Preset = Literal["align", "pretrain", "sft", "full", "lora", "qlora", "none"]
 
 
 def part_of(name: str) -> str:

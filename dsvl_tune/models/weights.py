@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -65,30 +66,33 @@ class Weights:
             self.unused = read_header(side) if side.is_file() else {}
             check_tensors(side, self.unused, unread if self.unused else {})
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str, rows: slice = slice(None)) -> Tensor:
         """The tensor of this name in transformers' layout, in the dtype of its file.
+
+        Args:
+            name: of the tensor. rows: along its first axis; nothing else is read.
 
         Raises:
             UserError: it holds a value that is not finite.
         """
-        tensor = read_tensor(self.stored[name])
         pair = self.pairs[name]
-        return pair.split(tensor)[pair.transformers.index(name)] if self.original else tensor
+        index = pair.transformers.index(name)
+        return read_tensor(self.stored[name], lambda t: (pair.split(t)[index] if self.original else t)[rows])
 
     def count(self) -> int:
         """Tensors in the files, the side file's too."""
         return len({(stored.path, stored.name) for stored in (*self.stored.values(), *self.unused.values())})
 
 
-def read_tensor(stored: Stored) -> Tensor:
-    """One tensor of a file, copied: safetensors gives a view of the file, which somebody may write over.
+def read_tensor(stored: Stored, part: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
+    """One tensor of a file, or the part of it that `part` views; copied, for somebody may write over the file.
 
     Raises:
         UserError: it holds a value that is not finite.
     """
     with safe_open(stored.path, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(stored.name).clone()
-    if not all(bound.isfinite() for bound in tensor.aminmax()):
+        tensor = part(file.get_tensor(stored.name)).clone()
+    if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
         raise UserError(f"{stored.path}: tensor {stored.name} holds values that are not finite. Copy the file again.")
     return tensor
 

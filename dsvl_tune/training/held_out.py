@@ -10,14 +10,17 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dsvl_tune.files import write_json, write_json_lines
 from dsvl_tune.models.adapters import save_trained
 from dsvl_tune.schema import Prompts
+from dsvl_tune.training.checkpoint_io import read_checkpoint
 from dsvl_tune.training.generation import Answer, score
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.predictions import gather_answers
 from dsvl_tune.training.table import format_table
 
 
@@ -27,7 +30,7 @@ def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -
     was_training = module.network.training
     module.network.eval()
     answers = []
-    for prompts in tqdm(loader, desc=name, unit="batch", leave=False):
+    for prompts in tqdm(loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0):
         answers += module.answer(module.transfer_batch_to_device(prompts, module.device, 0))
     module.network.train(was_training)
     return answers
@@ -56,9 +59,12 @@ class HeldOutReport(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before, self.wall_s = state_dict["before"], state_dict["wall_s"]
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.run_folder = trainer.strategy.broadcast(self.run_folder)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.before:
-            print("held-out questions before training", flush=True)
+            rank_zero_only(print)("held-out questions before training", flush=True)
             self.before = self.measure(trainer, pl_module, "before")
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, when: str) -> dict[str, float]:
@@ -66,47 +72,48 @@ class HeldOutReport(L.Callback):
         assert isinstance(pl_module, FinetuneModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
-        loaders = {"test": data.test_dataloader(), **data.probe_dataloaders()}
-        for name, loader in loaders.items():
-            answers = answer_all(pl_module, loader, f"{name}, {when}")
-            path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json_lines(path, answers)
+        for name, rows in {"test": data.rows("test"), **data.probes()}.items():
+            own = answer_all(pl_module, data.prompt_loader(rows), f"{name}, {when}")
+            answers = gather_answers(own, rows)
+            if trainer.is_global_zero:
+                path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_json_lines(path, answers)
             prefix = "" if name == "test" else f"{name}/"
             metrics.update({f"{prefix}{metric}": value for metric, value in score(answers).items()})
         return metrics
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        if trainer.interrupted or (trainer.should_stop and trainer.global_step < trainer.estimated_stepping_batches):
-            return
         best = self.load_best(trainer, pl_module)
         save_trained(pl_module.network, self.run_folder / "adapter")
         after = self.measure(trainer, pl_module, "after")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         trained = [p for p in pl_module.parameters() if p.requires_grad]
+        peak = torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device=pl_module.device)
         summary = {
             "before": self.before,
             "after": after,
             "floor": data.floor(),
             "wall_s": round(self.wall_s + time.monotonic() - self.since, 1),
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_rss_bytes": int(trainer.strategy.reduce(peak, reduce_op="max")),
             "steps": trainer.global_step,
             "trainable_parameters": sum(p.numel() for p in trained),
             "best_checkpoint": best,
         }
-        write_json(self.run_folder / "summary.json", summary)
-        print(summary_text(summary, self.run_folder), flush=True)
+        if trainer.is_global_zero:
+            write_json(self.run_folder / "summary.json", summary)
+            print(summary_text(summary, self.run_folder), flush=True)
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
         """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""
-        checkpoint = trainer.checkpoint_callback
-        assert isinstance(checkpoint, ModelCheckpoint)
-        if checkpoint.monitor is None or not checkpoint.best_model_path:
+        keepers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        best = next((keeper.best_model_path for keeper in keepers if keeper.monitor), "")
+        if not best:
             return "last"
-        state = torch.load(checkpoint.best_model_path, map_location=module.device, weights_only=True)["state_dict"]
-        module.load_state_dict(state, strict=False)
-        return str(Path(checkpoint.best_model_path).relative_to(self.run_folder.resolve()))
+        state = read_checkpoint(Path(best), dict(module.named_parameters()), optimizer=False)
+        module.load_state_dict(state["state_dict"], strict=False)
+        return str(Path(best).relative_to(self.run_folder.resolve()))
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path) -> str:

@@ -14,14 +14,20 @@ from dsvl_tune.models.headers import weight_files
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "safetensors", "tokenizers", "pillow")
 
 
-def manifest(checkpoint: Path) -> dict[str, Any]:
-    """The content of `manifest.json`."""
+def manifest(checkpoint: Path, quantization: str | None = None) -> dict[str, Any]:
+    """The content of `manifest.json`.
+
+    Args:
+        checkpoint: the base's folder. quantization: of the base while training.
+    """
+    libraries = LIBRARIES if quantization is None else (*LIBRARIES, "bitsandbytes")
     return {
         "dsvl_tune": dsvl_tune.__version__,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in libraries},
         "checkpoint": {"folder": str(checkpoint), "sha256": checkpoint_hashes(checkpoint)},
+        "quantization": quantization,
     }
 
 

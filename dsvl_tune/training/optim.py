@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dsvl_tune.models.parts import Plan, part_of
@@ -22,10 +23,10 @@ def make_optimizer(
         betas: DeepSeek-VL trains with (0.9, 0.95) in all stages (arXiv 2403.05525, table 4).
         weight_decay: 0 in the paper; never applied to vectors and scalars (norms, biases, alpha).
     """
-    tensors: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    tensors: dict[tuple[str, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            tensors[part_of(name), parameter.ndim > 1].append(parameter)
+            tensors[part_of(name), parameter.ndim > 1].append((f"model.{name}", parameter))  # as checkpoints name it
     groups = [
         {
             "params": parameters,
@@ -35,7 +36,20 @@ def make_optimizer(
         }
         for (part, matrix), parameters in tensors.items()
     ]
-    return AdamW(groups, betas=betas)
+    optimizer = AdamW(groups, betas=betas)
+    optimizer.register_load_state_dict_pre_hook(by_name)
+    return optimizer
+
+
+def by_name(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's saved state with the numbers that this optimizer has for the same names."""
+    own = optimizer.state_dict()["param_groups"]
+    numbers = {name: i for group in own for name, i in zip(group["param_names"], group["params"], strict=True)}
+    saved = {group["name"]: group for group in state["param_groups"]}
+    names = {i: n for group in saved.values() for n, i in zip(group["param_names"], group["params"], strict=True)}
+    kept = ("params", "param_names")
+    groups = [{**saved[group["name"]], **{key: group[key] for key in kept}} for group in own]
+    return {"state": {numbers[names[i]]: slots for i, slots in state["state"].items()}, "param_groups": groups}
 
 
 def warmup_cosine(optimizer: AdamW, warmup_steps: int, total_steps: int, final_share: float) -> LambdaLR:

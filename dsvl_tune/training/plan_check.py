@@ -10,37 +10,54 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, distributed, nn
 
 from dsvl_tune.files import write_json
 from dsvl_tune.models.parts import Plan, part_of
+from dsvl_tune.models.quantization import PART, four_bit_layers, parameter_sizes
+from dsvl_tune.models.sharding import local
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.table import format_table
 
 
-def plan_table(model: nn.Module, plan: Plan, lr: float) -> str:
+def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None = None) -> str:
     """One line a part: what happens to it, how many tensors and parameters it has and trains, its learning rate."""
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     trained: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
+    for name, parameter, size in parameter_sizes(model):
         part = part_of(name)
-        parameters[part] += parameter.numel()
+        parameters[part] += size
         if parameter.requires_grad:
             tensors[part] += 1
-            trained[part] += parameter.numel()
+            trained[part] += size
     rows = []
     for part, how in plan.items():
         mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
+        if quantization is not None and part == PART:
+            mode += f" on {quantization}"
         rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
         rows.append([part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate])
     total = ["total", "", f"{parameters.total():,}", f"{tensors.total():,}", f"{trained.total():,}", ""]
-    return format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+    table = format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+    if quantization is not None:
+        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, double quantisation; nothing else"
+    return table
+
+
+def plan_record(module: FinetuneModule) -> dict[str, Any]:
+    """The content of `plan.json`: each part's plan, and which one's base is in 4 bits."""
+    record = {part: asdict(how) for part, how in module.plan.items()}
+    if module.quantization is not None:
+        layers = len(four_bit_layers(module.network))
+        record[PART] |= {"quantization": module.quantization, "quantized_layers": layers}
+    return record
 
 
 def fingerprint(tensor: Tensor) -> bytes:
-    """A digest of a tensor's bits: differs when any bit does."""
-    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    """A digest of a tensor's bits, or of the part that this process holds: differs when any bit does."""
+    flat = local(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(flat.data, digest_size=16).digest()
 
 
@@ -69,9 +86,10 @@ class PlanCheck(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        table = plan_table(pl_module.network, pl_module.plan, pl_module.lr)
-        print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
-        write_json(self.run_folder / "plan.json", {part: asdict(how) for part, how in pl_module.plan.items()})
+        if trainer.is_global_zero:
+            table = plan_table(pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization)
+            print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
+            write_json(self.run_folder / "plan.json", plan_record(pl_module))
         self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
         self.waiting = {name for name, p in pl_module.network.named_parameters() if p.requires_grad}
 
@@ -82,26 +100,25 @@ class PlanCheck(L.Callback):
             return
         assert isinstance(pl_module, FinetuneModule)
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        self.with_gradient = {
-            name: rates[id(parameter)]
-            for name, parameter in pl_module.network.named_parameters()
-            if name in self.waiting and parameter.grad is not None and bool(parameter.grad.any())
-        }
+        parameters = {name: p for name, p in pl_module.network.named_parameters() if name in self.waiting}
+        found = {name for name, p in parameters.items() if p.grad is not None and bool(local(p.grad).any())}
+        self.with_gradient = {name: rates[id(parameters[name])] for name in in_any_process(found)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if not self.with_gradient:
-            return
         assert isinstance(pl_module, FinetuneModule)
+        if not self.with_gradient or pl_module.bad_steps.found:
+            return
         watched = {
             name: parameter
             for name, parameter in pl_module.network.named_parameters()
             if name in self.with_gradient or not (self.frozen_checked or parameter.requires_grad)
         }
-        moved = {name for name, parameter in watched.items() if fingerprint(parameter) != self.before[name]}
+        changed = {name for name, parameter in watched.items() if fingerprint(parameter) != self.before[name]}
+        moved = in_any_process(changed)
         self.hold_against_plan(moved, watched)
         self.waiting -= moved
         if not self.frozen_checked:
-            print(
+            rank_zero_only(print)(
                 f"plan check after the first step: {len(moved)} tensors moved, all of them planned; "
                 f"{len(self.waiting)} planned ones had no gradient yet and stay watched",
                 flush=True,
@@ -118,4 +135,15 @@ class PlanCheck(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.waiting:
-            print(f"plan check: {len(self.waiting)} planned tensors never moved, e.g. {sorted(self.waiting)[0]}")
+            rank_zero_only(print)(
+                f"plan check: {len(self.waiting)} planned tensors never moved, e.g. {min(self.waiting)}"
+            )
+
+
+def in_any_process(names: set[str]) -> set[str]:
+    """What is in the set of one process at least: where the model is cut, each sees its own part of a tensor."""
+    if not distributed.is_initialized():
+        return names
+    sets: list[set[str]] = [set() for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(sets, names)
+    return set().union(*sets)

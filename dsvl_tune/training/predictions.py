@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import distributed
 
@@ -34,19 +35,26 @@ def answers_file(out: Path | None, run: Path | None, base: Path) -> Path:
     return out
 
 
-def gather_answers(own: list[Answer], total: int) -> list[Answer]:
+def gather_answers(own: list[Answer], rows: Sequence[Sequence[Any]]) -> list[Answer]:
     """The answers of all processes in the order of the rows; each process holds every n-th of them.
 
     Args:
-        own: this process's. total: rows there are; shares of equal length repeat some at the end.
+        own: this process's. rows: that were asked, each a list of conversations; shares of equal length repeat some at
+            the end.
     """
+    if not distributed.is_initialized():
+        return own
     shares: list[list[Answer]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(shares, own)
-    return in_row_order(shares, total)
+    return in_row_order(shares, sum(len(row) for row in rows))
 
 
 def in_row_order(shares: Sequence[list[Answer]], total: int) -> list[Answer]:
-    """Row i is number i // n in the share of process i % n, as the data module deals them out."""
+    """Row i is number i // n in the share of process i % n, as the data module deals them out.
+
+    Fewer than `total` where Lightning was told to stop early.
+    """
+    total = min(total, sum(len(share) for share in shares))
     return [shares[row % len(shares)][row // len(shares)] for row in range(total)]
 
 

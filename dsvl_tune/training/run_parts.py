@@ -7,38 +7,41 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
+from dsvl_tune.training.checkpoints import FOLDER
 from dsvl_tune.training.held_out import HeldOutReport
 from dsvl_tune.training.plan_check import PlanCheck
 from dsvl_tune.training.progress import StepProgress
-from dsvl_tune.training.stopping import StopAfterStep
+from dsvl_tune.training.saving import LastCheckpoint
+from dsvl_tune.training.stopping import StopRequest
 
 
-def run_callbacks(run_folder: Path, best_by: str, progress: bool) -> list[Callback]:
-    """Plan check, progress, report, stopping, and checkpoints at every validation: the last, and the best by a metric.
-
-    Two callbacks keep them: `save_last` of one alone would write the last checkpoint only when it is the best.
+def run_callbacks(
+    run_folder: Path, best_by: str, progress: bool, stop: StopRequest, checkpoint_every_steps: int | None
+) -> list[Callback]:
+    """Plan check, progress, report, and checkpoints: the last one, and the best by a metric.
 
     Args:
         run_folder: checkpoints go to `checkpoints/` in it.
         best_by: logged metric that picks the best one, or "last" to keep no other than the last.
         progress: whether to show the bar.
+        stop: says when the run should stop.
+        checkpoint_every_steps: optimizer steps between the last ones, besides validations; None for no more.
     """
-    folder = run_folder / "checkpoints"
     best = ModelCheckpoint(
-        dirpath=folder,
+        dirpath=run_folder / FOLDER,
         filename="best-{step}",
         monitor=best_by,
         mode="min" if "loss" in best_by else "max",
         save_top_k=1,
         save_on_train_epoch_end=False,
+        enable_version_counter=False,  # a run that goes on from before a kill writes the same file again
     )
     return [
         *([StepProgress()] if progress else []),
         PlanCheck(run_folder),
         HeldOutReport(run_folder),
-        StopAfterStep(),
         *([best] if best_by != "last" else []),
-        ModelCheckpoint(dirpath=folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=False),
+        LastCheckpoint(run_folder, stop, checkpoint_every_steps),
     ]
 
 

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dsvl_tune.models.parts import part_of
+from dsvl_tune.models.quantization import NF4_BYTES
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.schema import UserError
 
@@ -120,6 +121,22 @@ def test_published_sizes(model_type: str) -> None:
     for name, parameter in model.named_parameters():
         counted[part_of(name)] += parameter.numel()
     assert counted == SIZES[model_type]
+
+
+def test_memory_of_the_7b_in_4_bits_is_what_its_recipe_says() -> None:
+    width, inner, layers = (LLAMA_7B[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    linear = layers * (4 * width**2 + 3 * width * inner)
+    other = sum(SIZES["deepseek_vl_hybrid"].values()) - linear
+    header = next(path for path in RECIPES if path.stem == "deepseek_vl_7b_chat_qlora").read_text(encoding="utf-8")
+    packed, kept = linear * NF4_BYTES / 1e9, other * 2 / 1e9
+    for figure in (
+        f"{linear / 1e9:.2f} billion",
+        f"4 bits (0.516 bytes each) {packed:.2f} GB",
+        f"bfloat16 {kept:.2f} GB",
+    ):
+        assert figure in " ".join(header.replace("#", " ").split())
+    adapters = 37.7e6 * 16 / 1e9  # value, gradient and AdamW's two moments in float32
+    assert f"together {packed + kept + adapters:.2f} GB" in header
 
 
 def test_published_sizes_fill_the_published_files() -> None:

@@ -1,0 +1,152 @@
+"""Runs training jobs in groups of processes, and keeps what they tell. Imports once, then forks: `python processes.py`.
+
+A job is a dict: what `train` takes, as text and numbers. Each group gets a rendezvous of its own, as torchrun gives it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
+from dsvl_tune.models.adapters import save_trained
+from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.models.sharding import local
+from dsvl_tune.recipe import quieten
+from dsvl_tune.training.checkpoint_io import RunCheckpointIO
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.plan_check import PlanCheck
+from dsvl_tune.training.strategy import choose_strategy
+
+
+class Told(FinetuneModule):
+    """Keeps everything it logs."""
+
+    told: dict[str, list[float]]
+
+    def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
+        self.told.setdefault(name, []).append(float(value))
+
+
+class Keep(L.Callback):
+    """Saves a checkpoint after some step, and counts the bytes that this process holds of what training needs."""
+
+    def __init__(self, save_at: int | None, path: Path) -> None:
+        self.save_at, self.path = save_at, path
+        self.held: dict[str, int] = {}
+
+    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        parameters = list(pl_module.parameters())
+        state = [value for slots in optimizer.state.values() for value in slots.values() if value.ndim]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        held = {"parameters": parameters, "gradients": gradients, "optimizer": state}
+        self.held = {name: sum(local(tensor).nbytes for tensor in tensors) for name, tensors in held.items()}
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.save_at and not trainer.fit_loop._should_accumulate():
+            trainer.save_checkpoint(self.path)
+
+
+def train(
+    folder: Path,
+    name: str,
+    checkpoint: str,
+    files: dict[str, str],
+    world_size: int,
+    strategy: str,
+    steps: int,
+    model: dict[str, Any],
+    parts: dict[str, Any],
+    accumulate: int = 1,
+    precision: Any = "32-true",
+    save_at: int | None = None,
+    resume: str | None = None,
+    validate: bool = False,
+) -> dict[str, Any]:
+    """Train for some steps on rows of text, of images and of trees; four rows over all processes are a micro-batch."""
+    L.seed_everything(3, verbose=False)
+    module = Told(checkpoint, parts={k: PartPlan(**how) for k, how in parts.items()}, final_lr_share=1.0, **model)
+    module.told = {}
+    rows = {kind: InstructDataModule(path, validation=path, validation_rows=0) for kind, path in files.items()}
+    data = MixtureDataModule(
+        rows,  # type: ignore[arg-type]
+        shares={"text": 1, "image": 1},
+        text_only=("text",),
+        loss_weights={"text": 0.5},
+        checkpoint=checkpoint,
+        batch_size=4 // world_size,
+    )
+    keep = Keep(save_at, folder / f"{name}.ckpt")
+    trainer = L.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="cpu",
+        devices=world_size,
+        strategy=choose_strategy(strategy, world_size, 1),
+        plugins=[RunCheckpointIO(optimizer=True)],
+        precision=precision,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=0.5,
+        val_check_interval=steps * accumulate if validate else None,
+        check_val_every_n_epoch=None if validate else 1,
+        limit_val_batches=1.0 if validate else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        callbacks=[PlanCheck(folder), keep],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume and folder / resume)
+    save_trained(module.network, folder / name)
+    return {"told": module.told, "held": keep.held}
+
+
+def run_group(group: dict[str, Any], rank: int, port: int, folder: Path) -> None:
+    """The jobs of a group, one after another, in one of its processes."""
+    size = group["world_size"]
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "RANK": rank}
+    launched = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+    if size > 1:
+        os.environ.update({key: str(value) for key, value in (rendezvous | launched).items()})
+    for job in group["jobs"]:
+        result = train(folder, world_size=size, **job)
+        (folder / f"{job['name']}.{rank}.pickle").write_bytes(pickle.dumps(result))
+
+
+def fork_group(group: dict[str, Any], folder: Path) -> None:
+    """Fork the processes of a group and wait for all of them."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    children = []
+    for rank in range(group["world_size"]):
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                run_group(group, rank, port, folder)
+                code = 0
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    if any(os.waitpid(child, 0)[1] for child in children):
+        raise SystemExit(f"a process of {group} failed")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quieten()
+    for one in json.loads(sys.stdin.read()):
+        fork_group(one, Path(sys.argv[1]))

@@ -1,0 +1,70 @@
+"""Runs `dsvl-tune` commands in forked processes: what takes 10 s, importing everything, is done once before.
+
+As a script it is a server for another process: a request and an answer are a line of JSON each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import dsvl_tune.recipe
+
+SCRIPT = str(Path(dsvl_tune.__file__).with_name("__main__.py"))
+"""What `python -m dsvl_tune` runs, for a command that starts further processes of itself."""
+
+
+def start(arguments: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> int:
+    """Run `dsvl-tune` with `arguments` in `folder` and a process group of its own; gives the process."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        os.setsid()
+        os.chdir(folder)
+        output = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.environ.update(environment or {})
+        sys.argv = [SCRIPT, *arguments]
+        from dsvl_tune.cli import main
+
+        main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def poll(pid: int) -> int | None:
+    """The exit code of a process that has ended, negative for the signal that ended it."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def serve() -> None:
+    """Answer {"start": [arguments, folder, log, environment]} with a process, {"poll": process} with its exit code."""
+    answers = os.fdopen(os.dup(1), "w")
+    print(json.dumps("ready"), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            arguments, folder, log, environment = request["start"]
+            answer = start(arguments, Path(folder), Path(log), environment)
+        else:
+            answer = poll(request["poll"])
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,236 @@
+"""The 4-bit base: which layers, with what values, and each way in which it could silently be another model."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes import functional as bnb
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText
+
+from dsvl_tune.models import quantization
+from dsvl_tune.models.adapters import apply_plan, save_trained
+from dsvl_tune.models.loading import load_model, read_config
+from dsvl_tune.models.merging import merge_into
+from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan, part_of
+from dsvl_tune.models.quantization import (
+    NF4_BYTES,
+    check_quantization,
+    four_bit_layers,
+    nf4_config,
+    parameter_sizes,
+)
+from dsvl_tune.models.weights import Weights
+from dsvl_tune.schema import UserError
+
+
+def inputs(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """An image and some text."""
+    torch.manual_seed(0)
+    ids = torch.cat([torch.full((1, 16), model.config.image_token_id), torch.randint(10, 400, (1, 9))], dim=1)
+    found = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 32, 32)}
+    if model.config.model_type == "deepseek_vl_hybrid":
+        found["high_res_pixel_values"] = torch.randn(1, 3, 64, 64)
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+
+
+def adapted(folder: Path, dtype: torch.dtype = torch.float32, variant: Any = "lora", **parts: PartPlan) -> Any:
+    """A model on a 4-bit base whose adapters are no longer at their start."""
+    model = load_model(folder, dtype, "nf4")
+    apply_plan(model, fit_plan(make_plan("qlora", parts), model, set()), variant)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def gradients(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    model.zero_grad()
+    model(**batch, labels=batch["input_ids"], use_cache=False).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def in_original_layout(folder: Path, target: Path) -> Path:
+    """The checkpoint as DeepSeek's own code has it."""
+    target.mkdir()
+    merge_into(Weights(folder, read_config(folder)), {}, target, "original", None)
+    return target
+
+
+@pytest.mark.parametrize("layout", ["transformers", "original"])
+def test_exactly_the_language_models_linear_layers(layout: str, wide_checkpoint: Path, tmp_path: Path) -> None:
+    folder = wide_checkpoint if layout == "transformers" else in_original_layout(wide_checkpoint, tmp_path / "there")
+    full, packed = load_model(folder, torch.bfloat16), load_model(folder, torch.bfloat16, "nf4")
+    layers = full.config.text_config.num_hidden_layers
+    found = four_bit_layers(packed)
+    assert Counter(name.rsplit(".", 1)[1] for name in found) == dict.fromkeys(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), layers
+    )
+    assert {part_of(f"{name}.weight") for name in found} == {"language_model"}
+    before, after = full.state_dict(), dict(packed.named_parameters())
+    assert set(dict(full.named_parameters())) == set(after)
+    for name, parameter in after.items():
+        layer = found.get(name.removesuffix(".weight"))
+        if layer is None:
+            assert parameter.dtype == torch.bfloat16 and torch.equal(parameter, before[name])
+        else:
+            again = bnb.quantize_4bit(before[name], compress_statistics=True, quant_type="nf4")
+            assert torch.equal(parameter, again[0]) and parameter.dtype == torch.uint8
+            values = bnb.dequantize_4bit(parameter.data, layer.weight.quant_state).float()
+            assert torch.equal(values, bnb.dequantize_4bit(*again).float())
+            assert 0.05 < (values - before[name].float()).norm() / before[name].float().norm() < 0.11
+    sizes = {name: p.numel() for name, p in full.named_parameters()}
+    assert {name: size for name, _, size in parameter_sizes(packed)} == sizes
+
+
+def test_it_is_what_plain_transformers_makes_of_the_checkpoint(wide_checkpoint: Path) -> None:
+    plain = AutoModelForImageTextToText.from_pretrained(wide_checkpoint, quantization_config=nf4_config(torch.float32))
+    ours = load_model(wide_checkpoint, quantization="nf4")
+    for layer in four_bit_layers(plain).values():
+        layer.support_avx512bf16_for_cpu = False
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(**inputs(plain)).logits, ours(**inputs(ours)).logits)
+
+
+@pytest.mark.parametrize(
+    ("kept", "hit"),
+    [
+        (["lm_head", "vision_model", "high_res_vision_model", "aligner"], "'siglip': 12"),  # matched from the start
+        ([r"model\.(?!language_model\.).*"], "'lm_head': 1"),  # a list of one's own replaces the default
+        (["lm_head", r"model\.(?!language_model\.).*", "q_proj"], "'language_model': 12"),
+    ],
+)
+def test_a_list_that_hits_other_layers_does_not_pass(
+    kept: list[str], hit: str, wide_hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantization, "KEPT", kept)
+    with pytest.raises(RuntimeError, match=hit):
+        load_model(wide_hybrid_checkpoint, quantization="nf4")
+
+
+def test_bytes_of_a_parameter() -> None:
+    layer = nn.Linear(1024, 512, bias=False)
+    packed, state = bnb.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
+    assert (packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes) / layer.weight.numel() == NF4_BYTES
+
+
+def test_weights_in_16_bits_are_gone_once_they_are_packed(
+    wide_hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted while the last tensor is read (the first one in the other case); a state dict would hold them all."""
+    seen: list[int] = []
+    read = Weights.read
+
+    def counting(self: Weights, name: str) -> Tensor:
+        if name in ("lm_head.weight", "model.vision_model.post_layernorm.weight"):
+            tensors = [o for o in gc.get_objects() if type(o) is Tensor and o.shape == (128, 64)]
+            seen.append(sum(t.is_floating_point() and not t.is_meta for t in tensors))
+        return read(self, name)
+
+    gc.collect()
+    monkeypatch.setattr(Weights, "read", counting)
+    load_model(wide_hybrid_checkpoint, torch.bfloat16)
+    load_model(wide_hybrid_checkpoint, torch.bfloat16, "nf4")
+    assert seen == [0, 4, 0, 0]  # gate_proj and up_proj of two layers
+
+
+def test_only_what_trains_is_float32_and_pixels_still_fit(wide_checkpoint: Path) -> None:
+    """peft's prepare_model_for_kbit_training would make the towers float32, and bfloat16 pixels would not fit them."""
+    model = adapted(wide_checkpoint, torch.bfloat16, aligner=PartPlan("lora"))
+    dtypes = {(p.requires_grad, p.dtype) for p in model.parameters()}
+    assert dtypes == {(True, torch.float32), (False, torch.bfloat16), (False, torch.uint8)}
+    assert {layer.compute_dtype for layer in four_bit_layers(model).values()} == {torch.bfloat16}
+    found = gradients(model, inputs(model, torch.bfloat16))
+    assert found and all(grad.isfinite().all() and grad.any() for grad in found.values())
+
+
+def test_answering_leaves_the_packed_weights_and_their_gradients_as_they_were(wide_hybrid_checkpoint: Path) -> None:
+    """With AVX-512 BF16, bitsandbytes repacks layers that answer without gradient, and then passes none back."""
+    model = adapted(wide_hybrid_checkpoint).train()
+    batch = inputs(model)
+    before, packed = gradients(model, batch), {n: p.clone() for n, p in model.named_parameters()}
+    with torch.no_grad():
+        model.eval().generate(**batch, max_new_tokens=3)
+    after = gradients(model.train(), batch)
+    assert all(torch.equal(tensor, packed[name]) for name, tensor in model.named_parameters())
+    assert all(torch.equal(grad, after[name]) for name, grad in before.items())
+
+
+def test_gradient_checkpointing_changes_no_gradient(wide_hybrid_checkpoint: Path) -> None:
+    """To the rounding that it has on a base in 16 bits too, where sums are formed in another order."""
+    model = adapted(wide_hybrid_checkpoint, aligner=PartPlan("full"), embed_tokens=PartPlan("full")).train()
+    batch = inputs(model)
+    plain = gradients(model, batch)
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recomputed = gradients(model, batch)
+    assert set(plain) == set(recomputed) and len(plain) > 28
+    assert all((grad - recomputed[name]).abs().max() <= 1e-5 * grad.abs().max() for name, grad in plain.items())
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_plain_peft_loads_the_adapter_on_either_base(
+    wide_hybrid_checkpoint: Path, tmp_path: Path, variant: str
+) -> None:
+    model = adapted(wide_hybrid_checkpoint, variant=variant, aligner=PartPlan("lora")).eval()
+    save_trained(model, tmp_path)
+    logits = {}
+    for bits, how in {4: {"quantization_config": nf4_config(torch.float32)}, 16: {}}.items():
+        base = AutoModelForImageTextToText.from_pretrained(wide_hybrid_checkpoint, **how)
+        for layer in four_bit_layers(base).values():
+            layer.support_avx512bf16_for_cpu = False
+        with torch.no_grad():
+            logits[bits] = PeftModel.from_pretrained(base, tmp_path).eval()(**inputs(base)).logits
+            wanted = model(**inputs(model)).logits
+    assert (logits[4] - wanted).abs().max() <= 1e-5
+    assert 1e-2 < (logits[16] - wanted).abs().mean() < 0.5 * wanted.std()
+
+
+def test_the_part_in_4_bits_is_not_fully_trained() -> None:
+    check_quantization(make_plan("qlora", {"embed_tokens": PartPlan("full"), "lm_head": PartPlan("full")}))
+    check_quantization(make_plan("align", None))
+    with pytest.raises(UserError, match="language_model is to be fully trained, but model.quantization"):
+        check_quantization(make_plan("full", None))
+
+
+def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(hybrid_checkpoint: Path) -> None:
+    with pytest.raises(UserError, match=r"q_proj.weight has rows of 48, and a 4-bit base needs multiples of 64"):
+        load_model(hybrid_checkpoint, quantization="nf4")
+
+
+def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"not installed: pip install 'bitsandbytes>=0.50'"):
+        check_quantization(make_plan("qlora", None))
+
+
+@pytest.mark.parametrize("place", ["", "text_config."])
+def test_a_quantised_checkpoint_is_no_base(place: str, wide_hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(wide_hybrid_checkpoint, tmp_path / "base")
+    path = tmp_path / "base" / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (content["text_config"] if place else content)["quantization_config"] = {"quant_method": "bitsandbytes"}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"config.json: {place}quantization_config says .* Give the checkpoint"):
+        load_model(tmp_path / "base")
+
+
+def test_a_weight_that_is_not_finite_is_named_while_it_streams(wide_hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    model = load_model(wide_hybrid_checkpoint)
+    name = "model.language_model.layers.1.mlp.up_proj.weight"
+    with torch.no_grad():
+        model.get_parameter(name)[0, 0] = float("nan")
+    shutil.copytree(wide_hybrid_checkpoint, tmp_path / "base")
+    model.save_pretrained(tmp_path / "base")
+    with pytest.raises(UserError, match=f"{name} holds values that are not finite"):
+        load_model(tmp_path / "base", quantization="nf4")
