@@ -3,8 +3,7 @@
 Sources: parameters and their dtypes are the model's own, with the plan applied (`adapters.apply_plan`: what trains is
 float32). A gradient has its parameter's dtype. AdamW keeps two moments of the parameter's size and dtype, and makes a
 third tensor of them while it steps (torch.optim.adamw). FSDP2 (torch.distributed.fsdp.fully_shard) divides all of these
-by the number of GPUs, and gathers the weights of the layer in use and of the next one; what lies outside the layers
-stays gathered from the forward to the backward pass.
+by the number of GPUs, and gathers the weights of the layer in use and of the next one.
 """
 
 from __future__ import annotations
@@ -16,13 +15,12 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.models.parts import LORA_TARGETS, Plan, part_names, part_of
+from dsvl_tune.models.quantization import NF4_BYTES, PART
 from dsvl_tune.training.dry_step import RowShape, StepBytes, dry_steps
 
 MOMENTS = 2
 LAYER = re.compile(r".*\.layers\.\d+\.")
-QUANTIZED = re.compile(rf"({LORA_TARGETS['language_model']})(\.base_layer)?\.weight")
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A parameter in nf4 with double quantisation: half a byte, a byte for 64, 4 for 64 x 256 (arXiv 2305.14314)."""
+QUANTIZED = re.compile(rf"({LORA_TARGETS[PART]})(\.base_layer)?\.weight")
 
 
 class PartBytes(NamedTuple):
@@ -55,13 +53,17 @@ def weight_bytes(name: str, parameter: Tensor, quantization: str | None) -> floa
 
 
 def gathered_bytes(model: PreTrainedModel, quantization: str | None) -> float:
-    """What a GPU holds of weights that are not its share: two layers, and all that lies outside the layers."""
-    groups: dict[str, float] = {}
+    """What a GPU holds of weights that are not its share: the largest unit, one more layer, and what is in no unit.
+
+    The units are those of `models.sharding.shard`: every layer, the embeddings, the head.
+    """
+    units: dict[str, float] = {}
     for name, parameter in model.named_parameters():
-        found = LAYER.match(name)
-        group = found.group() if found else ""
-        groups[group] = groups.get(group, 0.0) + weight_bytes(name, parameter, quantization)
-    return groups.pop("", 0.0) + 2 * max(groups.values())
+        layer, part = LAYER.match(name), part_of(name)
+        unit = layer.group() if layer else part if part in ("embed_tokens", "lm_head") else ""
+        units[unit] = units.get(unit, 0.0) + weight_bytes(name, parameter, quantization)
+    outside = units.pop("", 0.0)
+    return outside + max(units.values()) + max(size for unit, size in units.items() if unit.endswith("."))
 
 
 def dequantized_bytes(model: PreTrainedModel, quantization: str | None) -> float:
