@@ -123,7 +123,7 @@ def dry_step(model: PreTrainedModel, shape: RowShape, precision: str, accumulate
         if not accumulates:
             for parameter in trained:
                 parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         peak = bytes_.peak - before
         for parameter in trained:
             parameter.grad = None
