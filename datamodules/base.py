@@ -9,24 +9,24 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import ConcatDataset, DataLoader
 
-from dsvl_tune.data.collate import collate, collate_own, collate_prompts
-from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.batches import make_batch, make_prompts, make_share
+from dsvl_tune.data.encode import Overlong
+from dsvl_tune.data.images import finish_pixels
 from dsvl_tune.data.mixed_sampler import MixedSampler
-from dsvl_tune.data.packing import tree
 from dsvl_tune.data.sampler import StepSampler
-from dsvl_tune.metrics.floor import Answered, constant_answer_floor
+from dsvl_tune.data.stored_images import image_keys
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Batch, Conversation, Pixels, Processor, Prompts, Sample, Turn, UserError
+from dsvl_tune.schema import Conversation, Processor, Store, UserError
+
+from .floor import floor_of_rows
+from .squares import kept_squares
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
-
-
-FLOOR_ROWS = 2000
-"""Training rows whose answers the floor is counted on."""
 
 
 class ConversationDataModule(L.LightningDataModule):
@@ -42,6 +42,10 @@ class ConversationDataModule(L.LightningDataModule):
         overlong: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
             answer, then the end of the answer; no question and no image is cut in two.
         system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
+        pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which do not see each
+            other; only padding is saved, what a step learns stays the same. null packs none.
+        pixel_cache_gb: bound on padded and scaled pictures kept in the cache folder (3.1 MB each at 1024 px), so that
+            none is decoded and scaled twice; 0 keeps none. It pays where rows or epochs show the same pictures.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class ConversationDataModule(L.LightningDataModule):
         max_tokens: int | None = None,
         overlong: Overlong = "error",
         system_prompt: str | None = None,
+        pack_tokens: int | None = None,
+        pixel_cache_gb: float = 0.0,
     ) -> None:
         super().__init__()
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
@@ -61,8 +67,9 @@ class ConversationDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.seed = seed
         self.max_tokens, self.overlong = max_tokens, overlong
-        self.system_prompt = system_prompt
+        self.system_prompt, self.pack_tokens, self.pixel_cache_gb = system_prompt, pack_tokens, pixel_cache_gb
         self.processor: Processor | None = None
+        self.features: Store | None = None  # set by the model, where it has frozen towers and a store
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -98,6 +105,8 @@ class ConversationDataModule(L.LightningDataModule):
                 f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at most "
                 f"{processor.context_tokens} tokens. Lower it or leave it out."
             )
+        if self.pack_tokens is not None and self.pack_tokens < 1:
+            raise UserError(f"data.pack_tokens: {self.pack_tokens}, expected tokens of a row. null packs none.")
         if self.system_prompt is not None:
             processor = replace(processor, default_system=self.system_prompt)
         self.processor = processor
@@ -111,7 +120,8 @@ class ConversationDataModule(L.LightningDataModule):
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=self.encoding(make_batch),
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=self.encoding(self.batching(make_batch)),
         )
 
     def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
@@ -124,7 +134,7 @@ class ConversationDataModule(L.LightningDataModule):
         rows = self.rows("validation")
         if not rows:
             return []
-        counted = partial(collate_own, make=make_batch, share=self.share())
+        counted = partial(self.batching(make_share), share=self.share())
         return [self.loader(list(enumerate(rows)), self.batch_size, counted), self.prompt_loader(rows)]
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -139,15 +149,24 @@ class ConversationDataModule(L.LightningDataModule):
         """Prompts over each of `probes`."""
         return {name: self.prompt_loader(rows) for name, rows in self.probes().items()}
 
+    def every_row(self) -> Rows:
+        """All that a run may show: every split's rows, then the probes'."""
+        splits = [*(self.rows(split) for split in ("train", "validation", "test")), *self.probes().values()]
+        return ConcatDataset([rows for rows in splits if len(rows)])  # type: ignore
+
+    def all_stored(self) -> bool:
+        """Whether the features of every image of `every_row` are stored; ends at the first that is not."""
+        assert self.processor is not None
+        processor = replace(self.processor, features=self.features)
+        found = image_keys(self.every_row(), processor, "looking for stored features")
+        return all(stored for row in found for _, stored in row)
+
     def floor(self) -> dict[str, float]:
         """What the best constant answers score on "test": see `metrics.floor`; counted on training rows.
 
         Questions without an answer are not scored; with no other there is no floor.
         """
-        train = self.rows("train")
-        known = (answered(c) for i in range(min(FLOOR_ROWS, len(train))) for c in train[i])
-        asked = [answered(c) for row in self.rows("test") for c in row if c.turns[-1].role == "assistant"]
-        return constant_answer_floor(known, asked) if asked else {}
+        return floor_of_rows(self.rows("train"), self.rows("test"))
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""
@@ -161,13 +180,24 @@ class ConversationDataModule(L.LightningDataModule):
             [rows[i % len(rows)] for i in range(rank, total, world_size)],  # type: ignore[arg-type]
             batch_size=batch_size,
             num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(make),
         )
 
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
-        return partial(make, processor=self.processor, max_tokens=self.max_tokens, overlong=self.overlong)
+        squares = kept_squares(self.processor.image_rule, self.pixel_cache_gb) if self.pixel_cache_gb else None
+        processor = replace(self.processor, features=self.features, squares=squares, compact=True)
+        return partial(make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong)
+
+    def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """`make_batch` or `make_share` with this module's length of a packed row."""
+        return partial(make, pack_tokens=self.pack_tokens)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalise what came as levels, on the device."""
+        return finish_pixels(batch, self.read_processor().image_rule)
 
     def share(self) -> tuple[int, int]:
         """(rank, world size) of the processes that read different data."""
@@ -200,50 +230,9 @@ class StepLoader(DataLoader[Any]):
         Raises:
             UserError: another number of rows, another seed, mixture or size of a micro-batch over all processes.
         """
-        for key, here in self.state_dict().items():
+        for key, here in self.batch_sampler.state().items():
             if state.get(key) != here:
                 raise UserError(
                     f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
                     "so its position means other rows. Resume with the same data settings, or start a new run."
                 )
-
-
-def make_batch(
-    rows: Sequence[list[Conversation]], processor: Processor, max_tokens: int | None, overlong: Overlong
-) -> Batch:
-    """Rows encoded and collated; an image that several of them show is read once."""
-    seen: dict[str, Pixels] = {}
-    return collate([make_sample(row, processor, max_tokens, overlong, seen) for row in rows], processor.pad_id)
-
-
-def make_sample(
-    row: list[Conversation],
-    processor: Processor,
-    max_tokens: int | None,
-    overlong: Overlong,
-    seen: dict[str, Pixels] | None = None,
-) -> Sample:
-    """A row encoded, several conversations as a message tree."""
-    seen = {} if seen is None else seen
-    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
-    return tree(samples, processor.image_token_id)
-
-
-def make_prompts(
-    conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
-) -> Prompts:
-    """Prompts encoded and collated."""
-    seen: dict[str, Pixels] = {}
-    prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
-    return collate_prompts(prompts, processor.pad_id)
-
-
-def answered(conversation: Conversation) -> Answered:
-    """The last question of a conversation with its answer."""
-    question, answer = (text_of(turn) for turn in conversation.turns[-2:])
-    return Answered(conversation.kind, question, answer)
-
-
-def text_of(turn: Turn) -> str:
-    """A turn without its images."""
-    return "".join(part for part in turn.parts if isinstance(part, str)).strip()

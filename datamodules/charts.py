@@ -24,7 +24,8 @@ class ChartsDataModule(ConversationDataModule):
         probe_scenes: pictures of the embedded model's own domain, scored before and after: what was forgotten.
         kinds: kinds of chart: upright, lying, grouped, line, pie.
         questions: most questions on a training chart; they are branches of one message tree.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+            pack_tokens.
     """
 
     def __init__(
@@ -41,12 +42,16 @@ class ChartsDataModule(ConversationDataModule):
         self.charts = {"train": train_charts, "validation": validation_charts, "test": test_charts}
         self.probe_scenes, self.kinds, self.questions = probe_scenes, kinds, questions
 
-    def rows(self, split: str) -> Rows:
+    def rows(self, split: str) -> GeneratedRows:
         """A chart a row, its questions as conversations."""
         make = partial(chart_row, split=split, kinds=self.kinds, questions=self.questions)
-        return GeneratedRows(make, self.charts[split])
+        return GeneratedRows(make, self.charts[split], ("charts", make.keywords))
+
+    def identity(self, split: str) -> str:
+        """The generator and its settings."""
+        return self.rows(split).identity
 
     def probes(self) -> dict[str, Rows]:
         """The embedded model's own domain."""
-        scenes = GeneratedRows(partial(scene_row, split="test"), self.probe_scenes)
+        scenes = GeneratedRows(partial(scene_row, split="test"), self.probe_scenes, "scenes of test")
         return {"scenes": scenes} if self.probe_scenes else {}

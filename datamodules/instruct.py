@@ -9,10 +9,13 @@ from typing import Any
 from dsvl_tune.data.conversations import Conversations, open_conversations
 from dsvl_tune.data.formats import Format
 from dsvl_tune.data.grouping import group_trees, hold_out
+from dsvl_tune.data.remembered import remembered_survey
+from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.survey import Examine, Facts, survey, tree_digest
 from dsvl_tune.schema import Conversation, UserError
 
-from .base import ConversationDataModule, Rows
+from .base import Rows
+from .streamed import FIRST_ROWS, StreamingDataModule, is_far, open_stream
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,14 @@ class EachRow(Sequence[list[Conversation]]):
     def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
         return [self.conversations[index]]
 
+    @property
+    def identity(self) -> str:
+        """The files' stamps, and how their rows are read."""
+        read = self.conversations
+        return f"{[part.identity for part in read.rows.parts]}{read.images_root}{read.format}{read.allow_urls}"
 
-class InstructDataModule(ConversationDataModule):
+
+class InstructDataModule(StreamingDataModule):
     """Conversations about images from JSONL, JSON, CSV, parquet, Arrow, WebDataset tars and Hugging Face datasets.
 
     A row is in OpenAI's, LLaVA's or ShareGPT's, ms-swift's or the official DeepSeek-VL form, or has the columns
@@ -66,6 +75,9 @@ class InstructDataModule(ConversationDataModule):
         verify_images: decode every image once at the start; off, a bad one is found when training comes to it.
         allow_urls: fetch images that rows name by http(s) URL, once, into a cache; off, nothing is fetched.
         check_rows: rows of a file up to which it is read completely before training.
+        streaming: read `train` while training, shard after shard, and keep nothing: a URL (hf://, s3://, https://; * is
+            a wildcard), a hub name, a folder or a pattern, of JSONL, CSV, parquet or tar. Rows are shuffled a
+            thousand at a time. Held-out rows that are not on this machine are read into memory.
         kwargs: of `ConversationDataModule`.
     """
 
@@ -81,6 +93,7 @@ class InstructDataModule(ConversationDataModule):
         verify_images: bool = True,
         allow_urls: bool = False,
         check_rows: int = 100_000,
+        streaming: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -92,6 +105,7 @@ class InstructDataModule(ConversationDataModule):
         self.verify_images = verify_images
         self.allow_urls = allow_urls
         self.check_rows = check_rows
+        self.streaming = streaming
         self.splits: dict[str, Rows] = {}
 
     def setup(self, stage: str) -> None:
@@ -103,7 +117,7 @@ class InstructDataModule(ConversationDataModule):
         super().setup(stage)
         if self.splits:
             return
-        splits: dict[str, Rows] = {}
+        splits: dict[str, Rows] = {split: self.read_streamed(split) for split in self.streamed_splits()}
         for split, conversations in self.open_files().items():
             if len(conversations) <= self.check_rows:
                 splits |= self.read(split, conversations)
@@ -117,27 +131,65 @@ class InstructDataModule(ConversationDataModule):
 
     def unchecked(self) -> dict[str, Rows]:
         """Every row of every file as it stands there."""
-        return {split: EachRow(conversations) for split, conversations in self.open_files().items()}
+        opened = {split: EachRow(conversations) for split, conversations in self.open_files().items()}
+        streamed = {split: self.open_streamed(split, first=0) for split in self.streamed_splits()}
+        return {split: (streamed | opened)[split] for split, file in self.files.items() if file is not None}
 
     def identity(self, split: str) -> str | None:
         """The files' stamps and which of their rows are taken how."""
         rows = self.rows(split)
         assert isinstance(rows, (ChosenRows, EachRow))
         numbers = rows.numbers if isinstance(rows, ChosenRows) else None
-        stamps = [part.identity for part in rows.conversations.rows.parts]
-        return f"{stamps}{numbers}{self.format}"
+        return f"{EachRow(rows.conversations).identity}{numbers}"
 
     def open_files(self) -> dict[str, Conversations]:
         """The conversations of each file, not read yet."""
         return {
             split: open_conversations(file, self.images_root, self.format, self.allow_urls)
             for split, file in self.files.items()
-            if file is not None
+            if file is not None and split not in self.streamed_splits()
         }
+
+    def streamed_splits(self) -> list[str]:
+        """The splits that are not opened but streamed."""
+        named = [split for split, file in self.files.items() if file is not None and self.streaming]
+        return [split for split in named if split == "train" or is_far(str(self.files[split]))]
+
+    def open_streamed(self, split: str, first: int) -> StreamedRows:
+        """A streamed split with its first rows."""
+        name = str(self.files[split])
+        return open_stream(name, first, self.seed, self.images_root, self.format, self.allow_urls)
+
+    def read_streamed(self, split: str) -> Rows:
+        """A streamed split, its first rows checked; of held-out ones they are all.
+
+        Raises:
+            UserError: one of them is bad, too many are held out, or none are and some should be.
+        """
+        name = self.files[split]
+        if split == "train" and self.files["validation"] is None and self.validation_rows > 0:
+            raise UserError(
+                f"{name}: is streamed, so none of its rows can be held out by their images. Give data.validation, or "
+                "set data.validation_rows: 0."
+            )
+        rows = self.open_streamed(split, FIRST_ROWS if split == "train" else self.check_rows + 1)
+        if split != "train" and len(rows) > self.check_rows:
+            raise UserError(
+                f"{name}: more rows than check_rows ({self.check_rows:,}); held-out rows that are streamed are read "
+                "into memory. Name fewer, save them on this machine, or raise data.check_rows."
+            )
+        self.facts(split, [rows[number] for number in range(len(rows))])
+        if split == "train":
+            print(
+                f"train: streamed from {len(rows.stream.shards):,} files, the first {len(rows):,} rows are checked; "
+                "dsvl-tune check-data checks them all",
+                flush=True,
+            )
+        return rows
 
     def read(self, split: str, conversations: Conversations) -> dict[str, Rows]:
         """The rows of a file, all of them checked; validation rows held out of the training file if need be."""
-        facts = self.facts(split, conversations)
+        facts = self.facts(split, EachRow(conversations))
         held: set[int] = set()
         splits: dict[str, Rows] = {}
         if split == "train" and self.files["validation"] is None and self.validation_rows > 0:
@@ -152,7 +204,7 @@ class InstructDataModule(ConversationDataModule):
         keys = ((number, facts[number].tree if self.message_trees else None) for number in numbers)
         return ChosenRows(conversations, group_trees(keys))
 
-    def facts(self, split: str, conversations: Conversations) -> list[Facts]:
+    def facts(self, split: str, rows: Rows) -> list[Facts]:
         """What every conversation is, in order. The first process tokenises them all and decodes the images."""
         if self.trainer is not None and not self.trainer.is_global_zero:
             examine: Any = outline
@@ -160,8 +212,11 @@ class InstructDataModule(ConversationDataModule):
             assert self.processor is not None
             form: Any = "generation" if split == "test" else "training"
             examine = Examine(self.processor, form, self.max_tokens, self.overlong, self.verify_images)
-        found = []
-        for one in survey(EachRow(conversations), examine, title=f"checking {split} rows"):
+        found, title = [], f"checking {split} rows"
+        known = survey(rows, examine, title)
+        if isinstance(rows, EachRow) and isinstance(examine, Examine):
+            known = remembered_survey(rows, examine, rows.identity, title)
+        for one in known:
             if one.error:
                 raise UserError(one.error)
             found.append(one)

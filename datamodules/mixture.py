@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from dsvl_tune.data.lengths import MeasureRow, row_lengths
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.mixing import Mixture, Ramp
+from dsvl_tune.data.streams import StreamedRows
+from dsvl_tune.metrics.floor import constant_answer_floor
 from dsvl_tune.schema import Conversation, UserError
 
-from .base import ConversationDataModule, Rows
+from .base import FLOOR_ROWS, ConversationDataModule, Rows, answered
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class MixtureDataModule(ConversationDataModule):
         loss_weights: weight of the answers of a source, by name; 1 if not named.
         modality_weights: weight of the answers in rows with "image" and of "text"; 1 if not named.
         epoch_rows: rows after which an epoch ends; null takes all sources' rows. trainer.max_steps ends by steps.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+            pack_tokens.
     """
 
     def __init__(
@@ -154,6 +157,15 @@ class MixtureDataModule(ConversationDataModule):
             ]
         )
 
+    def floor(self) -> dict[str, float]:
+        """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""
+        mixed = self.rows("train")
+        assert isinstance(mixed, MixedRows)
+        each = FLOOR_ROWS // len(mixed.sources)
+        known = (answered(c) for one in mixed.sources for i in range(min(each, len(one))) for c in one.row(i))
+        asked = [answered(c) for row in self.rows("test") for c in row if c.turns[-1].role == "assistant"]
+        return constant_answer_floor(known, asked) if asked else {}
+
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""
         return {f"{name} {key}": rows for name, one in self.sources.items() for key, rows in one.unchecked().items()}
@@ -164,6 +176,9 @@ class MixtureDataModule(ConversationDataModule):
 
     def mixture(self) -> Mixture:
         """How the sources are mixed."""
+        for name, source in self.sources.items():
+            if isinstance(source.rows("train"), StreamedRows):
+                raise UserError(f"data.sources: {name!r} is streamed. A mixture counts rows; set its streaming: false.")
         sizes = {name: len(source.rows("train")) for name, source in self.sources.items()}
         if empty := [name for name, size in sizes.items() if not size]:
             raise UserError(f"data.sources: {empty[0]!r} has no training rows. Leave it out.")

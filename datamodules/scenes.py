@@ -27,7 +27,8 @@ class ScenesDataModule(ConversationDataModule):
         most: most elements in a training picture or table; held-out ones have up to six.
         cells: questions that label every cell of a training picture, see `scenes.scene_row`.
         types: question types to ask about training pictures and tables; null asks all.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt.
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+            pack_tokens.
     """
 
     def __init__(
@@ -50,9 +51,14 @@ class ScenesDataModule(ConversationDataModule):
         self.kinds, self.questions, self.most = kinds, questions, most
         self.cells, self.types = cells, types
 
-    def rows(self, split: str) -> Rows:
+    def rows(self, split: str) -> GeneratedRows:
         """A picture or a table a row, its questions as conversations; held-out rows are tables if all others are."""
-        return GeneratedRows(partial(self.row, split=split), self.amounts[split])
+        drawn = (self.text_share, self.kinds, self.questions, self.most, self.cells, self.types)
+        return GeneratedRows(partial(self.row, split=split), self.amounts[split], ("scenes", split, drawn))
+
+    def identity(self, split: str) -> str:
+        """The generator and its settings."""
+        return self.rows(split).identity
 
     def row(self, index: int, split: str) -> list[Conversation]:
         """One row; the fractional part of index x share steps through 0..1 evenly, so tables come at even distances."""
@@ -66,5 +72,5 @@ class ScenesDataModule(ConversationDataModule):
 
     def probes(self) -> dict[str, Rows]:
         """Written tables."""
-        tables = GeneratedRows(partial(table_row, split="test"), self.probe_tables)
+        tables = GeneratedRows(partial(table_row, split="test"), self.probe_tables, "tables of test")
         return {"tables": tables} if self.probe_tables else {}

@@ -26,6 +26,7 @@ COMMANDS = {
     "predict": Command("dsvl_tune.recipe", "main", "answer every question of the recipe's test data into a file"),
     "check-data": Command("dsvl_tune.commands.check_data", "main", "read every row of a recipe's data and report"),
     "preview": Command("dsvl_tune.commands.preview", "main", "a page of rows as the model will see them"),
+    "cache-features": Command("dsvl_tune.commands.cache_features", "main", "keep what frozen towers make of images"),
     "estimate-memory": Command("dsvl_tune.commands.estimate_memory", "main", "what a recipe takes, without loading it"),
     "merge": Command("dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"),
     "convert": Command("dsvl_tune.commands.convert", "main", "a checkpoint in transformers' or the original layout"),
@@ -52,8 +53,9 @@ first steps:
   dsvl-tune merge runs/charts_lora --out merged           the result as one plain transformers checkpoint
   dsvl-tune chat --model merged --image chart.png --prompt "What is the value of the red bar?"
 
-stop a run with Ctrl-C; the same command with --ckpt_path last goes on.
-exit codes: 0 done, 2 something to put right (one message says what), 130 stopped by Ctrl-C
+stop a run with Ctrl-C; the same command goes on, also after a kill.
+exit codes: 0 done, 2 something to put right (one message says what), 75 stopped by SIGTERM, SIGUSR1 or its time limit
+(the same command goes on), 130 stopped by Ctrl-C
 """
 
 

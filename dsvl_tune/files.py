@@ -128,7 +128,7 @@ def partial_of(target: Path) -> Path:
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Put a filled folder where another may stand; after a kill in between, `settle` brings that one back."""
+    """Put a filled folder where another file or folder may stand; `settle` ends what a kill interrupts."""
     settle(target)
     replaced = target.with_name(f".{target.name}.replaced")
     if target.exists():
@@ -138,7 +138,7 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 
 def settle(target: Path) -> None:
-    """End what a kill has interrupted in `put_in_place`: the folder that stood there stands there again."""
+    """End what a kill has interrupted in `put_in_place`; for the one process that writes the target."""
     replaced = target.with_name(f".{target.name}.replaced")
     if replaced.exists() and not target.exists():
         replaced.replace(target)

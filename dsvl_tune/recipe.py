@@ -85,6 +85,9 @@ class RecipeCLI(LightningCLI):
             help="what picks the checkpoint that the run's result is; last takes the last step",
         )
         parser.add_argument(
+            "--keep_best", type=PositiveInt, default=1, help="so many of the best checkpoints stay in the run's folder"
+        )
+        parser.add_argument(
             "--resume",
             type=Literal["auto", "never"],
             default="auto",
@@ -143,14 +146,17 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
+        if self.subcommand is None:  # a command that asks for the recipe's data or model alone
+            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, **kwargs)
         kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
         kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
-        best_by, every_steps = (self._get(self.config_init, key) for key in ("best_by", "checkpoint_every_steps"))
-        callbacks = run_callbacks(self.run_folder, best_by, progress, self.stop, every_steps)
+        keys = ("best_by", "keep_best", "checkpoint_every_steps")
+        kept = {key: self._get(self.config_init, key) for key in keys}
+        callbacks = run_callbacks(self.run_folder, progress, self.stop, **kept)
         if isinstance(settings["val_check_interval"], int):
             kwargs["check_val_every_n_epoch"] = None  # so many steps, however many an epoch has; else Lightning raises
         return super().instantiate_trainer(
@@ -235,5 +241,6 @@ def quieten() -> None:
 def main(arguments: list[str]) -> None:
     """Entry of the trainer verbs."""
     code = RecipeCLI(arguments).exit_code
-    # The first process is who tells the caller; Lightning would have it killed for a child that ends with an error.
-    sys.exit(0 if was_launched_by_first() else code)
+    # The first process tells the caller. Lightning would kill it for a process it started that ends with a code.
+    if code and not was_launched_by_first():
+        sys.exit(code)

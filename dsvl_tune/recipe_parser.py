@@ -25,11 +25,11 @@ A recipe is YAML; every key of it can be given or overridden here, later ones wi
   dsvl-tune fit --config charts_lora
   dsvl-tune fit --config charts_lora --model.parts.language_model.rank 8 --trainer.max_steps 100
   dsvl-tune fit --config charts_lora --data dsvl_tune.datamodules.InstructDataModule --data.train my.jsonl
-  dsvl-tune fit --config charts_lora --ckpt_path last        go on with the newest run of this recipe
+  dsvl-tune fit --config charts_lora --time_limit_s 3600     an hour; the same command goes on
 
 --config takes a file or the name of a shipped recipe. model.* says what is trained and how, data.* what on,
 trainer.* is Lightning's Trainer. --print_config shows every key with its value; --data.help CLASS the keys of a
-data module. Ctrl-C stops after the step and saves.""",
+data module. Ctrl-C, SIGTERM and SIGUSR1 save after the step; the same command goes on, also after a kill.""",
     "validate": "validate: loss and generated answers on the recipe's validation data\n\n"
     "  dsvl-tune validate --config charts_lora --model.checkpoint merged",
     "test": """test: scores of generated answers on the recipe's test data

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,6 +118,19 @@ class ImageRule:
     min_size: int = 14
 
 
+class Store(Protocol):
+    """Where tensors made of an image may already lie, by a key of its content."""
+
+    def has(self, key: str) -> bool:
+        """Whether they seem to, at a glance."""
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors, None if they do not."""
+
+    def put(self, key: str, tensors: dict[str, Tensor]) -> bool:
+        """Keep them, if there is room."""
+
+
 @dataclass(frozen=True)
 class Processor:
     """All that turning a conversation into tokens and pixels needs to know of a checkpoint."""
@@ -134,20 +147,43 @@ class Processor:
     pad_id: int
     context_tokens: int
     """Longest row the checkpoint supports."""
+    features: Store | None = None
+    """Of features, asked before an image is decoded; None where they are not stored."""
+    squares: Store | None = None
+    """Of padded squares, asked then; None where they are not kept."""
+    compact: bool = False
+    """Whether the branch of the square's own size is left as uint8 levels, to be normalised on the device."""
 
 
 @dataclass
 class Pixels:
-    """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised."""
+    """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised.
+
+    On its way from a worker the branch of the square's own size has uint8 levels instead (`Processor.compact`).
+    `key` is where its features will be stored, "" where they are not.
+    """
 
     name: str
     low: Tensor
     high: Tensor | None
+    key: str = ""
+
+
+@dataclass
+class Features:
+    """One image whose features were stored: each tensor by name, as `models.vision` describes them."""
+
+    name: str
+    tensors: dict[str, Tensor]
+
+
+SeenImage: TypeAlias = "Pixels | Features"
+"""An image as it is brought to the model."""
 
 
 @dataclass
 class Sample:
-    """One row: a conversation, or several that share an image prefix (a message tree).
+    """One row: a conversation, several that share an image prefix (a message tree), or several of either (packed).
 
     Attributes:
         input_ids: [T], image tokens expanded to V each.
@@ -155,8 +191,10 @@ class Sample:
             state t - 1 with label t). A learnt token is never the first of its branch.
         loss_weights: [T] float.
         position_ids: [T], as if each conversation stood alone.
-        branches: [T], 0 in a shared prefix, k in the k-th conversation. A token sees the tokens before it that have
-            branch 0 or its own branch. A row with one conversation has 0 everywhere.
+        segments: [T], which member of a packed row, from 0; a member is a conversation or a tree. Members do not see
+            each other.
+        branches: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token sees the tokens before it
+            of its segment that have branch 0 or its own branch. A conversation without a tree has 0 everywhere.
         images: in reading order, one per image slot.
         origins: of each conversation in the row.
     """
@@ -165,41 +203,62 @@ class Sample:
     labels: list[int]
     loss_weights: list[float]
     position_ids: list[int]
+    segments: list[int]
     branches: list[int]
-    images: list[Pixels]
+    images: list[SeenImage]
     origins: list[str] = field(default_factory=list)
 
 
+class Pinned:
+    """A dataclass of tensors whose memory a loader can pin."""
+
+    def pin_memory(self) -> Any:
+        """The same with every tensor in pinned memory, from where a GPU copies without waiting."""
+        pinned: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, dict):
+                pinned[name] = {key: tensor.pin_memory() for key, tensor in value.items()}
+            else:
+                pinned[name] = value.pin_memory() if hasattr(value, "pin_memory") else value
+        return type(self)(**pinned)
+
+
 @dataclass
-class Batch:
-    """What a training step eats. Right-padded; padding has branch -1, label IGNORE_INDEX and position 0.
+class Batch(Pinned):
+    """What a training step eats. Right-padded; padding has segment and branch -1, label IGNORE_INDEX, position 0.
 
     Attributes:
-        input_ids, labels, position_ids, branches: [B, T] int64. loss_weights: [B, T] float32.
+        input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
         pixel_values: [I, 3, S_low, S_low] float32 or None for a text-only batch. high_res_pixel_values: the same at
-            S_high, None in the SigLIP-only family.
-        image_index: [M] int64, which of the I images fills the m-th slot.
+            S_high, None in the SigLIP-only family. The larger one is uint8 until it is on the device. Images whose
+            features were stored are not among them.
+        image_index: [M] int64, which of the I images fills the m-th slot: first those with pixels, then the others.
         origins: of every conversation in the batch, for error messages.
+        features: of the images that come without pixels, each tensor [I, ...] by name; None without any.
+        feature_keys: where the features of each image with pixels are to be stored; empty where they are not.
     """
 
     input_ids: Tensor
     labels: Tensor
     loss_weights: Tensor
     position_ids: Tensor
+    segments: Tensor
     branches: Tensor
     pixel_values: Tensor | None
     high_res_pixel_values: Tensor | None
     image_index: Tensor
     origins: list[str]
+    features: dict[str, Tensor] | None = None
+    feature_keys: list[str] = field(default_factory=list)
 
 
 @dataclass
-class Prompts:
+class Prompts(Pinned):
     """What generation eats: left-padded prompts that end in "Assistant:", and what was expected of each.
 
     Attributes:
         input_ids, attention_mask: [B, T] int64.
-        pixel_values, high_res_pixel_values, image_index: as in `Batch`.
+        pixel_values, high_res_pixel_values, image_index, features, feature_keys: as in `Batch`.
         references: the expected answer of each row.
         kinds: the question type of each row.
         questions: the question's text of each row. origins: file and row, or seed.
@@ -214,3 +273,5 @@ class Prompts:
     kinds: list[str]
     questions: list[str]
     origins: list[str]
+    features: dict[str, Tensor] | None = None
+    feature_keys: list[str] = field(default_factory=list)

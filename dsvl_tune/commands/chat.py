@@ -20,7 +20,7 @@ from dsvl_tune.data.messages import fill_places, split_text
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, ImageRef, Pixels, Processor, Prompts, Turn, UserError
+from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, SeenImage, Turn, UserError
 from dsvl_tune.training.generation import Sampling, generate_ids
 
 IMAGE_COMMAND = "/image"
@@ -164,7 +164,7 @@ class Talk:
     max_new_tokens: int
     pictures: list[ImageRef]
     turns: tuple[Turn, ...] = ()
-    seen: dict[str, Pixels] = field(default_factory=dict)
+    seen: dict[str, SeenImage] = field(default_factory=dict)
 
     def hear(self, line: str) -> None:
         """Take a picture, or answer a question."""

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dsvl_tune.data.remembered import remembered_survey
 from dsvl_tune.data.report import BINS, Report, leaks
-from dsvl_tune.data.survey import Examine, survey
+from dsvl_tune.data.survey import Examine
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
+from dsvl_tune.datamodules.generated import GeneratedRows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
 from dsvl_tune.files import whole_folder, write_json
@@ -26,8 +28,9 @@ check-data: read every row of a recipe's data and say what is wrong, how long ro
   dsvl-tune check-data --config deepseek_vl_7b_chat_lora --data.train my/train.jsonl
   dsvl-tune check-data --config mine.yaml --json report.json --fix clean
 
-Every row is rendered and tokenised, every image decoded, on all cores. The exit code is 0 if nothing would stop fit,
-else 2. All keys of a recipe can be given, as with fit."""
+Every row is rendered and tokenised, every image decoded, on all cores. Stopped and started again, the command goes on
+where it was, and rows that were right and have not changed since are not read again. The exit code is 0 if nothing
+would stop fit, else 2. All keys of a recipe can be given, as with fit."""
 
 
 def check_data(data: ConversationDataModule) -> tuple[dict[str, Report], dict[str, Rows]]:
@@ -39,7 +42,8 @@ def check_data(data: ConversationDataModule) -> tuple[dict[str, Report], dict[st
         form: Any = "generation" if split.endswith("test") else "training"
         examine = Examine(processor, form, data.max_tokens, data.overlong, looks=True)
         reports[split] = Report(limit)
-        for facts in survey(rows, examine, f"checking {split}"):
+        identity = rows.identity if isinstance(rows, (EachRow, GeneratedRows)) else None
+        for facts in remembered_survey(rows, examine, identity, f"checking {split}"):
             reports[split].add(facts)
     return reports, splits
 

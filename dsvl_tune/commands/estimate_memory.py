@@ -79,14 +79,17 @@ def estimate_recipe(recipe: Any, config: PretrainedConfig, shape: RowShape) -> t
     apply_plan(model, plan, settings.lora_variant, settings.lora_dropout)
     accumulates = recipe.trainer.accumulate_grad_batches > 1
     quantization = "nf4" if settings.preset == "qlora" else settings.quantization
-    return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization)
+    checkpointed = settings.gradient_checkpointing or True
+    return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization, checkpointed)
 
 
 def report(recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, found: Estimate) -> str:
     """The three tables and the store's line."""
     checkpointing = bool(recipe.model.gradient_checkpointing)
     stored = stored_feature_bytes(config, plan)
-    rows = f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.learnt:,} learnt tokens"
+    rows = (
+        f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.learnt:,} learnt tokens"
+    )
     return "\n\n".join(
         [
             f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, {recipe.trainer.precision}",

@@ -10,12 +10,13 @@ import torch
 import yaml
 from jsonargparse import auto_cli
 
+from dsvl_tune.commands.consolidation import trained_folder
 from dsvl_tune.commands.model_card import run_sections, verified_text, write_card
 from dsvl_tune.commands.verification import compare_processors, verify
 from dsvl_tune.files import whole_folder, write_json
 from dsvl_tune.models.checksums import write_sums
 from dsvl_tune.models.export import Layout, compare_weights
-from dsvl_tune.models.export_files import REPORT
+from dsvl_tune.models.export_files import REPORT, main_dtype
 from dsvl_tune.models.headers import read_json
 from dsvl_tune.models.loading import read_config, resolve_checkpoint
 from dsvl_tune.models.merging import check_changes, merge_into, read_changes
@@ -34,6 +35,7 @@ def merge(
     layout: Layout = "transformers",
     dtype: Dtype = "base",
     rows: int = 16,
+    checkpoint: str | None = None,
 ) -> None:
     """Merge what a run trained into its base checkpoint, and prove it.
 
@@ -51,18 +53,23 @@ def merge(
             when that has moved.
         layout: transformers, or original for the code of github.com/deepseek-ai/DeepSeek-VL.
         dtype: of the written weights; base keeps the base's own.
-        rows: held-out rows to verify with.
+        rows: held-out rows to verify with; 0 leaves the loading and answering out, for want of memory.
+        checkpoint: what to merge instead of the run's result, also of a run that was stopped: best, last or the path
+            of a checkpoint, which many processes may have written.
     """
     name = base or read_recipe(run)["model"]["checkpoint"]
     folder = resolve_checkpoint(name)
     same_base = is_runs_base(run, folder, given=base is not None)
-    prompts = held_out_prompts(run, name, rows)
+    recipe = ["--config", str(run / "config.yaml"), "--model.checkpoint", name]
+    prompts = held_out_prompts(recipe, rows) if rows else None
     out = out or run / "merged"
-    with whole_folder(out) as partial:
-        differing = write_merged(folder, run / "adapter", partial, layout, dtype)
-        quantization = read_json(run / "manifest.json").get("quantization")
-        report = verify(folder, run / "adapter", partial, layout, prompts, quantization)
-        report |= {"base": name, "base_is_the_runs": same_base}
+    with trained_folder(run, checkpoint, recipe) as adapter, whole_folder(out) as partial:
+        differing = write_merged(folder, adapter, partial, layout, dtype)
+        report = {"layout": layout, "dtype": main_dtype(partial), "rows": 0}
+        if prompts is not None:
+            quantization = read_json(run / "manifest.json").get("quantization")
+            report |= verify(folder, adapter, partial, layout, prompts, quantization)
+        report |= {"base": name, "base_is_the_runs": same_base, "checkpoint": checkpoint}
         report["changed_tensors"] = dict(Counter(map(part_of, differing)))
         write_json(partial / REPORT, report)
         write_card(partial, name, layout, run_sections(run, report))
@@ -117,17 +124,13 @@ def write_merged(base: Path, adapter: Path, target: Path, layout: Layout, dtype:
     return compare_weights(weights, Weights(target, read_config(target)), set(changes), torch_dtype)
 
 
-def held_out_prompts(run: Path, base: str, rows: int) -> Prompts:
-    """The first held-out questions of the run's own data."""
+def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
+    """The first held-out questions of a run's own data; the recipe as `fit` takes it."""
     from dsvl_tune.recipe import RecipeCLI  # brings lightning, which merging alone does not need
 
-    arguments = [
-        *("--config", str(run / "config.yaml"), "--model.checkpoint", base),
-        *("--data.init_args.eval_batch_size", str(rows)),
-    ]
-    data = RecipeCLI(arguments, run=False).datamodule
+    data = RecipeCLI([*recipe, "--data.init_args.eval_batch_size", str(rows)], run=False).datamodule
     data.setup("test")
-    prompts: Prompts = next(iter(data.test_dataloader()))
+    prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return prompts
 
 

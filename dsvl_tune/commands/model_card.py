@@ -92,14 +92,17 @@ Its torchvision backend resizes by another algorithm and differs a little on eve
 def run_sections(run: Path, report: dict[str, Any]) -> dict[str, str]:
     """Sections on a run: what trained on what, its scores, how the merge was verified, versions."""
     recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    summary, plan, manifest = (read_json(run / f"{name}.json") for name in ("summary", "plan", "manifest"))
+    plan, manifest = (read_json(run / f"{name}.json") for name in ("plan", "manifest"))
+    checkpoint = report["checkpoint"]
     versions = {"dsvl-tune": manifest["dsvl_tune"], "python": manifest["python"], **manifest["libraries"]}
     return {
         "Base": f"`{report['base']}`. Trained from weight files with these SHA-256:\n\n"
         + code(manifest["checkpoint"]["sha256"]),
         "Data": code(recipe["data"]),
         "Plan": code(plan),
-        "Held-out scores": scores_text(summary),
+        "Held-out scores": f"Not measured for this checkpoint, {checkpoint}."
+        if checkpoint
+        else scores_text(read_json(run / "summary.json")),
         "Verified": f"```\n{verified_text(report)}\n```",
         "Versions at training": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
@@ -124,10 +127,14 @@ def verified_text(report: dict[str, Any]) -> str:
     """The figures of a verification, for the terminal and the card."""
     changed = ", ".join(f"{part} {count}" for part, count in report["changed_tensors"].items())
     by = "plain transformers" if report["layout"] == "transformers" else "dsvl-tune's loader of the original layout"
-    return (
+    written = (
         f"{report['layout']} layout, {report['dtype']}\n"
         f"tensors changed: {changed}; every other tensor equals the base's, bit for bit\n"
-        f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
+    )
+    if not report["rows"]:
+        return f"{written}not loaded and not asked anything (--rows 0)"
+    return (
+        f"{written}verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
         f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
         f"mean {report['mean_logit_difference']:.2e}\n"
         f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %{four_bit_text(report)}"

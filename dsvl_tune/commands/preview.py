@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
+from dsvl_tune.data.batches import make_sample
 from dsvl_tune.data.preview import page
-from dsvl_tune.datamodules.base import make_sample
+from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.files import write_whole
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.schema import UserError
@@ -39,13 +41,14 @@ def main(arguments: list[str]) -> None:
     rows = data.rows(options.split)
     if not len(rows):
         raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
-    numbers: Iterable[int] = range(len(rows))
+    numbers: Iterable[Any] = range(len(rows))
     if options.split == "train":
         numbers = chain.from_iterable(data.sampler(rows))
     samples = [
         make_sample(rows[number], data.processor, data.max_tokens, data.overlong)
         for number in islice(numbers, options.rows)
     ]
-    text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {len(rows):,}")
+    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
+    text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {total}")
     write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
     print(f"page: {options.out}")

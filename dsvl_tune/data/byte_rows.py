@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.data.json_list import BLOCK, BOM, list_spans
-from dsvl_tune.data.row_text import CsvDialect, parse_csv, parse_json, parse_sample
+from dsvl_tune.data.row_text import CsvDialect, parse_csv, parse_json, parse_sample, sample_key
 from dsvl_tune.schema import UserError
 
 Spans = NDArray[np.int64]
@@ -193,8 +193,7 @@ def sample_spans(path: Path) -> Iterator[tuple[int, int]]:
             tar.members.clear()  # type: ignore[attr-defined]  # else they pile up: tarfile's own advice for long archives
             if not member.isfile():
                 continue
-            folder, _, base = member.name.rpartition("/")
-            key = f"{folder}/{base.partition('.')[0]}"
+            key = sample_key(member.name)
             if key != sample and sample:
                 yield start, member.offset
             if key != sample:

@@ -8,9 +8,9 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerFast
 
-from dsvl_tune.data.images import load_image, to_pixels
+from dsvl_tune.data.seen import see_image
 from dsvl_tune.data.template import Form, Segment, render
-from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Pixels, Processor, Sample, UserError
+from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample, SeenImage, UserError
 
 Overlong = Literal["error", "truncate"]
 
@@ -37,7 +37,7 @@ class EncodedPrompt:
     """A prompt that ends in "Assistant:", and what is expected of it. Fields as in `Prompts`."""
 
     input_ids: list[int]
-    images: list[Pixels]
+    images: list[SeenImage]
     reference: str
     kind: str
     question: str
@@ -50,7 +50,7 @@ def encode(
     form: Form = "training",
     max_tokens: int | None = None,
     overlong: Overlong = "error",
-    seen: dict[str, Pixels] | None = None,
+    seen: dict[str, SeenImage] | None = None,
 ) -> Sample:
     """One conversation as a row.
 
@@ -60,7 +60,7 @@ def encode(
         form: as in `template.render`.
         max_tokens: longest row allowed, image tokens counted; None takes the checkpoint's context.
         overlong: what becomes of a longer one, see `tokenize`.
-        seen: pixels already made, by image name; filled here, so rows encoded together share them.
+        seen: images already read, by name; filled here, so rows encoded together share them.
 
     Raises:
         UserError: as `tokenize` and `images.load_image`.
@@ -72,6 +72,7 @@ def encode(
         labels=tokens.labels,
         loss_weights=tokens.loss_weights,
         position_ids=list(range(length)),
+        segments=[0] * length,
         branches=[0] * length,
         images=make_pixels(tokens.images, processor, conversation.origin, {} if seen is None else seen),
         origins=[conversation.origin],
@@ -83,7 +84,7 @@ def encode_prompt(
     processor: Processor,
     max_tokens: int | None = None,
     overlong: Overlong = "error",
-    seen: dict[str, Pixels] | None = None,
+    seen: dict[str, SeenImage] | None = None,
 ) -> EncodedPrompt:
     """The prompt up to the last "Assistant:"; the text of the last assistant turn is the reference ("" if none).
 
@@ -183,9 +184,11 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return ids
 
 
-def make_pixels(images: list[ImageRef], processor: Processor, origin: str, seen: dict[str, Pixels]) -> list[Pixels]:
-    """Pixels of each slot; every distinct image is read once."""
+def make_pixels(
+    images: list[ImageRef], processor: Processor, origin: str, seen: dict[str, SeenImage]
+) -> list[SeenImage]:
+    """What each slot shows; every distinct image is read once."""
     for ref in images:
         if ref.name not in seen:
-            seen[ref.name] = to_pixels(load_image(ref, origin), processor.image_rule, ref.name)
+            seen[ref.name] = see_image(ref, processor, origin)
     return [seen[ref.name] for ref in images]

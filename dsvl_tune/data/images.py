@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsvl_tune.data.urls import cached_picture
-from dsvl_tune.schema import Branch, ImageRef, ImageRule, Pixels, UserError
+from dsvl_tune.schema import Batch, Branch, ImageRef, ImageRule, Pixels, Prompts, UserError
+
+Brought = TypeVar("Brought", Batch, Prompts)
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
@@ -116,9 +120,25 @@ def to_square(image: Image.Image, rule: ImageRule) -> Image.Image:
 
 def to_pixels(image: Image.Image, rule: ImageRule, name: str) -> Pixels:
     """Both branches of one RGB picture: float32 [3, S, S], normalised."""
-    square = torch.from_numpy(np.array(to_square(image, rule))).permute(2, 0, 1).float() / 255
-    high = None if rule.high is None else normalise(square, rule.high)
-    return Pixels(name, low=normalise(square, rule.low), high=high)
+    return from_levels(to_levels(image, rule), rule, name)
+
+
+def to_levels(image: Image.Image, rule: ImageRule) -> Tensor:
+    """The square of one RGB picture: uint8 [3, S, S]."""
+    return torch.from_numpy(np.array(to_square(image, rule))).permute(2, 0, 1).contiguous()
+
+
+def from_levels(levels: Tensor, rule: ImageRule, name: str, compact: bool = False) -> Pixels:
+    """Both branches of a square.
+
+    Args:
+        levels: uint8 [3, S, S], from `to_levels`. rule, name: as in `to_pixels`.
+        compact: leave the branch of the square's own size as it is, a quarter of the bytes; `normalise` makes the rest.
+    """
+    if rule.high is None:
+        return Pixels(name, levels if compact else normalise(levels.float().div_(255), rule.low), None)
+    low = normalise(levels.float().div_(255), rule.low)
+    return Pixels(name, low, levels if compact else normalise(levels.float().div_(255), rule.high))
 
 
 def resize_square(square: Tensor, size: int) -> Tensor:
@@ -129,6 +149,19 @@ def resize_square(square: Tensor, size: int) -> Tensor:
 
 
 def normalise(square: Tensor, branch: Branch) -> Tensor:
-    """The square at the branch's size, (x - mean) / std per channel: [3, S, S]."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (branch.mean, branch.std))
-    return (resize_square(square, branch.size) - mean) / std
+    """The square at the branch's size, (x - mean) / std per channel: [3, S, S]; or [I, 3, S, S] of that size.
+
+    A square of that size is written over: a new one costs more than the arithmetic.
+    """
+    mean, std = (torch.tensor(values, device=square.device).view(3, 1, 1) for values in (branch.mean, branch.std))
+    return resize_square(square, branch.size).sub_(mean).div_(std)
+
+
+def finish_pixels(batch: Brought, rule: ImageRule) -> Brought:
+    """The batch with levels that were left as they are normalised, where it lies now."""
+    found: dict[str, Any] = {}
+    for name, branch in (("pixel_values", rule.low), ("high_res_pixel_values", rule.high)):
+        levels = getattr(batch, name)
+        if branch is not None and levels is not None and levels.dtype == torch.uint8:
+            found[name] = normalise(levels.float().div_(255), branch)
+    return replace(batch, **found)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dsvl_tune.data.cache import cached
 from dsvl_tune.data.encode import Overlong, tokenize
-from dsvl_tune.data.survey import Facts, survey
+from dsvl_tune.data.survey import Facts, processor_identity, survey
 from dsvl_tune.schema import Conversation, Processor, UserError
 
 CHUNK = 20_000
@@ -40,9 +40,7 @@ class MeasureRow:
 
     def identity(self) -> str:
         """What a length depends on beside the row."""
-        processor = self.processor
-        settings = (processor.image_tokens, processor.default_system, self.max_tokens, self.overlong)
-        return f"{settings}{processor.tokenizer.backend_tokenizer.to_str()}"
+        return f"{(self.max_tokens, self.overlong)}{processor_identity(self.processor)}"
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,14 @@
-"""Message trees: conversations about the same images as one row that holds the images once.
+"""Several conversations in one row, each as if it stood alone (`models/attention.py` holds them apart).
 
-The field's term is from Molmo2. The common beginning is the shared prefix; each conversation continues it in a branch
-that sees the prefix and itself only (`models/attention.py`), at the positions it would have alone.
+Message trees are conversations about the same images: the row holds the images once. The field's term is from Molmo2.
+The common beginning is the shared prefix; each conversation continues it in a branch that sees the prefix and itself
+only, at the positions it would have alone. Packed rows hold conversations and trees that have nothing in common.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 
 from dsvl_tune.schema import Conversation, ImageRef, Sample
 
@@ -53,6 +54,7 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
         labels=samples[0].labels[:prefix],
         loss_weights=samples[0].loss_weights[:prefix],
         position_ids=samples[0].position_ids[:prefix],
+        segments=[],
         branches=[0] * prefix,
         images=samples[0].images,
         origins=origins,
@@ -63,6 +65,7 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
         row.loss_weights += sample.loss_weights[prefix:]
         row.position_ids += sample.position_ids[prefix:]
         row.branches += [branch] * (len(sample.input_ids) - prefix)
+    row.segments = [0] * len(row.input_ids)
     return row
 
 
@@ -72,3 +75,40 @@ def shared_length(samples: Sequence[Sample]) -> int:
     common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
     first_learnt = [next(i for i, weight in enumerate(sample.loss_weights) if weight) for sample in samples]
     return min(common, *(first - 1 for first in first_learnt))
+
+
+def pack(samples: Sequence[Sample], limit_tokens: int) -> list[Sample]:
+    """The samples in few rows of up to `limit_tokens`, the rows about equally long: a batch is as wide as its longest.
+
+    The longest sample goes first, each to the row that is the shortest so far (Graham's longest processing time first);
+    while a row comes out too long, one more is taken. In a row the samples keep their order.
+
+    Args:
+        samples: at least one; where one is longer than the limit, its length is the limit of all.
+        limit_tokens: longest row, image tokens counted.
+    """
+    lengths = [len(sample.input_ids) for sample in samples]
+    longest_first = sorted(range(len(samples)), key=lambda i: -lengths[i])
+    limit = max(limit_tokens, lengths[longest_first[0]])
+    for rows in range(-(-sum(lengths) // limit), len(samples) + 1):
+        filled = [0] * rows
+        members: list[list[int]] = [[] for _ in filled]
+        for i in longest_first:
+            shortest = filled.index(min(filled))
+            filled[shortest] += lengths[i]
+            members[shortest].append(i)
+        if max(filled) <= limit:
+            break
+    return [joined([samples[i] for i in sorted(row)]) for row in members]
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """One row of several samples, each a segment."""
+    if len(samples) == 1:
+        return samples[0]
+    columns = {
+        name: list(chain.from_iterable(getattr(sample, name) for sample in samples))
+        for name in ("input_ids", "labels", "loss_weights", "position_ids", "branches", "images", "origins")
+    }
+    segments = [number for number, sample in enumerate(samples) for _ in sample.input_ids]
+    return Sample(**columns, segments=segments)

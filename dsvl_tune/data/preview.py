@@ -31,6 +31,10 @@ figcaption { color: #555; font-size: .85em }
 sub { color: #00661f }
 """
 
+MORE = "◦"
+"""Stands for a token that goes on with the character before it."""
+MOST_PIECES = 8
+"""Tokens tried together: a character has up to four bytes, and a token may hold the end of one and the next."""
 KEY = (
     '<span class="learnt">learnt</span> <span class="plain">not learnt</span> <span class="image">image</span> '
     '<span class="plain special">special token</span>'
@@ -50,8 +54,9 @@ def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p class="tokens">{KEY}</p><p class="facts">A space is shown as ·, a line break as ↵. Hold the pointer over '
-        "a token for its id, position, branch and weight; a weight other than 1 stands below the token.</p>"
+        f'<p class="tokens">{KEY}</p><p class="facts">A space is shown as ·, a line break as ↵. A character that takes '
+        f"several tokens is shown at the first, the others as {MORE}. Hold the pointer over a token for its id, "
+        "position, branch and weight; a weight other than 1 stands below the token.</p>"
         + "".join(section(sample, processor, number) for number, sample in enumerate(samples, start=1))
         + "</body></html>\n"
     )
@@ -65,7 +70,11 @@ def section(sample: Sample, processor: Processor, number: int) -> str:
         f"{len(sample.input_ids):,} of {processor.context_tokens:,} tokens; {len(learnt):,} learnt, weight {weights}; "
         f"{len(sample.images)} image(s) of {processor.image_tokens} tokens; {len(sample.origins)} conversation(s)"
     )
-    pictures = "".join(figures(pixels, processor, place) for place, pixels in enumerate(sample.images, start=1))
+    pictures = "".join(
+        figures(image, processor, place)
+        for place, image in enumerate(sample.images, start=1)
+        if isinstance(image, Pixels)
+    )
     return (
         f'<section id="row{number}"><h2>{escape("; ".join(sample.origins))}</h2><p class="facts">{facts}</p>{pictures}'
         f'<div class="tokens">{"".join(spans(sample, processor))}</div></section>'
@@ -97,12 +106,13 @@ def data_url(tensor: Tensor, branch: Branch) -> str:
 def spans(sample: Sample, processor: Processor) -> Iterator[str]:
     """One element a token; an image's tokens as one."""
     branch, shown = 0, 0
+    texts = token_texts(sample, processor)
     for i, token in enumerate(sample.input_ids):
         if sample.branches[i] != branch:
             branch = sample.branches[i]
             yield f'<span class="branch">branch {branch}, continues the shared beginning</span>'
         if token != processor.image_token_id:
-            yield token_span(sample, i, processor)
+            yield token_span(sample, i, texts[i], processor)
             continue
         if shown % processor.image_tokens == 0:
             last = sample.position_ids[i] + processor.image_tokens - 1
@@ -112,13 +122,27 @@ def spans(sample: Sample, processor: Processor) -> Iterator[str]:
         shown += 1
 
 
-def token_span(sample: Sample, index: int, processor: Processor) -> str:
+def token_texts(sample: Sample, processor: Processor) -> list[str]:
+    """What each token is shown as. Tokens that are pieces of one character are decoded together."""
+    ids, tokenizer = sample.input_ids, processor.tokenizer
+    texts: list[str] = []
+    while (start := len(texts)) < len(ids):
+        for stop in range(start + 1, min(start + MOST_PIECES, len(ids)) + 1):
+            if sample.branches[stop - 1] != sample.branches[start]:
+                break
+            text = tokenizer.decode(ids[start:stop])
+            if "\ufffd" not in text:
+                break
+        if "\ufffd" in text:  # no character comes of it
+            text, stop = tokenizer.convert_ids_to_tokens(ids[start]), start + 1
+        texts += [text] + [MORE] * (stop - start - 1)
+    return texts
+
+
+def token_span(sample: Sample, index: int, text: str, processor: Processor) -> str:
     """One token of text."""
     token, weight = sample.input_ids[index], sample.loss_weights[index]
     learnt = sample.labels[index] != IGNORE_INDEX
-    text = processor.tokenizer.decode([token])
-    if "\ufffd" in text:  # a piece of a character
-        text = processor.tokenizer.convert_ids_to_tokens(token)
     special = " special" if token in processor.tokenizer.all_special_ids else ""
     title = f"id {token}, position {sample.position_ids[index]}, branch {sample.branches[index]}, weight {weight:g}"
     note = f"<sub>{weight:g}</sub>" if learnt and weight != 1 else ""

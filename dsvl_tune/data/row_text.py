@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
+from functools import partial
 from io import BytesIO, StringIO
 from typing import Any, NamedTuple
 
@@ -30,13 +31,26 @@ def text_of(content: bytes, where: str) -> str:
 
 
 def parse_json(content: bytes, where: str) -> Any:
-    """The value, or an error that says where it is not JSON."""
+    """The value, or an error that says where it is not JSON, or which key an object has twice."""
     try:
-        return json.loads(text_of(content, where))
+        return json.loads(text_of(content, where), object_pairs_hook=partial(once_each, where=where))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{where}: not JSON ({error}). Expected a list of rows (JSON) or one complete row a line (JSONL)."
         ) from None
+
+
+def once_each(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """A JSON object; of a key that comes twice, json alone would keep the last value and say nothing.
+
+    Raises:
+        UserError: a key comes twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise UserError(f"{where}: the key {twice!r} comes twice in one object. Keep the one that is meant.")
+    return found
 
 
 def parse_csv(content: bytes, where: str, dialect: CsvDialect) -> dict[str, str]:
@@ -69,13 +83,24 @@ def split_record(content: bytes, where: str, delimiter: str) -> list[str]:
 
 
 def parse_sample(content: bytes, where: str) -> dict[str, Any]:
+    """The bytes of a WebDataset sample as a row."""
+    return sample_row(sample_members(content, where), where)
+
+
+def sample_key(name: str) -> str:
+    """What neighbouring members of a tar have in common if they are one sample: the name up to the first dot."""
+    folder, _, base = name.rpartition("/")
+    return f"{folder}/{base.partition('.')[0]}"
+
+
+def sample_row(members: list[tuple[str, bytes]], where: str) -> dict[str, Any]:
     """The members of a WebDataset sample: json's keys, txt as `caption`, pictures as `images`, others as bytes.
 
     A json that names its pictures (LLaVA's `image`) means the members beside it, so those names are left out.
     """
     row: dict[str, Any] = {}
     images: list[bytes] = []
-    for name, data in sample_members(content, where):
+    for name, data in members:
         ending = name.rpartition("/")[2].partition(".")[2].lower()
         if ending.rpartition(".")[2] in IMAGE_ENDINGS:
             images.append(data)

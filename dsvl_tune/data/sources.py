@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dsvl_tune.data.byte_rows import open_csv, open_json, open_lines, open_tar
-from dsvl_tune.data.table_rows import open_arrow, open_named, open_parquet
+from dsvl_tune.data.table_rows import is_saved, named_files, open_arrow, open_named, open_parquet
 from dsvl_tune.schema import UserError
 
 
@@ -54,6 +54,7 @@ ENDINGS: dict[str, Callable[[Path], Part]] = {
     ".feather": open_arrow,
     ".tar": open_tar,
 }
+TABLES = (".parquet", ".arrow", ".feather")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 
 
@@ -89,7 +90,7 @@ def open_rows(name: str) -> Rows:
     whole, _, split = name.partition("#")
     path = Path(whole).expanduser()
     if path.is_dir():
-        parts: list[Part] = [open_named(str(path), split or "train")]
+        parts = open_folder(path, split or "train")
     elif re.search(r"[*?\[]", name) and not Path(name).exists():
         parts = [open_file(Path(found)) for found in sorted(glob(str(Path(name).expanduser())))]
         if not parts:
@@ -102,6 +103,18 @@ def open_rows(name: str) -> Rows:
     if not len(rows):
         raise UserError(f"{name}: no rows. Expected at least one conversation.")
     return rows
+
+
+def open_folder(path: Path, split: str) -> list[Part]:
+    """Saved sets, image folders and parquet by datasets; text and tars file by file.
+
+    datasets would make numbers, nulls and dates of text ("007" and "NA" in CSV, "2020-01-01" in JSON).
+    """
+    if not is_saved(path):
+        files = [Path(file) for file in named_files(str(path), split)]
+        if all(file.suffix.lower() in ENDINGS and file.suffix.lower() not in TABLES for file in files):
+            return [open_file(file) for file in files]
+    return [open_named(str(path), split)]
 
 
 def open_file(path: Path) -> Part:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from PIL import Image
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dsvl_tune.data.encode import Overlong, tokenize
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.packing import tree_key
+from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.template import Form
 from dsvl_tune.schema import Conversation, Processor, UserError
 
@@ -89,6 +90,11 @@ class Examine:
                 found.append(Facts(conversation.origin, str(error)))
         return found
 
+    def identity(self) -> str:
+        """What the facts depend on beside the row."""
+        settings = (self.form, self.max_tokens, self.overlong, self.decode, self.looks)
+        return f"{settings}{processor_identity(self.processor)}"
+
     def facts(self, conversation: Conversation) -> Facts:
         """The facts.
 
@@ -143,21 +149,40 @@ def survey(
     """The facts of every row, in order. A row that cannot even be read has one, with its error and no origin.
 
     Args:
-        rows: read one by one.
+        rows: read one by one; of a stream all of them, as its shards lie there.
         examine: usually `Examine`: a fact for each conversation.
         title: of the progress bar.
     """
-    workers = min(os.cpu_count() or 1, 16) if len(rows) >= FORK_FROM else 0
+    return chain.from_iterable(examined(rows, examine, None, title))
+
+
+def examined(
+    rows: Sequence[list[Conversation]],
+    examine: Callable[[list[Conversation]], list[Facts]],
+    numbers: Sequence[int] | None,
+    title: str,
+) -> Iterator[list[Facts]]:
+    """The facts of each of the rows with these numbers, of all without; other arguments as in `survey`."""
+    streamed = isinstance(rows, StreamedRows)
+    total = None if streamed else len(rows) if numbers is None else len(numbers)
+    keys = iter(rows.records() if isinstance(rows, StreamedRows) else range(len(rows)) if numbers is None else numbers)
+    workers = min(os.cpu_count() or 1, 16) if total is None or total >= FORK_FROM else 0
     loader: DataLoader[Any] = DataLoader(
         Surveyed(rows, examine),  # type: ignore[arg-type]  # has length and items
-        batch_size=64,
+        batch_sampler=iter(lambda: list(islice(keys, 64)), []),
         num_workers=workers,
         collate_fn=list,
     )
-    with tqdm(total=len(rows), desc=title, unit="row", leave=False) as progress:
+    with tqdm(total=total, desc=title, unit="row", leave=False) as progress:
         for batch in loader:
             progress.update(len(batch))
-            yield from chain.from_iterable(batch)
+            yield from batch
+
+
+def processor_identity(processor: Processor) -> str:
+    """What a row's tokens depend on beside its text."""
+    settings = (processor.image_tokens, processor.default_system, processor.context_tokens)
+    return f"{settings}{processor.tokenizer.backend_tokenizer.to_str()}"
 
 
 def look(image: Image.Image) -> int:

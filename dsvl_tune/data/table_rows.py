@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,11 @@ def open_named(name: str, split: str) -> TableRows:
 
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        owner, _, rest = name.partition("/")
-        title, _, config = rest.partition("/")
-        table = load(f"{owner}/{title}", name, config or None, split=split)
+        path, _, config = hub_name(name)
+        table = load(path, name, config or None, split=split)
         return TableRows(f"{name}#{split}", table, Path(), table._fingerprint)
-    if not any((folder / file).is_file() for file in ("state.json", "dataset_dict.json")):
-        table = load(str(folder), name, split=split)
+    if not is_saved(folder):
+        table = load(str(folder.resolve()), name, split=split)  # "csv" alone would be datasets' own loader of that name
         return TableRows(f"{name}#{split}", table, folder, table._fingerprint)
     try:
         saved = load_from_disk(str(folder))
@@ -118,13 +118,50 @@ def open_named(name: str, split: str) -> TableRows:
     return TableRows(f"{name}#{split}", saved.with_format("arrow"), folder, saved._fingerprint)
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether `Dataset.save_to_disk` made it."""
+    return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
+
+
+def named_files(name: str, split: str) -> list[str]:
+    """The files of a folder or hub name, as datasets finds them; none of them is downloaded.
+
+    Raises:
+        UserError: datasets finds none, or there is no such split.
+    """
+    from datasets import load_dataset_builder
+
+    folder = Path(name).expanduser()
+    path, _, config = (str(folder.resolve()), "", "") if folder.is_dir() else hub_name(name)
+    with telling(name):
+        files = load_dataset_builder(path, config or None).config.data_files or {}
+    if split not in files:
+        raise UserError(f"{name}: no split {split!r}. It has {', '.join(map(str, files))}; name one as {name}#SPLIT.")
+    return [str(file) for file in files[split]]
+
+
 def load(path: str, name: str, config: str | None = None, **options: Any) -> Any:
-    """datasets.load_dataset, giving Arrow tables, with one message for whatever it raises."""
+    """datasets.load_dataset, giving Arrow tables."""
     from datasets import load_dataset
+
+    with telling(name):
+        return load_dataset(path, config, **options).with_format("arrow")
+
+
+@contextmanager
+def telling(name: str) -> Iterator[None]:
+    """One message for whatever datasets raises."""
     from datasets.exceptions import DatasetsError
 
     try:
-        return load_dataset(path, config, **options).with_format("arrow")
+        yield
     except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError, pa.ArrowException) as error:
         said = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{name}: datasets cannot read it ({type(error).__name__}: {said}).") from None
+
+
+def hub_name(name: str) -> tuple[str, str, str]:
+    """owner/name/config -> (owner/name, /, config)."""
+    owner, _, rest = name.partition("/")
+    title, slash, config = rest.partition("/")
+    return f"{owner}/{title}", slash, config

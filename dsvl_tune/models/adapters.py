@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from dsvl_tune.files import save_tensors, stream_tensors, write_whole
+from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.parts import LORA_TARGETS, PartPlan, Plan, part_of
 from dsvl_tune.models.sharding import whole
 from dsvl_tune.models.weights import read_file
@@ -40,6 +41,7 @@ def apply_plan(model: PreTrainedModel, plan: Plan, variant: Variant = "lora", dr
     if lora:
         model.add_adapter(lora_config(lora, variant, dropout))
         assert_adapted_parts(model, set(lora))
+        install_kernels(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or plan[part_of(name)].mode == "full")
         if parameter.requires_grad:
@@ -140,6 +142,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     """Inject a peft adapter with every tensor of the file used and none missing."""
     config = LoraConfig.from_pretrained(str(folder))
     inject_adapter_in_model(config, model, "default")
+    install_kernels(model)
     state = {
         re.sub(r"^base_model\.model\.", "", name): tensor
         for name, tensor in read_file(folder / "adapter_model.safetensors").items()

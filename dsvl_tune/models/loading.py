@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from dsvl_tune.models.checksums import SUMS, check_own_sums
 from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.original import original_config
 from dsvl_tune.models.quantization import OnDemand, Quantization, check_widths, finish_quantization, nf4_config
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
@@ -152,11 +153,12 @@ def load_model(
     assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), report
     if quantization is not None:
         finish_quantization(model)
-    return name_origin(model, folder).eval()
+    return finish_model(model, folder).eval()
 
 
-def name_origin(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The model, told its folder and that answers are greedy up to the tokenizer's end token."""
+def finish_model(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model, told its folder and that answers are greedy up to the tokenizer's end token, with our kernels."""
     model.name_or_path = str(folder)
     model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
+    install_kernels(model)
     return model

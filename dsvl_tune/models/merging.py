@@ -13,26 +13,26 @@ from torch import Tensor
 from dsvl_tune.models.adapters import FULL_WEIGHTS
 from dsvl_tune.models.export import Layout, write_weights
 from dsvl_tune.models.export_files import write_other_files
-from dsvl_tune.models.headers import read_json
-from dsvl_tune.models.weights import Weights, read_file
+from dsvl_tune.models.headers import Stored, read_header, read_json
+from dsvl_tune.models.weights import Weights, read_file, read_tensor
 from dsvl_tune.schema import UserError
 
 
 @dataclass
 class Change:
-    """What training did to one base tensor: LoRA factors, or a whole new tensor."""
+    """What training did to one base tensor: LoRA factors, or a whole new tensor, read when it is asked for."""
 
     lora_a: Tensor | None = None
     lora_b: Tensor | None = None
     scaling: float = 0.0
     magnitude: Tensor | None = None
-    replacement: Tensor | None = None
+    replacement: Stored | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the base tensor that this can change."""
         if self.replacement is not None:
-            return tuple(self.replacement.shape)
+            return self.replacement.shape
         assert self.lora_a is not None and self.lora_b is not None
         return self.lora_b.shape[0], self.lora_a.shape[-1]
 
@@ -43,7 +43,7 @@ class Change:
         (arXiv 2402.09353, equation 5).
         """
         if self.replacement is not None:
-            return self.replacement.float()
+            return read_tensor(self.replacement).float()
         assert self.lora_a is not None and self.lora_b is not None
         merged = base.float() + self.scaling * (self.lora_b.float() @ self.lora_a.float())
         if self.magnitude is not None:
@@ -69,8 +69,8 @@ def read_changes(folder: Path) -> dict[str, Change]:
         if change.lora_a is None or change.lora_b is None:
             raise UserError(f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again.")
     if (folder / FULL_WEIGHTS).is_file():
-        for name, tensor in read_file(folder / FULL_WEIGHTS).items():
-            changes[name] = Change(replacement=tensor)
+        for name, stored in read_header(folder / FULL_WEIGHTS).items():
+            changes[name] = Change(replacement=stored)
     if not changes:
         raise UserError(f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its adapter.")
     return changes

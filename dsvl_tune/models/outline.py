@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, NotASafetensorsRepoError, 
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.loading import CONFIGS, EMBEDDED, MODEL_TYPES
 from dsvl_tune.models.original import Shapes, original_config
 from dsvl_tune.models.weights import CLASSES
@@ -76,4 +77,5 @@ def outline_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     """The complete model on torch's meta device, in training mode."""
     with torch.device("meta"):
         model: PreTrainedModel = CLASSES[config.model_type](config)
+    install_kernels(model)
     return model.to(dtype).train()

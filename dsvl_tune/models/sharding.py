@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from dsvl_tune.models.loading import name_origin, read_config
+from dsvl_tune.models.loading import finish_model, read_config
 from dsvl_tune.models.parts import part_of
 from dsvl_tune.models.weights import CLASSES, Weights
 
@@ -37,7 +37,7 @@ def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedM
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     compute_buffers(model)
-    return name_origin(model, folder).eval()
+    return finish_model(model, folder).eval()
 
 
 def compute_buffers(model: PreTrainedModel) -> None:

@@ -75,7 +75,7 @@ def rows_of_bad_step(origins: list[list[str]], losses: Tensor) -> list[str]:
         found = found * distributed.get_world_size()
         distributed.all_gather_object(found, (bad, origins))
     named = [rows for bad, _ in found for rows in bad] or [rows for _, every in found for rows in every]
-    return [row for rows in named for row in rows]
+    return list(dict.fromkeys(row for rows in named for row in rows))  # the conversations of a row have one origin
 
 
 def bad_step_message(step: int, loss: Tensor, rows: list[str]) -> str:

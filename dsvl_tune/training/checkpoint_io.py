@@ -7,6 +7,7 @@ folder holds the same tensors in torch's distributed form, and the rest as a fil
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, distributed
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from dsvl_tune.files import partial_of, put_in_place, settle
+from dsvl_tune.files import partial_of, put_in_place, remove, write_whole
 from dsvl_tune.models.sharding import cut_like
+from dsvl_tune.schema import UserError
 from dsvl_tune.training.checkpoints import WholeFileIO
 
 REST = "rest.pt"
@@ -39,10 +42,15 @@ class RunCheckpointIO(WholeFileIO):
         self.optimizer = optimizer
 
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> Checkpoint:
-        settle(Path(path))
         if Path(path).is_dir():
             return read_folder(Path(path), {}, self.optimizer)
         return super().load_checkpoint(path, *arguments, **options)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Set aside first: a kill leaves no half of a folder under its name."""
+        aside = Path(path).with_name(f".{Path(path).name}.removed")
+        Path(path).replace(aside)
+        remove(aside)
 
 
 def optimizer_names(state: dict[str, Any]) -> dict[int, str]:
@@ -55,6 +63,9 @@ def write_folder(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whose tensors are cut over the processes; every process must call it.
 
     The folder appears when all of it is written. What stood there stays until then.
+
+    Raises:
+        UserError: a process could not write its shard (disk full, read-only folder).
     """
     partial = partial_of(path)
     tensors = {f"state_dict.{name}": tensor.detach() for name, tensor in checkpoint["state_dict"].items()}
@@ -66,12 +77,28 @@ def write_folder(path: Path, checkpoint: Checkpoint) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.barrier()
-    dcp.save(tensors, checkpoint_id=partial)
+    try:
+        dcp.save(tensors, checkpoint_id=partial)
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        raise UserError(
+            f"{path}: could not be written ({cause}). What was there before is untouched. Make room, or give another "
+            "folder by --run_dir."
+        ) from error
     if distributed.get_rank() == 0:
         groups = {"state": {}, "param_groups": state["param_groups"]}
-        torch.save({**checkpoint, "state_dict": {}, "optimizer_states": [groups]}, partial / REST)
+        rest = {**checkpoint, "state_dict": {}, "optimizer_states": [groups]}
+        write_whole(partial / REST, lambda file: torch.save(rest, file))
         put_in_place(partial, path)
     distributed.barrier()
+
+
+def without_shards(path: Path) -> Checkpoint:
+    """What torch's own file of a checkpoint holds, mapped: all of it, or of a folder what is not in the shards."""
+    checkpoint: Checkpoint = torch.load(
+        path / REST if path.is_dir() else path, map_location="cpu", mmap=True, weights_only=True
+    )
+    return checkpoint
 
 
 def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpoint:
@@ -81,7 +108,7 @@ def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpo
         path: of the folder. like: tensors by name, cut as those read and their optimizer state shall be; what is not
             named is read whole. optimizer: whether to read its state.
     """
-    checkpoint: Checkpoint = torch.load(path / REST, map_location="cpu", weights_only=True)
+    checkpoint = without_shards(path)
     checkpoint["state_dict"] = read_tensors(path, "state_dict.", like)
     if optimizer:
         (state,) = checkpoint["optimizer_states"]
@@ -106,8 +133,35 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
             wanted[key] = torch.empty_like(template, dtype=stored.properties.dtype, requires_grad=False)
         else:
             wanted[key] = torch.empty(stored.size, dtype=stored.properties.dtype)
-    dcp.load(wanted, checkpoint_id=path, no_dist=True)
+    load_here(wanted, path)
     return {key.removeprefix(prefix): tensor for key, tensor in wanted.items()}
+
+
+def load_here(tensors: dict[str, Tensor], path: Path) -> None:
+    """Fill tensors, by their keys, from a folder of shards; each process for itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is meant
+        dcp.load(tensors, checkpoint_id=path, no_dist=True)
+
+
+def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
+    """The names of the trained tensors in a file or a folder of shards, and what reads one of them."""
+    if path.is_file():
+        state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)["state_dict"]  # mapped
+        return set(state), state.__getitem__
+    prefix = "state_dict."
+    stored = {
+        key.removeprefix(prefix): entry
+        for key, entry in dcp.FileSystemReader(path).read_metadata().state_dict_metadata.items()
+        if key.startswith(prefix)
+    }
+
+    def read(name: str) -> Tensor:
+        tensor = torch.empty(stored[name].size, dtype=stored[name].properties.dtype)  # type: ignore[union-attr]
+        load_here({prefix + name: tensor}, path)
+        return tensor
+
+    return set(stored), read
 
 
 def over_tensors(checkpoint: Checkpoint, change: Callable[[str, Tensor], Tensor]) -> Checkpoint:
@@ -123,9 +177,8 @@ def over_tensors(checkpoint: Checkpoint, change: Callable[[str, Tensor], Tensor]
 
 def read_checkpoint(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpoint:
     """Read a file or a folder of shards, the tensors cut as those of `like` are; arguments as for `read_folder`."""
-    settle(path)
     if path.is_dir():
         return read_folder(path, like, optimizer)
     # Mapped, because a process of a sharded run keeps its own rows alone.
-    checkpoint: Checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    checkpoint = without_shards(path)
     return over_tensors(checkpoint, lambda name, tensor: cut_like(tensor, like[name]) if name in like else tensor)

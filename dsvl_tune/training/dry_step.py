@@ -8,20 +8,20 @@ for the backward pass, with and without checkpointing, needs no formula of ours.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from dsvl_tune.models.attention import attention_mask
+from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.training.head_loss import head_loss
 
 
 class RowShape(NamedTuple):
@@ -75,7 +75,11 @@ class LiveBytes(TorchDispatchMode):
 
 
 def dry_steps(
-    model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool
+    model: PreTrainedModel,
+    shape: RowShape,
+    precision: str,
+    accumulates: bool,
+    checkpointed: bool | Sequence[Checkpointed] = True,
 ) -> tuple[StepBytes, StepBytes]:
     """A step without and one with gradient checkpointing.
 
@@ -84,11 +88,12 @@ def dry_steps(
         shape: of the micro-batch.
         precision: Lightning's, e.g. "bf16-mixed".
         accumulates: whether gradients of earlier micro-batches are still there in the backward pass.
+        checkpointed: the parts of the second step, as `models.checkpointing` takes them.
     """
     with FakeTensorMode():
         fill_with_fakes(model)
         plain = dry_step(model, shape, precision, accumulates)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model, checkpointed)
         return plain, dry_step(model, shape, precision, accumulates)
 
 
@@ -155,14 +160,12 @@ def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Te
     if features is not None:
         places = torch.zeros_like(ids, dtype=torch.bool)[..., None].expand_as(embeddings)
         embeddings = embeddings.masked_scatter(places, features.to(embeddings.dtype))
-    hidden: Tensor = model.model.language_model(
-        inputs_embeds=embeddings, attention_mask=attention_mask(ids), position_ids=ids, use_cache=False
-    ).last_hidden_state
+    hidden: Tensor = model.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
     return hidden
 
 
 def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
     """The loss of the learnt positions, as `training.loss` takes it."""
     places = torch.zeros(shape.rows * shape.learnt, dtype=torch.int64)
-    logits = model.lm_head(hidden.flatten(0, 1)[places]).float()
-    return F.cross_entropy(logits, places, reduction="none").sum()
+    loss_sum, _ = head_loss(model.lm_head, hidden.flatten(0, 1)[places], places, torch.ones(len(places)))
+    return loss_sum

@@ -32,8 +32,7 @@ def faults_told(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
         if (message := fault_message(error, trainer)) is None:
             raise
         kept = newest_whole(run_folder)
-        rest = f"The same command goes on from {kept}." if kept else "No step was saved yet."
-        raise UserError(f"{message} {rest}") from error
+        raise UserError(f"{message} " + (f"Kept: {kept}." if kept else "No step was saved yet.")) from error
 
 
 def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
@@ -44,10 +43,13 @@ def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         return (
             f"a data worker is gone ({first_line(error)}). One that the system kills has mostly run out of memory: "
-            f"lower data.num_workers (now {workers})."
+            f"lower data.num_workers (now {workers}). The same command goes on."
         )
     if trainer.world_size > 1 and re.search(LOST_PEER, str(error)):
-        return f"another process of this run is gone; what it said itself is above ({first_line(error)})."
+        return (
+            f"another process of this run is gone; what it said itself is above ({first_line(error)}). The same "
+            "command goes on."
+        )
     return None
 
 

@@ -27,12 +27,13 @@ from dsvl_tune.training.table import format_table
 
 @torch.no_grad()
 def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -> list[Answer]:
-    """One record a question."""
+    """One record a question, in the precision that Lightning gives its own steps and not its callbacks."""
     was_training = module.network.training
     module.network.eval()
     answers = []
     for prompts in tqdm(loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0):
-        answers += module.answer(module.transfer_batch_to_device(prompts, module.device, 0))
+        with module.trainer.precision_plugin.forward_context():
+            answers += module.answer(module.trainer.strategy.batch_to_device(prompts))
     module.network.train(was_training)
     return answers
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from dsvl_tune.models.attention import attention_mask
+from dsvl_tune.models.attention import decoder_attention
+from dsvl_tune.models.vision import visual_tokens
 from dsvl_tune.schema import IGNORE_INDEX, Batch, Prompts
+from dsvl_tune.training.head_loss import head_loss
 
 
 def encode_images(model: PreTrainedModel, batch: Batch | Prompts) -> dict[str, BaseModelOutputWithPooling] | None:
@@ -18,6 +19,9 @@ def encode_images(model: PreTrainedModel, batch: Batch | Prompts) -> dict[str, B
     Returns:
         What the transformers classes take as `mm_encoder_outputs`: features [M, V, D]. None without images.
     """
+    if batch.features is not None:
+        tokens = visual_tokens(model, batch.features)
+        return {"image": BaseModelOutputWithPooling(pooler_output=tokens[batch.image_index])}
     if batch.pixel_values is None:
         return None
     pixels = {"pixel_values": batch.pixel_values}
@@ -33,42 +37,46 @@ def supervised_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tenso
     Returns:
         (loss_sum, weight_sum), float32 scalars; a mean is loss_sum / weight_sum, over as many batches as one likes.
     """
-    losses, weights, _ = token_losses(model, batch)
-    return torch.dot(losses, weights), weights.sum()
+    loss_sum, sums = loss_by_modality(model, batch)
+    return loss_sum, sums[:, 1].sum()
 
 
-def sums_by_modality(losses: Tensor, weights: Tensor, shows_image: Tensor) -> Tensor:
-    """The two sums of `supervised_loss`, for rows of text and for rows with an image.
+def loss_by_modality(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the losses, and the two sums of `supervised_loss` for text and for conversations with an image.
 
-    Args:
-        losses, weights, shows_image: [N], from `token_losses`.
-
-    Returns:
-        [2, 2]: (loss_sum, weight_sum) of text, then of images; together they are the sums over all.
-    """
-    sums = torch.stack([losses.detach() * weights, weights])
-    return torch.stack([sums[:, ~shows_image].sum(1), sums[:, shows_image].sum(1)])
-
-
-def token_losses(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss and weight of each learnt token, and whether its row shows an image.
-
-    The head and the cross entropy see the N supervised positions alone. Rows are held apart by a dense mask, with
-    `use_cache=False`: with a cache the decoder ignores restarted positions, silently.
+    Head and cross entropy see the N supervised positions alone.
 
     Returns:
-        [N] float32, [N] float32 and [N] bool.
+        loss_sum, and without a gradient [2, 2] float32: (loss_sum, weight_sum) of text, then of images; together they
+        are the sums over all.
     """
-    hidden = model.model(
-        input_ids=batch.input_ids,
-        attention_mask=attention_mask(batch.branches),
-        position_ids=batch.position_ids,
-        mm_encoder_outputs=encode_images(model, batch),
-        use_cache=False,
-    ).last_hidden_state
     targets = batch.labels[:, 1:]
     learnt = targets != IGNORE_INDEX
-    logits = model.lm_head(hidden[:, :-1][learnt]).float()
-    losses = F.cross_entropy(logits, targets[learnt], reduction="none")
-    shows_image = (batch.input_ids == model.config.image_token_id).any(1, keepdim=True).expand_as(learnt)
-    return losses, batch.loss_weights[:, 1:][learnt], shows_image[learnt]
+    weights = batch.loss_weights[:, 1:][learnt]
+    loss_sum, losses = head_loss(model.lm_head, hidden_states(model, batch)[:, :-1][learnt], targets[learnt], weights)
+    image = shows_image(batch, model.config.image_token_id)[:, 1:][learnt]
+    sums = torch.stack([losses * weights, weights])
+    return loss_sum, torch.stack([sums[:, ~image].sum(1), sums[:, image].sum(1)])
+
+
+def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """What the head reads, [B, T, D].
+
+    The conversations of a row are held apart, with `use_cache=False`: with a cache the decoder ignores positions that
+    start anew, silently.
+    """
+    output = model.model(
+        input_ids=batch.input_ids,
+        **decoder_attention(model, batch.segments, batch.branches, batch.position_ids),
+        mm_encoder_outputs=encode_images(model, batch),
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def shows_image(batch: Batch, image_token_id: int) -> Tensor:
+    """Whether a token's conversation, or the tree it is in, shows an image: [B, T] bool."""
+    segments = batch.segments.clamp(min=0)
+    images = (batch.input_ids == image_token_id).long()
+    return torch.zeros_like(segments).scatter_add_(1, segments, images).gather(1, segments) > 0

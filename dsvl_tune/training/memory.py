@@ -9,11 +9,13 @@ by the number of GPUs, and gathers the weights of the layer in use and of the ne
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from dsvl_tune.models.checkpointing import Checkpointed
 from dsvl_tune.models.parts import LORA_TARGETS, Plan, part_names, part_of
 from dsvl_tune.models.quantization import NF4_BYTES, PART
 from dsvl_tune.training.dry_step import RowShape, StepBytes, dry_steps
@@ -119,14 +121,19 @@ class Estimate(NamedTuple):
 
 
 def estimate(
-    model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool, quantization: str | None = None
+    model: PreTrainedModel,
+    shape: RowShape,
+    precision: str,
+    accumulates: bool,
+    quantization: str | None = None,
+    checkpointed: bool | Sequence[Checkpointed] = True,
 ) -> Estimate:
     """What training takes.
 
     Args:
         model: on the meta device, with the plan applied; afterwards it is of no other use.
         shape: of a micro-batch on one GPU. precision: Lightning's. accumulates: over several micro-batches.
-        quantization: nf4 or None.
+        quantization: nf4 or None. checkpointed: parts of the step with checkpointing, see `models.checkpointing`.
     """
     kept = (
         part_bytes(model, quantization),
@@ -135,5 +142,5 @@ def estimate(
     )
     parts, gathered, dequantized = kept
     pixels = float(pixel_bytes(model.config, shape))
-    plain, checkpointed = dry_steps(model, shape, precision, accumulates)
-    return Estimate(parts, plain, checkpointed, pixels, gathered, dequantized)
+    steps = dry_steps(model, shape, precision, accumulates, checkpointed)
+    return Estimate(parts, *steps, pixels, gathered, dequantized)

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from dsvl_tune.models.adapters import Variant, apply_plan
-from dsvl_tune.models.loading import load_model, resolve_checkpoint
-from dsvl_tune.models.parts import PartPlan, Plan, Preset, fit_plan, make_plan
+from dsvl_tune.models.adapters import Variant
+from dsvl_tune.models.attention import Attention
+from dsvl_tune.models.building import adapted_model, build_model
+from dsvl_tune.models.checkpointing import Checkpointed
+from dsvl_tune.models.loading import resolve_checkpoint
+from dsvl_tune.models.parts import PartPlan, Plan, Preset, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization, check_quantization
-from dsvl_tune.models.sharding import drawable, empty_model, fill, is_sharded, shard
-from dsvl_tune.models.weights import Weights
-from dsvl_tune.schema import Batch, Prompts, UserError
+from dsvl_tune.schema import Batch, UserError
+from dsvl_tune.training.answering import AnsweringModule
 from dsvl_tune.training.bad_steps import BadSteps
-from dsvl_tune.training.blank_image import with_image
-from dsvl_tune.training.generation import Answer, answer_prompts, score
-from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
+from dsvl_tune.training.frozen_half import FeatureDtype, open_half, share_store
+from dsvl_tune.training.loss import loss_by_modality
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
-from dsvl_tune.training.predictions import gather_answers
+from dsvl_tune.training.unused import allow_unused_parameters
 
 
-class FinetuneModule(L.LightningModule):
+class FinetuneModule(AnsweringModule):
     """DeepSeek-VL, both families, with each part frozen, fully trained or given LoRA.
 
     Args:
@@ -48,10 +47,19 @@ class FinetuneModule(L.LightningModule):
         dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
         quantization: nf4 puts the frozen base of the language model's linear layers into 4 bits (double quantisation);
             they compute in bfloat16 if dtype is that, else in float32. Needs bitsandbytes.
-        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller.
+        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or the names of
+            parts: siglip, sam, language_model.
+        attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which skips what a token of a
+            tree or a packed row does not see.
+        compile: compile the language model's layers with torch.compile; the first step then takes minutes.
         max_new_tokens: longest answer that validate, test and predict generate.
         max_bad_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
             names their rows; the next one stops the run. The step counts, the weights stay.
+        feature_store: folder that keeps what frozen vision towers made of images, so that each image passes them once;
+            null keeps nothing. `dsvl-tune cache-features` fills it beforehand.
+        feature_dtype: bfloat16 or float32, of what is stored. float32 changes nothing; bfloat16 takes half the room and
+            rounds each feature by up to 0.4 %.
+        feature_store_gb: bound on the store's folder; when it is reached, nothing more is added.
     """
 
     def __init__(
@@ -68,81 +76,51 @@ class FinetuneModule(L.LightningModule):
         lora_dropout: float = 0.0,
         dtype: str = "float32",
         quantization: Quantization | None = None,
-        gradient_checkpointing: bool = False,
+        gradient_checkpointing: bool | tuple[Checkpointed, ...] = False,
+        attention: Attention = "sdpa",
+        compile: bool = False,
         max_new_tokens: int = 32,
         max_bad_steps: int = 0,
+        feature_store: str | None = None,
+        feature_dtype: FeatureDtype = "bfloat16",
+        feature_store_gb: float = 100.0,
     ) -> None:
-        super().__init__()
+        folder = resolve_checkpoint(checkpoint)
+        super().__init__(load_processor(folder), max_new_tokens)
+        self.folder = folder
         self.strict_loading = False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
-        self.folder = resolve_checkpoint(checkpoint)
-        self.processor = load_processor(self.folder)
-        self.requested = make_plan(preset, parts)
-        self.overridden = set(parts or {})
+        requested = make_plan(preset, parts)
         self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
         self.betas, self.weight_decay = betas, weight_decay
-        self.lora_variant, self.lora_dropout = lora_variant, lora_dropout
-        self.dtype_of_frozen = torch_dtype(dtype)
         self.quantization: Quantization | None = "nf4" if preset == "qlora" else quantization
         if self.quantization is not None:
-            check_quantization(self.requested)
-        self.gradient_checkpointing = gradient_checkpointing
-        self.max_new_tokens = max_new_tokens
+            check_quantization(requested)
+        precision = torch_dtype(dtype)
+        self.adapted = partial(
+            adapted_model, folder, requested, set(parts or {}), precision, lora_variant, lora_dropout
+        )
+        self.build = partial(
+            build_model, self.adapted, self.quantization, gradient_checkpointing, attention, compile, precision
+        )
         self.bad_steps = BadSteps(max_bad_steps)
-        self.in_work: Batch | Prompts | None = None
-        self.model: PreTrainedModel | None = None
+        self.feature_store, self.feature_dtype, self.feature_store_gb = feature_store, feature_dtype, feature_store_gb
         self.plan: Plan = {}
-        self.answers: list[Answer] = []
         self.step_sums: list[Tensor] = []
         self.modality_sums: list[Tensor] = []
-        self.validation_sums: list[Tensor] = []
 
-    @property
-    def network(self) -> PreTrainedModel:
-        """The complete model, once `configure_model` has built it."""
-        assert self.model is not None
-        return self.model
+    def setup(self, stage: str) -> None:
+        """Make DDP take batches of text alone."""
+        allow_unused_parameters(self.trainer)
 
     def configure_model(self) -> None:
-        """Build the model: load (and quantise), freeze, adapt, in this order. Lightning may call it more than once."""
+        """Build the model, see `models.building`. Lightning may call it more than once."""
         if self.model is not None:
             return
-        mesh = self.device_mesh
-        streamed = mesh is not None and self.quantization is None
-        if streamed:
-            model = self.empty_network()
-        else:
-            model = self.adapted(load_model(self.folder, self.dtype_of_frozen, self.quantization))
-        if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if mesh:
-            shard(model, mesh["data_parallel"])
-        if streamed:
-            fill(model, Weights(self.folder, model.config), self.dtype_of_frozen)
-        self.model = model.train()  # from_pretrained gives eval mode, which would switch the adapters' dropout off
-
-    def adapted(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model with the plan applied."""
-        self.plan = fit_plan(self.requested, model, self.overridden)
-        apply_plan(model, self.plan, self.lora_variant, self.lora_dropout)
-        return model
-
-    def empty_network(self) -> PreTrainedModel:
-        """The model with the plan applied and without the checkpoint's weights."""
-        model = empty_model(self.folder, self.dtype_of_frozen)
-        with drawable(model, {part for part, how in self.requested.items() if how.mode == "lora"}):
-            return self.adapted(model)
-
-    def compute(self, function: Callable[..., Any], batch: Batch | Prompts) -> Any:
-        """`function(network, batch)`.
-
-        In a sharded model all processes gather a tower's layers together or not at all, so a process whose batch is of
-        text alone encodes a blank image, which no slot shows, when another has images.
-        """
-        if not is_sharded(self.network):
-            return function(self.network, batch)
-        if self.trainer.strategy.reduce_boolean_decision(batch.pixel_values is not None, all=False):
-            batch = with_image(batch, self.processor.image_rule)
-        return self.network.run(function, batch)
+        self.model, self.plan = self.build(self.device_mesh["data_parallel"] if self.device_mesh else None)
+        if self.feature_store is not None:
+            settings = (self.feature_store, self.feature_dtype, self.feature_store_gb)
+            self.frozen_half = open_half(self.model, self.plan, *settings, str(self.trainer.precision))
+            share_store(self.frozen_half, self.trainer)
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
     # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in
@@ -158,10 +136,10 @@ class FinetuneModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch."""
         self.in_work = batch
-        losses, weights, shows_image = self.compute(token_losses, batch)
+        loss_sum, sums = self.compute(loss_by_modality, batch)
         self.bad_steps.origins.append(batch.origins)
-        self.step_sums.append(sums_by_modality(losses, weights, shows_image))
-        return torch.dot(losses, weights) * self.trainer.accumulate_grad_batches
+        self.step_sums.append(sums)
+        return loss_sum * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the summed gradient by the weight of the whole step, over all processes."""
@@ -179,7 +157,7 @@ class FinetuneModule(L.LightningModule):
         self.log_modalities(sums)
 
     def log_modalities(self, sums: Tensor) -> None:
-        """Loss of rows of text and of rows with an image, each a mean since the log's last line."""
+        """Loss of text and of conversations with an image, each a mean since the log's last line."""
         self.modality_sums.append(sums)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
@@ -196,53 +174,6 @@ class FinetuneModule(L.LightningModule):
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.final_lr_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    # Validation: the loss over all learnt tokens, and answers by generation.
-
-    def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Loss on a `Batch`, generated answers on `Prompts`."""
-        self.in_work = batch
-        if isinstance(batch, Prompts):
-            self.answers += self.answer(batch)
-        else:
-            self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
-
-    def on_validation_epoch_end(self) -> None:
-        if self.validation_sums:
-            sums = self.trainer.strategy.reduce(torch.stack(self.validation_sums).sum(0), reduce_op="sum")
-            self.validation_sums.clear()
-            self.log("val/loss", sums[0] / sums[1], prog_bar=True)
-        self.log_scores("val", "validation")
-
-    def log_scores(self, prefix: str, split: str) -> None:
-        """Log the metrics of the answers given since the last time, by all processes to the questions of a split."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        answers = gather_answers(self.answers, data.rows(split))
-        self.answers = []
-        for name, value in score(answers).items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "relaxed_accuracy")
-
-    def answer(self, prompts: Prompts) -> list[Answer]:
-        """A record of each prompt."""
-
-        def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
-            return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
-
-        answers: list[Answer] = self.compute(answer, prompts)
-        return answers
-
-    # Test and prediction: answers alone.
-
-    def test_step(self, batch: Prompts, batch_idx: int) -> None:
-        """Generated answers, to be scored."""
-        self.answers += self.answer(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self.log_scores("test", "test")
-
-    def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
-        """Generated answers, scored or not."""
-        return self.answer(batch)
 
     # Checkpoints hold what trains; the base is in its own folder.
 

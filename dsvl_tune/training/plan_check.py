@@ -22,7 +22,10 @@ from dsvl_tune.training.table import format_table
 
 
 def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None = None) -> str:
-    """One line a part: what happens to it, how many tensors and parameters it has and trains, its learning rate."""
+    """One line a part: what happens to it, how many tensors and parameters it has and trains, its learning rate.
+
+    A part without parameters was left out of memory: what it makes of the images is in the feature store.
+    """
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     trained: Counter[str] = Counter()
@@ -37,12 +40,13 @@ def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None
         mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
         if quantization is not None and part == PART:
             mode += f" on {quantization}"
+        mode = mode if parameters[part] else "frozen, not loaded"
         rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
         rows.append([part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate])
     total = ["total", "", f"{parameters.total():,}", f"{tensors.total():,}", f"{trained.total():,}", ""]
     table = format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
     if quantization is not None:
-        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, double quantisation; nothing else"
+        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, doubly quantised; nothing else"
     return table
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.rank_zero import _get_rank
 from torch.distributed import TCPStore
 
 DECISION = "DSVL_TUNE_RUN"
-"""Environment variable by which the first process tells the others that it starts which run folder it took."""
+"""Environment variable in which the first process tells the others that it starts who it is and what it took."""
 
 Place = tuple[Path, "Path | None"]
 
@@ -26,7 +27,7 @@ def is_first() -> bool:
 
 def was_launched_by_first() -> bool:
     """Whether the first process started this one (and torchrun or srun did not)."""
-    return not is_first() and DECISION in os.environ
+    return not is_first() and DECISION in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def decided_by_first(decide: Callable[[], Place]) -> Place:
@@ -36,27 +37,49 @@ def decided_by_first(decide: Callable[[], Place]) -> Place:
     """
     if was_launched_by_first():
         return from_text(os.environ[DECISION])
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        os.environ[DECISION] = json.dumps(decide(), default=str)
+    store = shared_store()
+    if store is None:
+        os.environ[DECISION] = json.dumps((os.getpid(), *decide()), default=str)
         return from_text(os.environ[DECISION])
-    port = int(os.environ["MASTER_PORT"])
-    store = TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, timeout=timedelta(minutes=5))
-    key = f"{DECISION}/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    attempt = f"{DECISION}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
     if is_first():
-        store.set(key, json.dumps(decide(), default=str))
-    return from_text(store.get(key))
+        store.set(attempt, json.dumps((os.getpid(), *decide()), default=str))
+    place = from_text(store.get(attempt))
+    readers = store.add(f"{attempt}/read", 1)
+    while is_first() and readers < processes():  # where it holds the store, it may not let go before
+        time.sleep(0.01)
+        readers = store.add(f"{attempt}/read", 0)
+    return place
+
+
+def shared_store() -> TCPStore | None:
+    """Where processes that torchrun or srun started at one time can leave each other a word; None for one process."""
+    timeout = timedelta(minutes=5)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    if SLURMEnvironment.detect() and processes() > 1:
+        slurm = SLURMEnvironment()
+        port = slurm.main_port + 1  # the port itself is for the process group, later
+        return TCPStore(slurm.main_address, port, is_master=is_first(), timeout=timeout, wait_for_workers=False)
+    return None
+
+
+def processes() -> int:
+    """Processes that were started at one time."""
+    return int(os.environ.get("WORLD_SIZE") or os.environ["SLURM_NTASKS"])
 
 
 def from_text(text: str | bytes) -> Place:
     """A place as it was sent."""
-    folder, checkpoint = json.loads(text)
+    _, folder, checkpoint = json.loads(text)
     return Path(folder), Path(checkpoint) if checkpoint else None
 
 
 def die_with_first() -> None:
     """End this process when the first one, which started it, is gone: alone it would wait in a collective for ever."""
     if was_launched_by_first():
-        threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+        first, *_ = json.loads(os.environ[DECISION])
+        threading.Thread(target=watch, args=(first,), daemon=True).start()
 
 
 def watch(parent: int) -> None:

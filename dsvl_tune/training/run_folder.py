@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dsvl_tune.schema import UserError
+from dsvl_tune.training.checkpoint_io import without_shards
 from dsvl_tune.training.checkpoints import FOLDER, LAST, newest_whole, step_of
 
 RUN_KEYS = ("resume", "time_limit_s", "checkpoint_every_steps")
@@ -71,8 +72,10 @@ def unfinished_run(base: Path, recipe: Mapping[str, Any]) -> Path | None:
     """
     existing = numbered(base)
     folder = existing[-1][1] if existing else None
-    if folder is None or (folder / "summary.json").exists() or not (folder / "config.yaml").is_file():
+    if folder is None or (folder / "summary.json").exists():
         return None
+    if not (folder / "config.yaml").is_file():  # killed while it was set up, if there is nothing else in it
+        return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
     written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     differing = sorted(key for key, _ in set(leaves(written)) ^ set(leaves(recipe)) if key not in RUN_KEYS)
     if differing:
@@ -121,8 +124,16 @@ def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
     if which == "last":
         found = [path for path in [newest_whole(run)] if path]
     else:
-        found = sorted((run / FOLDER).glob(f"{which}*.ckpt"), key=step_of)
+        best = best_name(run)
+        found = sorted((run / FOLDER).glob(f"{which}*.ckpt"), key=lambda path: (path.name == best, step_of(path)))
     if not found:
         kept = ", ".join(sorted(path.name for path in (run / FOLDER).glob("*.ckpt"))) or "none"
         raise UserError(f"--ckpt_path {which}: {run} keeps no such checkpoint. It has: {kept}.")
     return found[-1]
+
+
+def best_name(run: Path) -> str:
+    """The file that the newest whole checkpoint calls the best one: of several kept, the newest need not be."""
+    newest = newest_whole(run)
+    callbacks = without_shards(newest).get("callbacks", {}) if newest else {}
+    return next((Path(state["best_model_path"]).name for state in callbacks.values() if "best_model_path" in state), "")

@@ -16,15 +16,21 @@ from dsvl_tune.training.stopping import StopRequest
 
 
 def run_callbacks(
-    run_folder: Path, best_by: str, progress: bool, stop: StopRequest, checkpoint_every_steps: int | None
+    run_folder: Path,
+    progress: bool,
+    stop: StopRequest,
+    best_by: str,
+    keep_best: int,
+    checkpoint_every_steps: int | None,
 ) -> list[Callback]:
     """Plan check, progress, report, and checkpoints: the last one, and the best by a metric.
 
     Args:
         run_folder: checkpoints go to `checkpoints/` in it.
-        best_by: logged metric that picks the best one, or "last" to keep no other than the last.
         progress: whether to show the bar.
         stop: says when the run should stop.
+        best_by: logged metric that picks the best one, or "last" to keep no other than the last.
+        keep_best: how many of the best stay.
         checkpoint_every_steps: optimizer steps between the last ones, besides validations; None for no more.
     """
     best = ModelCheckpoint(
@@ -32,7 +38,7 @@ def run_callbacks(
         filename="best-{step}",
         monitor=best_by,
         mode="min" if "loss" in best_by else "max",
-        save_top_k=1,
+        save_top_k=keep_best,
         save_on_train_epoch_end=False,
         enable_version_counter=False,  # a run that goes on from before a kill writes the same file again
     )

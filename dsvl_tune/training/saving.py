@@ -109,7 +109,7 @@ class LastCheckpoint(Checkpoint):
         self.owes_validation = owes_validation
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self.run_folder / NEXT)
+        trainer.save_checkpoint(self.run_folder / NEXT, weights_only=False)
         if trainer.is_global_zero:
             keep_as_last(self.run_folder)
         self.saved_step = trainer.global_step

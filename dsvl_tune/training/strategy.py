@@ -92,8 +92,7 @@ def choose_strategy(strategy: str | Strategy, devices: int | str | list[int], no
     Raises:
         UserError: a strategy that would not shard, or that cannot train here; or no number of processes.
     """
-    several = nodes > 1 or (devices > 1 if isinstance(devices, int) else devices not in ("1", "auto", "-1"))
-    if strategy == "auto" and several:
+    if strategy == "auto" and (nodes > 1 or devices not in (1, "1")):
         strategy = "ddp"
     if strategy in ("ddp", SHARDED) and devices in ("auto", "-1", -1):
         raise UserError(

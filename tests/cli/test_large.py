@@ -1,6 +1,7 @@
-"""Converting a checkpoint of the published sizes needs the memory of about one of its files.
+"""Memory on checkpoints of the published sizes: converting needs about a file, a sharded run's process its share.
 
-Writes about 12 GB, so it runs only when asked: LARGE=1 pytest -s tests/cli/test_large.py
+Writes about 12 GB and trains 100 million parameters, so it runs only when asked:
+LARGE=1 pytest -s tests/cli/test_large.py
 """
 
 from __future__ import annotations
@@ -24,21 +25,30 @@ from dsvl_tune.models.weights import expected_shapes, original_shapes, pair_of, 
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hybrid" / "checkpoint"
 SHARD_BYTES = 10**9
+PUBLISHED = {
+    **{"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "vocab_size": 102400,
+}
+"""The smaller published language model."""
+SMALLER = {
+    **{"hidden_size": 768, "intermediate_size": 2112, "num_hidden_layers": 8, "num_attention_heads": 12},
+    "vocab_size": 16000,
+}
+MEMORY = Path(__file__).parents[1] / "distributed" / "memory.py"
 GROUND_BYTES = 10**9
 """What Python, torch and transformers take before the first tensor is read, generously."""
 
 pytestmark = pytest.mark.skipif("LARGE" not in os.environ, reason="writes 12 GB; run with LARGE=1")
 
 
-def write_settings(folder: Path) -> DeepseekVLHybridConfig:
-    """A hybrid of the published towers and the smaller published language model; tokenizer of the golden files."""
+def write_settings(folder: Path, language: dict[str, int]) -> DeepseekVLHybridConfig:
+    """A hybrid of the published towers and a language model; tokenizer of the golden files."""
     folder.mkdir()
     for path in GOLDEN.glob("*.json"):
         shutil.copyfile(path, folder / path.name)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    language = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16}
-    config["language_config"] |= {**language, "num_key_value_heads": 16, "vocab_size": 102400}
-    config["aligner_config"]["params"] |= {"input_dim": 1024, "n_embed": 2048}
+    config["language_config"] |= {**language, "num_key_value_heads": language["num_attention_heads"]}
+    config["aligner_config"]["params"] |= {"input_dim": 1024, "n_embed": language["hidden_size"]}
     kept = ("image_size", "pixel_mean", "pixel_std", "select_feature", "select_layer")
     names = {"high_res_cfg": "sam_b_downsample", "low_res_cfg": "siglip_large_patch16_384"}
     for key, name in names.items():
@@ -47,16 +57,16 @@ def write_settings(folder: Path) -> DeepseekVLHybridConfig:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     siglip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
     return DeepseekVLHybridConfig(
-        text_config={"model_type": "llama", **language, "vocab_size": 102400},
+        text_config={"model_type": "llama", **language},
         vision_config={**siglip, "image_size": 384, "patch_size": 16, "vision_use_head": False},
         high_res_vision_config={"global_attn_indexes": [2, 5, 8, 11]},
         tie_word_embeddings=False,
     )
 
 
-def write_checkpoint(folder: Path) -> int:
+def write_checkpoint(folder: Path, language: dict[str, int] = PUBLISHED) -> int:
     """An original checkpoint of random float16 values in files of up to 1 GB; its size in bytes."""
-    config = write_settings(folder)
+    config = write_settings(folder, language)
     shapes = expected_shapes(folder, config)
     pairs = {name: pair_of(name, config.model_type) for name in shapes}
     values = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)).half()
@@ -100,4 +110,31 @@ def test_peak_memory_is_about_one_file(tmp_path: Path) -> None:
     assert set(before) == set(after)
     for name, stored in before.items():
         assert torch.equal(*(read_tensor(one).view(torch.int16) for one in (stored, after[name]))), name
+    shutil.rmtree(tmp_path)
+
+
+def peaks(source: Path, out: Path, preset: str, world_size: int) -> dict[str, int]:
+    """The largest figures of any process of a sharded run."""
+    out.mkdir(exist_ok=True)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
+    subprocess.run([sys.executable, *launch, str(MEMORY), str(source), str(out), preset], check=True)
+    told = [json.loads(path.read_text()) for path in out.glob(f"{world_size}.*.json")]
+    most = {key: max(one[key] for one in told) for key in told[0]}
+    print(f"{preset}, {world_size} processes:", {key: f"{value / 1e9:.2f} GB" for key, value in most.items()})
+    return most
+
+
+def test_a_process_of_a_sharded_run_loads_its_share(tmp_path: Path) -> None:
+    total = write_checkpoint(tmp_path / "source")
+    assert total > 4e9
+    for world_size in (1, 2, 4):
+        most = peaks(tmp_path / "source", tmp_path / "loading", "lora", world_size)
+        assert most["loaded"] < 1.25 * total / world_size
+    shutil.rmtree(tmp_path)
+
+
+def test_parameters_gradients_and_optimizer_are_a_share(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "source", SMALLER)
+    one, two, four = (peaks(tmp_path / "source", tmp_path / "full", "pretrain", n)["peak"] for n in (1, 2, 4))
+    assert two < 0.65 * one and four < 0.65 * two
     shutil.rmtree(tmp_path)

@@ -153,3 +153,16 @@ def test_a_damaged_adapter_is_refused(
         path.write_bytes(whole)
     assert f"{file}: expected a safetensors file" in capsys.readouterr().err
     assert not (trained / "damaged").exists()
+
+
+def test_a_checkpoint_of_the_run_merges_to_the_same(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint is the result here; without rows nothing is asked, and the card says so."""
+    monkeypatch.chdir(trained)
+    assert run(monkeypatch, "merge", "runs/recipe", "--out", "result") == 0
+    assert run(monkeypatch, "merge", "runs/recipe", "--out", "kept", "--checkpoint", "last", "--rows", "0") == 0
+    one, two = (load_file(Path(name) / "model.safetensors") for name in ("result", "kept"))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    card = Path("kept/README.md").read_text(encoding="utf-8")
+    assert "not loaded and not asked" in card and "Not measured for this checkpoint, last" in card
+    assert not list(Path("runs/recipe").glob(".adapter*"))
+    assert run(monkeypatch, "merge", "runs/recipe", "--out", "none", "--checkpoint", "nowhere.ckpt") == 2

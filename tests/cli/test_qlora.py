@@ -34,11 +34,12 @@ model:
   lr: 0.002
   warmup_steps: 2
   max_new_tokens: 3
+  dtype: bfloat16
   gradient_checkpointing: true
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
   init_args: {{train_charts: 8, validation_charts: 1, test_charts: 2, probe_scenes: 0, batch_size: 2, questions: 2}}
-trainer: {{max_steps: 4, val_check_interval: 1, enable_progress_bar: false}}
+trainer: {{max_steps: 4, val_check_interval: 1, precision: bf16-mixed, enable_progress_bar: false}}
 """
 
 
@@ -113,7 +114,7 @@ def test_merging_into_the_base_as_its_files_have_it(
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert Counter(name.split(".")[1] for name in changed) == {"language_model": 14, "aligner": 6}
 
-    prompts = held_out_prompts(Path("runs/tiny"), str(wide_hybrid_checkpoint), 16)
+    prompts = held_out_prompts(["--config", "runs/tiny/config.yaml"], 16)
     logits = {}
     for bits, model in {
         16: load_model(wide_hybrid_checkpoint),

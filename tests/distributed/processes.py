@@ -10,6 +10,7 @@ import os
 import pickle
 import socket
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ def fork_group(group: dict[str, Any], folder: Path) -> None:
             try:
                 run_group(group, rank, port, folder)
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

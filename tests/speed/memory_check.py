@@ -62,6 +62,7 @@ def batch_of(shape: RowShape, config: Any) -> Batch:
         labels=labels,
         loss_weights=(labels != IGNORE_INDEX).float(),
         position_ids=torch.arange(shape.tokens).expand_as(ids).clone(),
+        segments=torch.zeros_like(ids),
         branches=torch.zeros_like(ids),
         pixel_values=low,
         high_res_pixel_values=high,

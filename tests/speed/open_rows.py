@@ -9,17 +9,20 @@ own and prints a table. The rows name images, which are not read.
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from tarfile import TarFile, TarInfo
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dsvl_tune.data.conversations import open_conversations
 
@@ -57,6 +60,14 @@ def write_arrow(path: Path, rows: int) -> None:
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
 
 
+def write_parquet(path: Path, rows: int) -> None:
+    schema = pa.schema([(name, pa.string()) for name in text_row(0)])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, 10_000):
+            batch = [text_row(number) for number in range(start, min(start + 10_000, rows))]
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema))
+
+
 def write_tar(path: Path, rows: int) -> None:
     with TarFile.open(path, "w") as tar:
         for number in range(rows):
@@ -67,7 +78,15 @@ def write_tar(path: Path, rows: int) -> None:
             tar.members.clear()
 
 
-WRITERS = {"jsonl": write_jsonl, "json": write_json, "csv": write_csv, "arrow": write_arrow, "tar": write_tar}
+WRITERS: dict[str, Callable[[Path, int], None] | None] = {
+    "jsonl": write_jsonl,
+    "json": write_json,
+    "csv": write_csv,
+    "arrow": write_arrow,
+    "parquet": write_parquet,
+    "parquet, again": None,
+    "tar": write_tar,
+}
 
 
 def own_bytes() -> int:
@@ -76,34 +95,38 @@ def own_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
 
 
-def measure(path: str) -> tuple[int, float, float, float, float]:
-    """(rows, seconds to open, anonymous MB, rows a second in random order, peak MB)."""
+def measure(path: str) -> tuple[int, float, float, float, float, float]:
+    """(rows, seconds and CPU seconds to open, anonymous MB, rows a CPU second in random order, peak MB)."""
     before = own_bytes()
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     conversations = open_conversations(path)
-    opened = time.perf_counter() - start
+    opened, worked = time.perf_counter() - start, time.process_time() - busy
     kept = own_bytes() - before
     order = random.Random(1).choices(range(len(conversations)), k=READS)
-    start = time.perf_counter()
+    busy = time.process_time()
     for index in order:
         conversations[index]
-    rate = READS / (time.perf_counter() - start)
+    rate = READS / (time.process_time() - busy)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return len(conversations), opened, kept / 2**20, rate, peak
+    return len(conversations), opened, worked, kept / 2**20, rate, peak
 
 
 def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as folder:
-        print("kind      rows  file MB  open s  own MB  rows/s  peak MB incl. mapped")
+        os.environ["HF_DATASETS_CACHE"] = f"{folder}/cache"  # what parquet is unpacked into, the first time
+        print(f"{'kind':14} {'rows':>9}  file MB  open s  CPU s  own MB  rows/CPU s  peak MB incl. mapped")
         for kind, write in WRITERS.items():
-            path = Path(folder) / f"rows.{kind}"
-            write(path, rows if kind != "tar" else rows // 10)
+            path = Path(folder) / f"rows.{kind.partition(',')[0]}"
+            if write is not None:
+                write(path, rows if kind != "tar" else rows // 10)
             size = path.stat().st_size / 2**20
             with get_context("spawn").Pool(1) as pool:
-                count, opened, kept, rate, peak = pool.apply(measure, [str(path)])
-            print(f"{kind:5} {count:9,} {size:8.0f} {opened:7.2f} {kept:7.0f} {rate:7.0f} {peak:8.0f}", flush=True)
-            path.unlink()
+                count, opened, busy, kept, rate, peak = pool.apply(measure, [str(path)])
+            print(
+                f"{kind:14} {count:9,} {size:8.0f} {opened:7.2f} {busy:6.2f} {kept:7.0f} {rate:11.0f} {peak:8.0f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 
 from dsvl_tune.commands.preview import main
 from dsvl_tune.data.images import load_image, to_square
+from dsvl_tune.data.preview import MORE
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.schema import IGNORE_INDEX, ImageRef
 
@@ -49,7 +50,7 @@ def data(tmp_path: Path) -> Path:
     Image.fromarray(noise).save(tmp_path / "a.png")
     rows = [
         {"question": "<image>What?", "answer": "That <b>one</b>", "image": "a.png"},
-        {"question": "<image>Which\n?", "answer": "ö", "image": "a.png"},
+        {"question": "<image>Which\n?", "answer": "5 m² in 北京 🙂 �", "image": "a.png"},
         {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "weight": 0.25}]},
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -86,6 +87,9 @@ def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_pat
     assert sum(kind == "branch" for kind, _, _ in page.spans) == 2
     assert {"0.25"} == set(re.findall(r"<sub>(.*?)</sub>", text))
     assert sum("end▁of▁sentence" in words and "special" in kind for kind, _, words in shown) == 3
+    whole = "".join(words for _, _, words in shown).replace(MORE, "").replace("·", " ")
+    assert all(character in whole for character in ("5 m² in 北京 🙂", "That <b>one</b>"))
+    assert sum(words == MORE for _, _, words in shown) > 3 and "Â" not in whole
     check_pictures(page, module, data.parent / "a.png")
 
 

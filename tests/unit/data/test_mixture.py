@@ -166,6 +166,20 @@ def test_weights_of_sources_and_modalities_reach_the_loss(files: dict[str, str],
     assert kinds == {"text", "pictures"}
 
 
+def test_the_floor_knows_every_source(tmp_path: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsvl_tune.datamodules.mixture.FLOOR_ROWS", 8)
+    for name, answer in (("many", "yes"), ("few", "no")):
+        rows = [{"question": name, "answer": answer, "kind": name}] * 20
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources: dict[str, Any] = {
+        "many": InstructDataModule(str(tmp_path / "many.jsonl"), validation_rows=0),
+        "few": InstructDataModule(str(tmp_path / "few.jsonl"), test=str(tmp_path / "few.jsonl"), validation_rows=0),
+    }
+    data = MixtureDataModule(sources, checkpoint=tiny_checkpoint)
+    data.setup("fit")
+    assert data.floor()["relaxed_accuracy"] == 1.0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

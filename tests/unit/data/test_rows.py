@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from dsvl_tune.data.collate import collate, collate_prompts
 from dsvl_tune.data.encode import encode, encode_prompt
-from dsvl_tune.data.packing import tree, tree_key
-from dsvl_tune.models.attention import attention_mask
+from dsvl_tune.data.packing import pack, tree, tree_key
+from dsvl_tune.models.attention import attention_mask, mask_rule
 from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample, Turn
 
 RED = ImageRef(Image.new("RGB", (40, 20), "red"), "red")
@@ -81,11 +83,59 @@ def test_tree_key_tells_what_fits_together(processor: Processor) -> None:
 
 def test_mask_shows_prefix_and_own_branch_only() -> None:
     branches = torch.tensor([[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, -1, -1]])
-    mask = attention_mask(branches)
+    mask = attention_mask(branches.clamp(max=0), branches)
     assert mask.shape == (2, 1, 6, 6) and mask.dtype == torch.bool
     sees = [[list(map(int, row.nonzero().flatten())) for row in grid[0]] for grid in mask]
     assert sees[0] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 4], [0, 1, 4, 5]]
-    assert sees[1] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [4], [5]]
+    assert sees[1] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [4], [4, 5]]
+
+
+def test_members_of_a_packed_row_do_not_see_each_other() -> None:
+    """A tree of two branches, a conversation, and padding; both kernels' rules say the same."""
+    segments, branches = torch.tensor([[0, 0, 0, 0, 1, 1, -1]]), torch.tensor([[0, 1, 2, 2, 0, 0, -1]])
+    mask = attention_mask(segments, branches)
+    sees = [list(map(int, row.nonzero().flatten())) for row in mask[0, 0]]
+    assert sees == [[0], [0, 1], [0, 2], [0, 2, 3], [4], [4, 5], [6]]
+    rule = mask_rule(segments, branches)
+    assert torch.equal(create_mask(rule, 1, None, 7, 7, device="cpu"), mask)
+
+
+def test_flex_attention_sees_what_scaled_dot_product_attention_sees() -> None:
+    """Forward alone: FlexAttention has no backward pass on a CPU. Long enough for blocks that are skipped."""
+    draw = torch.Generator().manual_seed(5)
+    members = [(segment, branch) for segment in range(4) for branch in (0, 1, 2) for _ in range(40)]
+    segments, branches = torch.tensor([[*members, (-1, -1), (-1, -1)]]).unbind(-1)
+    query, key, value = torch.randn(3, 1, 2, segments.shape[1], 16, generator=draw)
+    length = segments.shape[1]
+    blocks = create_block_mask(mask_rule(segments, branches), 1, None, length, length, device="cpu")
+    assert blocks.sparsity() > 0
+    plain = scaled_dot_product_attention(query, key, value, attention_mask(segments, branches))
+    torch.testing.assert_close(flex_attention(query, key, value, block_mask=blocks), plain, atol=1e-6, rtol=1e-5)
+
+
+def columns(row: Sample, segment: int) -> list[tuple[int, int, float, int, int]]:
+    """The tokens of a member of a row."""
+    named = (row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branches)
+    return [column for *column, own in zip(*named, row.segments, strict=True) if own == segment]
+
+
+def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor) -> None:
+    asked = [encode(ask(question, "a", RED), processor) for question in ("Which?", "How?")]
+    shown: list[tuple[int, tuple[ImageRef, ...]]] = [(3, ()), (9, (BLUE, RED)), (1, ())]
+    samples = [encode(ask("word " * n, f"{n}", *images), processor) for n, images in shown]
+    samples.insert(1, tree(asked, processor.image_token_id))
+    (row,) = pack(samples, 10_000)
+    assert [columns(row, segment) for segment in range(4)] == [columns(sample, 0) for sample in samples]
+    assert row.images == [pixels for sample in samples for pixels in sample.images]
+    assert row.origins == [origin for sample in samples for origin in sample.origins]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "rows"), [((5, 5, 5), 15, [15]), ((5, 5, 5), 14, [10, 5]), ((9, 2), 4, [9, 2])]
+)
+def test_packed_rows_are_as_few_as_fit(lengths: tuple[int, ...], limit: int, rows: list[int]) -> None:
+    samples = [Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, []) for n in lengths]
+    assert [len(row.input_ids) for row in pack(samples, limit)] == rows
 
 
 def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> None:
@@ -97,7 +147,7 @@ def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> Non
         length = len(sample.input_ids)
         assert batch.input_ids[i].tolist() == sample.input_ids + [processor.pad_id] * (width - length)
         assert batch.labels[i].tolist() == sample.labels + [IGNORE_INDEX] * (width - length)
-        assert batch.branches[i].tolist() == [0] * length + [-1] * (width - length)
+        assert batch.branches[i].tolist() == batch.segments[i].tolist() == [0] * length + [-1] * (width - length)
         assert batch.position_ids[i].tolist() == sample.position_ids + [0] * (width - length)
     assert batch.loss_weights.dtype == torch.float32 and batch.position_ids.dtype == torch.int64
     assert batch.image_index.tolist() == [0, 1, 0, 1]

@@ -215,6 +215,7 @@ BAD = {
     "commas.json": (b'[{"messages": []},]', "row 2: not JSON"),
     "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the list.*jsonl"),
     "deep.jsonl": (b"[" * 200_000, "not JSON"),
+    "twice.jsonl": (b'{"a": [{"b": 1, "c": 2, "b": 1}]}', "twice.jsonl:1: the key 'b' comes twice in one object"),
     "digits.jsonl": (b'{"messages": ' + b"9" * 5000 + b"}", "not JSON"),
     "no.tar": (b"x" * 2048, "not an uncompressed tar"),
     "no.arrow": (b"x" * 64, "not an Arrow file"),
@@ -230,6 +231,17 @@ def test_bad_files_are_told_by_name(name: str, root: Path) -> None:
     with pytest.raises(UserError, match=words) as error:
         read(root / name)
     assert name.split("*")[0] in str(error.value)
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_json, as_csv, as_tsv])
+def test_a_folder_of_text_is_read_as_its_files_are(write: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name is that of a loader of datasets, which would make the number 7 of "007" and nothing of "NA"."""
+    (root / "csv").mkdir()
+    for file in (write(root), root / "a.png"):
+        file.rename(root / "csv" / file.name)
+    monkeypatch.chdir(root)
+    (root / "a.png").touch()
+    assert [said(row) for row in read(Path("csv"))] == SAID
 
 
 def test_a_file_that_changes_under_the_run_is_told(root: Path) -> None:

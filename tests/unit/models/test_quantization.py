@@ -99,8 +99,11 @@ def test_it_is_what_plain_transformers_makes_of_the_checkpoint(wide_checkpoint: 
     ours = load_model(wide_checkpoint, quantization="nf4")
     for layer in four_bit_layers(plain).values():
         layer.support_avx512bf16_for_cpu = False
+    wanted = dict(plain.named_parameters())
+    assert all(torch.equal(parameter, wanted[name]) for name, parameter in ours.named_parameters())
     with torch.no_grad():
-        assert torch.equal(plain.eval()(**inputs(plain)).logits, ours(**inputs(ours)).logits)
+        difference = plain.eval()(**inputs(plain)).logits - ours(**inputs(ours)).logits
+    assert difference.abs().max() <= 1e-5  # SAM's attention is computed in another order
 
 
 @pytest.mark.parametrize(

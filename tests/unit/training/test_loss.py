@@ -10,13 +10,15 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsvl_tune.data.batches import make_batch
 from dsvl_tune.data.collate import collate
 from dsvl_tune.data.encode import encode
 from dsvl_tune.data.packing import tree
+from dsvl_tune.models.attention import decoder_attention
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Conversation, ImageRef, Processor, Sample, Turn
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 
 
 def picture(seed: int) -> ImageRef:
@@ -66,26 +68,30 @@ def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
     return found
 
 
-def test_trees_in_a_padded_batch_equal_conversations_alone(checkpoint: Path, rows: list[list[Conversation]]) -> None:
+@pytest.mark.parametrize("pack_tokens", [None, 190, 1000])
+def test_conversations_in_a_batch_equal_conversations_alone(
+    checkpoint: Path, rows: list[list[Conversation]], pack_tokens: int | None
+) -> None:
+    """A row each, the text in the tree's row, and all in one row: the same pictures, weights, losses and gradients."""
     processor: Processor = load_processor(checkpoint)
     model = load_model(checkpoint)
-    samples = [[encode(c, processor) for c in row] for row in rows]
-    batch = collate([tree(row, processor.image_token_id) for row in samples], processor.pad_id)
+    batch = make_batch(rows, processor, None, "error", pack_tokens)
+    assert len(batch.input_ids) == {None: 3, 190: 2, 1000: 1}[pack_tokens]
     assert batch.pixel_values is not None
-    assert len(batch.pixel_values) == 3  # six slots show three pictures
-    loss, weight = supervised_loss(model, batch)
+    assert len(batch.pixel_values) == 3  # four slots show three pictures
+    loss, sums = loss_by_modality(model, batch)
     loss.backward()
     together = gradients(model)
 
-    total, total_weight = 0.0, 0.0
-    for sample in [sample for row in samples for sample in row]:
+    expected_sums = torch.zeros(2, 2)
+    for sample in [encode(conversation, processor) for row in rows for conversation in row]:
         part, part_weight = alone(model, sample)
         part.backward()
-        total, total_weight = total + float(part), total_weight + part_weight
+        expected_sums[int(bool(sample.images))] += torch.tensor([part.item(), part_weight])
     expected = gradients(model)
 
-    assert weight.item() == pytest.approx(total_weight)
-    assert loss.item() == pytest.approx(total, rel=1e-5)
+    torch.testing.assert_close(sums, expected_sums, atol=1e-5, rtol=1e-5)
+    assert loss.item() == pytest.approx(expected_sums[:, 0].sum().item(), rel=1e-5)
     assert set(together) == set(expected)
     for name, gradient in together.items():
         scale = expected[name].abs().max().clamp(min=1e-3)
@@ -103,16 +109,19 @@ def test_questions_of_a_tree_do_not_see_each_other(hybrid_checkpoint: Path, rows
     assert supervised_loss(model, joined)[0].item() != pytest.approx(plain, rel=1e-4)
 
 
-def test_gradient_checkpointing_changes_nothing(checkpoint: Path, rows: list[list[Conversation]]) -> None:
+def test_a_batch_without_trees_needs_no_mask(checkpoint: Path, rows: list[list[Conversation]]) -> None:
+    """Padding on the right is seen by no learnt token, so the kernel may take its causal path."""
     processor = load_processor(checkpoint)
-    batch = collate([tree([encode(c, processor) for c in rows[0]], processor.image_token_id)], processor.pad_id)
+    model = load_model(checkpoint)
+    batch = make_batch([row[:1] for row in rows], processor, None, "error")
+    assert (batch.branches < 0).any()
+    given = decoder_attention(model, batch.segments, batch.branches, batch.position_ids)
+    assert given == {"attention_mask": None, "position_ids": None}
     found = []
-    for recompute in (False, True):
-        model = load_model(checkpoint).train()
-        if recompute:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for _ in range(2):
         loss, _ = supervised_loss(model, batch)
         loss.backward()
-        found.append(gradients(model))
-    assert set(found[0]) == set(found[1])
-    assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
+        found.append({"loss": loss.detach(), **gradients(model)})
+        batch.segments += 1  # the same batch, now with a mask, because segments are counted from 0
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=1e-5, msg=name)

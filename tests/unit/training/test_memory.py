@@ -1,113 +1,168 @@
-"""What estimate-memory says, held against torch's own allocator and against the files of a checkpoint."""
+"""What a step keeps in memory: activations of what trains alone, gradient checkpointing by part, no needless copies."""
 
 from __future__ import annotations
 
-import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 import pytest
 import torch
-from safetensors import safe_open
-from torch.profiler import ProfilerActivity, profile
+from PIL import Image
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from dsvl_tune.commands.estimate_memory import main
+from dsvl_tune.data.batches import make_batch
 from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.checkpointing import MODULES, checkpoint_activations
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.outline import outline_model, read_outline
-from dsvl_tune.models.parts import Preset, fit_plan, make_plan
-from dsvl_tune.schema import IGNORE_INDEX, Batch, UserError
-from dsvl_tune.training.dry_step import RowShape
-from dsvl_tune.training.loss import supervised_loss
-from dsvl_tune.training.memory import estimate
-
-SHAPE = RowShape(rows=3, tokens=400, images=1, learnt=100)
-VISUAL = 16
-"""Visual tokens of an image of the tiny checkpoints."""
+from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Batch, Conversation, ImageRef, Turn, UserError
+from dsvl_tune.training.loss import encode_images, supervised_loss
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.optim import make_optimizer
 
 
-def planned(model: PreTrainedModel, preset: Preset) -> PreTrainedModel:
-    apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
+def batch_of(checkpoint: Path) -> Batch:
+    """Two questions about one picture, and text."""
+    picture = ImageRef(Image.effect_noise((40, 30), 60), "noise")
+    asked = [(picture, "What?"), (picture, "How many?"), ("Hi",)]
+    rows = [Conversation((Turn("user", parts), Turn("assistant", ("Yes.",))), "row") for parts in asked]
+    return make_batch([rows[:2], rows[2:]], load_processor(checkpoint), None, "error")
+
+
+def network(checkpoint: Path, **modes: str) -> PreTrainedModel:
+    """The model in training mode with those parts trained; adapters do something from the start."""
+    torch.manual_seed(0)
+    model = load_model(checkpoint)
+    parts = {part: PartPlan(mode) for part, mode in modes.items()}  # type: ignore[arg-type]
+    apply_plan(model, fit_plan(make_plan("none", parts), model, set()))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
     return model.train()
 
 
-def batch_of(model: PreTrainedModel) -> Batch:
-    rows, tokens, learnt = SHAPE.rows, SHAPE.tokens, SHAPE.learnt
-    ids = torch.arange(rows * tokens).view(rows, tokens) % 200 + 100
-    ids[:, :VISUAL] = model.config.image_token_id
-    labels = torch.full_like(ids, IGNORE_INDEX)
-    labels[:, -learnt:] = ids[:, -learnt:]
-    return Batch(
-        input_ids=ids,
-        labels=labels,
-        loss_weights=(labels != IGNORE_INDEX).float(),
-        position_ids=torch.arange(tokens).expand_as(ids).clone(),
-        branches=torch.zeros_like(ids),
-        pixel_values=torch.randn(rows, 3, 32, 32),
-        high_res_pixel_values=torch.randn(rows, 3, 64, 64),
-        image_index=torch.arange(rows),
-        origins=[""] * rows,
-    )
+@dataclass
+class Kept:
+    """A tensor that autograd keeps for the backward pass."""
+
+    tensor: Tensor
 
 
-def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
-    """The most that the allocator had given out during a step's forward and backward, counted from its start.
+@contextmanager
+def watched(model: PreTrainedModel) -> Iterator[tuple[Counter[str], Callable[[], Counter[str]]]]:
+    """How often the first layer of each part runs, and a call that tells the bytes autograd keeps for it now."""
+    runs, inside, kept = Counter[str](), [""], list[tuple[str, ReferenceType[Kept]]]()
+    hooks = []
 
-    The gradients of the step before are there until the forward is done, as in Lightning's loop.
-    """
-    supervised_loss(model, batch)[0].backward()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss = supervised_loss(model, batch)[0]
-        model.zero_grad()
-        loss.backward()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
-    return peak
+    def pack(tensor: Tensor) -> Kept:
+        holder = Kept(tensor)
+        if not isinstance(tensor, nn.Parameter):
+            kept.append((inside[-1], ref(holder)))
+        return holder
 
+    def held() -> Counter[str]:
+        found = Counter[str]()
+        for part, reference in kept:
+            if part and (holder := reference()) is not None:
+                found[part] += holder.tensor.nbytes
+        return found
 
-@pytest.mark.parametrize(("preset", "checkpointing"), [("lora", False), ("lora", True), ("full", False)])
-def test_the_step_takes_what_the_allocator_gives(hybrid_checkpoint: Path, preset: Preset, checkpointing: bool) -> None:
-    model = planned(load_model(hybrid_checkpoint), preset)
-    if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    measured = allocated_peak(model, batch_of(model))
-
-    outline = planned(outline_model(read_outline(str(hybrid_checkpoint)), torch.float32), preset)
-    found = estimate(outline, SHAPE, "32-true", accumulates=False)
-    step = found.checkpointed if checkpointing else found.plain
-    assert step.peak == pytest.approx(measured, rel=0.15)
-    assert found.checkpointed.peak < found.plain.peak
-    assert found.checkpointed.language_model < found.plain.language_model / 5
-
-
-def table(text: str, first: str) -> dict[str, list[str]]:
-    """Cells by the first cell, of the printed table whose header begins with `first`."""
-    lines = text[text.index(first) :].split("\n\n")[0].splitlines()[2:]
-    return {cells[0]: cells[1:] for cells in (line.split() for line in lines)}
+    for part, name in MODULES.items():
+        module = getattr(model.model, name)
+        (layers,) = (m for m in module.modules() if isinstance(m, nn.ModuleList))
+        hooks += [
+            module.register_forward_pre_hook(lambda *_, part=part: inside.append(part)),
+            module.register_forward_hook(lambda *_: inside.pop() and None),
+            next(layers[0].children()).register_forward_pre_hook(lambda *_, part=part: runs.update([part])),
+        ]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
+        yield runs, held
+    for hook in hooks:
+        hook.remove()
 
 
-def test_the_command_needs_config_json_alone(
-    hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("modes", "keeps"),
+    [
+        ({"language_model": "lora"}, {"language_model"}),
+        ({"aligner": "full"}, {"language_model"}),
+        ({"sam_neck_hd": "full", "downsample": "full", "aligner": "lora"}, {"language_model"}),
+        ({"siglip": "lora"}, {"siglip", "language_model"}),
+        ({"sam": "lora"}, {"sam", "language_model"}),
+        ({"lm_head": "full"}, set()),
+    ],
+)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_nothing_trains_in_or_before_keeps_no_activations(
+    hybrid_checkpoint: Path, modes: dict[str, str], keeps: set[str], recompute: bool
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bare").mkdir()
-    shutil.copy(hybrid_checkpoint / "config.json", tmp_path / "bare" / "config.json")
-    keys = ["--config", "charts_lora", "--model.checkpoint", str(tmp_path / "bare"), "--model.parts", "null"]
-    main(["estimate-memory", *keys, "--model.preset", "full", "--tokens", "300"])
-
-    with safe_open(hybrid_checkpoint / "model.safetensors", framework="pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)
-    stored = sum(int(torch.tensor(shape).prod()) for shape in shapes)
-    text = capsys.readouterr().out
-    assert table(text, "part ")["total"][:2] == [f"{stored:,}", f"{stored:,}"]
-    assert set(table(text, "GPUs ")) == {"1", "2", "4", "8"}
-    assert list(path.name for path in tmp_path.iterdir()) == ["bare"]
+    """The trap: asked as a whole, transformers' checkpointing has frozen towers run twice and differentiated."""
+    model = network(hybrid_checkpoint, **modes)
+    checkpoint_activations(model, recompute)
+    with watched(model) as (runs, held):
+        loss, _ = supervised_loss(model, batch_of(hybrid_checkpoint))
+        assert set(held()) == keeps
+        loss.backward()
+    assert runs == {part: 1 + (recompute and part in keeps) for part in MODULES}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
 
 
-def test_a_row_that_cannot_hold_its_image_is_refused(hybrid_checkpoint: Path) -> None:
-    keys = ["--config", "charts_lora", "--model.checkpoint", str(hybrid_checkpoint), "--tokens", "16"]
-    with pytest.raises(UserError, match="images take 16 tokens"):
-        main(["estimate-memory", *keys])
+def test_checkpointing_by_part_keeps_less_and_changes_no_gradient(hybrid_checkpoint: Path) -> None:
+    batch = batch_of(hybrid_checkpoint)
+    plain: dict[str, Tensor] = {}
+    kept: dict[str, Counter[str]] = {}
+    for parts in (False, ("siglip",), ("sam",), ("language_model",), True):
+        model = network(hybrid_checkpoint, siglip="lora", sam="lora", language_model="lora", aligner="full")
+        checkpoint_activations(model, parts)
+        with watched(model) as (_, held):
+            loss, _ = supervised_loss(model, batch)
+            kept[str(parts)] = held()
+            loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        plain = plain or gradients
+        assert gradients.keys() == plain.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5, msg=name)
+        chosen = MODULES if parts is True else parts or ()
+        assert all((kept[str(parts)][part] < kept["False"][part]) == (part in chosen) for part in MODULES)
+
+
+def test_a_part_that_the_model_lacks_is_named() -> None:
+    model = load_model(Path(__file__).parents[2] / "golden" / "siglip" / "checkpoint")
+    with pytest.raises(UserError, match=r"gradient_checkpointing: 'sam'.*has siglip, language_model"):
+        checkpoint_activations(model, ("sam",))
+
+
+def test_frozen_weights_keep_their_dtype_and_the_optimizer_holds_what_trains(hybrid_checkpoint: Path) -> None:
+    parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full")}
+    module = FinetuneModule(str(hybrid_checkpoint), "none", parts, dtype="bfloat16")
+    module.configure_model()
+    trained = {name: p for name, p in module.network.named_parameters() if p.requires_grad}
+    frozen = [p for p in module.network.parameters() if not p.requires_grad]
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    assert {p.dtype for p in frozen} == {torch.bfloat16}
+    optimizer = make_optimizer(module.network, module.plan, 1e-3, (0.9, 0.95), 0.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = supervised_loss(module.network, batch_of(hybrid_checkpoint))
+    loss.backward()
+    optimizer.step()
+    assert {id(p) for p in optimizer.state} == {id(p) for p in trained.values()}
+    assert all(p.grad is None for p in frozen)
+
+
+@torch.no_grad()
+def test_every_distinct_image_is_encoded_once_over_packed_rows(hybrid_checkpoint: Path) -> None:
+    model = network(hybrid_checkpoint, aligner="full")
+    seen: list[int] = []
+    model.model.vision_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(args[0])), with_kwargs=True
+    )
+    encode_images(model, batch_of(hybrid_checkpoint))
+    assert seen == [1]

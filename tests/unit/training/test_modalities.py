@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from dsvl_tune.data.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.datamodules.base import make_batch
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.schema import Batch
-from dsvl_tune.training.loss import sums_by_modality, supervised_loss, token_losses
+from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 from dsvl_tune.training.module import FinetuneModule
 
 
@@ -96,12 +96,12 @@ def test_each_modality_has_the_mean_of_its_own_tokens(files: dict[str, str], hyb
     model = load_model(hybrid_checkpoint)
     module = data(files, hybrid_checkpoint, batch_size=13)
     module.setup("fit")
-    (batch,) = module.train_dataloader()
+    (batch,) = (module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader())
     assert isinstance(batch, Batch) and module.processor is not None
     alone = torch.zeros(2, 2)
     rows = {row[0].origin: row for row in (module.rows("train")[i] for i in range(13))}
     with torch.no_grad():
-        sums = sums_by_modality(*token_losses(model, batch))
+        _, sums = loss_by_modality(model, batch)
         for origin in batch.origins:
             one = make_batch([rows[origin]], module.processor, None, "error")
             alone[int("image" in Path(origin).name)] += torch.stack(supervised_loss(model, one))
@@ -126,7 +126,10 @@ def test_what_is_told_is_the_mean_since_the_last_line(
 def test_two_processes_train_and_report_as_one(
     whole_steps: bool, files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Micro-batches of one row: a process often has text alone while the other has an image, or both have text."""
+    """Micro-batches of one row: a process often has text alone while the other has an image, or both have text.
+
+    The strategy is stock DDP, as Lightning takes it for two devices.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     one = run(files, hybrid_checkpoint, tmp_path / "one", 4, whole_steps=whole_steps)
@@ -137,7 +140,7 @@ def test_two_processes_train_and_report_as_one(
         1,
         whole_steps=whole_steps,
         devices=2,
-        strategy="ddp_fork_find_unused_parameters_true",
+        strategy="ddp_fork",
         use_distributed_sampler=False,
         accumulate_grad_batches=2,
     )

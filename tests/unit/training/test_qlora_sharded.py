@@ -12,6 +12,7 @@ from torch import Tensor, distributed, multiprocessing
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
+from dsvl_tune.models.sharding import is_sharded, shard
 
 STEPS = 3
 
@@ -40,23 +41,23 @@ def train(model: Any) -> tuple[list[float], list[int]]:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    together = distributed.is_initialized()
-    answer = model.eval().generate(**batch, max_new_tokens=4, do_sample=False, synced_gpus=together)
-    return losses, answer[0].tolist()
+    model.eval()
+    return losses, model.run(ask, batch) if is_sharded(model) else ask(model, batch)
+
+
+def ask(model: Any, batch: dict[str, Tensor]) -> list[int]:
+    """Greedy answer."""
+    answer: list[int] = model.generate(**batch, max_new_tokens=4, do_sample=False)[0].tolist()
+    return answer
 
 
 def shard_and_train(rank: int, folder: Path, meeting: Path) -> None:
     """One of two processes: both see the same row, so that the mean gradient is the row's own."""
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     model = build(folder)
     mesh = distributed.init_device_mesh("cpu", (2,))
-    for layer in model.model.language_model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    register_fsdp_forward_method(model, "generate")
+    shard(model, mesh)
     packed = [p for p in model.parameters() if p.dtype == torch.uint8]
     share = {2 * p.to_local().numel() == p.numel() for p in packed}
     losses, answer = train(model)

@@ -1,0 +1,29 @@
+"""The floor of a data module: what constant answers score on its test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsvl_tune.metrics.floor import Answered, constant_answer_floor
+from dsvl_tune.schema import Conversation, Turn
+
+FLOOR_ROWS = 2000
+"""Training rows whose answers the floor is counted on."""
+
+
+def floor_of_rows(train: Sequence[list[Conversation]], test: Sequence[list[Conversation]]) -> dict[str, float]:
+    """As `metrics.floor` has it; {} where no test question has an answer."""
+    known = (answered(c) for i in range(min(FLOOR_ROWS, len(train))) for c in train[i])
+    asked = [answered(c) for row in test for c in row if c.turns[-1].role == "assistant"]
+    return constant_answer_floor(known, asked) if asked else {}
+
+
+def answered(conversation: Conversation) -> Answered:
+    """The last question of a conversation with its answer."""
+    question, answer = (text_of(turn) for turn in conversation.turns[-2:])
+    return Answered(conversation.kind, question, answer)
+
+
+def text_of(turn: Turn) -> str:
+    """A turn without its images."""
+    return "".join(part for part in turn.parts if isinstance(part, str)).strip()

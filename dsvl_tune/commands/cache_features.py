@@ -1,0 +1,149 @@
+"""`dsvl-tune cache-features --config RECIPE`: what frozen towers make of a recipe's images, before training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, Subset
+
+from dsvl_tune.commands.check_data import set_up
+from dsvl_tune.data.stored_images import image_keys, missing_pixels
+from dsvl_tune.datamodules.base import Rows
+from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.schema import Processor, UserError
+from dsvl_tune.tensor_store import KEPT_FREE_BYTES, TensorStore, folder_bytes, free_bytes, in_words
+from dsvl_tune.training.frozen_half import FrozenHalf
+
+DESCRIPTION = """\
+cache-features: put every image of a recipe through the frozen vision towers, once, and keep what comes out
+
+  dsvl-tune cache-features --config mine.yaml --model.feature_store features
+  dsvl-tune fit            --config mine.yaml --model.feature_store features
+
+fit then decodes no image and loads no frozen tower. Training, validation, test and probe images are stored; those that
+are there already are left alone, so a command that was stopped goes on, and several may fill one folder at a time, also
+by --trainer.devices. data.num_workers processes decode (0: as many as there are cores). All keys of a recipe can be
+given, as with fit; --model.feature_dtype and --model.feature_store_gb say how, and how much."""
+
+
+class FeatureFiller(L.LightningModule):
+    """Stores the features of images by Lightning's `predict`, which brings devices and precision.
+
+    Args:
+        half: with the store. network: that it belongs to.
+        rows: of the run. numbers: of the rows that show images which are not stored yet.
+        processor: with the store. batch_size: rows whose images pass the towers at once. workers: that decode.
+    """
+
+    def __init__(
+        self,
+        half: FrozenHalf,
+        rows: Rows,
+        numbers: list[int],
+        processor: Processor,
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.frozen, self.network = half, half.model
+        self.rows, self.numbers, self.processor = rows, numbers, processor
+        self.batch_size, self.workers = batch_size, workers
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """This process's share of all rows, whatever each process still found missing."""
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        own = [number for number in self.numbers if number % processes == rank]
+        return missing_pixels(Subset(self.rows, own), self.processor, self.batch_size, self.workers)  # type: ignore
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> int:
+        """Encode and store; how many images."""
+        if batch["pixel_values"] is not None and not self.frozen.store.closed:
+            self.frozen.make(batch["pixel_values"], batch["high_res_pixel_values"], batch["feature_keys"])
+        return len(batch["feature_keys"])
+
+    def on_predict_epoch_end(self) -> None:
+        self.trainer.strategy.barrier()
+
+
+def look(rows: Rows, processor: Processor) -> tuple[dict[str, bool], list[int]]:
+    """Whether the features of each distinct image are stored, by key; and the rows that first show one that is not."""
+    known: dict[str, bool] = {}
+    numbers = []
+    for number, found in enumerate(image_keys(rows, processor, "looking for images")):
+        new = {key: stored for key, stored in found if key not in known}
+        known |= new
+        if not all(new.values()):
+            numbers.append(number)
+    return known, numbers
+
+
+def check_room(store: TensorStore, missing: int) -> str:
+    """What filling will take.
+
+    Raises:
+        UserError: the disk has not the room.
+    """
+    room = max(store.max_bytes - folder_bytes(store.root), 0) // store.entry_bytes
+    needed, free = min(missing, room) * store.entry_bytes, free_bytes(store.root) - KEPT_FREE_BYTES
+    if needed > free:
+        raise UserError(
+            f"{store.root}: {missing:,} images of {in_words(store.entry_bytes)} need {in_words(needed)}, the disk has "
+            f"{in_words(max(free, 0))} to spare. Make room, give another folder, or bound the store by "
+            "--model.feature_store_gb."
+        )
+    said = f"{missing:,} to store, {in_words(store.entry_bytes)} each, {in_words(missing * store.entry_bytes)} in all"
+    if room < missing:
+        said += f"; {room:,} of them fit into --model.feature_store_gb {store.max_bytes / 1e9:g}"
+    return said
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    parser = argparse.ArgumentParser("dsvl-tune cache-features", description=DESCRIPTION, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    _, recipe = parser.parse_known_args(arguments[1:])
+    since = time.monotonic()
+    cli = RecipeCLI(recipe, run=False)
+    module, data, trainer = cli.model, cli.datamodule, cli.trainer
+    if module.feature_store is None:
+        raise UserError("cache-features: no folder to fill. Give one: --model.feature_store features.")
+    set_up(data)
+    module.trainer = trainer
+    module.configure_model()
+    half = module.frozen_half
+    assert half is not None and data.processor is not None
+    half.model.lm_head = half.model.model.language_model = None  # towers and aligner are all that is needed
+    rows, processor = data.every_row(), replace(data.processor, features=half.store)
+    known, numbers = look(rows, processor)
+    missing = [key for key, stored in known.items() if not stored]
+    first = trainer.is_global_zero
+    said = check_room(half.store, len(missing))
+    if first:
+        print(f"feature store {half.store.root}: {len(known):,} distinct images, {said}", flush=True)
+    workers = data.num_workers or os.cpu_count() or 1
+    try:
+        if missing:
+            filler = FeatureFiller(half, rows, numbers, processor, data.batch_size, workers)
+            trainer.predict(filler, return_predictions=False)
+    except SystemExit:  # what Lightning's trainer makes of Ctrl-C
+        raise KeyboardInterrupt from None
+    if first:
+        print(report(half.store, known, time.monotonic() - since))
+
+
+def report(store: TensorStore, known: dict[str, bool], wall_s: float) -> str:
+    """What the store holds of the images, at the end."""
+    hits = sum(known.values())
+    added = sum(store.has(key) for key, stored in known.items() if not stored)
+    left = len(known) - hits - added
+    return (
+        f"images: {len(known):,} distinct; {hits:,} were stored, {added:,} added"
+        + (f", {left:,} NOT stored: {store.closed or 'no room'}" if left else "")
+        + f"\nstore: {in_words(folder_bytes(store.root / store.folder))} for this recipe, "
+        f"{in_words(folder_bytes(store.root))} in all; time: {wall_s:.0f} s"
+    )

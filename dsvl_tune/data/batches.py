@@ -1,0 +1,73 @@
+"""Rows of conversations as batches: what a loader's worker does with what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsvl_tune.data.collate import collate, collate_prompts
+from dsvl_tune.data.encode import Overlong, encode, encode_prompt
+from dsvl_tune.data.packing import pack, tree
+from dsvl_tune.schema import Batch, Conversation, Processor, Prompts, Sample, SeenImage
+
+
+def make_batch(
+    rows: Sequence[list[Conversation]],
+    processor: Processor,
+    max_tokens: int | None,
+    overlong: Overlong,
+    pack_tokens: int | None = None,
+) -> Batch:
+    """Rows encoded, packed if wanted, and collated; an image that several of them show is read once.
+
+    Arguments are those of `ConversationDataModule`. Packing stays within these rows, so the order of the data, and with
+    it a resume, knows nothing of it.
+    """
+    return make_share(list(enumerate(rows)), (0, 1), processor, max_tokens, overlong, pack_tokens)
+
+
+def make_share(
+    numbered: Sequence[tuple[int, list[Conversation]]],
+    share: tuple[int, int],
+    processor: Processor,
+    max_tokens: int | None,
+    overlong: Overlong,
+    pack_tokens: int | None = None,
+) -> Batch:
+    """`make_batch` of rows with their numbers, in which the rows of other processes weigh nothing.
+
+    Those fill a share up to the length of the others, and would else be counted twice.
+
+    Args:
+        numbered: number and row. share: (rank, number of processes). The others are those of `make_batch`.
+    """
+    rank, world_size = share
+    seen: dict[str, SeenImage] = {}
+    samples = []
+    for number, row in numbered:
+        sample = make_sample(row, processor, max_tokens, overlong, seen)
+        if number % world_size != rank:
+            sample.loss_weights = [0.0] * len(sample.loss_weights)
+        samples.append(sample)
+    return collate(samples if pack_tokens is None else pack(samples, pack_tokens), processor.pad_id)
+
+
+def make_sample(
+    row: list[Conversation],
+    processor: Processor,
+    max_tokens: int | None,
+    overlong: Overlong,
+    seen: dict[str, SeenImage] | None = None,
+) -> Sample:
+    """A row encoded, several conversations as a message tree."""
+    seen = {} if seen is None else seen
+    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
+    return tree(samples, processor.image_token_id)
+
+
+def make_prompts(
+    conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
+) -> Prompts:
+    """Prompts encoded and collated."""
+    seen: dict[str, SeenImage] = {}
+    prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
+    return collate_prompts(prompts, processor.pad_id)

@@ -1,0 +1,105 @@
+"""The half of the LightningModule that trains nothing: losses and answers of a model, for validation, test, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dsvl_tune.models.attention import answering
+from dsvl_tune.models.sharding import is_sharded
+from dsvl_tune.schema import Batch, Processor, Prompts
+from dsvl_tune.training.blank_image import with_image
+from dsvl_tune.training.frozen_half import FrozenHalf
+from dsvl_tune.training.generation import Answer, answer_prompts, score
+from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.predictions import gather_answers
+
+
+class AnsweringModule(L.LightningModule):
+    """A complete model that computes losses and answers questions.
+
+    Args:
+        processor: the checkpoint's. max_new_tokens: longest answer that is generated.
+    """
+
+    def __init__(self, processor: Processor, max_new_tokens: int) -> None:
+        super().__init__()
+        self.processor, self.max_new_tokens = processor, max_new_tokens
+        self.model: PreTrainedModel | None = None
+        self.frozen_half: FrozenHalf | None = None
+        self.in_work: Batch | Prompts | None = None
+        self.answers: list[Answer] = []
+        self.validation_sums: list[Tensor] = []
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The complete model, once `configure_model` has built it."""
+        assert self.model is not None
+        return self.model
+
+    def compute(self, function: Callable[..., Any], batch: Batch | Prompts) -> Any:
+        """`function(network, batch)`, with stored features for pixels where there are any.
+
+        In a sharded model all processes gather a tower's layers together or not at all, so a process whose batch is of
+        text alone encodes a blank image, which no slot shows, when another has images.
+        """
+        if self.frozen_half is not None:
+            batch = self.frozen_half.see(batch, self.trainer.precision_plugin.forward_context())
+        if not is_sharded(self.network):
+            return function(self.network, batch)
+        if self.trainer.strategy.reduce_boolean_decision(batch.pixel_values is not None, all=False):
+            batch = with_image(batch, self.processor.image_rule)
+        return self.network.run(function, batch)
+
+    # Validation: the loss over all learnt tokens, and answers by generation.
+
+    def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Loss on a `Batch`, generated answers on `Prompts`."""
+        self.in_work = batch
+        if isinstance(batch, Prompts):
+            self.answers += self.answer(batch)
+        else:
+            self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
+
+    def on_validation_epoch_end(self) -> None:
+        if self.validation_sums:
+            sums = self.trainer.strategy.reduce(torch.stack(self.validation_sums).sum(0), reduce_op="sum")
+            self.validation_sums.clear()
+            self.log("val/loss", sums[0] / sums[1], prog_bar=True)
+        self.log_scores("val", "validation")
+
+    def log_scores(self, prefix: str, split: str) -> None:
+        """Log the metrics of the answers given since the last time, by all processes to the questions of a split."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        answers = gather_answers(self.answers, data.rows(split))
+        self.answers = []
+        for name, value in score(answers).items():
+            self.log(f"{prefix}/{name}", value, prog_bar=name == "relaxed_accuracy")
+
+    def answer(self, prompts: Prompts) -> list[Answer]:
+        """A record of each prompt."""
+
+        def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
+            with answering(network):
+                return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
+
+        answers: list[Answer] = self.compute(answer, prompts)
+        return answers
+
+    # Test and prediction: answers alone.
+
+    def test_step(self, batch: Prompts, batch_idx: int) -> None:
+        """Generated answers, to be scored."""
+        self.answers += self.answer(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test", "test")
+
+    def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
+        """Generated answers, scored or not."""
+        return self.answer(batch)

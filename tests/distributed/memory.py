@@ -1,0 +1,91 @@
+"""One process of a sharded run: loads its shard, trains where told to, and writes the memory it took. For torchrun."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+
+from dsvl_tune.data.collate import collate
+from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.parts import make_plan
+from dsvl_tune.models.sharding import drawable, empty_model, fill, local, shard
+from dsvl_tune.models.weights import Weights
+from dsvl_tune.schema import Batch, Sample
+from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.optim import make_optimizer
+
+
+class PeakMemory(threading.Thread):
+    """The most memory of this process's own, looked at every few milliseconds; pages of mapped files do not count."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            status = Path("/proc/self/status").read_text()
+            self.peak = max(self.peak, int(status.split("RssAnon:")[1].split()[0]) * 1024)
+            time.sleep(0.005)
+
+
+def text_batch(tokens: int = 64) -> Batch:
+    """A row of text that is learnt whole."""
+    ids, nothing = [token % 97 + 1 for token in range(tokens)], [0] * tokens
+    return collate([Sample(ids, ids, [1.0] * tokens, list(range(tokens)), nothing, nothing, [])], pad_id=0)
+
+
+def train(model: Any, plan: Any) -> None:
+    """Two steps, after which gradients and the optimizer's state have been there."""
+    optimizer = make_optimizer(model, plan, 1e-5, (0.9, 0.95), 0.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss_sum, weight_sum = model.run(supervised_loss, text_batch())
+        (loss_sum / weight_sum).backward()
+        optimizer.step()
+
+
+def assert_is_shard(parameter: Tensor, whole: Tensor) -> None:
+    """What this process holds is its chunk, as torch cuts."""
+    chunks = [*whole.chunk(distributed.get_world_size()), *[whole[:0]] * distributed.get_world_size()]
+    assert torch.equal(local(parameter), chunks[distributed.get_rank()])
+
+
+def main(folder: Path, out: Path, preset: Any) -> None:
+    distributed.init_process_group("gloo")
+    memory = PeakMemory()
+    time.sleep(0.1)
+    before = memory.peak
+    model = empty_model(folder, torch.bfloat16)
+    plan = make_plan(preset, None)
+    with drawable(model, {part for part, how in plan.items() if how.mode == "lora"}):
+        apply_plan(model, plan)
+    shard(model, init_device_mesh("cpu", (distributed.get_world_size(),)))
+    weights = Weights(folder, model.config)
+    fill(model, weights, torch.bfloat16)
+    loaded = memory.peak - before
+    if preset == "lora":
+        for name, parameter in list(model.named_parameters())[::50]:
+            if "lora_" not in name:
+                assert_is_shard(parameter, weights.read(name.replace(".base_layer.", ".")).bfloat16())
+    else:
+        train(model, plan)
+    held = sum(local(parameter).nbytes for parameter in model.parameters())
+    told = {"loaded": loaded, "peak": memory.peak - before, "parameters": held}
+    (out / f"{distributed.get_world_size()}.{distributed.get_rank()}.json").write_text(json.dumps(told))
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,114 @@
+"""A LoRA step of the decoder beside plain transformers and peft, and beside what its arithmetic alone would take.
+
+    OMP_NUM_THREADS=1 python tests/speed/decoder_step.py [ROUNDS]
+
+A Llama decoder of real proportions (width 1024, inner 2816, heads of 128, 4 layers) with random weights, float32; 4
+rows of 648 tokens, as an image of 576 and a short conversation make; adapters of rank 16 on all seven linear layers.
+Head and loss are left out. The floor is the arithmetic of linear layers and attention, forward and gradients of
+activations, without the adapters, at the rate of `torch.mm`. Prints rates, floor, and for each side CPU seconds in turn
+(medians of ROUNDS, default 3), the share of the floor, the median of paired ratios, the memory added, and the largest
+difference of any gradient.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import torch
+from contest import Work, added_mb, compare, cpu_seconds
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaModel
+
+from dsvl_tune.models.kernels import install_kernels
+from dsvl_tune.models.products import product
+
+WIDTH, INNER, HEADS, LAYERS, ROWS, TOKENS = 1024, 2816, 8, 4, 4, 648
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def decoder() -> nn.Module:
+    """A frozen decoder with adapters by peft, every tensor drawn from one seed."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=WIDTH,
+        intermediate_size=INNER,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        vocab_size=64,
+        max_position_embeddings=2048,
+    )
+    model = LlamaModel(config).requires_grad_(False)
+    inject_adapter_in_model(LoraConfig(r=16, lora_alpha=32, target_modules=TARGETS), model)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.02)
+    return model.train()
+
+
+def step(model: nn.Module, hidden: Tensor, weights: Tensor) -> None:
+    """Forward and backward, gradients left on the adapters."""
+    model.zero_grad()
+    mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().expand(ROWS, 1, TOKENS, TOKENS)
+    positions = torch.arange(TOKENS).expand(ROWS, TOKENS)
+    output = model(inputs_embeds=hidden, attention_mask=mask, position_ids=positions, use_cache=False)
+    (output.last_hidden_state * weights).sum().backward()
+
+
+def models() -> tuple[nn.Module, nn.Module]:
+    theirs, ours = decoder(), decoder()
+    install_kernels(ours)
+    return theirs, ours
+
+
+def build() -> tuple[Work, Work]:
+    """A step of each side."""
+    theirs, ours = models()
+    hidden, weights = torch.randn(2, ROWS, TOKENS, WIDTH).unbind(0)
+    return partial(step, theirs, hidden, weights), partial(step, ours, hidden, weights)
+
+
+def largest_difference(theirs: nn.Module, ours: nn.Module) -> float:
+    """Of any gradient, relative to that tensor's largest number."""
+    pairs = zip(theirs.parameters(), ours.parameters(), strict=True)
+    return max(float((a.grad - b.grad).abs().max() / a.grad.abs().max()) for a, b in pairs if a.grad is not None)
+
+
+def rates() -> tuple[float, float]:
+    """GFLOP per CPU second of `torch.mm` and of our product, at the size of the MLP's first layer; best of 5."""
+    x, weight = torch.randn(ROWS * TOKENS, WIDTH), torch.randn(INNER, WIDTH)
+    gflop = 2 * x.numel() * INNER / 1e9
+    ways = (lambda: torch.mm(x, weight.t()), lambda: product(x, weight))
+    plain, fast = (gflop / min(cpu_seconds(way) for _ in range(5)) for way in ways)
+    return plain, fast
+
+
+def step_gflop() -> float:
+    """Linear layers forward and to their inputs, attention's two products forward and five backward, whole square."""
+    linear = 2 * 2 * ROWS * TOKENS * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER)
+    attention = (2 + 5) * 2 * ROWS * TOKENS**2 * WIDTH
+    return LAYERS * (linear + attention) / 1e9
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    plain, fast = rates()
+    floor = step_gflop() / plain
+    print(f"{torch.get_num_threads()} threads; torch.mm {plain:.0f} GFLOP per CPU second, ours {fast:.0f}")
+    print(f"a step's arithmetic {step_gflop():.0f} GFLOP, floor {floor:.2f} s, at our rate {step_gflop() / fast:.2f} s")
+    theirs, ours = models()
+    hidden, weights = torch.randn(2, ROWS, TOKENS, WIDTH).unbind(0)
+    works = partial(step, theirs, hidden, weights), partial(step, ours, hidden, weights)
+    for work in works:
+        work()
+    away = largest_difference(theirs, ours)
+    seconds = compare(*works, rounds)
+    memory = added_mb(build)
+    for name, spent, added in zip(("transformers and peft", "ours"), seconds, memory, strict=False):
+        print(f"{name:22} {spent:6.2f} s   {floor / spent:5.0%} of the floor   {added:6.0f} MB added")
+    print(f"ratio {seconds[2]:.2f}x, largest difference of a gradient {away:.1e}")
+
+
+if __name__ == "__main__":
+    main()

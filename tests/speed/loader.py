@@ -1,0 +1,114 @@
+"""Images/s that the loader brings at 384 + 1024 px from files as they come, beside what a step takes. Run by hand:
+
+    OMP_NUM_THREADS=1 python tests/speed/loader.py --images 64 --workers 0 1 2 --step_s 0.5
+
+Half of the images are photographs (JPEG, 2000 x 1500 px), half are scanned pages (PNG, 1240 x 1754 px). Every line is
+a fresh process, and the best of `--rounds`. CPU seconds are of all processes, "here" of the training process alone:
+what it spends on a batch, a step cannot use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parents[1] / "golden" / "hybrid" / "checkpoint"
+
+
+def make_files(folder: Path, images: int) -> None:
+    """Pictures with some noise, so that they compress as real ones do, and a row for each."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(images):
+        width, height, ending = (2000, 1500, "jpg") if i % 2 else (1240, 1754, "png")
+        coarse = random.integers(0, 255, (height // 40, width // 40, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+        noise = random.integers(-6, 7, smooth.shape) if ending == "jpg" else 0
+        level = 1 if ending == "jpg" else 32
+        picture = ((smooth + noise).clip(0, 255) // level * level).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{i}.{ending}")
+        rows.append({"question": "What?", "answer": "This.", "image": f"{i}.{ending}"})
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+
+def cpu_s() -> tuple[float, float]:
+    """CPU seconds of this process, and of its living workers."""
+    ticks = 0
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time(), ticks / os.sysconf("SC_CLK_TCK")
+
+
+def measure(folder: Path, workers: int, batch_size: int, options: dict[str, object]) -> dict[str, float]:
+    """One epoch after a first one that warms caches."""
+    from dsvl_tune.datamodules import InstructDataModule
+
+    data = InstructDataModule(
+        str(folder / "rows.jsonl"),
+        validation_rows=0,
+        verify_images=False,
+        checkpoint=str(CHECKPOINT),
+        batch_size=batch_size,
+        num_workers=workers,
+        **options,
+    )
+    data.setup("fit")
+    loader = data.train_dataloader()
+    found = {}
+    for epoch in ("first", "second"):
+        since, (here, workers_s), images = time.perf_counter(), cpu_s(), 0
+        for batch in loader:
+            images += len(data.on_after_batch_transfer(batch, 0).image_index)
+        wall, (here_after, workers_after) = time.perf_counter() - since, cpu_s()
+        spent = here_after - here
+        found |= {f"{epoch}/images_per_s": images / wall, f"{epoch}/here_ms": 1e3 * spent / images}
+        found |= {f"{epoch}/cpu_ms": 1e3 * (spent + workers_after - workers_s) / images}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--step_s", type=float, default=0.0, help="time of a step of one batch, to compare with")
+    parser.add_argument("--options", type=json.loads, default={}, help="further keys of the data module, as JSON")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print("RESULT", json.dumps(measure(options.one, options.workers[0], options.batch_size, options.options)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        make_files(Path(name), options.images)
+        lines = {}
+        for _ in range(options.rounds):
+            for workers in options.workers:
+                again = ["--one", name, "--workers", str(workers), "--batch_size", str(options.batch_size)]
+                command = [sys.executable, __file__, *again, "--options", json.dumps(options.options)]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                found = json.loads(output.split("RESULT")[1])
+                lines.setdefault(workers, []).append(found)
+    print("workers  epoch   images/s  /worker  CPU ms/image  here ms/image")
+    for workers, rounds in lines.items():
+        for epoch in ("first", "second"):
+            best = min(rounds, key=lambda one: one[f"{epoch}/cpu_ms"])
+            speed, cpu, here = (best[f"{epoch}/{key}"] for key in ("images_per_s", "cpu_ms", "here_ms"))
+            print(f"{workers:>7}  {epoch:<6}{speed:>10.1f}{speed / max(workers, 1):>9.1f}{cpu:>14.1f}{here:>15.1f}")
+    if options.step_s:
+        print(f"a step of {options.step_s:g} s takes {options.batch_size / options.step_s:.1f} images/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""What packing saves: padding and CPU seconds of a step on rows of mixed lengths, and what a mask costs.
+
+    python tests/speed/packing.py [STEPS]
+
+The model is random, SigLIP-only, with 576 tokens an image, a decoder of 4 layers of width 256 and a tiny tower. A
+micro-batch has 8 rows: every other one shows an image, questions and answers have 10 to 300 words. The contenders take
+the same rows in turns; ratios are of the same rows. Losses are printed beside, and are equal.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+from dsvl_tune.data.batches import make_batch
+from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.parts import fit_plan, make_plan
+from dsvl_tune.models.processor import load_processor
+from dsvl_tune.schema import Batch, Conversation, ImageRef, Turn
+from dsvl_tune.training.loss import supervised_loss
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from conftest import GOLDEN, write_image_settings
+
+CONTENDERS = {"plain, dense mask": None, "plain, causal": None, "packed to 1024": 1024, "packed to 2048": 2048}
+
+
+def build(folder: Path) -> None:
+    """The random checkpoint."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / "siglip" / "checkpoint")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image_placeholder>"]})
+    text = {"model_type": "llama", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 688}
+    vision = {"model_type": "siglip_vision_model", "image_size": 96, "patch_size": 4, "hidden_size": 64}
+    config = AutoConfig.for_model(
+        "deepseek_vl",
+        text_config={**text, "num_hidden_layers": 4, "num_attention_heads": 4, "max_position_embeddings": 4096},
+        vision_config={
+            **vision,
+            **{"intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "vision_use_head": False},
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
+        tie_word_embeddings=False,
+    )
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_image_settings(folder, "deepseek_vl")
+    settings = folder / "preprocessor_config.json"
+    settings.write_text(settings.read_text().replace("32", "96"))
+
+
+def rows(step: int) -> list[list[Conversation]]:
+    """Eight rows, the same for the same step."""
+    draw = random.Random(step)
+
+    def words() -> str:
+        return " ".join(draw.choices(["bar", "line", "axis", "value"], k=int(10 * 30 ** draw.random())))
+
+    def row(number: int) -> list[Conversation]:
+        picture = ImageRef(Image.new("RGB", (50, 40), (number * 20, 0, 0)), f"{number}")
+        parts = (picture, words()) if number % 2 else (words(),)
+        return [Conversation((Turn("user", parts), Turn("assistant", (words(),))), f"row {number}")]
+
+    return [row(number) for number in range(8)]
+
+
+def padding(batch: Batch) -> float:
+    """Share of the batch that is padding."""
+    return float((batch.branches < 0).float().mean())
+
+
+def main() -> None:
+    steps = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder))
+        model, processor = load_model(Path(folder)).train(), load_processor(Path(folder))
+    apply_plan(model, fit_plan(make_plan("lora", None), model, set()))
+    took: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    wasted: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    losses: dict[str, float] = dict.fromkeys(CONTENDERS, 0.0)
+    for step in range(-1, steps):  # the first warms up
+        for name, pack_tokens in CONTENDERS.items():
+            batch = make_batch(rows(step), processor, None, "error", pack_tokens)
+            if name == "plain, dense mask":
+                batch.segments += 1  # counted from 1, it no longer looks plain
+            start = time.process_time()
+            loss, _ = supervised_loss(model, batch)
+            loss.backward()
+            if step >= 0:
+                took[name].append(time.process_time() - start)
+                wasted[name].append(padding(batch))
+                losses[name] += loss.item()
+    for name, seconds in took.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, took["plain, causal"], strict=True))
+        print(
+            f"{name:18} padding {100 * statistics.mean(wasted[name]):4.1f} %  {statistics.median(seconds):5.2f} CPU s  "
+            f"{ratio:.2f} x plain, causal  loss {losses[name]:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

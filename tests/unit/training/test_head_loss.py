@@ -1,0 +1,111 @@
+"""Head and cross entropy in chunks, against torch's cross entropy on all logits at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dsvl_tune.training import head_loss as module
+from dsvl_tune.training.head_loss import head_loss
+
+TOKENS, WIDTH, VOCABULARY, CHUNK = 13, 4, 37, 5
+
+
+class Network(nn.Module):
+    """Embeddings, something that mixes, and a head, which may be tied to the embeddings or have an adapter."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        self.lm_head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        if kind == "tied":
+            self.lm_head.weight = self.embed.weight
+        self.lm_head.weight.requires_grad_(kind in ("full", "tied"))
+        if kind in ("lora", "dora"):
+            config = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False, use_dora=kind == "dora")
+            inject_adapter_in_model(config, self)
+            self.embed.requires_grad_(True)
+            self.mix.requires_grad_(True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.mix(self.embed(ids))
+
+
+def plain(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    losses = F.cross_entropy(head(hidden).float(), targets, reduction="none")
+    return torch.dot(losses, weights), losses
+
+
+def results(kind: str, loss: Any, tokens: int = TOKENS, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Loss, losses and every gradient of two micro-batches that add up, the second one scaled."""
+    network = Network(kind)
+    draw = torch.Generator().manual_seed(1)
+    found = {}
+    for part, scale in enumerate((1.0, 3.0)):
+        ids, targets = torch.randint(VOCABULARY, (2, tokens), generator=draw)
+        weights = torch.rand(tokens, generator=draw) * torch.tensor([0.5, 2.0])[torch.arange(tokens) % 2]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
+            loss_sum, losses = loss(network.lm_head, network(ids), targets, weights)
+            (loss_sum * scale).backward()
+        found |= {f"loss {part}": loss_sum.detach(), f"losses {part}": losses.detach()}
+    assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+    return found | {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", CHUNK)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5, TOKENS])
+@pytest.mark.parametrize("kind", ["frozen", "full", "tied", "lora", "dora"])
+def test_chunks_equal_all_logits_at_once(kind: str, tokens: int) -> None:
+    ours, expected = results(kind, head_loss, tokens), results(kind, plain, tokens)
+    assert list(ours) == list(expected)
+    for name, value in expected.items():
+        assert ours[name].dtype == torch.float32
+        torch.testing.assert_close(ours[name], value, atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["frozen", "full", "lora"])
+def test_mixed_precision_is_as_near_to_float32_as_the_plain_way(kind: str) -> None:
+    """A bfloat16 has eight bits; some of these gradients are sums of values of either sign."""
+    exact = results(kind, plain)
+    for loss in (head_loss, plain):
+        for name, value in results(kind, loss, dtype=torch.bfloat16).items():
+            assert value.dtype == torch.float32
+            assert (value - exact[name]).abs().max() <= 2**-6 * exact[name].abs().max(), name
+
+
+class Largest(TorchDispatchMode):
+    """The largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            self.elements = max(self.elements, tensor.numel() if isinstance(tensor, Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_logits_of_all_tokens_never_exist(learns: bool) -> None:
+    network = Network("frozen")
+    ids, targets = torch.randint(VOCABULARY, (2, 20))
+    with torch.set_grad_enabled(learns):
+        hidden = network(ids)
+        with Largest() as largest:
+            loss_sum, _ = head_loss(network.lm_head, hidden, targets, torch.ones(20))
+        with Largest() as largest_plain:
+            plain(network.lm_head, hidden, targets, torch.ones(20))
+    assert largest.elements == CHUNK * VOCABULARY < largest_plain.elements == 20 * VOCABULARY
+    assert loss_sum.requires_grad == learns

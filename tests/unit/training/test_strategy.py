@@ -1,0 +1,41 @@
+"""What the names of strategies mean, and that no default leaves a run unsharded or a process waiting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+
+from dsvl_tune.schema import UserError
+from dsvl_tune.training.strategy import FSDP2, choose_strategy
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "auto"])
+def test_ddp_takes_a_process_with_text_alone(strategy: str) -> None:
+    """The trap: Lightning's own choice raises, or waits for ever, when a process has no image in its batch."""
+    chosen = choose_strategy(strategy, 2, 1)
+    assert isinstance(chosen, DDPStrategy) and chosen._ddp_kwargs == {"find_unused_parameters": True}
+
+
+def test_one_process_has_no_strategy() -> None:
+    assert choose_strategy("auto", 1, 1) == "auto"
+
+
+def test_every_process_gets_a_shard() -> None:
+    """The trap: Lightning's sizes are data over machines and tensors over devices, so one machine does not shard."""
+    chosen = choose_strategy("fsdp2", 4, 2)
+    assert isinstance(chosen, FSDP2) and chosen._tensor_parallel_size == 1
+
+
+@pytest.mark.parametrize("strategy", [ModelParallelStrategy(), FSDPStrategy(), "fsdp", "fsdp_cpu_offload"])
+def test_what_does_not_shard_or_clip_is_refused(strategy: Any) -> None:
+    with pytest.raises(UserError, match="Give fsdp2"):
+        choose_strategy(strategy, 2, 1)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp2"])
+@pytest.mark.parametrize("devices", ["auto", -1, "-1"])
+def test_the_recipe_says_how_many_processes(strategy: str, devices: Any) -> None:
+    with pytest.raises(UserError, match="Give the number of processes"):
+        choose_strategy(strategy, devices, 1)
