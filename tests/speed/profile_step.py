@@ -18,6 +18,7 @@ from contender_ours import InFileOrder
 from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
 
+from dsvl_tune.data.images import finish_pixels
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
@@ -61,10 +62,12 @@ def main() -> None:
     plan = make_plan("lora", {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)})
     apply_plan(model, fit_plan(plan, model, set()))
     draw_adapters(model.train())
-    supervised_loss(model, next(batches))[0].backward()
+    assert data.processor is not None
+    rule = data.processor.image_rule
+    supervised_loss(model, finish_pixels(next(batches), rule))[0].backward()
     spent = timed_parts(model)
     start = cpu()
-    batch = next(batches)
+    batch = finish_pixels(next(batches), rule)
     loaded = cpu()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         loss = supervised_loss(model, batch)[0]
