@@ -133,7 +133,7 @@ def gpus_table(found: Estimate, checkpointing: bool) -> str:
     rows = []
     for gpus in GPUS:
         gathered = found.gathered if gpus > 1 else 0.0
-        sizes = [*found.kept(gpus), gathered, found.pixels + found.step(checkpointing)]
+        sizes = [*found.kept(gpus), gathered, found.pixels + found.step(gpus, checkpointing)]
         sizes += [found.total(gpus, checkpointing), found.total(gpus, not checkpointing)]
         rows.append([str(gpus), *map(gigabytes, sizes)])
     return format_table(head, rows)

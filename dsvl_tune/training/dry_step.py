@@ -124,7 +124,7 @@ def dry_step(model: PreTrainedModel, shape: RowShape, precision: str, accumulate
             language_model = bytes_.live - before - vision
             loss = learn(model, shape, hidden)
             del hidden
-        head = bytes_.live - before - vision - language_model
+            head = bytes_.live - before - vision - language_model
         if not accumulates:
             for parameter in trained:
                 parameter.grad = None
@@ -154,14 +154,21 @@ def see(model: PreTrainedModel, pixels: dict[str, Tensor]) -> Tensor | None:
 
 
 def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
-    """Hidden states [B, T, D], visual tokens in their places as transformers puts them there."""
+    """Hidden states [B, T, D] of plain rows, visual tokens in their places as transformers puts them there.
+
+    Layer by layer: transformers' own loop asks positions for their values, which fake ones do not have, and would then
+    make a mask that plain rows do without.
+    """
+    decoder = model.model.language_model
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64)
-    embeddings = model.get_input_embeddings()(ids)
+    hidden: Tensor = model.get_input_embeddings()(ids)
     if features is not None:
-        places = torch.zeros_like(ids, dtype=torch.bool)[..., None].expand_as(embeddings)
-        embeddings = embeddings.masked_scatter(places, features.to(embeddings.dtype))
-    hidden: Tensor = model.model.language_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-    return hidden
+        places = torch.zeros_like(ids, dtype=torch.bool)[..., None].expand_as(hidden)
+        hidden = hidden.masked_scatter(places, features.to(hidden.dtype))
+    positions = decoder.rotary_emb(hidden, position_ids=ids[:1])
+    for layer in decoder.layers:
+        hidden = layer(hidden, None, ids[:1], use_cache=False, position_embeddings=positions)
+    return decoder.norm(hidden)  # type: ignore[no-any-return]
 
 
 def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:

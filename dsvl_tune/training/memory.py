@@ -105,10 +105,10 @@ class Estimate(NamedTuple):
     gathered: float
     dequantized: float
 
-    def step(self, checkpointing: bool) -> float:
-        """Activations and all that is alive for a moment, or AdamW's third tensor if that is larger."""
+    def step(self, gpus: int, checkpointing: bool) -> float:
+        """Activations and all that is alive for a moment, or this GPU's share of AdamW's third tensor if larger."""
         activations = (self.checkpointed if checkpointing else self.plain).peak + self.dequantized
-        return max(activations, sum(part.moments for part in self.parts.values()) / MOMENTS)
+        return max(activations, sum(part.moments for part in self.parts.values()) / MOMENTS / gpus)
 
     def kept(self, gpus: int) -> list[float]:
         """Weights, gradients and AdamW's moments on each of `gpus` GPUs."""
@@ -117,7 +117,7 @@ class Estimate(NamedTuple):
     def total(self, gpus: int, checkpointing: bool) -> float:
         """All of it on each of `gpus` GPUs."""
         gathered = self.gathered if gpus > 1 else 0.0
-        return sum(self.kept(gpus)) + gathered + self.pixels + self.step(checkpointing)
+        return sum(self.kept(gpus)) + gathered + self.pixels + self.step(gpus, checkpointing)
 
 
 def estimate(

@@ -118,7 +118,7 @@ def measure(number: int, folder: Path) -> None:
     model = outline_model(config, torch_dtype(dtype))
     apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
     found = estimate(model, shape, "bf16-mixed" if dtype == "bfloat16" else "32-true", accumulates=False)
-    print("MEMORY " + json.dumps([measured, found.total(1, checkpointing), found.step(checkpointing)]))
+    print("MEMORY " + json.dumps([measured, found.total(1, checkpointing), found.step(1, checkpointing)]))
 
 
 def main() -> None:
