@@ -166,7 +166,7 @@ class ConversationDataModule(L.LightningDataModule):
 
         Questions without an answer are not scored; with no other there is no floor.
         """
-        return floor_of_rows(self.rows("train"), self.rows("test"))
+        return floor_of_rows([self.rows("train")], self.rows("test"))
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""

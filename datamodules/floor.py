@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from dsvl_tune.metrics.floor import Answered, constant_answer_floor
 from dsvl_tune.schema import Conversation, Turn
 
+Floor = dict[str, float]
 FLOOR_ROWS = 2000
-"""Training rows whose answers the floor is counted on."""
+"""Training rows whose answers the floor is counted on, over all sources."""
 
 
-def floor_of_rows(train: Sequence[list[Conversation]], test: Sequence[list[Conversation]]) -> dict[str, float]:
-    """As `metrics.floor` has it; {} where no test question has an answer."""
-    known = (answered(c) for i in range(min(FLOOR_ROWS, len(train))) for c in train[i])
+def floor_of_rows(trained: Sequence[Sequence[list[Conversation]]], test: Sequence[list[Conversation]]) -> Floor:
+    """As `metrics.floor` has it; {} where no test question has an answer.
+
+    Args:
+        trained: the training rows of each source. test: the rows that are asked.
+    """
+    each = FLOOR_ROWS // len(trained)
+    known = (answered(c) for rows in trained for i in range(min(each, len(rows))) for c in rows[i])
     asked = [answered(c) for row in test for c in row if c.turns[-1].role == "assistant"]
     return constant_answer_floor(known, asked) if asked else {}
 

@@ -13,14 +13,14 @@ from dsvl_tune.data.lengths import MeasureRow, row_lengths
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.mixing import Mixture, Ramp
 from dsvl_tune.data.streams import StreamedRows
-from dsvl_tune.metrics.floor import constant_answer_floor
 from dsvl_tune.schema import Conversation, UserError
 
-from .base import FLOOR_ROWS, ConversationDataModule, Rows, answered
+from .base import ConversationDataModule, Rows
+from .floor import floor_of_rows
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Sequence[list[Conversation]]):
     """The rows of one source as they are mixed.
 
     Attributes:
@@ -40,7 +40,7 @@ class Source:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> list[Conversation]:
+    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
         """A row with this source's weights; questions without a type are of the source's name."""
         return [self.weighted(conversation) for conversation in self.rows[index]]
 
@@ -69,7 +69,7 @@ class MixedRows(Sequence[list[Conversation]]):
     def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
         for source in self.sources:
             if 0 <= index < len(source):
-                return source.row(index)
+                return source[index]
             index -= len(source)
         raise IndexError(index)
 
@@ -161,10 +161,7 @@ class MixtureDataModule(ConversationDataModule):
         """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""
         mixed = self.rows("train")
         assert isinstance(mixed, MixedRows)
-        each = FLOOR_ROWS // len(mixed.sources)
-        known = (answered(c) for one in mixed.sources for i in range(min(each, len(one))) for c in one.row(i))
-        asked = [answered(c) for row in self.rows("test") for c in row if c.turns[-1].role == "assistant"]
-        return constant_answer_floor(known, asked) if asked else {}
+        return floor_of_rows(mixed.sources, self.rows("test"))
 
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""

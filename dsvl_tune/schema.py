@@ -13,9 +13,9 @@ Shape legend, used in every docstring of the project::
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,10 +71,9 @@ class Conversation:
     """Alternating turns, the first of the user.
 
     Attributes:
-        turns: at least one user turn.
-        origin: file and row, or seed: named in every error about this conversation.
+        turns: at least one user turn. origin: file and row, or seed: named in every error about this conversation.
         system: the system prompt; None takes the checkpoint's default, "" has none.
-        kind: question type, for metrics per type ("" if the data has no types).
+        kind: question type, for metrics per type ("" without types).
     """
 
     turns: tuple[Turn, ...]
@@ -105,10 +104,8 @@ class ImageRule:
     square is `background`. `high` and `low` are made from that square.
 
     Attributes:
-        size: side of the padded square in px (the largest branch's size).
-        background: padding colour, RGB 0..255.
-        low: the SigLIP branch.
-        high: the SAM branch; None in the SigLIP-only family.
+        size: side of the padded square in px (the largest branch's size). background: padding colour, RGB 0..255.
+        low: the SigLIP branch. high: the SAM branch; None in the SigLIP-only family.
     """
 
     size: int
@@ -119,16 +116,11 @@ class ImageRule:
 
 
 class Store(Protocol):
-    """Where tensors made of an image may already lie, by a key of its content."""
+    """Tensors made of an image, by a key of its content: `tensor_store.TensorStore`."""
 
-    def has(self, key: str) -> bool:
-        """Whether they seem to, at a glance."""
-
-    def get(self, key: str) -> dict[str, Tensor] | None:
-        """The tensors, None if they do not."""
-
-    def put(self, key: str, tensors: dict[str, Tensor]) -> bool:
-        """Keep them, if there is room."""
+    def has(self, key: str) -> bool: ...
+    def get(self, key: str) -> dict[str, Tensor] | None: ...
+    def put(self, key: str, tensors: dict[str, Tensor]) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -148,19 +140,16 @@ class Processor:
     context_tokens: int
     """Longest row the checkpoint supports."""
     features: Store | None = None
-    """Of features, asked before an image is decoded; None where they are not stored."""
     squares: Store | None = None
-    """Of padded squares, asked then; None where they are not kept."""
     compact: bool = False
-    """Whether the branch of the square's own size is left as uint8 levels, to be normalised on the device."""
+    """Where features and padded squares are kept; whether the larger branch stays uint8, to be normalised later."""
 
 
 @dataclass
 class Pixels:
     """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised.
 
-    On its way from a worker the branch of the square's own size has uint8 levels instead (`Processor.compact`).
-    `key` is where its features will be stored, "" where they are not.
+    On the way from a worker the larger is uint8 (`Processor.compact`). `key` is where its features go, "" if nowhere.
     """
 
     name: str
@@ -171,14 +160,10 @@ class Pixels:
 
 @dataclass
 class Features:
-    """One image whose features were stored: each tensor by name, as `models.vision` describes them."""
+    """One image whose features were stored: each tensor by name, as in `models.vision`."""
 
     name: str
     tensors: dict[str, Tensor]
-
-
-SeenImage: TypeAlias = "Pixels | Features"
-"""An image as it is brought to the model."""
 
 
 @dataclass
@@ -189,14 +174,12 @@ class Sample:
         input_ids: [T], image tokens expanded to V each.
         labels: [T], the token itself where it is learnt, else IGNORE_INDEX (as in transformers: the loss pairs hidden
             state t - 1 with label t). A learnt token is never the first of its branch.
-        loss_weights: [T] float.
-        position_ids: [T], as if each conversation stood alone.
+        loss_weights: [T] float. position_ids: [T], as if each conversation stood alone.
         segments: [T], which member of a packed row, from 0; a member is a conversation or a tree. Members do not see
             each other.
         branches: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token sees the tokens before it
             of its segment that have branch 0 or its own branch. A conversation without a tree has 0 everywhere.
-        images: in reading order, one per image slot.
-        origins: of each conversation in the row.
+        images: in reading order, one per image slot. origins: of each conversation in the row.
     """
 
     input_ids: list[int]
@@ -205,37 +188,40 @@ class Sample:
     position_ids: list[int]
     segments: list[int]
     branches: list[int]
-    images: list[SeenImage]
+    images: list[Pixels | Features]
     origins: list[str] = field(default_factory=list)
 
 
-class Pinned:
-    """A dataclass of tensors whose memory a loader can pin."""
+@dataclass(kw_only=True)
+class Shown:
+    """What the image slots of a batch show: images with pixels, then images whose features were stored.
 
-    def pin_memory(self) -> Any:
-        """The same with every tensor in pinned memory, from where a GPU copies without waiting."""
-        pinned: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            if isinstance(value, dict):
-                pinned[name] = {key: tensor.pin_memory() for key, tensor in value.items()}
-            else:
-                pinned[name] = value.pin_memory() if hasattr(value, "pin_memory") else value
-        return type(self)(**pinned)
+    Attributes:
+        pixel_values, high_res_pixel_values: [I, 3, S, S] float32 or None; the larger is uint8 until on the device.
+        features: each tensor [I, ...] by name, or None. feature_keys: where those of the images with pixels will go.
+        image_index: [M] int64, which image fills the m-th slot, those with pixels counted first.
+    """
+
+    pixel_values: Tensor | None
+    high_res_pixel_values: Tensor | None
+    image_index: Tensor
+    features: dict[str, Tensor] | None = None
+    feature_keys: list[str] = field(default_factory=list)
+
+    def pin_memory(self: Any) -> Any:
+        """The same in memory from which a GPU copies without waiting; the loader asks for it."""
+        from torch.utils.data._utils.pin_memory import pin_memory  # not above: this file is read before torch is
+
+        return replace(self, **pin_memory(dict(vars(self))))
 
 
-@dataclass
-class Batch(Pinned):
+@dataclass(kw_only=True)
+class Batch(Shown):
     """What a training step eats. Right-padded; padding has segment and branch -1, label IGNORE_INDEX, position 0.
 
     Attributes:
         input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
-        pixel_values: [I, 3, S_low, S_low] float32 or None for a text-only batch. high_res_pixel_values: the same at
-            S_high, None in the SigLIP-only family. The larger one is uint8 until it is on the device. Images whose
-            features were stored are not among them.
-        image_index: [M] int64, which of the I images fills the m-th slot: first those with pixels, then the others.
         origins: of every conversation in the batch, for error messages.
-        features: of the images that come without pixels, each tensor [I, ...] by name; None without any.
-        feature_keys: where the features of each image with pixels are to be stored; empty where they are not.
     """
 
     input_ids: Tensor
@@ -244,34 +230,21 @@ class Batch(Pinned):
     position_ids: Tensor
     segments: Tensor
     branches: Tensor
-    pixel_values: Tensor | None
-    high_res_pixel_values: Tensor | None
-    image_index: Tensor
     origins: list[str]
-    features: dict[str, Tensor] | None = None
-    feature_keys: list[str] = field(default_factory=list)
 
 
-@dataclass
-class Prompts(Pinned):
+@dataclass(kw_only=True)
+class Prompts(Shown):
     """What generation eats: left-padded prompts that end in "Assistant:", and what was expected of each.
 
     Attributes:
         input_ids, attention_mask: [B, T] int64.
-        pixel_values, high_res_pixel_values, image_index, features, feature_keys: as in `Batch`.
-        references: the expected answer of each row.
-        kinds: the question type of each row.
-        questions: the question's text of each row. origins: file and row, or seed.
+        references, kinds, questions, origins: of each row the expected answer, the question's type and text, the place.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
-    pixel_values: Tensor | None
-    high_res_pixel_values: Tensor | None
-    image_index: Tensor
     references: list[str]
     kinds: list[str]
     questions: list[str]
     origins: list[str]
-    features: dict[str, Tensor] | None = None
-    feature_keys: list[str] = field(default_factory=list)

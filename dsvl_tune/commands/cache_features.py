@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, Subset
 
 from dsvl_tune.commands.check_data import set_up
@@ -70,6 +71,13 @@ class FeatureFiller(L.LightningModule):
         self.trainer.strategy.barrier()
 
 
+class FillerCLI(RecipeCLI):
+    """The recipe's parts, with a trainer of as many processes as the recipe has, each with whole towers."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        return LightningCLI.instantiate_trainer(self, strategy="auto", **kwargs)
+
+
 def look(rows: Rows, processor: Processor) -> tuple[dict[str, bool], list[int]]:
     """Whether the features of each distinct image are stored, by key; and the rows that first show one that is not."""
     known: dict[str, bool] = {}
@@ -108,7 +116,7 @@ def main(arguments: list[str]) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     _, recipe = parser.parse_known_args(arguments[1:])
     since = time.monotonic()
-    cli = RecipeCLI(recipe, run=False)
+    cli = FillerCLI(recipe, run=False)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     if module.feature_store is None:
         raise UserError("cache-features: no folder to fill. Give one: --model.feature_store features.")

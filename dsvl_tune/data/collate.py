@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dsvl_tune.data.encode import EncodedPrompt
-from dsvl_tune.schema import IGNORE_INDEX, Batch, Features, Pixels, Prompts, Sample, SeenImage
+from dsvl_tune.schema import IGNORE_INDEX, Batch, Features, Pixels, Prompts, Sample
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
@@ -48,11 +48,11 @@ def pad_right(rows: Sequence[Sequence[float]], width: int, value: float) -> Tens
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def stack_images(slots: Sequence[SeenImage]) -> dict[str, Any]:
+def stack_images(slots: Sequence[Pixels | Features]) -> dict[str, Any]:
     """The fields of a batch that say what its slots show: distinct images (by name), those with pixels first.
 
     Returns:
-        `pixel_values`, `high_res_pixel_values`, `image_index`, `features` and `feature_keys` of `Batch`.
+        `pixel_values`, `high_res_pixel_values`, `image_index`, `features` and `feature_keys` of `Shown`.
     """
     images = {image.name: image for image in slots}
     pixels = [image for image in images.values() if isinstance(image, Pixels)]

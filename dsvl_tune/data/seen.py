@@ -9,6 +9,7 @@ import hashlib
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import PIL
 from PIL import Image
@@ -16,7 +17,9 @@ from PIL import Image
 from dsvl_tune.data import images
 from dsvl_tune.data.images import from_levels, load_image, to_levels
 from dsvl_tune.data.urls import cached_picture
-from dsvl_tune.schema import Features, ImageRef, ImageRule, Processor, SeenImage
+from dsvl_tune.schema import Features, ImageRef, ImageRule, Pixels, Processor
+
+SeenImage: TypeAlias = "Pixels | Features"
 
 
 def see_image(ref: ImageRef, processor: Processor, origin: str) -> SeenImage:

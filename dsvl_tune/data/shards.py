@@ -60,8 +60,8 @@ def read_shard(path: str, skip: int = 0) -> Iterator[Record]:
         with fsspec.open(path, "rb") as file:
             for content, parse, place in read(file, path, skip):
                 yield Record(content, parse, place, root)
-    except (OSError, tarfile.TarError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}). Check the file.") from None
+    except (OSError, ValueError, ImportError, tarfile.TarError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}). Check it and its name.") from None
 
 
 def ending(path: str) -> str:

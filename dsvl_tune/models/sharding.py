@@ -74,11 +74,12 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     """Cut every parameter over the processes of a mesh; a layer is gathered while it computes.
 
     A model stays in the class that it has, and gets a method `run` that calls a function with the model's own
-    parameters gathered, which a call of `forward` alone would do.
+    parameters gathered, which a call of `forward` alone would do. The head is among these: its loss and gradients are
+    computed in chunks of tokens, which a layer that is gathered and freed at each call would not survive.
     """
     units = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not model.config.tie_word_embeddings:
-        units += [model.get_input_embeddings(), model.get_output_embeddings()]
+        units.append(model.get_input_embeddings())
     for unit in units:
         fully_shard(unit, mesh=mesh)
     # Although the root's are needed first in the backward pass: what is not resharded stays whole after validation.

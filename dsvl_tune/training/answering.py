@@ -60,10 +60,10 @@ class AnsweringModule(L.LightningModule):
 
     def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss on a `Batch`, generated answers on `Prompts`."""
-        self.in_work = batch
         if isinstance(batch, Prompts):
             self.answers += self.answer(batch)
         else:
+            self.in_work = batch
             self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
 
     def on_validation_epoch_end(self) -> None:
@@ -83,6 +83,7 @@ class AnsweringModule(L.LightningModule):
 
     def answer(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
+        self.in_work = prompts
 
         def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
             with answering(network):

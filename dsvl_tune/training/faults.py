@@ -80,7 +80,7 @@ def memory_message(error: Exception, trainer: L.Trainer) -> str:
     said = re.search(r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", str(error).replace("\n", " "))
     what = f"out of memory{f' (tried to allocate {said[1]})' if said else ''}"
     if batch is None:
-        return f"{what} while the model was loaded: give model.dtype bfloat16, or a machine with more."
+        return f"{what} before the first batch: give model.dtype bfloat16 or lower data.batch_size ({data.batch_size})."
     rows, tokens = batch.input_ids.shape
     ways = []
     if isinstance(batch, Prompts):

@@ -33,7 +33,7 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor)
         float32 scalar, and [N] float32 without a gradient.
     """
     if not torch.is_grad_enabled():
-        parts = ((head(hidden[part]).float(), targets[part]) for part in chunks(len(hidden)))
+        parts = ((head(hidden[part]).float(), targets[part]) for part in chunks(len(hidden), CHUNK))
         losses = torch.cat([F.cross_entropy(logits, right, reduction="none") for logits, right in parts])
         return torch.dot(losses, weights), losses
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
@@ -41,9 +41,9 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor)
     return loss_sum, losses
 
 
-def chunks(tokens: int) -> list[slice]:
-    """All tokens, in as few parts as `CHUNK` allows, of one size: a small rest would read the whole head as well."""
-    parts = max(1, -(-tokens // CHUNK))
+def chunks(tokens: int, most: int) -> list[slice]:
+    """All tokens, in as few parts of up to `most` as can be, of one size: a small rest would read the whole head."""
+    parts = max(1, -(-tokens // most))
     size = -(-tokens // parts)
     return [slice(part * size, (part + 1) * size) for part in range(parts)]
 
@@ -73,7 +73,8 @@ class ChunkedHeadLoss(torch.autograd.Function):
         """Loss and gradients, chunk by chunk."""
         by_hidden, losses = torch.empty_like(hidden), torch.empty_like(weights)
         by_trained: list[Tensor] = []
-        for part in chunks(len(hidden)):
+        # A chunk's gradient of the head is as large as the logits of D tokens, so fewer of them would save nothing.
+        for part in chunks(len(hidden), max(CHUNK, hidden.shape[1]) if trained else CHUNK):
             with torch.enable_grad():
                 chunk = hidden[part].detach().requires_grad_()
                 logits = head(chunk)

@@ -27,7 +27,8 @@ def is_first() -> bool:
 
 def was_launched_by_first() -> bool:
     """Whether the first process started this one (and torchrun or srun did not)."""
-    return not is_first() and DECISION in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+    by_others = "TORCHELASTIC_RUN_ID" in os.environ or SLURMEnvironment.detect()
+    return not is_first() and DECISION in os.environ and not by_others
 
 
 def decided_by_first(decide: Callable[[], Place]) -> Place:
@@ -45,10 +46,10 @@ def decided_by_first(decide: Callable[[], Place]) -> Place:
     if is_first():
         store.set(attempt, json.dumps((os.getpid(), *decide()), default=str))
     place = from_text(store.get(attempt))
-    readers = store.add(f"{attempt}/read", 1)
-    while is_first() and readers < processes():  # where it holds the store, it may not let go before
-        time.sleep(0.01)
-        readers = store.add(f"{attempt}/read", 0)
+    if store.add(f"{attempt}/readers", 1) == processes():
+        store.set(f"{attempt}/read", "by all")
+    if is_first():
+        store.get(f"{attempt}/read")  # the process that holds the store may not let it go before
     return place
 
 

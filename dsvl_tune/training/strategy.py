@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -101,8 +101,6 @@ def choose_strategy(strategy: str | Strategy, devices: int | str | list[int], no
         )
     if strategy == SHARDED:
         return FSDP2()
-    if strategy == "ddp":
-        return DDPStrategy(find_unused_parameters=True)  # a process may have text alone, while another has an image
     if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2):
         raise UserError(
             "trainer.strategy: Lightning's ModelParallelStrategy does not shard on one machine by default, and its "

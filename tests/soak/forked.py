@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,17 @@ SCRIPT = str(Path(dsvl_tune.__file__).with_name("__main__.py"))
 """What `python -m dsvl_tune` runs, for a command that starts further processes of itself."""
 
 
-def start(arguments: Sequence[str], folder: Path, log: Path, environment: Mapping[str, str] | None = None) -> int:
-    """Run `dsvl-tune` with `arguments` in `folder` and a process group of its own; gives the process."""
+def start(
+    arguments: Sequence[str],
+    folder: Path,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    memory_bytes: int | None = None,
+) -> int:
+    """Run `dsvl-tune` with `arguments` in `folder` and a process group of its own; gives the process.
+
+    `memory_bytes` bounds what it may take beyond what is there when it begins.
+    """
     pid = os.fork()
     if pid:
         return pid
@@ -31,6 +41,9 @@ def start(arguments: Sequence[str], folder: Path, log: Path, environment: Mappin
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.update(environment or {})
+        if memory_bytes is not None:
+            there = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (there + memory_bytes, there + memory_bytes))
         sys.argv = [SCRIPT, *arguments]
         from dsvl_tune.cli import main
 
@@ -53,14 +66,14 @@ def poll(pid: int) -> int | None:
 
 
 def serve() -> None:
-    """Answer {"start": [arguments, folder, log, environment]} with a process, {"poll": process} with its exit code."""
+    """Answer {"start": arguments of `start`} with a process, {"poll": process} with its exit code."""
     answers = os.fdopen(os.dup(1), "w")
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
-            arguments, folder, log, environment = request["start"]
-            answer = start(arguments, Path(folder), Path(log), environment)
+            arguments, folder, log, *rest = request["start"]
+            answer = start(arguments, Path(folder), Path(log), *rest)
         else:
             answer = poll(request["poll"])
         print(json.dumps(answer), file=answers, flush=True)

@@ -4,7 +4,8 @@
 
 Every measurement has a process of its own; the contenders take turns. Prints the median CPU seconds, their ratio to the
 plain way, and the peak memory above what weights and inputs take. "fused" is `F.linear_cross_entropy`, which knows no
-weight per token with reduction "sum" and computes the logits twice with "none"; both get our size of a chunk.
+weight per token with reduction "sum" and computes the logits twice with "none"; both get our size of a chunk. With a
+trained head the peak holds the head's gradient too.
 """
 
 from __future__ import annotations

@@ -71,9 +71,7 @@ def test_a_full_disk_is_told_with_path_and_bytes_and_keeps_both(run: Path) -> No
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
-def test_a_kill_between_any_two_renames_loses_nothing(
-    run: Path, monkeypatch: pytest.MonkeyPatch, renames: int
-) -> None:
+def test_a_kill_between_any_two_renames_loses_nothing(run: Path, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
     """Every rename of a save is let through or not; what is kept then is the newest or the one before."""
     plain, done = os.rename, []
 
@@ -95,9 +93,7 @@ def test_a_kill_between_any_two_renames_loses_nothing(
 
 
 @pytest.mark.parametrize("damage", ["cut off", "zeros", "one bit", "empty"])
-def test_a_damaged_checkpoint_is_passed_over(
-    run: Path, capsys: pytest.CaptureFixture[str], damage: str
-) -> None:
+def test_a_damaged_checkpoint_is_passed_over(run: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     path = run / LAST
     content = bytearray(path.read_bytes())
     if damage == "cut off":

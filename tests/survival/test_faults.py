@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
-import resource
 import signal
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from conftest import assert_equal_runs, fit, last, write_recipe
+from runs import Commands, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.schema import UserError
@@ -141,37 +139,13 @@ def test_a_killed_data_worker_ends_the_run_with_a_message_and_the_same_command_g
     assert_equal_runs(whole_run, tmp_path / "runs" / "run")
 
 
-class BoundMemory(L.Callback):
-    """Leaves the process 1 MiB more than it uses, from the third step on, by a limit of the kernel."""
-
-    before = resource.getrlimit(resource.RLIMIT_AS)
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step == 2:
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
-            pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 2**20, self.before[1]))
-
-    def on_exception(self, *_: Any) -> None:
-        resource.setrlimit(resource.RLIMIT_AS, self.before)
-
-
 def test_no_memory_says_which_keys_to_change_and_by_how_much(
-    hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hybrid_checkpoint: Path, tmp_path: Path, commands: Commands
 ) -> None:
-    watch(BoundMemory(), monkeypatch)
-    recipe = write_recipe(
-        tmp_path,
-        hybrid_checkpoint,
-        checkpoint_every_steps=1,
-        data__init_args__batch_size=16,
-        data__init_args__train_charts=96,
-        trainer__val_check_interval=100,
-    )
-    with pytest.raises(UserError) as told:
-        fit(recipe)
-    message = str(told.value)
-    assert "out of memory (tried to allocate" in message and "16 rows of up to" in message
-    assert "data.batch_size from 16 to 8 with trainer.accumulate_grad_batches from 2 to 4" in message
-    assert "model.gradient_checkpointing true" in message and "last.ckpt" in message
-    assert last(tmp_path / "runs" / "run")["global_step"] == 2
+    write_recipe(tmp_path, hybrid_checkpoint, data__init_args__batch_size=512, data__init_args__train_charts=512)
+    process = commands.start(tmp_path, "fit", "--config", "run.yaml", memory_bytes=480 * 2**20)
+    assert commands.ends(process, within_s=120) == 2
+    message = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "error: out of memory (tried to allocate" in message and "512 rows of up to" in message
+    assert "data.batch_size from 512 to 256 with trainer.accumulate_grad_batches from 2 to 4" in message
+    assert "model.gradient_checkpointing true" in message and "No step was saved yet" in message

@@ -7,7 +7,7 @@ import signal
 import socket
 from pathlib import Path
 
-from conftest import Commands, assert_equal_runs, last, wait_for, write_recipe
+from runs import Commands, assert_equal_runs, last, wait_for, write_recipe
 from torch.distributed import TCPStore
 
 FIT = ("fit", "--config", "run.yaml")

@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import pytest
-from conftest import STEPS, assert_equal_runs, fit, last, write_recipe
+from runs import STEPS, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.training.held_out import HeldOutReport
 from dsvl_tune.training.run_parts import run_callbacks

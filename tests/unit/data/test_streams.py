@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,6 +160,9 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no such split": ({"train": "{folder}#other"}, "no split 'other'. It has train"),
     "another kind": ({"train": "{folder}/bad*"}, "its name ends in 'nothing'. Streamed are .jsonl"),
     "a protocol": ({"train": "nonsense://x/*.jsonl"}, "nonsense://x/.*: cannot be read .*nonsense"),
+    "a protocol that needs a package": ({"train": "s3://x/y.jsonl"}, "s3://x/y.jsonl: cannot be read"),
+    "no protocol": ({"train": "nonsense://x/y.jsonl"}, "nonsense://x/y.jsonl: cannot be read .*nonsense"),
+    "no server": ({"train": "http://127.0.0.1:9/y.jsonl"}, "http://127.0.0.1:9/y.jsonl: cannot be read"),
     "held out is more": ({"validation": "file://{folder}/part1*", "check_rows": 9}, r"more rows than check_rows \(9\)"),
     "a bad row": ({"train": "{folder}/bad/*"}, "a.jsonl:2: not JSON"),
     "a list": ({"train": "{folder}/list/*"}, "a.json: a JSON list, which is read whole"),
@@ -210,6 +216,16 @@ def test_held_out_rows_that_are_far_are_read(lines: Path, tiny_checkpoint: str) 
     batch = next(iter(data.val_dataloader()[0]))
     assert batch.origins[0] == f"file://{lines}/part1.jsonl:1"
     assert data.floor()
+
+
+def test_rows_come_over_http(lines: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(lines))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/part1.jsonl"
+        far = [record.value() for record in Stream(find_shards(url)).in_order([0], skip=2)]
+        server.shutdown()
+    assert far == [record.value() for record in read_shard(str(lines / "part1.jsonl"), 2)]
 
 
 def test_check_data_reads_all_of_a_stream(

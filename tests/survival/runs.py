@@ -1,0 +1,114 @@
+"""A recipe of a few steps, its runs compared, and commands in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from dsvl_tune.recipe import RecipeCLI
+
+STEPS = 11
+"""Of a run, two micro-batches each; a validation comes after every four of those."""
+
+
+def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
+    """A recipe with message trees, dropout, a schedule, accumulation and a fully trained part, and `changes` by key."""
+    content: dict[str, Any] = {
+        "model": {
+            **{"checkpoint": str(checkpoint), "lr": 0.002, "warmup_steps": 3, "lora_dropout": 0.1, "max_new_tokens": 3},
+            "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
+        },
+        "data": {
+            "class_path": "dsvl_tune.datamodules.ChartsDataModule",
+            "init_args": {
+                **{"train_charts": 9, "validation_charts": 2, "test_charts": 2, "probe_scenes": 0, "questions": 3},
+                **{"batch_size": 2, "system_prompt": ""},
+            },
+        },
+        "trainer": {
+            **{"max_steps": STEPS, "max_epochs": -1, "val_check_interval": 4, "accumulate_grad_batches": 2},
+            **{"enable_progress_bar": False, "accelerator": "cpu"},
+        },
+        "run_dir": str(folder / "runs"),
+    }
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    folder.mkdir(exist_ok=True)
+    (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder / "run.yaml"
+
+
+def fit(recipe: Path, *more: str) -> int:
+    """`dsvl-tune fit` in this process; its exit code."""
+    return RecipeCLI(["fit", "--config", str(recipe), *more]).exit_code
+
+
+def last(run: Path) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def assert_equal_runs(one: Path, two: Path) -> None:
+    """Weights, optimizer, result, answers and scores, bit for bit."""
+    first, second = last(one), last(two)
+    assert first["global_step"] == second["global_step"]
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    for name, tensor in first["state_dict"].items():
+        assert torch.equal(tensor, second["state_dict"][name]), name
+    for number, slots in first["optimizer_states"][0]["state"].items():
+        for slot, tensor in slots.items():
+            assert torch.equal(tensor, second["optimizer_states"][0]["state"][number][slot]), (number, slot)
+    for folder in ("adapter", "predictions"):
+        names = sorted(path.name for path in (one / folder).iterdir())
+        assert names == sorted(path.name for path in (two / folder).iterdir())
+        assert all((one / folder / name).read_bytes() == (two / folder / name).read_bytes() for name in names)
+    summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (one, two)]
+    for key in ("before", "after", "steps", "best_checkpoint"):
+        assert summaries[0][key] == summaries[1][key]
+
+
+class Commands:
+    """`dsvl-tune` commands in processes forked from one that has imported everything."""
+
+    def __init__(self, server: subprocess.Popen[str]) -> None:
+        self.server = server
+        assert self.ask_answer() == "ready"
+
+    def ask_answer(self, **request: Any) -> Any:
+        assert self.server.stdin is not None and self.server.stdout is not None
+        if request:
+            self.server.stdin.write(json.dumps(request) + "\n")
+            self.server.stdin.flush()
+        return json.loads(self.server.stdout.readline())
+
+    def start(
+        self, folder: Path, *arguments: str, log: str = "log", memory_bytes: int | None = None, **environment: str
+    ) -> int:
+        """The process of a command in `folder`, whose output goes to a file there."""
+        return self.ask_answer(start=[arguments, str(folder), str(folder / log), environment, memory_bytes])
+
+    def ends(self, process: int, within_s: float) -> int:
+        """Its exit code."""
+        deadline = time.monotonic() + within_s
+        while (code := self.ask_answer(poll=process)) is None:
+            assert time.monotonic() < deadline, f"process {process} has not ended within {within_s} s"
+            time.sleep(0.05)
+        return code
+
+
+def wait_for(condition: Callable[[], bool], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
