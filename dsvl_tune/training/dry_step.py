@@ -168,7 +168,7 @@ def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Te
     positions = decoder.rotary_emb(hidden, position_ids=ids[:1])
     for layer in decoder.layers:
         hidden = layer(hidden, None, ids[:1], use_cache=False, position_embeddings=positions)
-    return decoder.norm(hidden)  # type: ignore[no-any-return]
+    return decoder.norm(hidden)
 
 
 def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
