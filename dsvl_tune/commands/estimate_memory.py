@@ -79,19 +79,22 @@ def estimate_recipe(recipe: Any, config: PretrainedConfig, shape: RowShape) -> t
     apply_plan(model, plan, settings.lora_variant, settings.lora_dropout)
     accumulates = recipe.trainer.accumulate_grad_batches > 1
     quantization = "nf4" if settings.preset == "qlora" else settings.quantization
-    return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization)
+    checkpointed = settings.gradient_checkpointing or True
+    return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization, checkpointed)
 
 
 def report(recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, found: Estimate) -> str:
     """The three tables and the store's line."""
     checkpointing = bool(recipe.model.gradient_checkpointing)
     stored = stored_feature_bytes(config, plan)
-    rows = f"{shape.rows} rows of {shape.tokens:,} tokens with {shape.images} images, {shape.learnt:,} tokens learnt"
+    rows = (
+        f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.learnt:,} learnt tokens"
+    )
     return "\n\n".join(
         [
             f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, {recipe.trainer.precision}",
             parts_table(plan, found),
-            f"a step of {rows} on one GPU; pixels {gigabytes(found.pixels)}\n\n{steps_table(found, checkpointing)}",
+            f"a micro-batch of {rows}; pixels {gigabytes(found.pixels)}\n\n{steps_table(found, checkpointing)}",
             gpus_table(found, checkpointing),
             "feature store: "
             + (f"{stored / 1e6:.2f} MB an image on disk" if stored else "none, a vision tower is trained"),
@@ -124,13 +127,13 @@ def steps_table(found: Estimate, checkpointing: bool) -> str:
 
 
 def gpus_table(found: Estimate, checkpointing: bool) -> str:
-    """A GPU's share of everything; FSDP2 where there are several."""
+    """A GPU's share of everything: --trainer.strategy fsdp2 where there are several. With ddp each is as one alone."""
     head = ["GPUs", "weights", "gradients", "AdamW", "gathered", "pixels and step", "each GPU", "with checkpointing"]
     head[-1] += " off" if checkpointing else " on"
     rows = []
     for gpus in GPUS:
         gathered = found.gathered if gpus > 1 else 0.0
-        sizes = [*found.kept(gpus), gathered, found.pixels + found.step(checkpointing)]
+        sizes = [*found.kept(gpus), gathered, found.pixels + found.step(gpus, checkpointing)]
         sizes += [found.total(gpus, checkpointing), found.total(gpus, not checkpointing)]
         rows.append([str(gpus), *map(gigabytes, sizes)])
     return format_table(head, rows)

@@ -8,7 +8,7 @@ for the backward pass, with and without checkpointing, needs no formula of ours.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
+from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
 from dsvl_tune.training.head_loss import head_loss
 
 
@@ -74,7 +75,11 @@ class LiveBytes(TorchDispatchMode):
 
 
 def dry_steps(
-    model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool
+    model: PreTrainedModel,
+    shape: RowShape,
+    precision: str,
+    accumulates: bool,
+    checkpointed: bool | Sequence[Checkpointed] = True,
 ) -> tuple[StepBytes, StepBytes]:
     """A step without and one with gradient checkpointing.
 
@@ -83,11 +88,12 @@ def dry_steps(
         shape: of the micro-batch.
         precision: Lightning's, e.g. "bf16-mixed".
         accumulates: whether gradients of earlier micro-batches are still there in the backward pass.
+        checkpointed: the parts of the second step, as `models.checkpointing` takes them.
     """
     with FakeTensorMode():
         fill_with_fakes(model)
         plain = dry_step(model, shape, precision, accumulates)
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model, checkpointed)
         return plain, dry_step(model, shape, precision, accumulates)
 
 
@@ -118,7 +124,7 @@ def dry_step(model: PreTrainedModel, shape: RowShape, precision: str, accumulate
             language_model = bytes_.live - before - vision
             loss = learn(model, shape, hidden)
             del hidden
-        head = bytes_.live - before - vision - language_model
+            head = bytes_.live - before - vision - language_model
         if not accumulates:
             for parameter in trained:
                 parameter.grad = None
@@ -148,16 +154,21 @@ def see(model: PreTrainedModel, pixels: dict[str, Tensor]) -> Tensor | None:
 
 
 def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
-    """Hidden states [B, T, D], visual tokens in their places as transformers puts them there."""
+    """Hidden states [B, T, D] of plain rows, visual tokens in their places as transformers puts them there.
+
+    Layer by layer: transformers' own loop asks positions for their values, which fake ones do not have, and would then
+    make a mask that plain rows do without.
+    """
+    decoder = model.model.language_model
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64)
-    embeddings = model.get_input_embeddings()(ids)
+    hidden: Tensor = model.get_input_embeddings()(ids)
     if features is not None:
-        places = torch.zeros_like(ids, dtype=torch.bool)[..., None].expand_as(embeddings)
-        embeddings = embeddings.masked_scatter(places, features.to(embeddings.dtype))
-    hidden: Tensor = model.model.language_model(
-        inputs_embeds=embeddings, use_cache=False
-    ).last_hidden_state
-    return hidden
+        places = torch.zeros_like(ids, dtype=torch.bool)[..., None].expand_as(hidden)
+        hidden = hidden.masked_scatter(places, features.to(hidden.dtype))
+    positions = decoder.rotary_emb(hidden, position_ids=ids[:1])
+    for layer in decoder.layers:
+        hidden = layer(hidden, None, ids[:1], use_cache=False, position_embeddings=positions)
+    return decoder.norm(hidden)
 
 
 def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:

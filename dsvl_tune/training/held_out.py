@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -91,13 +92,14 @@ class HeldOutReport(L.Callback):
         after = self.measure(trainer, pl_module, "after")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         trained = [p for p in pl_module.parameters() if p.requires_grad]
-        peak = torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, device=pl_module.device)
+        peak_rss, peak_gpu = trainer.strategy.reduce(peak_bytes(pl_module.device), reduce_op="max").tolist()
         summary = {
             "before": self.before,
             "after": after,
             "floor": data.floor(),
             "wall_s": round(self.wall_s + time.monotonic() - self.since, 1),
-            "peak_rss_bytes": int(trainer.strategy.reduce(peak, reduce_op="max")),
+            "peak_rss_bytes": peak_rss,
+            "peak_gpu_bytes": peak_gpu,
             "steps": trainer.global_step,
             "trainable_parameters": sum(p.numel() for p in trained),
             "best_checkpoint": best,
@@ -117,6 +119,12 @@ class HeldOutReport(L.Callback):
         return str(Path(best).relative_to(self.run_folder.resolve()))
 
 
+def peak_bytes(device: torch.device) -> Tensor:
+    """[2] int64: this process's highest resident memory, and that of the tensors on its GPU, 0 without one."""
+    gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, gpu], device=device)
+
+
 def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
     """What a run says at its end."""
     rows = []
@@ -126,11 +134,12 @@ def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
         floor = summary["floor"].get(metric)
         cells = [summary["before"].get(metric), after, floor]
         rows.append([metric, *("-" if cell is None else f"{100 * cell:.1f} %" for cell in cells)])
+    gpu = f", on the GPU {summary['peak_gpu_bytes'] / 2**30:.2f} GiB" if summary["peak_gpu_bytes"] else ""
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
     return (
         f"\nheld-out questions\n{format_table(['metric', 'before', 'after', 'floor'], rows)}\n\n"
         f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}\n"
-        f"time: {minutes} min {seconds} s, peak memory: {summary['peak_rss_bytes'] / 2**30:.2f} GiB\n"
+        f"time: {minutes} min {seconds} s, peak memory: {summary['peak_rss_bytes'] / 2**30:.2f} GiB{gpu}\n"
         f"best checkpoint: {summary['best_checkpoint']}\n"
         f"run folder: {run_folder}\n"
         f"next: dsvl-tune merge {run_folder}"

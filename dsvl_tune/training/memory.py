@@ -3,18 +3,19 @@
 Sources: parameters and their dtypes are the model's own, with the plan applied (`adapters.apply_plan`: what trains is
 float32). A gradient has its parameter's dtype. AdamW keeps two moments of the parameter's size and dtype, and makes a
 third tensor of them while it steps (torch.optim.adamw). FSDP2 (torch.distributed.fsdp.fully_shard) divides all of these
-by the number of GPUs, and gathers the weights of the layer in use and of the next one; what lies outside the layers
-stays gathered from the forward to the backward pass.
+by the number of GPUs, and gathers the weights of the layer in use and of the next one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from dsvl_tune.models.checkpointing import Checkpointed
 from dsvl_tune.models.parts import LORA_TARGETS, Plan, part_names, part_of
 from dsvl_tune.models.quantization import NF4_BYTES, PART
 from dsvl_tune.training.dry_step import RowShape, StepBytes, dry_steps
@@ -54,13 +55,17 @@ def weight_bytes(name: str, parameter: Tensor, quantization: str | None) -> floa
 
 
 def gathered_bytes(model: PreTrainedModel, quantization: str | None) -> float:
-    """What a GPU holds of weights that are not its share: two layers, and all that lies outside the layers."""
-    groups: dict[str, float] = {}
+    """What a GPU holds of weights that are not its share: the largest unit, one more layer, and what is in no unit.
+
+    The units are those of `models.sharding.shard`: every layer, the embeddings, the head.
+    """
+    units: dict[str, float] = {}
     for name, parameter in model.named_parameters():
-        found = LAYER.match(name)
-        group = found.group() if found else ""
-        groups[group] = groups.get(group, 0.0) + weight_bytes(name, parameter, quantization)
-    return groups.pop("", 0.0) + 2 * max(groups.values())
+        layer, part = LAYER.match(name), part_of(name)
+        unit = layer.group() if layer else part if part in ("embed_tokens", "lm_head") else ""
+        units[unit] = units.get(unit, 0.0) + weight_bytes(name, parameter, quantization)
+    outside = units.pop("", 0.0)
+    return outside + max(units.values()) + max(size for unit, size in units.items() if unit.endswith("."))
 
 
 def dequantized_bytes(model: PreTrainedModel, quantization: str | None) -> float:
@@ -100,10 +105,10 @@ class Estimate(NamedTuple):
     gathered: float
     dequantized: float
 
-    def step(self, checkpointing: bool) -> float:
-        """Activations and all that is alive for a moment, or AdamW's third tensor if that is larger."""
+    def step(self, gpus: int, checkpointing: bool) -> float:
+        """Activations and all that is alive for a moment, or this GPU's share of AdamW's third tensor if larger."""
         activations = (self.checkpointed if checkpointing else self.plain).peak + self.dequantized
-        return max(activations, sum(part.moments for part in self.parts.values()) / MOMENTS)
+        return max(activations, sum(part.moments for part in self.parts.values()) / MOMENTS / gpus)
 
     def kept(self, gpus: int) -> list[float]:
         """Weights, gradients and AdamW's moments on each of `gpus` GPUs."""
@@ -112,18 +117,23 @@ class Estimate(NamedTuple):
     def total(self, gpus: int, checkpointing: bool) -> float:
         """All of it on each of `gpus` GPUs."""
         gathered = self.gathered if gpus > 1 else 0.0
-        return sum(self.kept(gpus)) + gathered + self.pixels + self.step(checkpointing)
+        return sum(self.kept(gpus)) + gathered + self.pixels + self.step(gpus, checkpointing)
 
 
 def estimate(
-    model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool, quantization: str | None = None
+    model: PreTrainedModel,
+    shape: RowShape,
+    precision: str,
+    accumulates: bool,
+    quantization: str | None = None,
+    checkpointed: bool | Sequence[Checkpointed] = True,
 ) -> Estimate:
     """What training takes.
 
     Args:
         model: on the meta device, with the plan applied; afterwards it is of no other use.
         shape: of a micro-batch on one GPU. precision: Lightning's. accumulates: over several micro-batches.
-        quantization: nf4 or None.
+        quantization: nf4 or None. checkpointed: parts of the step with checkpointing, see `models.checkpointing`.
     """
     kept = (
         part_bytes(model, quantization),
@@ -132,5 +142,5 @@ def estimate(
     )
     parts, gathered, dequantized = kept
     pixels = float(pixel_bytes(model.config, shape))
-    plain, checkpointed = dry_steps(model, shape, precision, accumulates)
-    return Estimate(parts, plain, checkpointed, pixels, gathered, dequantized)
+    steps = dry_steps(model, shape, precision, accumulates, checkpointed)
+    return Estimate(parts, *steps, pixels, gathered, dequantized)

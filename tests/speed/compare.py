@@ -31,8 +31,8 @@ from rig_inputs import VOCABULARY, write_inputs
 
 from dsvl_tune.training.table import format_table
 
-BATCH, EPOCH = 4, 2
-"""Samples of a step, steps of an epoch."""
+EPOCH = 2
+"""Steps of an epoch."""
 AGREE = 1e-4
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "lightning")
 
@@ -46,20 +46,30 @@ def contenders(questions: str, store: bool) -> dict[str, list[str]]:
     return {**found, "dsvl-tune, store": [*ours, "--feature-store"]} if store else found
 
 
-def run(model: Path, data: Path, arguments: list[str], threads: int, scratch: Path) -> Result:
+def run(model: Path, data: Path, arguments: list[str], batch_size: int, threads: int, scratch: Path) -> Result:
     """One contender in a fresh process; a store begins empty."""
     steps = EPOCH + 1
     if arguments[-1] == "--feature-store":
         shutil.rmtree(scratch, ignore_errors=True)
         arguments, steps = [*arguments, str(scratch)], 3 * EPOCH
     command = [sys.executable, str(Path(__file__).with_name("step_bench.py")), "--model", str(model)]
-    command += ["--data", str(data), "--steps", str(steps), "--warmup", "1", "--batch-size", str(BATCH), *arguments]
+    command += [
+        "--data",
+        str(data),
+        "--steps",
+        str(steps),
+        "--warmup",
+        "1",
+        "--batch-size",
+        str(batch_size),
+        *arguments,
+    ]
     # libgomp's threads spin while they wait: CPU time that no work is done in
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "3000"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("BENCH_JSON ")]
     if len(lines) != 1:
-        sys.exit(f"{' '.join(command)} gave no figure:\n{done.stderr[-4000:]}")
+        sys.exit(f"{' '.join(command)} gave no figure ({done.returncode}):\n{done.stderr[-4000:]}")
     return dict(json.loads(lines[0].removeprefix("BENCH_JSON ")))
 
 
@@ -76,21 +86,22 @@ def check_losses(setting: str, results: dict[str, Result]) -> list[list[str]]:
     return shown
 
 
-def cpu_a_sample(result: Result, epoch: int) -> float:
-    """CPU seconds a sample in the first or the third epoch, the warm-up step left out."""
+def cpu_a_step(result: Result, epoch: int) -> float:
+    """CPU seconds a step in the first or the third epoch, the warm-up step left out."""
     steps = result["steps"]["cpu_s"]
     kept = steps[2 * EPOCH :] if epoch == 3 and len(steps) == 3 * EPOCH else steps[1 : EPOCH + 1]
-    return mean(kept[: EPOCH - 1] if epoch == 1 and len(steps) == 3 * EPOCH else kept) / BATCH
+    return mean(kept[: EPOCH - 1] if epoch == 1 and len(steps) == 3 * EPOCH else kept)
 
 
-def summary(setting: str, rounds: list[dict[str, Result]]) -> list[list[str]]:
+def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> list[list[str]]:
     """A row for each contender: medians over the rounds, and medians of the ratios within a round."""
     lines = []
     for name in rounds[0]:
         cells = [f"{setting}: {name}"]
         for epoch in (1, 3):
-            own = [cpu_a_sample(one[name], epoch) for one in rounds]
-            ratios = [cpu_a_sample(one["Trainer + peft"], epoch) / cpu for one, cpu in zip(rounds, own, strict=True)]
+            own = [cpu_a_step(one[name], epoch) / batch_size for one in rounds]
+            plain = [cpu_a_step(one["Trainer + peft"], epoch) / batch_size for one in rounds]
+            ratios = [trainer / cpu for trainer, cpu in zip(plain, own, strict=True)]
             cells += [f"{median(own):.2f}", f"{median(ratios):.2f}x"]
         peaks = [one[name]["peak_rss_mb"] for one in rounds]
         smaller = [one[name]["peak_rss_mb"] / one["Trainer + peft"]["peak_rss_mb"] for one in rounds]
@@ -102,7 +113,7 @@ def compare(options: argparse.Namespace) -> None:
     """Every setting, round by round; tables at the end, every figure in results.json."""
     folder: Path = options.folder
     if not (folder / "four").exists():
-        write_inputs(folder, rows=BATCH * EPOCH)
+        write_inputs(folder, rows=options.batch_size * EPOCH)
     costs, losses, kept = [], {}, {}
     for model in options.models:
         for questions in options.sets:
@@ -111,17 +122,17 @@ def compare(options: argparse.Namespace) -> None:
             for _ in range(options.rounds):
                 results = {}
                 for name, arguments in contenders(questions, options.store).items():
-                    place = (folder / model, folder / questions, arguments, options.threads, folder / "store")
-                    results[name] = run(*place)
+                    place = (folder / model, folder / questions, arguments, options.batch_size, options.threads)
+                    results[name] = run(*place, folder / "store")
                     print(f"{setting}: {name}: {results[name]['steps']['cpu_s']} CPU s a step", flush=True)
                 losses[setting] = check_losses(setting, results)
                 rounds.append(results)
-            costs += summary(setting, rounds)
+            costs += summary(setting, rounds, options.batch_size)
             kept[setting] = rounds
             (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
     print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} threads for each")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
-    print(f"batch {BATCH}, {options.rounds} rounds\n")
+    print(f"batch {options.batch_size}, {options.rounds} rounds\n")
     steps = [step for shown in losses.values() for step in shown]
     print(format_table(["losses", *contenders("one", options.store)], steps))
     head = ["CPU s a sample", "epoch 1", "faster", "epoch 3", "faster", "peak MB", "of Trainer's"]
@@ -134,6 +145,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(VOCABULARY))
     parser.add_argument("--sets", type=lambda text: text.split(","), default=["one", "four"])
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of every contender")
     parser.add_argument("--store", action="store_true", help="also dsvl-tune with a feature store")
     compare(parser.parse_args())

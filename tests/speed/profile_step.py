@@ -1,0 +1,86 @@
+"""Where the time of one of our steps goes: CPU seconds of each part, then the operators by their own CPU time.
+
+    python tests/speed/profile_step.py MODEL DATA [--share-images]
+
+MODEL and DATA as compare.py writes them (FOLDER/proportions, FOLDER/one). A step of batch 4 after a warm-up step; the
+parts' forward passes are timed by hooks, the backward pass as a whole.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from contender_ours import InFileOrder
+from step_bench import ALPHA, RANK, draw_adapters
+from torch.profiler import ProfilerActivity, profile
+
+from dsvl_tune.data.images import finish_pixels
+from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
+from dsvl_tune.training.loss import supervised_loss
+
+BATCH = 4
+
+
+def timed_parts(model: Any) -> dict[str, float]:
+    """CPU seconds of each part's forward passes, filled by hooks."""
+    inner = model.model
+    parts = {
+        "SigLIP": inner.vision_model,
+        "SAM": getattr(inner, "high_res_vision_model", None),
+        "aligner": inner.aligner,
+        "decoder": inner.language_model,
+        "head": model.lm_head,
+    }
+    spent: dict[str, float] = defaultdict(float)
+    for name, module in parts.items():
+        if module is not None:
+            module.register_forward_pre_hook(lambda *_, name=name: spent.update({name: spent[name] - cpu()}))
+            module.register_forward_hook(lambda *_, name=name: spent.update({name: spent[name] + cpu()}))
+    return spent
+
+
+def cpu() -> float:
+    return time.process_time()
+
+
+def main() -> None:
+    folder, data_folder = Path(sys.argv[1]), Path(sys.argv[2])
+    share = "--share-images" in sys.argv
+    file = str(data_folder / "charts.openai.jsonl")
+    data = InFileOrder(
+        file, message_trees=share, validation_rows=0, verify_images=False, checkpoint=str(folder), batch_size=BATCH
+    )
+    data.setup("fit")
+    batches = iter(data.train_dataloader())
+    model = load_model(folder)
+    plan = make_plan("lora", {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)})
+    apply_plan(model, fit_plan(plan, model, set()))
+    draw_adapters(model.train())
+    assert data.processor is not None
+    rule = data.processor.image_rule
+    supervised_loss(model, finish_pixels(next(batches), rule))[0].backward()
+    spent = timed_parts(model)
+    start = cpu()
+    batch = finish_pixels(next(batches), rule)
+    loaded = cpu()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        loss = supervised_loss(model, batch)[0]
+        forward = cpu()
+        loss.backward()
+    end = cpu()
+    other = forward - loaded - sum(spent.values())
+    parts = {"loading": loaded - start, **spent, "rest of forward, loss": other, "backward": end - forward}
+    for name, seconds in parts.items():
+        print(f"{name:22} {seconds:6.2f} s  {100 * seconds / (end - start):3.0f} %")
+    print(f"tokens of the batch {tuple(batch.input_ids.shape)}")
+    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=50))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""The rig in small: what it compares trains the same, step by step, with and without shared images."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+from rig_inputs import write_charts
+from step_bench import Meter, parse, report
+
+
+@pytest.fixture(scope="module")
+def charts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("charts")
+    write_charts(folder, images=3, questions=2)
+    return folder
+
+
+def bench(model: Path, data: Path, *more: str) -> dict[str, float]:
+    """Three steps of three rows on six rows: the last one is of the second epoch."""
+    fixed = ["--steps", "3", "--warmup", "1", "--batch-size", "3"]
+    options = parse(["--model", str(model), "--data", str(data), *fixed, *more])
+    meter = Meter()
+    importlib.import_module(f"contender_{options.contender}").train(options, meter)
+    return report(options, meter)
+
+
+def test_contenders_have_the_same_losses(checkpoint: Path, charts: Path) -> None:
+    trainer = bench(checkpoint, charts, "--contender", "hf")
+    ours = bench(checkpoint, charts)
+    shared = bench(checkpoint, charts, "--share-images")
+    assert ours["losses"] == pytest.approx(trainer["losses"], abs=1e-5)
+    assert shared["losses"] == pytest.approx(trainer["losses"], abs=1e-5)
+    assert len(set(ours["losses"])) == 3
+    assert ours["total_tokens_per_s"] > ours["supervised_tokens_per_s"] > 0
+    assert ours["samples_per_s"] > 0 < ours["cpu_s_per_step"]

@@ -1,0 +1,115 @@
+"""What estimate-memory says, held against torch's own allocator and against the files of a checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
+
+from dsvl_tune.commands.estimate_memory import main
+from dsvl_tune.models.adapters import apply_plan
+from dsvl_tune.models.checkpointing import checkpoint_activations
+from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.outline import outline_model, read_outline
+from dsvl_tune.models.parts import Preset, fit_plan, make_plan
+from dsvl_tune.schema import IGNORE_INDEX, Batch, UserError
+from dsvl_tune.training.dry_step import RowShape
+from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.memory import estimate
+
+SHAPE = RowShape(rows=3, tokens=400, images=1, learnt=100)
+VISUAL = 16
+"""Visual tokens of an image of the tiny checkpoints."""
+
+
+def planned(model: PreTrainedModel, preset: Preset) -> PreTrainedModel:
+    apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
+    return model.train()
+
+
+def batch_of(model: PreTrainedModel) -> Batch:
+    rows, tokens, learnt = SHAPE.rows, SHAPE.tokens, SHAPE.learnt
+    ids = torch.arange(rows * tokens).view(rows, tokens) % 200 + 100
+    ids[:, :VISUAL] = model.config.image_token_id
+    labels = torch.full_like(ids, IGNORE_INDEX)
+    labels[:, -learnt:] = ids[:, -learnt:]
+    return Batch(
+        input_ids=ids,
+        labels=labels,
+        loss_weights=(labels != IGNORE_INDEX).float(),
+        position_ids=torch.arange(tokens).expand_as(ids).clone(),
+        segments=torch.zeros_like(ids),
+        branches=torch.zeros_like(ids),
+        pixel_values=torch.randn(rows, 3, 32, 32),
+        high_res_pixel_values=torch.randn(rows, 3, 64, 64),
+        image_index=torch.arange(rows),
+        origins=[""] * rows,
+    )
+
+
+def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
+    """The most that the allocator had given out during a step's forward and backward, counted from its start.
+
+    The gradients of the step before are there until the forward is done, as in Lightning's loop.
+    """
+    supervised_loss(model, batch)[0].backward()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss = supervised_loss(model, batch)[0]
+        model.zero_grad()
+        loss.backward()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize(("preset", "checkpointing"), [("lora", False), ("lora", True), ("full", False)])
+def test_the_step_takes_what_the_allocator_gives(hybrid_checkpoint: Path, preset: Preset, checkpointing: bool) -> None:
+    model = planned(load_model(hybrid_checkpoint), preset)
+    if checkpointing:
+        checkpoint_activations(model, True)
+    measured = allocated_peak(model, batch_of(model))
+
+    outline = planned(outline_model(read_outline(str(hybrid_checkpoint)), torch.float32), preset)
+    found = estimate(outline, SHAPE, "32-true", accumulates=False)
+    step = found.checkpointed if checkpointing else found.plain
+    assert step.peak == pytest.approx(measured, rel=0.15)
+    assert found.checkpointed.peak < found.plain.peak
+    assert found.checkpointed.language_model < found.plain.language_model / 5
+
+
+def table(text: str, first: str) -> dict[str, list[str]]:
+    """Cells by the first cell, of the printed table whose header begins with `first`."""
+    lines = text[text.index(first) :].split("\n\n")[0].splitlines()[2:]
+    return {cells[0]: cells[1:] for cells in (line.split() for line in lines)}
+
+
+def test_the_command_needs_config_json_alone(
+    hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare").mkdir()
+    shutil.copy(hybrid_checkpoint / "config.json", tmp_path / "bare" / "config.json")
+    keys = ["--config", "charts_lora", "--model.checkpoint", str(tmp_path / "bare"), "--model.parts", "null"]
+    main(["estimate-memory", *keys, "--model.preset", "full", "--tokens", "300"])
+
+    with safe_open(hybrid_checkpoint / "model.safetensors", framework="pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)
+    stored = sum(int(torch.tensor(shape).prod()) for shape in shapes)
+    text = capsys.readouterr().out
+    assert table(text, "part ")["total"][:2] == [f"{stored:,}", f"{stored:,}"]
+    assert set(table(text, "GPUs ")) == {"1", "2", "4", "8"}
+    assert list(path.name for path in tmp_path.iterdir()) == ["bare"]
+
+
+def test_a_row_that_cannot_hold_its_image_is_refused(hybrid_checkpoint: Path) -> None:
+    keys = ["--config", "charts_lora", "--model.checkpoint", str(hybrid_checkpoint), "--tokens", "16"]
+    with pytest.raises(UserError, match="images take 16 tokens"):
+        main(["estimate-memory", *keys])
