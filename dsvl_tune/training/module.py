@@ -102,6 +102,7 @@ class FinetuneModule(AnsweringModule):
         self.build = partial(
             build_model, self.adapted, self.quantization, gradient_checkpointing, attention, compile, precision
         )
+        self.gradient_checkpointing = gradient_checkpointing
         self.bad_steps = BadSteps(max_bad_steps)
         self.feature_store, self.feature_dtype, self.feature_store_gb = feature_store, feature_dtype, feature_store_gb
         self.plan: Plan = {}

@@ -56,8 +56,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "charts": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 0),
     "workers": (CHARTS, {"max_steps": 26}, 2),
     "mixture": (MIXTURE, {"max_steps": 26, "accumulate_grad_batches": 2}, 2),
-    "ddp": (CHARTS, {"max_steps": 26, "devices": 2, "strategy": "ddp_find_unused_parameters_true"}, 1),
+    "store": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 1),
+    "ddp": (CHARTS, {"max_steps": 26, "devices": 2, "strategy": "ddp"}, 1),
 }
+STORE = {"feature_store": "features"}
+"""Of the case of that name: a kill may come while an entry is being written."""
 
 
 def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
@@ -68,6 +71,7 @@ def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
         "model": {
             **{"checkpoint": str(checkpoint), "lr": 0.002, "warmup_steps": 3, "lora_dropout": 0.1, "max_new_tokens": 3},
             "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
+            **(STORE if case == "store" else {}),
         },
         "data": {**data, "init_args": {**data["init_args"], **common}},
         "trainer": {"max_epochs": -1, "val_check_interval": 8, "enable_progress_bar": False, "accelerator": "cpu"}
