@@ -39,7 +39,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if fits_onednn(x, weight):
         y = onednn_product(x.flatten(0, -2), weight, bias)
-        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], len(weight)))  # not a view, as `F.linear` gives none
+        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], weight.shape[0]))  # not a view, as `F.linear` gives none
     return F.linear(x, weight, bias)
 
 
@@ -58,7 +58,7 @@ def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @onednn_product.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(len(x), len(weight))
+    return x.new_empty(x.shape[0], weight.shape[0])  # `len` would fix the sizes, and compile anew for each
 
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:

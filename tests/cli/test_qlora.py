@@ -92,7 +92,8 @@ def test_the_run_says_what_was_in_4_bits_and_keeps_what_trained() -> None:
 
 def test_stopped_and_resumed_equals_never_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("dsvl_tune.recipe.run_callbacks", lambda *args: [InterruptAt(), *run_callbacks(*args)])
+        callbacks = lambda *args, **kept: [InterruptAt(), *run_callbacks(*args, **kept)]  # noqa: E731
+        patch.setattr("dsvl_tune.recipe.run_callbacks", callbacks)
         assert run("fit", "--config", "tiny.yaml") == 130
     assert run("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
     whole, resumed = (

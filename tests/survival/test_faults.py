@@ -65,7 +65,8 @@ class Poison(L.Callback):
 
 
 def watch(callback: L.Callback, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dsvl_tune.recipe.run_callbacks", lambda *args: [callback, *run_callbacks(*args)])
+    callbacks = lambda *args, **kept: [callback, *run_callbacks(*args, **kept)]  # noqa: E731
+    monkeypatch.setattr("dsvl_tune.recipe.run_callbacks", callbacks)
 
 
 def test_a_loss_that_is_nan_stops_before_it_does_harm(rows_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:

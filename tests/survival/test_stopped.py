@@ -34,7 +34,7 @@ class SignalAt(L.Callback):
 
 def fit_with(callback: L.Callback, recipe: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
     with monkeypatch.context() as patch:
-        patch.setattr("dsvl_tune.recipe.run_callbacks", lambda *args: [callback, *run_callbacks(*args)])
+        patch.setattr("dsvl_tune.recipe.run_callbacks", lambda *args, **kept: [callback, *run_callbacks(*args, **kept)])
         return fit(recipe, *more)
 
 
