@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
+from dsvl_tune.data.batches import make_batch
 from dsvl_tune.data.formats import Format
 from dsvl_tune.data.sources import HUB_NAME
 from dsvl_tune.data.streams import Stream, StreamedRows, StreamSampler, find_shards
 from dsvl_tune.schema import UserError
 
-from .base import ConversationDataModule, Rows, StepLoader, make_batch
+from .base import ConversationDataModule, Rows, StepLoader
 
 FIRST_ROWS = 100
 """Rows of a stream that are checked before training, and that the floor is counted on."""
@@ -55,8 +57,22 @@ class StreamingDataModule(ConversationDataModule):
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=self.encoding(make_batch),
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=self.encoding(self.batching(make_batch)),
         )
+
+    def every_row(self) -> Rows:
+        """As `ConversationDataModule.every_row`.
+
+        Raises:
+            UserError: a stream, of which nobody knows every row.
+        """
+        if isinstance(self.rows("train"), StreamedRows):
+            raise UserError(
+                "model.feature_store: with data.streaming nobody knows every image of the run beforehand. Leave one of "
+                "the two out."
+            )
+        return super().every_row()
 
     def sampler(self, rows: Rows) -> Any:
         """Which of the training rows come when."""

@@ -209,6 +209,15 @@ def test_what_a_run_must_have(lines: Path, tiny_checkpoint: str) -> None:
         loader.train_dataloader().load_state_dict(data.train_dataloader().state_dict())
 
 
+def test_streamed_rows_are_packed_too_and_have_no_end_to_store(lines: Path, tiny_checkpoint: str) -> None:
+    data = module(lines, tiny_checkpoint, batch_size=4, pack_tokens=10_000)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert len(batch.origins) == 4 and len(batch.input_ids) == 1
+    with pytest.raises(UserError, match=r"with data.streaming nobody knows every image"):
+        data.every_row()
+
+
 def test_held_out_rows_that_are_far_are_read(lines: Path, tiny_checkpoint: str) -> None:
     data = module(lines, tiny_checkpoint, validation=f"file://{lines}/part1.jsonl", test=f"{lines}/part3.jsonl")
     data.setup("fit")
