@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ def start(
     """
     pid = os.fork()
     if pid:
+        while os.getpgid(pid) != pid:  # who is told of the process may kill its group at once
+            time.sleep(0.001)
         return pid
     code = 1
     try:
