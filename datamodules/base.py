@@ -114,8 +114,11 @@ class ConversationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in the order of `sampler`, from the trainer's position on."""
-        rows = self.rows("train")
-        return StepLoader(
+        return self.training_loader(self.rows("train"), StepLoader)
+
+    def training_loader(self, rows: Rows, kind: type[StepLoader]) -> StepLoader:
+        """A loader of training rows, with this module's settings."""
+        return kind(
             rows,  # type: ignore[arg-type]  # any sequence serves
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader
 
-from dsvl_tune.data.batches import make_batch
 from dsvl_tune.data.formats import Format
 from dsvl_tune.data.sources import HUB_NAME
 from dsvl_tune.data.streams import Stream, StreamedRows, StreamSampler, find_shards
@@ -52,14 +50,7 @@ class StreamingDataModule(ConversationDataModule):
             return super().train_dataloader()
         if self.trainer is not None:
             check_trainer(self.trainer)
-        return StreamLoader(
-            rows,  # type: ignore[arg-type]  # asked for by record
-            batch_sampler=self.sampler(rows),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=self.encoding(self.batching(make_batch)),
-        )
+        return self.training_loader(rows, StreamLoader)
 
     def every_row(self) -> Rows:
         """As `ConversationDataModule.every_row`.

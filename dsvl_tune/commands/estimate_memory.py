@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.outline import outline_model, read_outline
 from dsvl_tune.models.parts import PartPlan, Plan, fit_plan, make_plan
+from dsvl_tune.models.quantization import quantization_of
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.dry_step import RowShape, StepBytes
@@ -78,7 +79,7 @@ def estimate_recipe(recipe: Any, config: PretrainedConfig, shape: RowShape) -> t
     plan = fit_plan(make_plan(settings.preset, parts), model, set(parts))
     apply_plan(model, plan, settings.lora_variant, settings.lora_dropout)
     accumulates = recipe.trainer.accumulate_grad_batches > 1
-    quantization = "nf4" if settings.preset == "qlora" else settings.quantization
+    quantization = quantization_of(settings.preset, settings.quantization)
     checkpointed = settings.gradient_checkpointing or True
     return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization, checkpointed)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from dsvl_tune.models.parts import LORA_TARGETS, Plan, part_of
+from dsvl_tune.models.parts import LORA_TARGETS, Plan, Preset, part_of
 from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import UserError
 
@@ -35,6 +35,11 @@ each 256 of these scales (arXiv 2305.14314, section 3). A layer's tables, 1.1 kB
 # transformers matches these from the start of a module's full name, or as its end: a bare "vision_model" would hit
 # nothing and leave the encoder in 4 bits, and a list without lm_head quantises that too.
 KEPT = ["lm_head", rf"model\.(?!{PART}\.).*"]
+
+
+def quantization_of(preset: Preset, given: Quantization | None) -> Quantization | None:
+    """What a recipe quantises to: the preset qlora says it by its name."""
+    return "nf4" if preset == "qlora" else given
 
 
 def check_quantization(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from dsvl_tune.models.checkpointing import Checkpointed
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, make_plan
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.models.quantization import Quantization, check_quantization
+from dsvl_tune.models.quantization import Quantization, check_quantization, quantization_of
 from dsvl_tune.schema import Batch, UserError
 from dsvl_tune.training.answering import AnsweringModule
 from dsvl_tune.training.bad_steps import BadSteps
@@ -92,7 +92,7 @@ class FinetuneModule(AnsweringModule):
         requested = make_plan(preset, parts)
         self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
         self.betas, self.weight_decay = betas, weight_decay
-        self.quantization: Quantization | None = "nf4" if preset == "qlora" else quantization
+        self.quantization = quantization_of(preset, quantization)
         if self.quantization is not None:
             check_quantization(requested)
         precision = torch_dtype(dtype)
