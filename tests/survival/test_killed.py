@@ -30,13 +30,26 @@ def test_killed_in_a_save_and_elsewhere_it_comes_to_the_same_bits(
         wait_for(moment, within_s=60)
         os.killpg(process, signal.SIGKILL)
         assert commands.ends(process, within_s=10) == -signal.SIGKILL
-    process = commands.start(tmp_path, *FIT)
-    second = commands.start(tmp_path, *FIT, log="second")
-    assert commands.ends(second, within_s=60) == 2
-    assert f"process {process} on" in (tmp_path / "second").read_text(encoding="utf-8")
-    assert commands.ends(process, within_s=60) == 0
+    assert commands.ends(commands.start(tmp_path, *FIT), within_s=60) == 0
     assert_equal_runs(whole_run, run)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
+
+
+def test_a_second_command_in_the_same_folder_is_refused(
+    whole_run: Path, hybrid_checkpoint: Path, tmp_path: Path, commands: Commands
+) -> None:
+    write_recipe(tmp_path, hybrid_checkpoint)
+    lock = tmp_path / "runs" / "run" / ".lock"
+    first = commands.start(tmp_path, *FIT)
+    holder = f"process {first} on"
+    wait_for(lambda: lock.exists() and holder in lock.read_text(encoding="utf-8"), within_s=60)
+    os.killpg(first, signal.SIGSTOP)  # it may not come to its end before the second asks, however busy the machine
+    second = commands.start(tmp_path, *FIT, log="second")
+    assert commands.ends(second, within_s=60) == 2
+    assert holder in (tmp_path / "second").read_text(encoding="utf-8")
+    os.killpg(first, signal.SIGCONT)
+    assert commands.ends(first, within_s=60) == 0
+    assert_equal_runs(whole_run, lock.parent)
 
 
 def start_two_by_srun(commands: Commands, folder: Path) -> list[int]:
