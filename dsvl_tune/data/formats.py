@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from dsvl_tune.data.messages import Message, Part, build, known, split_text, take, take_weight
+from dsvl_tune.data.messages import Part, begin, build, check_message, known, split_text, take, take_weight
 from dsvl_tune.data.published import read_answers, read_caption, read_chartqa, read_scienceqa
 from dsvl_tune.data.references import Home, image_ref
 from dsvl_tune.schema import Conversation, UserError
@@ -20,9 +20,10 @@ def read_openai(row: Row, origin: str, home: Home) -> Conversation:
     `weight: 0` on an assistant's message leaves it unlearnt, as in OpenAI's fine-tuning files; ms-swift's
     `loss: false` does the same.
     """
-    messages: list[Message] = []
+    messages = begin(row, origin)
     for number, message in enumerate(take(row, "messages", list, origin)):
         where = f"{origin}: messages[{number}]"
+        check_message(message, where)
         role = known(take(message, "role", str, where), {name: name for name in ROLES}, f"{where}.role")
         content = take(message, "content", (str, list), where)
         if isinstance(content, str):
@@ -35,11 +36,10 @@ def read_openai(row: Row, origin: str, home: Home) -> Conversation:
 
 def read_llava(row: Row, origin: str, home: Home) -> Conversation:
     """LLaVA's and ShareGPT's `conversations`: `from` human or gpt, `value` with an `<image>` for each of the images."""
-    messages: list[Message] = []
-    if row.get("system") is not None:
-        messages.append(("system", [take(row, "system", str, origin)], 1.0))
+    messages = begin(row, origin)
     for number, message in enumerate(take(row, "conversations", list, origin)):
         where = f"{origin}: conversations[{number}]"
+        check_message(message, where)
         role = known(take(message, "from", str, where), LLAVA_ROLES, f"{where}.from")
         messages.append((role, split_text(take(message, "value", str, where)), take_weight(message, where)))
     return build(row, messages, origin, home)
@@ -51,7 +51,7 @@ def read_deepseek(row: Row, origin: str, home: Home) -> Conversation:
     The list stands alone as a row, or under the key `conversation` or `messages`.
     """
     key = "conversation" if "conversation" in row else "messages"
-    messages: list[Message] = []
+    messages = begin(row, origin)
     images: list[Any] = []
     for number, message in enumerate(take(row, key, list, origin)):
         where = f"{origin}: {key}[{number}]"
@@ -70,9 +70,7 @@ def read_deepseek(row: Row, origin: str, home: Home) -> Conversation:
 
 def read_swift(row: Row, origin: str, home: Home) -> Conversation:
     """ms-swift's `query` and `response`, `system`, `history` (pairs), `images`; without tags these come first."""
-    messages: list[Message] = []
-    if row.get("system") is not None:
-        messages.append(("system", [take(row, "system", str, origin)], 1.0))
+    messages = begin(row, origin)
     history = take({**row, "history": row.get("history") or []}, "history", list, origin)
     for number, pair in enumerate([*history, [row.get("query"), row.get("response")]]):
         where = f"{origin}: history[{number}]" if number < len(history) else origin
@@ -84,9 +82,7 @@ def read_swift(row: Row, origin: str, home: Home) -> Conversation:
 
 def read_question_answer(row: Row, origin: str, home: Home) -> Conversation:
     """Columns `question` and `answer`, with `system`, `image` or `images`; without placeholders images come first."""
-    messages: list[Message] = []
-    if row.get("system") is not None:
-        messages.append(("system", [take(row, "system", str, origin)], 1.0))
+    messages = begin(row, origin)
     messages.append(("user", split_text(take(row, "question", str, origin)), 1.0))
     messages.append(("assistant", split_text(take(row, "answer", str, origin)), 1.0))
     return build(row, messages, origin, home, images_first=True)

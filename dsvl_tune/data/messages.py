@@ -15,6 +15,8 @@ Part = str | ImageRef | None
 """Text, an image, or None for the next of the images that the row lists beside its text."""
 Message = tuple[str, list[Part], float]
 """Role ("system", "user" or "assistant"), parts, loss weight."""
+OTHER_KEYS = ("image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "img", "img_path")
+"""Keys under which other tools' rows have their images. A row that has them there alone would be learnt without."""
 JSON_NAMES = {str: "text", list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false"}
 
 
@@ -56,6 +58,21 @@ def split_text(text: str, placeholder: str = PLACEHOLDER) -> list[Part]:
     return [first, *(part for after in rest for part in (None, after))]
 
 
+def begin(row: Mapping[str, Any], origin: str) -> list[Message]:
+    """The messages before a row's own: the system prompt that it has beside them, if any."""
+    return [] if row.get("system") is None else [("system", [take(row, "system", str, origin)], 1.0)]
+
+
+def check_message(message: Any, where: str) -> None:
+    """Raise if a message has images beside its text, which only the official DeepSeek-VL form has there."""
+    for key in ("image", "images"):
+        if isinstance(message, dict) and message.get(key) not in (None, [], ""):
+            raise UserError(
+                f"{where}.{key}: images in a message. Expected them beside the messages, as the row's 'images', and "
+                f"one {PLACEHOLDER} in the text where each is shown."
+            )
+
+
 def build(
     row: Mapping[str, Any], messages: list[Message], origin: str, home: Home, images_first: bool = False
 ) -> Conversation:
@@ -64,6 +81,8 @@ def build(
     With `images_first`, images of a row whose text has no placeholder come before its first question.
     """
     images = row_images(row, origin, home)
+    if not images and not any(isinstance(part, ImageRef) for _, parts, _ in messages for part in parts):
+        check_keys(row, origin)
     places = any(part is None for _, parts, _ in messages for part in parts)
     if images_first and images and not places:
         question = next((parts for role, parts, _ in messages if role == "user"), [])
@@ -94,6 +113,13 @@ def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef
     listed = row[given[0]]
     sources = listed if isinstance(listed, list) else [listed]
     return [image_ref(source, home, f"{origin}: {given[0]}") for source in sources]
+
+
+def check_keys(row: Mapping[str, Any], origin: str) -> None:
+    """Raise if a row without images has some under a key that is not read."""
+    for key in OTHER_KEYS:
+        if row.get(key) not in (None, [], ""):
+            raise UserError(f"{origin}: no image is read from {key!r}. Rename it to 'image' or 'images', or remove it.")
 
 
 def fill_places(messages: list[Message], images: list[ImageRef], origin: str) -> None:

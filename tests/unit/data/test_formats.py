@@ -60,6 +60,10 @@ def llava(*values: str, **more: Any) -> dict[str, Any]:
     return {"conversations": [{"from": "gpt" if i % 2 else "human", "value": v} for i, v in enumerate(values)], **more}
 
 
+def official(*contents: str) -> dict[str, Any]:
+    return {"messages": [{"role": "Assistant" if i % 2 else "User", "content": c} for i, c in enumerate(contents)]}
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -91,7 +95,8 @@ def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
     conversation = one(root, row)
     assert shape(conversation) == expected
     assert (conversation.system, conversation.kind) == ("Be brief.", "pairs")
-    assert one(root, llava("Hi", "Ho", system="Be long.")).system == "Be long."
+    for row in (llava("Hi", "Ho"), openai("Hi", "Ho"), official("Hi", "Ho")):
+        assert one(root, {**row, "system": "Be long."}).system == "Be long."
 
     row = openai("Hi", "Ho")
     row["messages"][1]["weight"] = 0
@@ -134,6 +139,12 @@ BAD = [
     (openai("<image>", "x", images=["data:image/png;base64,?"]), "not base64"),
     (openai("<image>", "x", images=[7]), "images: image is int, expected a path"),
     ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}, "system message after"),
+    ({**openai("Hi", "Ho"), "messages": [{"role": "system", "content": "x"}], "system": "y"}, "system message after"),
+    ({"question": "What?", "answer": "That.", "image_path": "a.png"}, "'image_path'.*Rename it to 'image'"),
+    (openai("What?", "That.", image_paths=["a.png"]), "'image_paths'.*Rename it to 'image'"),
+    (openai("<image>What?", "That.", img="a.png"), "'img'.*Rename it to 'image'"),
+    ({"messages": [{"role": "user", "content": "x", "images": ["a.png"]}]}, r"\[0\].images: .*beside the messages"),
+    ({"conversations": [{"from": "human", "value": "x", "image": "a.png"}]}, r"\[0\].image: .*beside the messages"),
 ]
 
 
