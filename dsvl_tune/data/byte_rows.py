@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.data.json_list import BLOCK, BOM, list_spans
-from dsvl_tune.data.row_text import CsvDialect, parse_csv, parse_json, parse_sample, sample_key
+from dsvl_tune.data.row_text import CsvDialect, is_member, parse_csv, parse_json, parse_sample, sample_key
 from dsvl_tune.schema import UserError
 
 Spans = NDArray[np.int64]
@@ -191,7 +191,7 @@ def sample_spans(path: Path) -> Iterator[tuple[int, int]]:
     with tarfile.open(path, "r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else they pile up: tarfile's own advice for long archives
-            if not member.isfile():
+            if not is_member(member):
                 continue
             key = sample_key(member.name)
             if key != sample and sample:

@@ -87,6 +87,12 @@ def parse_sample(content: bytes, where: str) -> dict[str, Any]:
     return sample_row(sample_members(content, where), where)
 
 
+def is_member(member: tarfile.TarInfo) -> bool:
+    """Whether it is a file of a sample: not one that macOS adds (._NAME, .DS_Store, __MACOSX), nor hidden."""
+    folder, _, base = member.name.rpartition("/")
+    return member.isfile() and not base.startswith(".") and "__MACOSX" not in folder.split("/")
+
+
 def sample_key(name: str) -> str:
     """What neighbouring members of a tar have in common if they are one sample: the name up to the first dot."""
     folder, _, base = name.rpartition("/")
@@ -120,7 +126,7 @@ def sample_members(content: bytes, where: str) -> list[tuple[str, bytes]]:
     """Name and content of every file of the sample, in order."""
     try:
         with tarfile.open(fileobj=BytesIO(content), mode="r:") as tar:
-            members = [(m.name, tar.extractfile(m)) for m in tar if m.isfile()]
+            members = [(m.name, tar.extractfile(m)) for m in tar if is_member(m)]
             return [(name, file.read()) for name, file in members if file is not None]
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{where}: damaged tar ({error}). Write the shard again.") from None

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsvl_tune.data.json_list import BOM
-from dsvl_tune.data.row_text import CsvDialect, parse_csv, parse_json, sample_key, sample_row
+from dsvl_tune.data.row_text import CsvDialect, is_member, parse_csv, parse_json, sample_key, sample_row
 from dsvl_tune.schema import UserError
 
 Parse = Callable[[Any, str], Any]
@@ -156,5 +156,5 @@ def members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The files of a tar, one after another."""
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # else they pile up: tarfile's own advice for long archives
-        if member.isfile():
+        if is_member(member):
             yield member

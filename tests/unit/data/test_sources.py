@@ -17,6 +17,7 @@ from dsvl_tune.data import byte_rows, json_list
 from dsvl_tune.data.conversations import open_conversations
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.sources import open_rows
+from dsvl_tune.data.streams import Stream, StreamedRows
 from dsvl_tune.schema import Conversation, UserError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -33,6 +34,11 @@ def root(tmp_path: Path) -> Path:
 
 def read(name: Path | str, **options: Any) -> list[Conversation]:
     return list(open_conversations(str(name), **options))
+
+
+def streamed(path: Path) -> list[Conversation]:
+    rows = StreamedRows(Stream([str(path)]))
+    return [one for record in rows.records() for one in rows[record]]
 
 
 def said(conversation: Conversation) -> list[Any]:
@@ -160,6 +166,15 @@ def test_webdataset_shards(root: Path) -> None:
         *(f"{root}/00000.tar: sample {n}" for n in (1, 2)),
         f"{root}/00001.tar: sample 1",
     ]
+
+
+def test_a_shard_made_on_a_mac(root: Path) -> None:
+    """Its tar puts a file of attributes before each file, and the Finder's own file; neither is part of a sample."""
+    with tarfile.open(root / "mac.tar", "w") as tar:
+        for name in ("._1.png", "1.png", "._1.txt", "1.txt", ".DS_Store", "__MACOSX/1.png", "2.png", "2.txt"):
+            add(tar, name, (root / "a.png").read_bytes() if name.endswith("png") else b"red")
+    assert [said(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
+    assert [said(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
 
 
 @pytest.mark.parametrize("write", [*KINDS[:5], lambda root: Path(as_shards(root).replace("*", "0"))])
