@@ -13,6 +13,7 @@ from dsvl_tune.schema import UserError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2")
 """Members of a tar whose names end so are images."""
+csv.field_size_limit(1 << 30)  # of csv's own 131,072 characters a picture as a data: URL has more
 
 
 class CsvDialect(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -175,6 +176,16 @@ def test_a_shard_made_on_a_mac(root: Path) -> None:
             add(tar, name, (root / "a.png").read_bytes() if name.endswith("png") else b"red")
     assert [said(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
     assert [said(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
+
+
+def test_a_picture_inside_a_table_of_text(root: Path) -> None:
+    """csv's own limit of 131,072 characters a field is less than a photograph as a data: URL has."""
+    noise = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "noise.png")
+    url = base64.b64encode((root / "noise.png").read_bytes()).decode()
+    (root / "rows.csv").write_text(f'question,answer,image\nWhat?,Noise.,"data:image/png;base64,{url}"\n')
+    (row,) = read(root / "rows.csv")
+    assert row.images[0].source == (root / "noise.png").read_bytes()
 
 
 @pytest.mark.parametrize("write", [*KINDS[:5], lambda root: Path(as_shards(root).replace("*", "0"))])
