@@ -83,6 +83,10 @@ class ConversationDataModule(L.LightningDataModule):
         """Equal for equal rows of a split, for what is cached about them; None where nothing tells."""
         return None
 
+    def checksum(self) -> int:
+        """Another one if the training rows are others than a run was stopped with; 0 where the settings tell it."""
+        return 0
+
     def probes(self) -> dict[str, Rows]:
         """Other held-out sets by name, asked to see what the model forgets."""
         return {}
@@ -118,7 +122,7 @@ class ConversationDataModule(L.LightningDataModule):
 
     def training_loader(self, rows: Rows, kind: type[StepLoader]) -> StepLoader:
         """A loader of training rows, with this module's settings."""
-        return kind(
+        loader = kind(
             rows,  # type: ignore[arg-type]  # any sequence serves
             batch_sampler=self.sampler(rows),
             num_workers=self.num_workers,
@@ -126,6 +130,8 @@ class ConversationDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(self.batching(make_batch)),
         )
+        loader.checksum = self.checksum()
+        return loader
 
     def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
         """Which of the training rows come when."""
@@ -222,20 +228,21 @@ class StepLoader(DataLoader[Any]):
     """A loader whose checkpoint says which data the position in it belongs to."""
 
     batch_sampler: StepSampler | MixedSampler
+    checksum: int
 
-    def state_dict(self) -> dict[str, int]:
-        """What the order of the rows depends on."""
-        return self.batch_sampler.state()
+    def state_dict(self) -> dict[str, Any]:
+        """What the rows of a position depend on."""
+        return {**self.batch_sampler.state(), "content of the rows (its checksum)": self.checksum}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Raise unless the run is resumed on the data that it was stopped on.
 
         Raises:
-            UserError: another number of rows, another seed, mixture or size of a micro-batch over all processes.
+            UserError: other rows, or another seed, mixture or size of a micro-batch over all processes.
         """
-        for key, here in self.batch_sampler.state().items():
+        for key, here in StepLoader.state_dict(self).items():
             if state.get(key) != here:
                 raise UserError(
-                    f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, "
-                    "so its position means other rows. Resume with the same data settings, or start a new run."
+                    f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, so its "
+                    "position means other rows. Resume with the same data and settings, or begin anew: --resume never."
                 )

@@ -139,8 +139,12 @@ class InstructDataModule(StreamingDataModule):
         """The files' stamps and which of their rows are taken how."""
         rows = self.rows(split)
         assert isinstance(rows, (ChosenRows, EachRow))
-        numbers = rows.numbers if isinstance(rows, ChosenRows) else None
-        return f"{EachRow(rows.conversations).identity}{numbers}"
+        return f"{EachRow(rows.conversations).identity}{getattr(rows, 'numbers', None)}"
+
+    def checksum(self) -> int:
+        """As `ConversationDataModule.checksum`; a stream's own state tells it."""
+        rows = self.rows("train")
+        return rows.conversations.rows.checksum if isinstance(rows, (ChosenRows, EachRow)) else 0
 
     def open_files(self) -> dict[str, Conversations]:
         """The conversations of each file, not read yet."""
@@ -193,8 +197,7 @@ class InstructDataModule(StreamingDataModule):
         held: set[int] = set()
         splits: dict[str, Rows] = {}
         if split == "train" and self.files["validation"] is None and self.validation_rows > 0:
-            name = str(self.files["train"])
-            held = hold_out([one.images for one in facts], self.validation_rows, self.seed, name)
+            held = hold_out([one.images for one in facts], self.validation_rows, self.seed, str(self.files["train"]))
             splits["validation"] = self.choose(conversations, facts, sorted(held))
         splits[split] = self.choose(conversations, facts, [i for i in range(len(facts)) if i not in held])
         return splits
@@ -244,6 +247,4 @@ class InstructDataModule(StreamingDataModule):
 
 def outline(row: list[Conversation]) -> list[Facts]:
     """What every process must know of a row; the first one checks the rest."""
-    (conversation,) = row
-    names = tuple(ref.name for ref in conversation.images)
-    return [Facts(conversation.origin, images=names, tree=tree_digest(conversation))]
+    return [Facts(one.origin, images=tuple(ref.name for ref in one.images), tree=tree_digest(one)) for one in row]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,6 +157,10 @@ class MixtureDataModule(ConversationDataModule):
                 for name, one in self.sources.items()
             ]
         )
+
+    def checksum(self) -> int:
+        """CRC-32 over the sources' checksums."""
+        return crc32(repr([source.checksum() for source in self.sources.values()]).encode())
 
     def floor(self) -> dict[str, float]:
         """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""

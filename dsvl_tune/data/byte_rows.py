@@ -11,9 +11,10 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,15 @@ class ByteRows:
     def identity(self) -> str:
         """The file and its stamp."""
         return f"{self.path.resolve()}{self.stamp}"
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the file; of a tar, which opening does not read whole either, of its rows' first headers."""
+        content = mapped(self.path, self.stamp)
+        if self.parse is not parse_sample:
+            return crc32(content)
+        headers = (content[start : start + tarfile.BLOCKSIZE] for start in self.spans[:, 0])
+        return reduce(lambda found, header: crc32(header, found), headers, 0)
 
     @property
     def file_name(self) -> str:

@@ -9,6 +9,7 @@ from glob import glob
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
+from zlib import crc32
 
 from dsvl_tune.data.byte_rows import open_csv, open_json, open_lines, open_tar
 from dsvl_tune.data.table_rows import is_saved, named_files, open_arrow, open_named, open_parquet
@@ -21,6 +22,10 @@ class Part(Protocol):
     @property
     def identity(self) -> str:
         """Another one if the rows are others."""
+
+    @property
+    def checksum(self) -> int:
+        """Another one if the rows are others, the same wherever the file lies."""
 
     @property
     def file_name(self) -> str:
@@ -67,6 +72,11 @@ class Rows:
 
     def __len__(self) -> int:
         return self.ends[-1]
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 over the parts' checksums."""
+        return crc32(repr([part.checksum for part in self.parts]).encode())
 
     def locate(self, index: int) -> tuple[Part, int]:
         """The part that holds a row, and its number there."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pyarrow as pa
 
@@ -29,6 +30,11 @@ class TableRows:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32 of the number of rows and of bytes: the content is not read when it is opened."""
+        return crc32(f"{len(self)} {getattr(self.table, 'data', self.table).nbytes}".encode())
 
     @property
     def file_name(self) -> str:
@@ -60,6 +66,11 @@ class Batches:
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all batches."""
+        return sum(batch.nbytes for batch in self.batches)
 
     def __getitem__(self, rows: slice) -> pa.Table:
         number = bisect_right(self.ends, rows.start)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import tarfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pyarrow as pa
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 import dsvl_tune.datamodules
+from dsvl_tune.data.sources import open_rows
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.schema import Batch, Prompts, UserError
 
@@ -119,6 +123,37 @@ def test_resuming_on_other_data_is_refused(data: Path, tiny_checkpoint: str, tmp
     for key, value in {"batch_size": 3, "seed": 5, "message_trees": False}.items():
         with pytest.raises(UserError, match="resuming.*now it is"):
             fit(data, tiny_checkpoint, 4, tmp_path, tmp_path / "step=2.ckpt", **{key: value})
+    data.touch()
+    fit(data, tiny_checkpoint, 4, tmp_path, tmp_path / "step=2.ckpt")
+    data.write_text(data.read_text().replace("Ho", "Ha"))
+    with pytest.raises(UserError, match="resuming.*content of the rows.*now it is"):
+        fit(data, tiny_checkpoint, 4, tmp_path, tmp_path / "step=2.ckpt")
+
+
+def test_a_checksum_tells_other_rows(tmp_path: Path) -> None:
+    """Of arrow and tar, which are not read whole, only other lengths are told."""
+    rows = [{"question": "Is it so?", "answer": "y" * 3}, {"question": "Is it so?", "answer": "y" * 4}]
+    for kind in ("jsonl", "json", "csv", "arrow", "tar"):
+        files = [write_row(tmp_path / f"{i}.{kind}", row) for i, row in enumerate([*rows, rows[0]])]
+        sums = [open_rows(str(file)).checksum for file in files]
+        assert sums[0] == sums[2] != sums[1], kind
+
+
+def write_row(path: Path, row: dict[str, str]) -> Path:
+    if path.suffix == ".arrow":
+        table = pa.Table.from_pylist([row])
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    elif path.suffix == ".csv":
+        path.write_text("\n".join([",".join(row), ",".join(row.values())]))
+    elif path.suffix == ".tar":
+        member = tarfile.TarInfo("1.json")
+        member.size = len(content := json.dumps(row).encode())
+        with tarfile.open(path, "w") as tar:
+            tar.addfile(member, io.BytesIO(content))
+    else:
+        path.write_text(json.dumps([row] if path.suffix == ".json" else row))
+    return path
 
 
 def test_loaders(data: Path, tiny_checkpoint: str) -> None:

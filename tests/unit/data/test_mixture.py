@@ -102,6 +102,10 @@ def test_resumed_anywhere_it_sees_what_it_would_have_seen(
         steps = [{row.split(".")[0] for row in whole[2 * i] + whole[2 * i + 1]} for i in range(22)]
         assert all(len(step) == 1 for step in steps) and steps[0] == {"text"}
         assert 12 <= sum(step == {"pictures"} for step in steps) <= 15
+    text = Path(files["text"])
+    text.write_text(text.read_text().replace('"8"', '"9"'))
+    with pytest.raises(UserError, match="content of the rows"):
+        seen(mixture(files, tiny_checkpoint, **OPTIONS[name]), tmp_path / "other", 44, tmp_path / "whole/step=9.ckpt")
 
 
 @pytest.mark.filterwarnings("ignore")
