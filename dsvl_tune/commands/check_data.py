@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from dsvl_tune.data.remembered import remembered_survey
 from dsvl_tune.data.report import BINS, Report, leaks
+from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.survey import Examine
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.generated import GeneratedRows
@@ -119,7 +121,8 @@ def write_clean(partial: Path, out: Path, reports: dict[str, Report], splits: di
     written: list[str] = []
     for split, rows in splits.items():
         if not isinstance(rows, EachRow):
-            raise UserError(f"--fix: the rows of {split!r} are generated, not read from files. Leave --fix out.")
+            made = "streamed" if isinstance(rows, StreamedRows) else "generated"
+            raise UserError(f"--fix: the rows of {split!r} are {made}, not opened from files. Leave --fix out.")
         bad = dict(reports[split].errors)
         left_out += [{"split": split, "error": message} for message in bad.values()]
         before = 0
@@ -130,8 +133,9 @@ def write_clean(partial: Path, out: Path, reports: dict[str, Report], splits: di
             name = part.file_name  # files of several folders may have one name
             name = name if not (folder / name).exists() else f"{len(written)}_{name}"
             part.write(kept, folder / name)
+            root = rows.conversations.images_root or part.root
             written.append(
-                f"{out / folder.name / name}: {len(kept):,} of {end - before:,} rows; its images_root is {part.root}"
+                f"{out / folder.name / name}: {len(kept):,} of {end - before:,} rows; its images_root is {root}"
             )
             before = end
     write_json(partial / "left_out.json", left_out)
@@ -157,7 +161,7 @@ def main(arguments: list[str]) -> None:
     if options.json and options.json != "-":
         write_json(Path(options.json), content)
     if options.fix:
-        print(fix(options.fix, reports, splits))
+        print(fix(options.fix, reports, splits), file=sys.stderr if options.json == "-" else sys.stdout)
     errors = sum(len(report.errors) for report in reports.values())
     if errors:
         raise UserError(f"{errors:,} rows would stop fit. Repair them, or write the others with --fix OUT.")
@@ -165,11 +169,12 @@ def main(arguments: list[str]) -> None:
 
 
 def set_up(data: ConversationDataModule) -> None:
-    """What `fit` does before its first step, without decoding the images again.
+    """What `fit` does before its first step, without decoding the images again; what it says goes to standard error.
 
     Raises:
         UserError: what is wrong with the data as a whole, such as nothing to hold out.
     """
     for module in (data, *(data.sources.values() if isinstance(data, MixtureDataModule) else ())):
         module.verify_images = False
-    set_up_fit(data)
+    with redirect_stdout(sys.stderr):
+        set_up_fit(data)

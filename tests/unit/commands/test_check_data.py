@@ -112,6 +112,34 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
         main(arguments(folder, hybrid_checkpoint, "--fix", str(out)))
 
 
+def test_json_on_the_output_is_json_alone(
+    folder: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a file is so large that setting up says something about it, and where rows are written."""
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, GOOD)))
+    large = ["--data.check_rows", "2", "--data.validation", str(folder / "test.jsonl")]
+    main(arguments(folder, hybrid_checkpoint, *large, "--json", "-", "--fix", str(tmp_path / "clean")))
+    told = capsys.readouterr()
+    assert json.loads(told.out)["splits"]["train"]["conversations"] == 4
+    assert "4 of 4 rows" in told.err
+
+
+def test_fix_says_which_root_the_images_have(
+    folder: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("\n".join(map(json.dumps, GOOD)))
+    root, out = ["--data.images_root", str(folder)], tmp_path / "clean"
+    main(arguments(folder, hybrid_checkpoint, *root, "--data.train", str(rows), "--fix", str(out)))
+    assert f"rows.jsonl: 4 of 4 rows; its images_root is {folder}\n" in capsys.readouterr().out
+
+
+def test_a_stream_is_not_written(folder: Path, hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    stream = ["--data.streaming", "true", "--data.validation", str(folder / "test.jsonl")]
+    with pytest.raises(UserError, match="--fix: the rows of 'train' are streamed"):
+        main(arguments(folder, hybrid_checkpoint, *stream, "--fix", str(tmp_path / "clean")))
+
+
 def test_kinds_leave_out_what_is_a_row_s_own() -> None:
     said = ["/data/a.jsonl:7: image /data/a.png: no such file. Check.", "b/c.json: row 8: image d/e.png: no such file."]
     assert {kind_of(message) for message in said} == {"image …: no such file"}
