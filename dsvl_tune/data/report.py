@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+import numpy as np
 
 from dsvl_tune.data.survey import Facts
 
@@ -98,11 +102,11 @@ def leaks(train: Report, held_out: Report) -> dict[str, int]:
         training row without an image asks.
     """
     names = {name for _, images, _ in train.seen for name in images}
-    looks = Looks(look for row, _, _ in train.seen for look in row)
+    near = cache(Looks(look for row, _, _ in train.seen for look in row).near)
     asked = {(look, question) for row, _, question in train.seen for look in row or (-1,)}
     found = Counter({"image": 0, "image and question": 0, "question": 0})
     for row, images, question in held_out.seen:
-        alike = [near for look in row for near in looks.near(look)]
+        alike = [other for look in row for other in near(look)]
         if alike or names & set(images):
             found["image"] += 1
             found["image and question"] += any((look, question) in asked for look in (*alike, *row))
@@ -114,23 +118,15 @@ def leaks(train: Report, held_out: Report) -> dict[str, int]:
 class Looks:
     """A set of 64-bit looks that finds those that differ in few bits.
 
-    Cut into eight pieces of 8 bits, two looks that differ in fewer than eight bits have a piece in common. Looks of
-    flat pictures, with fewer than 4 bits set or missing, say too little and are left out.
+    All are compared, 64 bits at once: an index over pieces of them would not help, as in pages and drawings most pieces
+    are zeros. Looks of flat pictures, with fewer than 4 bits set or missing, say too little and are left out.
     """
 
-    def __init__(self, looks: Any) -> None:
-        self.pieces: dict[tuple[int, int], set[int]] = {}
-        for look in looks:
-            if 4 <= look.bit_count() <= 60:
-                for piece in pieces(look):
-                    self.pieces.setdefault(piece, set()).add(look)
+    def __init__(self, looks: Iterable[int]) -> None:
+        telling = {look for look in looks if 4 <= look.bit_count() <= 60}
+        self.looks = np.array(sorted(telling), dtype=np.uint64)
 
-    def near(self, look: int) -> set[int]:
+    def near(self, look: int) -> list[int]:
         """Looks of the set that differ from this one in at most `NEAR` bits."""
-        candidates = {other for piece in pieces(look) for other in self.pieces.get(piece, ())}
-        return {other for other in candidates if (other ^ look).bit_count() <= NEAR}
-
-
-def pieces(look: int) -> list[tuple[int, int]]:
-    """(place, 8 bits) of each eighth."""
-    return [(place, look >> 8 * place & 0xFF) for place in range(8)]
+        found: list[int] = self.looks[np.bitwise_count(self.looks ^ np.uint64(look)) <= NEAR].tolist()
+        return found
