@@ -145,7 +145,7 @@ def read_row(row: Any, origin: str, home: Home, format: Format = "auto") -> Conv
             official = keys == ("messages",) and is_official(row["messages"])
             return (read_deepseek if official else reader)(row, origin, home)
     expected = " or ".join(f"{'+'.join(keys)} ({name})" for name, (keys, _) in FORMATS.items())
-    found = ", ".join(map(repr, row)) or "none"
+    found = ", ".join(f"{key!r}{' (null)' if value is None else ''}" for key, value in row.items()) or "none"
     raise UserError(f"{origin}: keys {found}, expected {expected}. Rename the row's keys.")
 
 

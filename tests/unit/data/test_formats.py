@@ -141,6 +141,7 @@ BAD = [
     ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}, "system message after"),
     ({**openai("Hi", "Ho"), "messages": [{"role": "system", "content": "x"}], "system": "y"}, "system message after"),
     ({"question": "What?", "answer": "That.", "image_path": "a.png"}, "'image_path'.*Rename it to 'image'"),
+    ({"question": "What?", "answer": None}, "keys 'question', 'answer' .null., expected"),
     (openai("What?", "That.", image_paths=["a.png"]), "'image_paths'.*Rename it to 'image'"),
     (openai("<image>What?", "That.", img="a.png"), "'img'.*Rename it to 'image'"),
     ({"messages": [{"role": "user", "content": "x", "images": ["a.png"]}]}, r"\[0\].images: .*beside the messages"),
