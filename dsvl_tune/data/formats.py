@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from dsvl_tune.data.messages import Part, begin, build, check_message, known, split_text, take, take_weight
+from dsvl_tune.data.messages import Part, begin, build, check_keys, check_message, known, split_text, take, take_weight
 from dsvl_tune.data.published import read_answers, read_caption, read_chartqa, read_scienceqa
 from dsvl_tune.data.references import Home, image_ref
 from dsvl_tune.schema import Conversation, UserError
@@ -162,6 +162,7 @@ def read_part(part: Any, where: str, home: Home) -> list[Part]:
     if kind == "text":
         return split_text(take(part, "text", str, where))
     if kind == "image":
+        check_keys(part, ("path", "url", "base64"), where)
         return [None] if part.get("image") is None else [image_ref(part["image"], home, where)]
     url = take(part, "image_url", (str, dict), where)
     return [image_ref(url if isinstance(url, str) else take(url, "url", str, f"{where}.image_url"), home, where)]

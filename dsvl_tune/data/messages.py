@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, cast
 
@@ -82,7 +82,7 @@ def build(
     """
     images = row_images(row, origin, home)
     if not images and not any(isinstance(part, ImageRef) for _, parts, _ in messages for part in parts):
-        check_keys(row, origin)
+        check_keys(row, OTHER_KEYS, origin)
     places = any(part is None for _, parts, _ in messages for part in parts)
     if images_first and images and not places:
         question = next((parts for role, parts, _ in messages if role == "user"), [])
@@ -115,11 +115,11 @@ def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef
     return [image_ref(source, home, f"{origin}: {given[0]}") for source in sources]
 
 
-def check_keys(row: Mapping[str, Any], origin: str) -> None:
-    """Raise if a row without images has some under a key that is not read."""
-    for key in OTHER_KEYS:
+def check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Raise if a row, or a part of a message, has images under one of the keys, which are not read."""
+    for key in keys:
         if row.get(key) not in (None, [], ""):
-            raise UserError(f"{origin}: no image is read from {key!r}. Rename it to 'image' or 'images', or remove it.")
+            raise UserError(f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it.")
 
 
 def fill_places(messages: list[Message], images: list[ImageRef], origin: str) -> None:

@@ -142,6 +142,8 @@ BAD = [
     ({**openai("Hi", "Ho"), "messages": [{"role": "system", "content": "x"}], "system": "y"}, "system message after"),
     ({"question": "What?", "answer": "That.", "image_path": "a.png"}, "'image_path'.*Rename it to 'image'"),
     ({"question": "What?", "answer": None}, "keys 'question', 'answer' .null., expected"),
+    (openai([{"type": "image", "path": "a.png"}], "x"), r"content\[0\]: no image is read from 'path'.*Rename"),
+    (openai([{"type": "image", "url": "a.png"}], "x", images=["b.png"]), r"content\[0\]: no image is read from 'url'"),
     (openai("What?", "That.", image_paths=["a.png"]), "'image_paths'.*Rename it to 'image'"),
     (openai("<image>What?", "That.", img="a.png"), "'img'.*Rename it to 'image'"),
     ({"messages": [{"role": "user", "content": "x", "images": ["a.png"]}]}, r"\[0\].images: .*beside the messages"),
