@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,10 +46,15 @@ main()
 """
 
 
+def heed_interrupts() -> None:
+    """For a shell's background job, which the tests may be: it passes on that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, hybrid_checkpoint: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -63,14 +66,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, hybrid_che
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, hybrid_checkpoint: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
     with subprocess.Popen(
-        COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ}
+        COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
     ) as process:
         last = tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt"
-        deadline = time.monotonic() + 90
-        while not last.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
+        while not last.exists() and process.poll() is None:
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     assert "stopping after this optimizer step" in output
     assert "the same command goes on (exit code 130)" in output
     assert process.returncode == 130
@@ -84,17 +86,15 @@ def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: 
     (tmp_path / "answers.jsonl").write_text("of yesterday", encoding="utf-8")
     command = [sys.executable, "-m", "dsvl_tune", "predict", "--config", "recipe.yaml", "--out", "answers.jsonl"]
     many = ["--data.test_charts", "400", "--data.eval_batch_size", "1"]
-    # A shell's background job, which the tests may be, passes on that SIGINT is ignored.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        [*command, *many], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+        [*command, *many], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
     ) as process:
         assert process.stderr is not None
         error = ""
         while "Loading weights" not in error and (character := process.stderr.read(1)):
             error += character
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=60)
+        _, rest = process.communicate(timeout=300)
     assert process.returncode == 130, error + rest
     assert "Traceback" not in rest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "recipe.yaml"]

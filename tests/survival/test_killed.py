@@ -27,10 +27,10 @@ def test_killed_in_a_save_and_elsewhere_it_comes_to_the_same_bits(
     ]
     for moment in moments:
         process = commands.start(tmp_path, *FIT)
-        wait_for(moment, within_s=60)
+        wait_for(moment, within_s=300)
         os.killpg(process, signal.SIGKILL)
-        assert commands.ends(process, within_s=10) == -signal.SIGKILL
-    assert commands.ends(commands.start(tmp_path, *FIT), within_s=60) == 0
+        assert commands.ends(process, within_s=300) == -signal.SIGKILL
+    assert commands.ends(commands.start(tmp_path, *FIT), within_s=300) == 0
     assert_equal_runs(whole_run, run)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
 
@@ -42,13 +42,13 @@ def test_a_second_command_in_the_same_folder_is_refused(
     lock = tmp_path / "runs" / "run" / ".lock"
     first = commands.start(tmp_path, *FIT)
     holder = f"process {first} on"
-    wait_for(lambda: lock.exists() and holder in lock.read_text(encoding="utf-8"), within_s=60)
+    wait_for(lambda: lock.exists() and holder in lock.read_text(encoding="utf-8"), within_s=300)
     os.killpg(first, signal.SIGSTOP)  # it may not come to its end before the second asks, however busy the machine
     second = commands.start(tmp_path, *FIT, log="second")
-    assert commands.ends(second, within_s=60) == 2
+    assert commands.ends(second, within_s=300) == 2
     assert holder in (tmp_path / "second").read_text(encoding="utf-8")
     os.killpg(first, signal.SIGCONT)
-    assert commands.ends(first, within_s=60) == 0
+    assert commands.ends(first, within_s=300) == 0
     assert_equal_runs(whole_run, lock.parent)
 
 
@@ -94,27 +94,27 @@ def test_two_processes_stop_together_and_end_when_one_is_lost(
             trainer__strategy="ddp_find_unused_parameters_true",
         )
     ranks = start_two_by_srun(commands, tmp_path / "whole")
-    assert [commands.ends(rank, within_s=120) for rank in ranks] == [0, 0]
+    assert [commands.ends(rank, within_s=300) for rank in ranks] == [0, 0]
     folder = tmp_path / "stopped"
     run = folder / "runs" / "run"
 
     def after_step(step: int) -> None:
         path = run / "checkpoints" / "last.ckpt"
-        wait_for(lambda: path.exists() and last(run)["global_step"] >= step, within_s=60)
+        wait_for(lambda: path.exists() and last(run)["global_step"] >= step, within_s=300)
 
     ranks, _store = start_two(commands, folder)
     after_step(2)
     os.kill(ranks[1], signal.SIGTERM)  # one is told, both stop
-    assert [commands.ends(rank, within_s=60) for rank in ranks] == [75, 75]
+    assert [commands.ends(rank, within_s=300) for rank in ranks] == [75, 75]
     step = last(run)["global_step"]
     for killed in (1, 0):
         ranks, _store = start_two(commands, folder)
         after_step(step := step + 2)
         os.kill(ranks[killed], signal.SIGKILL)
-        assert commands.ends(ranks[1 - killed], within_s=60) == 2
+        assert commands.ends(ranks[1 - killed], within_s=300) == 2
         assert "another process of this run is gone" in (folder / f"log{1 - killed}").read_text(encoding="utf-8")
-        commands.ends(ranks[killed], within_s=10)
+        commands.ends(ranks[killed], within_s=300)
         step = last(run)["global_step"]
     ranks, _store = start_two(commands, folder)
-    assert [commands.ends(rank, within_s=120) for rank in ranks] == [0, 0]
+    assert [commands.ends(rank, within_s=300) for rank in ranks] == [0, 0]
     assert_equal_runs(tmp_path / "whole" / "runs" / "run", run)
