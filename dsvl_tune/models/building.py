@@ -15,7 +15,7 @@ from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
 from dsvl_tune.models.compiling import compile_layers
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import Plan, fit_plan
-from dsvl_tune.models.quantization import Quantization
+from dsvl_tune.models.quantization import Quantization, check_widths
 from dsvl_tune.models.sharding import drawable, empty_model, fill, shard
 from dsvl_tune.models.weights import Weights
 
@@ -35,12 +35,12 @@ def adapted_model(
     Args:
         folder: the checkpoint's. requested, overridden: as `parts.fit_plan` takes them. dtype: of what is frozen.
         variant, dropout: of the adapters. quantization: of the base, or None.
-        empty: without the checkpoint's weights, on the meta device; never in 4 bits.
+        empty: without the checkpoint's weights, on the meta device.
 
     Raises:
         UserError: the checkpoint is no good, or does not have what is asked for.
     """
-    model = empty_model(folder, dtype) if empty else load_model(folder, dtype, quantization)
+    model = empty_model(folder, dtype, quantization) if empty else load_model(folder, dtype, quantization)
     plan = fit_plan(requested, model, overridden)
     with drawable(model, {part for part, how in plan.items() if how.mode == "lora"} if empty else set()):
         apply_plan(model, plan, variant, dropout)
@@ -58,8 +58,7 @@ def build_model(
 ) -> tuple[PreTrainedModel, Plan]:
     """The model in training mode, and its plan.
 
-    Over a mesh every process reads its own rows of the weights alone; a 4-bit base is first loaded whole by each,
-    because its blocks are of the whole tensors.
+    Over a mesh every process keeps its own rows of the weights alone.
 
     Args:
         adapted: `adapted_model` up to `quantization`. mesh: the processes to shard over, or None.
@@ -68,14 +67,15 @@ def build_model(
     Raises:
         UserError: as `adapted_model`, or no such part or kernel.
     """
-    streamed = mesh is not None and quantization is None
-    model, plan = adapted(quantization, empty=streamed)
+    model, plan = adapted(quantization, empty=mesh is not None)
     use_attention(model, attention)
     checkpoint_activations(model, checkpointed)
     if compiled:
         compile_layers(model)
     if mesh is not None:
+        weights = Weights(Path(model.name_or_path), model.config)
+        if quantization is not None:
+            check_widths(weights)
         shard(model, mesh)
-    if streamed:
-        fill(model, Weights(Path(model.name_or_path), model.config), dtype)
+        fill(model, weights, dtype)
     return model.train(), plan  # loading gives eval mode, which would switch the adapters' dropout off

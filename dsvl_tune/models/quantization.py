@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.models.parts import LORA_TARGETS, Plan, Preset, part_of
 from dsvl_tune.models.weights import Weights
@@ -100,6 +101,30 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_storage=torch.uint8,  # FSDP2 shards it; in bfloat16 some bit patterns would be NaN
         llm_int8_skip_modules=KEPT,
     )
+
+
+def pack(weight: Tensor) -> Any:
+    """A weight in 4 bits: bitsandbytes' Params4bit, [P, 1] uint8 of two parameters each, its scales as `quant_state`.
+
+    Args:
+        weight: [N, K], the whole of it: the mean of all scales is taken off before these are quantised themselves. On
+            the CPU, so that the bits are the same whatever the model is trained on.
+    """
+    from bitsandbytes.nn import Params4bit
+
+    packed: Any = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    return packed.to("cpu")
+
+
+def empty_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Give a model on the meta device the layers in 4 bits that loading would give it, their weights still to come."""
+    quantizer = AutoHfQuantizer.from_config(nf4_config(dtype), pre_quantized=False)
+    quantizer.preprocess_model(model, dtype=dtype, device_map={"": "cpu"})
+    quantizer.postprocess_model(model)
+    for layer in four_bit_layers(model).values():
+        packed = torch.empty(layer.weight.numel() // 2, 1, dtype=torch.uint8, device="meta")
+        layer.weight = nn.Parameter(packed, requires_grad=False)
+    finish_quantization(model)
 
 
 def finish_quantization(model: PreTrainedModel) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
+from peft.utils.integrations import dequantize_bnb_weight
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
@@ -22,11 +24,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dsvl_tune.models.loading import finish_model, read_config
 from dsvl_tune.models.parts import part_of
+from dsvl_tune.models.quantization import Quantization, empty_layers, pack
 from dsvl_tune.models.weights import CLASSES, Weights
 
 
-def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def empty_model(
+    folder: Path, dtype: torch.dtype = torch.float32, quantization: Quantization | None = None
+) -> PreTrainedModel:
     """The model of a checkpoint with its parameters on the meta device, in eval mode.
+
+    Args:
+        folder: of the checkpoint. dtype: of what is not quantised. quantization: of the language model's linear layers.
 
     Raises:
         UserError: not a DeepSeek-VL checkpoint.
@@ -37,6 +45,8 @@ def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedM
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     compute_buffers(model)
+    if quantization is not None:
+        empty_layers(model, dtype)
     return finish_model(model, folder).eval()
 
 
@@ -58,11 +68,16 @@ def drawable(model: PreTrainedModel, parts: set[str]) -> Iterator[None]:
     """Let adapters be drawn for an empty model's parts as for a loaded one.
 
     peft puts what it draws beside the base's weights, where on the meta device the values would be lost. So within the
-    block each of these weights is one zero seen everywhere: on the CPU, in its dtype, without its memory.
+    block each of these weights is one zero seen everywhere: on the CPU, in its dtype, without its memory. In 4 bits,
+    which DoRA unpacks, it is zeros packed once for all layers of a shape.
     """
     layers = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and part_of(f"{name}.") in parts]
     weights = [layer.weight for layer in layers]
+    packed_zeros = cache(lambda *shape: pack(torch.zeros(shape)))
     for layer, weight in zip(layers, weights, strict=True):
+        if weight.dtype == torch.uint8:
+            layer.weight = packed_zeros(layer.out_features, layer.in_features)
+            continue
         zeros = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
         layer.weight = nn.Parameter(zeros, requires_grad=False)
     yield
@@ -97,7 +112,9 @@ def call(model: PreTrainedModel, function: Callable[..., Any], *arguments: Any) 
 def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
     """Read this process's rows of every tensor of the checkpoint into a sharded empty model.
 
-    Adapters keep what was drawn; the magnitudes of DoRA are those of the base's rows.
+    Adapters keep what was drawn; the magnitudes of DoRA are those of the base's rows. A layer in 4 bits is read and
+    packed whole, because its scales are of the whole tensor, and cut before the next one is read. Every process keeps
+    the scales, a thirtieth of what is packed.
 
     Args:
         model: sharded. weights: of its checkpoint. dtype: as the model was built in; what trains has these values too.
@@ -107,12 +124,28 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
     for name, parameter in parameters.items():
         if "lora_" in name:
             continue
-        read = weights.read(name.replace(".base_layer.", "."), own_rows(parameter)).to(dtype)
+        source = name.replace(".base_layer.", ".")
+        adapted, _, _ = name.rpartition("base_layer.weight")
+        magnitude = parameters.get(f"{adapted}lora_magnitude_vector.default.weight") if adapted else None
         with torch.no_grad():
-            local(parameter).copy_(read)
-            magnitude = name.replace(".base_layer.weight", ".lora_magnitude_vector.default.weight")
-            if magnitude != name and magnitude in parameters:
-                local(parameters[magnitude]).copy_(torch.linalg.norm(read, dim=1))  # arXiv 2402.09353, section 4.1
+            if parameter.dtype == torch.uint8:
+                packed = pack(weights.read(source).to(dtype))
+                if magnitude is not None:
+                    values = dequantize_bnb_weight(packed)[own_rows(magnitude)]
+                fill_packed(model.get_submodule(name.removesuffix(".weight")), packed)
+            else:
+                values = weights.read(source, own_rows(parameter)).to(dtype)
+                local(parameter).copy_(values)
+            if magnitude is not None:
+                local(magnitude).copy_(torch.linalg.norm(values, dim=1))  # arXiv 2402.09353, section 4.1
+
+
+def fill_packed(layer: nn.Linear, packed: Any) -> None:
+    """Put this process's bytes of a weight in 4 bits into a sharded layer, and all its scales."""
+    own = local(layer.weight)
+    own.copy_(packed.data[own_rows(layer.weight)])
+    packed.quant_state.to(own.device)
+    layer.quant_state = packed.quant_state
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -135,6 +135,13 @@ def test_a_process_of_a_sharded_run_loads_its_share(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path)
 
 
+def test_a_process_loads_its_share_of_a_base_in_4_bits(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "source")
+    one, two = (peaks(tmp_path / "source", tmp_path / "packed", "qlora", n)["loaded"] for n in (1, 2))
+    assert two < 0.55 * one
+    shutil.rmtree(tmp_path)
+
+
 def test_parameters_gradients_and_optimizer_are_a_share(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "source", SMALLER)
     one, two, four = (peaks(tmp_path / "source", tmp_path / "full", "pretrain", n)["peak"] for n in (1, 2, 4))

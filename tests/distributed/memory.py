@@ -65,7 +65,7 @@ def main(folder: Path, out: Path, preset: Any) -> None:
     memory = PeakMemory()
     time.sleep(0.1)
     before = memory.peak
-    model = empty_model(folder, torch.bfloat16)
+    model = empty_model(folder, torch.bfloat16, "nf4" if preset == "qlora" else None)
     plan = make_plan(preset, None)
     with drawable(model, {part for part, how in plan.items() if how.mode == "lora"}):
         apply_plan(model, plan)
@@ -73,9 +73,9 @@ def main(folder: Path, out: Path, preset: Any) -> None:
     weights = Weights(folder, model.config)
     fill(model, weights, torch.bfloat16)
     loaded = memory.peak - before
-    if preset == "lora":
+    if preset != "pretrain":
         for name, parameter in list(model.named_parameters())[::50]:
-            if "lora_" not in name:
+            if "lora_" not in name and parameter.dtype != torch.uint8:
                 assert_is_shard(parameter, weights.read(name.replace(".base_layer.", ".")).bfloat16())
     else:
         train(model, plan)
