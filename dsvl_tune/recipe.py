@@ -147,7 +147,7 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if self.subcommand is None:  # a command that asks for the recipe's data or model alone
-            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, **kwargs)
+            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, logger=False, **kwargs)
         kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
         kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
