@@ -13,7 +13,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import dsvl_tune
 import dsvl_tune.datamodules
-from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.schema import UserError
 
@@ -47,6 +46,8 @@ Without --ckpt_path the weights of model.checkpoint answer as they are; best and
 no expected answer. --data.eval_batch_size answers that many at once; --model.max_new_tokens is the longest answer.""",
 }
 
+DATA_MODULES: list[type] = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
+"""All imported, since jsonargparse finds by its bare name, and lists in its help, a class that is imported alone."""
 USUAL_TRAINER_KEYS = (
     "max_steps",
     "max_epochs",
@@ -104,8 +105,7 @@ def readable(message: str) -> str:
 
 def class_keys() -> list[str]:
     """Keys inside `model.parts` and of the package's data modules, which the parser only knows as values."""
-    modules = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
-    signatures = [inspect.signature(kind) for kind in (PartPlan, ConversationDataModule, *modules)]
+    signatures = [inspect.signature(kind) for kind in (PartPlan, *DATA_MODULES)]
     return [name for signature in signatures for name in signature.parameters]
 
 

@@ -1,0 +1,37 @@
+"""Data modules on the command line: by bare name, in the help, and what a missing one or a wrong key is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dsvl_tune.datamodules
+
+
+def fit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`dsvl-tune fit` in a process of its own: other tests import the classes that jsonargparse looks among."""
+    command = [sys.executable, "-m", "dsvl_tune", "fit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+
+
+def test_help_names_every_data_module() -> None:
+    text = fit("--help").stdout
+    assert [name for name in dsvl_tune.datamodules.__all__ if f"dsvl_tune.datamodules.{name}" not in text] == []
+
+
+def test_the_keys_of_a_data_module_are_found_by_its_bare_name() -> None:
+    done = fit("--data.help", "ChartsDataModule")
+    assert done.returncode == 0, done.stderr
+    assert "--data.train_charts" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["InstructDataModule", "dsvl_tune.datamodules.InstructDataModule"])
+def test_a_data_module_is_taken_by_its_bare_name(name: str, tmp_path: Path) -> None:
+    """The rows are none, so the command ends before it writes anything, and by the data module's own message."""
+    rows = str(tmp_path / "none.jsonl")
+    done = fit("--config", "charts_lora", "--data", name, "--data.train", rows, "--run_dir", str(tmp_path))
+    assert done.returncode == 2
+    assert f"{rows}: cannot be read" in done.stderr
