@@ -79,7 +79,16 @@ class RecipeParser(LightningArgumentParser):
         return f"dsvl-tune {self.description}\n\n{formatter.format_help()}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"{readable(message)}.{self.nearest(message)}") from ex
+        raise UserError(self.told(message)) from ex
+
+    def told(self, message: str) -> str:
+        """The message with what to do. The keys of a data module have their own parser, with its name as a group."""
+        unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
+        kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
+        if unknown and kind:
+            return no_such_key(kind, unknown[1], self.key_names())
+        text = readable(message)
+        return f"{text}{'' if text.endswith('?') else '.'}{self.nearest(message)}"
 
     def nearest(self, message: str) -> str:
         """" Did you mean ...?" for a key that does not exist."""
@@ -101,6 +110,24 @@ def readable(message: str) -> str:
     noise = r"does not validate|subtypes:|errors:|(- )?expected a <class 'nonetype'>|given value"
     lines = [line.strip(" -") for line in message.splitlines() if not re.match(rf"\s*(- )?({noise})", line.lower())]
     return " ".join(line for line in lines if line).rstrip(".")
+
+
+def no_such_key(kind: type, key: str, keys: list[str]) -> str:
+    """That a data module has not the key; its nearest one, else the most general data module that has it.
+
+    Args:
+        kind: the data module. key: what was given. keys: those it has.
+    """
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+    owners = [kind for kind in DATA_MODULES if key in inspect.signature(kind).parameters]
+    if near:
+        hint = f"Did you mean {near[0]!r}?"
+    elif owners:
+        owner = min(owners, key=lambda kind: len(kind.mro())).__name__
+        hint = f"{owner} has: give --data dsvl_tune.datamodules.{owner} before its keys."
+    else:
+        hint = f"--data.help {kind.__name__} shows its keys."
+    return f"{kind.__name__} has no key {key!r}. {hint}"
 
 
 def class_keys() -> list[str]:

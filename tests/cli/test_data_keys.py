@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dsvl_tune.datamodules
+from dsvl_tune.cli import main
 
 
 def fit(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,3 +36,21 @@ def test_a_data_module_is_taken_by_its_bare_name(name: str, tmp_path: Path) -> N
     done = fit("--config", "charts_lora", "--data", name, "--data.train", rows, "--run_dir", str(tmp_path))
     assert done.returncode == 2
     assert f"{rows}: cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("train", "InstructDataModule has: give --data dsvl_tune.datamodules.InstructDataModule before its keys."),
+        ("train_chart", "Did you mean 'train_charts'?"),
+        ("colour", "--data.help ChartsDataModule shows its keys."),
+    ],
+)
+def test_a_key_that_the_data_module_has_not(
+    key: str, hint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", "fit", "--config", "charts_lora", f"--data.{key}", "x"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f" ChartsDataModule has no key {key!r}. {hint}\n")
