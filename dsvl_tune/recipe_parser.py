@@ -83,6 +83,11 @@ class RecipeParser(LightningArgumentParser):
 
     def told(self, message: str) -> str:
         """The message with what to do. The keys of a data module have their own parser, with its name as a group."""
+        if re.search(r"arguments are required: (\w+\.)?data$", message):
+            return (
+                "no data module is named. Give a recipe that has one, --config FILE or a shipped one by its name "
+                "(e.g. --config charts_lora), or --data CLASS."
+            )
         unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
         kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
         if unknown and kind:

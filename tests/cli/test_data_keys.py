@@ -54,3 +54,17 @@ def test_a_key_that_the_data_module_has_not(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f" ChartsDataModule has no key {key!r}. {hint}\n")
+
+
+@pytest.mark.parametrize("arguments", [["fit"], ["validate"], ["check-data"], ["fit", "--model.lr", "1e-4"]])
+def test_no_data_module_is_told_what_gives_one(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "--config charts_lora" in error
+    assert "--data CLASS" in error
+    assert "fit.data" not in error
