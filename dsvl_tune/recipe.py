@@ -234,6 +234,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # what is logged is the same in all
+    warnings.filterwarnings("ignore", message="The number of training batches")  # intervals go on over epochs
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 

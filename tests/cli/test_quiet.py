@@ -14,7 +14,12 @@ ROWS = {"train_charts": 4, "validation_charts": 2, "test_charts": 2, "probe_scen
 
 @pytest.mark.parametrize(
     "command",
-    [["check-data"], ["preview", "--rows", "2"], ["cache-features", "--model.feature_store", "features"]],
+    [
+        ["check-data"],
+        ["preview", "--rows", "2"],
+        ["cache-features", "--model.feature_store", "features"],
+        ["fit", "--trainer.max_steps", "4"],  # of epochs of two, which are shorter than log_every_n_steps
+    ],
     ids=lambda command: command[0],
 )
 def test_commands_on_a_recipe(command: list[str], hybrid_checkpoint: Path, tmp_path: Path) -> None:
