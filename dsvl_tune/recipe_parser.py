@@ -88,6 +88,9 @@ class RecipeParser(LightningArgumentParser):
                 "no data module is named. Give a recipe that has one, --config FILE or a shipped one by its name "
                 "(e.g. --config charts_lora), or --data CLASS."
             )
+        name = re.search(r"Expected a dot import path string: (\w+)", message)
+        if name and (near := difflib.get_close_matches(name[1], dsvl_tune.datamodules.__all__, n=1, cutoff=0.8)):
+            return f"there is no data module {name[1]!r}. Did you mean {near[0]!r}?"
         unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
         kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
         if unknown and kind:

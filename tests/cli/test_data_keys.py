@@ -68,3 +68,15 @@ def test_no_data_module_is_told_what_gives_one(
     assert "--config charts_lora" in error
     assert "--data CLASS" in error
     assert "fit.data" not in error
+
+
+@pytest.mark.parametrize("option", ["--data", "--data.help"])
+def test_a_data_module_that_there_is_not(
+    option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", "fit", option, "InstructDataModul"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    told = "there is no data module 'InstructDataModul'. Did you mean 'InstructDataModule'?"
+    assert capsys.readouterr().err == f"dsvl-tune: error: {told}\n"
