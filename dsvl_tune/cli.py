@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import select
+import signal
 import sys
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from dsvl_tune import __version__
 from dsvl_tune.schema import UserError
@@ -55,13 +58,35 @@ first steps:
 
 stop a run with Ctrl-C; the same command goes on, also after a kill.
 exit codes: 0 done, 2 something to put right (one message says what), 75 stopped by SIGTERM, SIGUSR1 or its time limit
-(the same command goes on), 130 stopped by Ctrl-C
+(the same command goes on), 130 stopped by Ctrl-C, 141 nobody reads the output any more
 """
 
 
 def main() -> None:
-    """Run the command that the first argument names."""
-    arguments = sys.argv[1:]
+    """Run the command that the first argument names; quietly no further once nobody reads what it prints."""
+    try:
+        try:
+            answer(sys.argv[1:])
+        finally:
+            print(end="", flush=True)  # what is kept back would fail after the last line of Python
+    except BrokenPipeError:
+        unread = [stream for stream in (sys.stdout, sys.stderr) if is_unread(stream)]
+        if not unread:  # the pipe is another one
+            raise
+        for stream in unread:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def is_unread(stream: TextIO) -> bool:
+    """Whether what reads the stream is gone."""
+    poll = select.poll()
+    poll.register(stream, 0)  # errors alone
+    return bool(poll.poll(0))
+
+
+def answer(arguments: list[str]) -> None:
+    """Run the command; its errors as one message and an exit code."""
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")

@@ -147,7 +147,7 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if self.subcommand is None:  # a command that asks for the recipe's data or model alone
-            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, **kwargs)
+            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, logger=False, **kwargs)
         kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
         kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
         if self.subcommand != "fit":
@@ -234,6 +234,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
     warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # what is logged is the same in all
+    warnings.filterwarnings("ignore", message="The number of training batches")  # intervals go on over epochs
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 

@@ -13,7 +13,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import dsvl_tune
 import dsvl_tune.datamodules
-from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.schema import UserError
 
@@ -47,6 +46,8 @@ Without --ckpt_path the weights of model.checkpoint answer as they are; best and
 no expected answer. --data.eval_batch_size answers that many at once; --model.max_new_tokens is the longest answer.""",
 }
 
+DATA_MODULES: list[type] = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
+"""All imported, since jsonargparse finds by its bare name, and lists in its help, a class that is imported alone."""
 USUAL_TRAINER_KEYS = (
     "max_steps",
     "max_epochs",
@@ -78,7 +79,24 @@ class RecipeParser(LightningArgumentParser):
         return f"dsvl-tune {self.description}\n\n{formatter.format_help()}"
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"{readable(message)}.{self.nearest(message)}") from ex
+        raise UserError(self.told(message)) from ex
+
+    def told(self, message: str) -> str:
+        """The message with what to do. The keys of a data module have their own parser, with its name as a group."""
+        if re.search(r"arguments are required: (\w+\.)?data$", message):
+            return (
+                "no data module is named. Give a recipe that has one, --config FILE or a shipped one by its name "
+                "(e.g. --config charts_lora), or --data CLASS."
+            )
+        name = re.search(r"Expected a dot import path string: (\w+)", message)
+        if name and (near := difflib.get_close_matches(name[1], dsvl_tune.datamodules.__all__, n=1, cutoff=0.8)):
+            return f"there is no data module {name[1]!r}. Did you mean {near[0]!r}?"
+        unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
+        kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
+        if unknown and kind:
+            return no_such_key(kind, unknown[1], self.key_names())
+        text = readable(message)
+        return f"{text}{'' if text.endswith('?') else '.'}{self.nearest(message)}"
 
     def nearest(self, message: str) -> str:
         """" Did you mean ...?" for a key that does not exist."""
@@ -102,10 +120,27 @@ def readable(message: str) -> str:
     return " ".join(line for line in lines if line).rstrip(".")
 
 
+def no_such_key(kind: type, key: str, keys: list[str]) -> str:
+    """That a data module has not the key; its nearest one, else the most general data module that has it.
+
+    Args:
+        kind: the data module. key: what was given. keys: those it has.
+    """
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+    owners = [kind for kind in DATA_MODULES if key in inspect.signature(kind).parameters]
+    if near:
+        hint = f"Did you mean {near[0]!r}?"
+    elif owners:
+        owner = min(owners, key=lambda kind: len(kind.mro())).__name__
+        hint = f"{owner} has: give --data dsvl_tune.datamodules.{owner} before its keys."
+    else:
+        hint = f"--data.help {kind.__name__} shows its keys."
+    return f"{kind.__name__} has no key {key!r}. {hint}"
+
+
 def class_keys() -> list[str]:
     """Keys inside `model.parts` and of the package's data modules, which the parser only knows as values."""
-    modules = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
-    signatures = [inspect.signature(kind) for kind in (PartPlan, ConversationDataModule, *modules)]
+    signatures = [inspect.signature(kind) for kind in (PartPlan, *DATA_MODULES)]
     return [name for signature in signatures for name in signature.parameters]
 
 

@@ -75,7 +75,7 @@ class FillerCLI(RecipeCLI):
     """The recipe's parts, with a trainer of as many processes as the recipe has, each with whole towers."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        return LightningCLI.instantiate_trainer(self, strategy="auto", **kwargs)
+        return LightningCLI.instantiate_trainer(self, strategy="auto", logger=False, **kwargs)
 
 
 def look(rows: Rows, processor: Processor) -> tuple[dict[str, bool], list[int]]:

@@ -13,6 +13,7 @@ from jsonargparse import auto_cli
 from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
+from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
 from dsvl_tune.data.images import load_image
@@ -218,4 +219,4 @@ def to_device(prompts: Prompts, network: PreTrainedModel) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(chat, args=arguments[1:], prog="dsvl-tune chat", as_positional=False)
+    auto_cli(chat, args=arguments[1:], prog="dsvl-tune chat", as_positional=False, parser_class=CommandParser)

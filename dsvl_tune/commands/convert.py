@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
+from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.commands.model_card import write_card
 from dsvl_tune.commands.verification import compare_processors
 from dsvl_tune.files import whole_folder
@@ -89,7 +88,7 @@ def has_published_towers(folder: Path) -> bool:
 def main(arguments: list[str]) -> None:
     """Entry of the command; SRC and DST by place, the layout and the one flag by name."""
     description = str(inspect.getdoc(convert)).partition("\n\nArgs:")[0]
-    parser = ArgumentParser(prog="dsvl-tune convert", description=description)
+    parser = CommandParser(prog="dsvl-tune convert", description=description)
     parser.add_function_arguments(convert, as_positional=True, skip={"to", "overwrite"})
     parser.add_argument("--to", type=Layout, required=True, help="layout to write")
     parser.add_argument("--overwrite", action="store_true", help="replace DST, once the new checkpoint is complete")

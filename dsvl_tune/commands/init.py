@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.data.synthetic.vocabulary import generator_texts
 from dsvl_tune.models.tiny import build_embedded, save_checkpoint
 from dsvl_tune.schema import UserError
@@ -29,4 +30,4 @@ def init(out: Path, seed: int = 1) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(init, args=arguments[1:], prog="dsvl-tune init", as_positional=True)
+    auto_cli(init, args=arguments[1:], prog="dsvl-tune init", as_positional=True, parser_class=CommandParser)

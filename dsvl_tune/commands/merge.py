@@ -10,6 +10,7 @@ import torch
 import yaml
 from jsonargparse import auto_cli
 
+from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.commands.consolidation import trained_folder
 from dsvl_tune.commands.model_card import run_sections, verified_text, write_card
 from dsvl_tune.commands.verification import compare_processors, verify
@@ -136,4 +137,4 @@ def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(merge, args=arguments[1:], prog="dsvl-tune merge", as_positional=True)
+    auto_cli(merge, args=arguments[1:], prog="dsvl-tune merge", as_positional=True, parser_class=CommandParser)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -90,7 +91,7 @@ def choose_strategy(strategy: str | Strategy, devices: int | str | list[int], no
         strategy: of the recipe. devices: `trainer.devices`. nodes: `trainer.num_nodes`.
 
     Raises:
-        UserError: a strategy that would not shard, or that cannot train here; or no number of processes.
+        UserError: no such strategy, one that would not shard, or that cannot train here; or no number of processes.
     """
     if strategy == "auto" and (nodes > 1 or devices not in (1, "1")):
         strategy = "ddp"
@@ -106,9 +107,14 @@ def choose_strategy(strategy: str | Strategy, devices: int | str | list[int], no
             "trainer.strategy: Lightning's ModelParallelStrategy does not shard on one machine by default, and its "
             f"checkpoints are not read by other strategies. Give {SHARDED}."
         )
-    if isinstance(strategy, FSDPStrategy) or (isinstance(strategy, str) and strategy.startswith("fsdp")):
+    if isinstance(strategy, FSDPStrategy) or strategy in ("fsdp", "fsdp_cpu_offload"):
         raise UserError(
             f"trainer.strategy: {strategy} is FSDP's first version, which cannot clip gradients by their norm. Give "
             f"{SHARDED}."
         )
+    usable = ["auto", SHARDED, *(name for name in StrategyRegistry.available_strategies() if "fsdp" not in name)]
+    if isinstance(strategy, str) and strategy not in usable:
+        near = difflib.get_close_matches(strategy, usable, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Usual are auto, ddp and {SHARDED}."
+        raise UserError(f"trainer.strategy: there is no {strategy!r}. {hint}")
     return strategy

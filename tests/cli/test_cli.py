@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dsvl_tune
-from dsvl_tune.cli import COMMANDS
+from dsvl_tune.cli import COMMANDS, main
 
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "jsonargparse", "numpy", "PIL"}
 
@@ -69,3 +69,27 @@ def test_debug_shows_the_traceback() -> None:
     result = run("ft", "--debug")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["merge", "runs/none", "--outt", "y"], "unrecognized arguments: --outt y. Did you mean --out?"),
+        (["convert", "a", "b", "--to", "original", "--sah256", "x"], "--sah256 x. Did you mean --sha256?"),
+        (["chat", "--modle", "merged"], "--modle merged. Did you mean --model?"),
+        (["merge"], "required: run. See dsvl-tune merge --help."),
+        (["merge", "runs/none", "--rows", "few"], "few. See dsvl-tune merge --help."),
+        (["init"], "See dsvl-tune init --help."),
+    ],
+)
+def test_a_wrong_option_of_a_command_is_one_message(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert len(error.splitlines()) == 1
+    assert error.startswith("dsvl-tune: error: ")
+    assert error.endswith(f"{told}\n")

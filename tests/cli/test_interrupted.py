@@ -1,13 +1,15 @@
-"""The command itself under a full disk and under Ctrl-C."""
+"""The command itself under a full disk, under Ctrl-C, and with output that nobody reads."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from dsvl_tune.models.loading import load_model
@@ -99,3 +101,26 @@ def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: 
     assert "Traceback" not in rest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "recipe.yaml"]
     assert (tmp_path / "answers.jsonl").read_text(encoding="utf-8") == "of yesterday"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], COMMAND[3:]], ids=["help", "a run"])
+@pytest.mark.parametrize("stderr_too", [False, True], ids=["", "with standard error"])
+def test_output_that_nobody_reads_ends_the_command_quietly(
+    arguments: list[str], stderr_too: bool, tmp_path: Path, hybrid_checkpoint: Path
+) -> None:
+    """As `| head -1` does, with a reader that is gone from the start."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (tmp_path / "stderr").open("w") as stderr, os.fdopen(writer, "w") as unread:
+        done = subprocess.run(
+            [*COMMAND[:3], *arguments],
+            cwd=tmp_path,
+            stdout=unread,
+            stderr=unread if stderr_too else stderr,
+            check=False,
+        )
+    assert done.returncode == 128 + signal.SIGPIPE
+    said = (tmp_path / "stderr").read_text(encoding="utf-8")
+    assert "Traceback" not in said
+    assert "BrokenPipeError" not in said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.strategy import FSDP2, choose_strategy
@@ -29,6 +29,23 @@ def test_every_process_gets_a_shard() -> None:
 def test_what_does_not_shard_or_clip_is_refused(strategy: Any) -> None:
     with pytest.raises(UserError, match="Give fsdp2"):
         choose_strategy(strategy, 2, 1)
+
+
+@pytest.mark.parametrize(("strategy", "meant"), [("fsdp3", "'fsdp2'"), ("dpp", "'ddp'"), ("fdsp2", "'fsdp2'")])
+def test_a_strategy_that_there_is_not_is_told_with_the_nearest(strategy: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"there is no {strategy!r}. Did you mean {meant}?"):
+        choose_strategy(strategy, 1, 1)
+
+
+def test_a_strategy_that_is_like_none() -> None:
+    with pytest.raises(UserError, match="there is no 'zero'. Usual are auto, ddp and fsdp2."):
+        choose_strategy("zero", 1, 1)
+
+
+@pytest.mark.parametrize("strategy", StrategyRegistry.available_strategies())
+def test_what_lightning_names_is_known(strategy: str) -> None:
+    if not strategy.startswith("fsdp"):
+        assert choose_strategy(strategy, 1, 1) == strategy
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp2"])

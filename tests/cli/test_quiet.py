@@ -1,0 +1,34 @@
+"""Commands print no warning of a library's that the user cannot act on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROWS = {"train_charts": 4, "validation_charts": 2, "test_charts": 2, "probe_scenes": 2, "batch_size": 2}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["check-data"],
+        ["preview", "--rows", "2"],
+        ["cache-features", "--model.feature_store", "features"],
+        ["fit", "--trainer.max_steps", "4"],  # of epochs of two, which are shorter than log_every_n_steps
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_on_a_recipe(command: list[str], hybrid_checkpoint: Path, tmp_path: Path) -> None:
+    recipe = {
+        "model": {"checkpoint": str(hybrid_checkpoint), "parts": {"aligner": {"mode": "full"}}},
+        "data": {"class_path": "dsvl_tune.datamodules.ChartsDataModule", "init_args": ROWS},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    arguments = [sys.executable, "-m", "dsvl_tune", *command, "--config", "small.yaml"]
+    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "site-packages" not in done.stderr, done.stderr  # a warning begins with the file that gives it
