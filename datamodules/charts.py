@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from dsvl_tune.data.synthetic.charts import chart_row
 from dsvl_tune.data.synthetic.scenes import scene_row
 
 from .base import ConversationDataModule, Rows
 from .generated import GeneratedRows
+
+ChartKind = Literal["upright", "lying", "grouped", "line", "pie"]
 
 
 class ChartsDataModule(ConversationDataModule):
@@ -34,7 +36,7 @@ class ChartsDataModule(ConversationDataModule):
         validation_charts: int = 30,
         test_charts: int = 120,
         probe_scenes: int = 40,
-        kinds: tuple[str, ...] = ("upright", "lying"),
+        kinds: tuple[ChartKind, ...] = ("upright", "lying"),
         questions: int = 8,
         **options: Any,
     ) -> None:

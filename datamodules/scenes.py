@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from dsvl_tune.data.synthetic.scenes import scene_row
 from dsvl_tune.data.synthetic.text_tables import table_row
@@ -11,6 +11,8 @@ from dsvl_tune.schema import Conversation
 
 from .base import ConversationDataModule, Rows
 from .generated import GeneratedRows
+
+PictureKind = Literal["tubes", "rods", "floats"]
 
 
 class ScenesDataModule(ConversationDataModule):
@@ -38,7 +40,7 @@ class ScenesDataModule(ConversationDataModule):
         validation_rows: int = 20,
         test_rows: int = 60,
         probe_tables: int = 20,
-        kinds: tuple[str, ...] = ("tubes", "rods", "floats"),
+        kinds: tuple[PictureKind, ...] = ("tubes", "rods", "floats"),
         questions: int = 10,
         most: int = 6,
         cells: bool = False,

@@ -129,7 +129,8 @@ class RecipeCLI(LightningCLI):
             )
             config.ckpt_path = checkpoint and str(checkpoint)
         if config.ckpt_path is not None and not Path(config.ckpt_path).exists():
-            raise UserError(f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, best or last.")
+            words = "last" if self.subcommand == "fit" else "best or last"
+            raise UserError(f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, or {words}.")
 
     def recipe(self) -> dict[str, Any]:
         """The whole recipe as `config.yaml` has it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PretrainedConfig
 
 from dsvl_tune.models.adapters import apply_plan
@@ -43,9 +44,9 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     parser = argparse.ArgumentParser("dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--tokens", type=int, help="tokens of a row, image tokens counted (default: the most allowed)")
-    parser.add_argument("--images", type=int, default=1, help="images of a row, all different")
-    parser.add_argument("--learnt", type=int, help="learnt tokens of a row (default: all that are not an image's)")
+    parser.add_argument("--tokens", type=PositiveInt, help="tokens of a row, images' too (default: the most allowed)")
+    parser.add_argument("--images", type=NonNegativeInt, default=1, help="images of a row, all different")
+    parser.add_argument("--learnt", type=PositiveInt, help="learnt tokens of a row (default: all but images')")
     options, rest = parser.parse_known_args(arguments[1:])
     recipe = ParsedRecipe(rest, run=False).config
     config = read_outline(recipe.model.checkpoint)
@@ -58,16 +59,19 @@ def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) 
     """The micro-batch on one GPU.
 
     Raises:
-        UserError: the images do not fit into a row, or more is learnt than there is.
+        UserError: the images do not fit into a row, more is learnt than there is, or the row is beyond the context.
     """
     visual = options.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    tokens = options.tokens or data.max_tokens or config.text_config.max_position_embeddings
+    context = config.text_config.max_position_embeddings
+    tokens = options.tokens or data.max_tokens or context
     learnt = tokens - visual if options.learnt is None else options.learnt
     if not 0 < learnt <= tokens - visual:
         raise UserError(
             f"--tokens {tokens}, --images {options.images}: images take {visual} tokens of a row, so {learnt} learnt "
             "ones do not fit. Give more --tokens, or fewer --images or --learnt."
         )
+    if tokens > context:
+        raise UserError(f"--tokens {tokens}: the checkpoint's context is {context} tokens. Give that or less.")
     return RowShape(data.batch_size, tokens, options.images, learnt)
 
 

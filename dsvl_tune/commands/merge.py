@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from jsonargparse import auto_cli
+from jsonargparse.typing import NonNegativeInt
 
 from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.commands.consolidation import trained_folder
@@ -35,7 +36,7 @@ def merge(
     base: str | None = None,
     layout: Layout = "transformers",
     dtype: Dtype = "base",
-    rows: int = 16,
+    rows: NonNegativeInt = 16,
     checkpoint: str | None = None,
 ) -> None:
     """Merge what a run trained into its base checkpoint, and prove it.

@@ -9,6 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from jsonargparse.typing import PositiveInt
+
 from dsvl_tune.data.batches import make_sample
 from dsvl_tune.data.preview import page
 from dsvl_tune.data.streams import StreamedRows
@@ -31,7 +33,7 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     parser = argparse.ArgumentParser("dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--rows", type=int, default=10, help="rows to show")
+    parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
     parser.add_argument("--split", choices=("train", "validation"), default="train", help="which rows")
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
     options, recipe = parser.parse_known_args(arguments[1:])

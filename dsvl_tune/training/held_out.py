@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -142,5 +143,5 @@ def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
         f"time: {minutes} min {seconds} s, peak memory: {summary['peak_rss_bytes'] / 2**30:.2f} GiB{gpu}\n"
         f"best checkpoint: {summary['best_checkpoint']}\n"
         f"run folder: {run_folder}\n"
-        f"next: dsvl-tune merge {run_folder}"
+        f"next: dsvl-tune merge {shlex.quote(str(run_folder))}"
     )

@@ -56,6 +56,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatc
         (["--model.parts.downsample.mode", "lora"], ["downsample cannot have lora"]),
         (["--model.preset", "lroa"], ["model.preset", "'lora'"]),
         (["--model.checkpoint", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
+        (["--data.kinds", "[uprigth]"], ["kinds", "'upright'", "'pie'"]),
+        (["--ckpt_path", "best"], ["best: no such file. Give a checkpoint of a run, or last."]),
         (["--ckpt_path", "last"], ["there is no run", "Start without"]),
         (["--best_by", "val/accuracy"], ["best_by", "val/relaxed_accuracy"]),
     ],
@@ -134,3 +136,19 @@ def test_rows_that_cannot_be_used(
     error = refused(["fit", "--config", str(recipe), *data, "--data.validation_rows", "1"], capsys, monkeypatch)
     assert "rows.jsonl:5" in error
     assert all(text in error for text in named), error
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["merge", "runs/none", "--rows", "-3"], "rows"),
+        (["preview", "--config", "recipe.yaml", "--rows", "-1"], "--rows"),
+        (["estimate-memory", "--config", "recipe.yaml", "--images", "-2"], "--images"),
+        (["estimate-memory", "--config", "recipe.yaml", "--tokens", "0"], "--tokens"),
+        (["estimate-memory", "--config", "recipe.yaml", "--tokens", "9999999"], "9999999: the checkpoint's context is"),
+    ],
+)
+def test_numbers_out_of_range(
+    command: list[str], named: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert named in refused(command, capsys, monkeypatch)
