@@ -114,12 +114,11 @@ def code(content: Any) -> str:
 
 
 def scores_text(summary: dict[str, Any]) -> str:
-    """Before, after and floor of each metric."""
-    rows = [
-        f"| {metric} | {summary['before'].get(metric, float('nan')):.3f} | {after:.3f} | "
-        f"{summary['floor'].get(metric, float('nan')):.3f} |"
-        for metric, after in summary["after"].items()
-    ]
+    """Before, after and floor of each metric; "-" where there is none."""
+    rows = []
+    for metric, after in summary["after"].items():
+        scores = (summary["before"].get(metric), after, summary["floor"].get(metric))
+        rows.append(f"| {' | '.join([metric, *('-' if one is None else f'{one:.3f}' for one in scores)])} |")
     return "\n".join(["| metric | before | after | best constant answer |", "|---|---|---|---|", *rows])
 
 
