@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,20 @@ class RunCheckpointIO(WholeFileIO):
             return read_folder(Path(path), {}, self.optimizer)
         return super().load_checkpoint(path, *arguments, **options)
 
+    def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
+        """As `WholeFileIO.save_checkpoint`; a folder of shards that a killed run left there makes room."""
+        if Path(path).is_dir():
+            remove(Path(path))
+        super().save_checkpoint(checkpoint, path, storage_options)
+
     def remove_checkpoint(self, path: Any) -> None:
-        """Set aside first: a kill leaves no half of a folder under its name."""
+        """Set aside first: a kill leaves no half of a folder under its name.
+
+        It may be gone: a run killed between removing a best checkpoint and its next save does not know of that.
+        """
         aside = Path(path).with_name(f".{Path(path).name}.removed")
-        Path(path).replace(aside)
+        with suppress(FileNotFoundError):
+            Path(path).replace(aside)
         remove(aside)
 
 

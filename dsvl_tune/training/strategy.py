@@ -13,7 +13,6 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, St
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dsvl_tune.files import remove
 from dsvl_tune.models.sharding import whole
 from dsvl_tune.schema import UserError
 from dsvl_tune.training.checkpoint_io import Checkpoint, over_tensors, read_checkpoint, write_folder
@@ -55,8 +54,6 @@ class FSDP2(ModelParallelStrategy):
             return
         gathered = over_tensors(checkpoint, lambda _, tensor: self.gathered(tensor))
         if self.is_global_zero:
-            if path.is_dir():
-                remove(path)
             self.checkpoint_io.save_checkpoint(gathered, path, storage_options=storage_options)
 
     def gathered(self, tensor: Tensor) -> Tensor:
