@@ -77,6 +77,7 @@ def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
         "trainer": {"max_epochs": -1, "val_check_interval": 8, "enable_progress_bar": False, "accelerator": "cpu"}
         | trainer,
         "checkpoint_every_steps": 2,
+        "best_by": "val/loss",  # it falls, so that every validation replaces the best checkpoint
     }
     folder.mkdir(parents=True)
     (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
