@@ -78,7 +78,7 @@ def test_debug_shows_the_traceback() -> None:
         (["convert", "a", "b", "--to", "original", "--sah256", "x"], "--sah256 x. Did you mean --sha256?"),
         (["chat", "--modle", "merged"], "--modle merged. Did you mean --model?"),
         (["merge"], "required: run. See dsvl-tune merge --help."),
-        (["merge", "runs/none", "--rows", "few"], "few. See dsvl-tune merge --help."),
+        (["merge", "runs/none", "--rows", "few"], "'few'. See dsvl-tune merge --help."),
         (["init"], "See dsvl-tune init --help."),
     ],
 )
