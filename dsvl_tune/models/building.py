@@ -15,7 +15,7 @@ from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
 from dsvl_tune.models.compiling import compile_layers
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import Plan, fit_plan
-from dsvl_tune.models.quantization import Quantization, check_widths
+from dsvl_tune.models.quantization import Quantization
 from dsvl_tune.models.sharding import drawable, empty_model, fill, shard
 from dsvl_tune.models.weights import Weights
 
@@ -73,9 +73,6 @@ def build_model(
     if compiled:
         compile_layers(model)
     if mesh is not None:
-        weights = Weights(Path(model.name_or_path), model.config)
-        if quantization is not None:
-            check_widths(weights)
         shard(model, mesh)
-        fill(model, weights, dtype)
+        fill(model, Weights(Path(model.name_or_path), model.config), dtype)
     return model.train(), plan  # loading gives eval mode, which would switch the adapters' dropout off

@@ -112,7 +112,14 @@ def pack(weight: Tensor) -> Any:
     """
     from bitsandbytes.nn import Params4bit
 
-    packed: Any = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    how = nf4_config(weight.dtype)
+    packed: Any = Params4bit(
+        weight,
+        requires_grad=False,
+        compress_statistics=how.bnb_4bit_use_double_quant,
+        quant_type=how.bnb_4bit_quant_type,
+        quant_storage=how.bnb_4bit_quant_storage,
+    )
     return packed.to("cpu")
 
 

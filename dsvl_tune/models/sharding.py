@@ -24,7 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dsvl_tune.models.loading import finish_model, read_config
 from dsvl_tune.models.parts import part_of
-from dsvl_tune.models.quantization import Quantization, empty_layers, pack
+from dsvl_tune.models.quantization import Quantization, check_widths, empty_layers, pack
 from dsvl_tune.models.weights import CLASSES, Weights
 
 
@@ -37,7 +37,7 @@ def empty_model(
         folder: of the checkpoint. dtype: of what is not quantised. quantization: of the language model's linear layers.
 
     Raises:
-        UserError: not a DeepSeek-VL checkpoint.
+        UserError: not a DeepSeek-VL checkpoint, or one that cannot be put into 4 bits.
     """
     config = read_config(folder)
     with torch.device("meta"):
@@ -46,6 +46,7 @@ def empty_model(
         parameter.data = parameter.data.to(dtype)
     compute_buffers(model)
     if quantization is not None:
+        check_widths(Weights(folder, config))
         empty_layers(model, dtype)
     return finish_model(model, folder).eval()
 

@@ -29,6 +29,7 @@ from dsvl_tune.models.quantization import (
     nf4_config,
     parameter_sizes,
 )
+from dsvl_tune.models.sharding import empty_model
 from dsvl_tune.models.weights import Weights
 from dsvl_tune.schema import UserError
 
@@ -206,9 +207,10 @@ def test_the_part_in_4_bits_is_not_fully_trained() -> None:
         check_quantization(make_plan("full", None))
 
 
-def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(hybrid_checkpoint: Path) -> None:
+@pytest.mark.parametrize("make", [load_model, empty_model])
+def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(make: Any, hybrid_checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"q_proj.weight has rows of 48, and a 4-bit base needs multiples of 64"):
-        load_model(hybrid_checkpoint, quantization="nf4")
+        make(hybrid_checkpoint, quantization="nf4")
 
 
 def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
