@@ -139,7 +139,7 @@ class InstructDataModule(StreamingDataModule):
         """The files' stamps and which of their rows are taken how."""
         rows = self.rows(split)
         assert isinstance(rows, (ChosenRows, EachRow))
-        return f"{EachRow(rows.conversations).identity}{getattr(rows, 'numbers', None)}"
+        return f"{EachRow(rows.conversations).identity}{rows.numbers if isinstance(rows, ChosenRows) else None}"
 
     def checksum(self) -> int:
         """As `ConversationDataModule.checksum`; a stream's own state tells it."""

@@ -15,6 +15,8 @@ Part = str | ImageRef | None
 """Text, an image, or None for the next of the images that the row lists beside its text."""
 Message = tuple[str, list[Part], float]
 """Role ("system", "user" or "assistant"), parts, loss weight."""
+IMAGE_KEYS = ("image", "images")
+"""Keys under which a row has its images."""
 OTHER_KEYS = ("image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "img", "img_path")
 """Keys under which other tools' rows have their images. A row that has them there alone would be learnt without."""
 JSON_NAMES = {str: "text", list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false"}
@@ -58,6 +60,11 @@ def split_text(text: str, placeholder: str = PLACEHOLDER) -> list[Part]:
     return [first, *(part for after in rest for part in (None, after))]
 
 
+def filled(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """Those of the keys that hold something; null, an empty list or text is nothing, as tables fill missing cells."""
+    return [key for key in keys if row.get(key) not in (None, [], "")]
+
+
 def begin(row: Mapping[str, Any], origin: str) -> list[Message]:
     """The messages before a row's own: the system prompt that it has beside them, if any."""
     return [] if row.get("system") is None else [("system", [take(row, "system", str, origin)], 1.0)]
@@ -65,12 +72,11 @@ def begin(row: Mapping[str, Any], origin: str) -> list[Message]:
 
 def check_message(message: Any, where: str) -> None:
     """Raise if a message has images beside its text, which only the official DeepSeek-VL form has there."""
-    for key in ("image", "images"):
-        if isinstance(message, dict) and message.get(key) not in (None, [], ""):
-            raise UserError(
-                f"{where}.{key}: images in a message. Expected them beside the messages, as the row's 'images', and "
-                f"one {PLACEHOLDER} in the text where each is shown."
-            )
+    for key in filled(message, IMAGE_KEYS) if isinstance(message, dict) else ():
+        raise UserError(
+            f"{where}.{key}: images in a message. Expected them beside the messages, as the row's 'images', and "
+            f"one {PLACEHOLDER} in the text where each is shown."
+        )
 
 
 def build(
@@ -105,7 +111,7 @@ def build(
 
 def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef]:
     """The images that the row lists beside its text: `images` or `image`, one or a list of them."""
-    given = [key for key in ("image", "images") if row.get(key) not in (None, [], "")]
+    given = filled(row, IMAGE_KEYS)
     if len(given) > 1:
         raise UserError(f"{origin}: both 'image' and 'images'. Keep the one that is meant.")
     if not given:
@@ -117,9 +123,8 @@ def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef
 
 def check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     """Raise if a row, or a part of a message, has images under one of the keys, which are not read."""
-    for key in keys:
-        if row.get(key) not in (None, [], ""):
-            raise UserError(f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it.")
+    for key in filled(row, keys):
+        raise UserError(f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it.")
 
 
 def fill_places(messages: list[Message], images: list[ImageRef], origin: str) -> None:
