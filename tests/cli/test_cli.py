@@ -8,17 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import refused, run
 
 import dsvl_tune
-from dsvl_tune.cli import COMMANDS, main
+from dsvl_tune.cli import COMMANDS
 
 HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "jsonargparse", "numpy", "PIL"}
-
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`dsvl-tune` with these arguments."""
-    command = [sys.executable, "-m", "dsvl_tune", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
 
 
 def test_help_names_every_command() -> None:
@@ -83,13 +78,14 @@ def test_debug_shows_the_traceback() -> None:
     ],
 )
 def test_a_wrong_option_of_a_command_is_one_message(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    error = capsys.readouterr().err
-    assert ended.value.code == 2
+    monkeypatch.chdir(tmp_path)
+    error = refused(arguments, capsys, monkeypatch)
     assert len(error.splitlines()) == 1
     assert error.startswith("dsvl-tune: error: ")
     assert error.endswith(f"{told}\n")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import refused
 from PIL import Image
-
-from dsvl_tune.cli import main
 
 RECIPE = {
     "model": {"checkpoint": "", "parts": {"aligner": {"mode": "lora", "rank": 4}}},
@@ -30,19 +28,6 @@ def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPa
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     return path
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """The message of a command that must end with exit code 2 and write nothing."""
-    before = sorted(Path.cwd().rglob("*"))
-    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    error = capsys.readouterr().err
-    assert ended.value.code == 2
-    assert "Traceback" not in error
-    assert sorted(Path.cwd().rglob("*")) == before
-    return error
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import run
 
 ROWS = {"train_charts": 4, "validation_charts": 2, "test_charts": 2, "probe_scenes": 2, "batch_size": 2}
 
@@ -28,7 +27,6 @@ def test_commands_on_a_recipe(command: list[str], hybrid_checkpoint: Path, tmp_p
         "data": {"class_path": "dsvl_tune.datamodules.ChartsDataModule", "init_args": ROWS},
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    arguments = [sys.executable, "-m", "dsvl_tune", *command, "--config", "small.yaml"]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = run(*command, "--config", "small.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "site-packages" not in done.stderr, done.stderr  # a warning begins with the file that gives it
