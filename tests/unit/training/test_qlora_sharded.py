@@ -79,8 +79,8 @@ def shard_and_train(rank: int, folder: Path, meeting: Path, world_size: int, dty
         found = {"losses": losses, "answer": answer, "trained": trained, "packed": len(packed), "share": share}
         torch.save({**found, "start": start, "scales": scales(model)}, meeting.with_name("found"))
     distributed.destroy_process_group()
-    # Not by Python's own shutdown: a thread of gloo's that drops the last collective's tensors meanwhile ends the process
-    # by SIGABRT (github.com/pytorch/pytorch/issues/190489).
+    # Not by Python's own shutdown: a thread of gloo's that drops the last collective's tensors meanwhile ends the
+    # process by SIGABRT (github.com/pytorch/pytorch/issues/190489).
     os._exit(0)
 
 
