@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if __name__ != "dsvl_tune.datamodules":
-    raise ImportError(f"import dsvl_tune.datamodules, not {__name__}: the folder is part of the package dsvl_tune.")
+    raise ImportError(
+        f"import dsvl_tune.datamodules, not {__name__}: the folder is part of the package dsvl_tune."
+    )
 
 if TYPE_CHECKING:
     from dsvl_tune.datamodules.base import ConversationDataModule as ConversationDataModule

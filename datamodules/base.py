@@ -64,12 +64,22 @@ class ConversationDataModule(L.LightningDataModule):
         super().__init__()
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint
-        self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
+        self.batch_size, self.eval_batch_size, self.num_workers = (
+            batch_size,
+            eval_batch_size,
+            num_workers,
+        )
         self.seed = seed
         self.max_tokens, self.overlong = max_tokens, overlong
-        self.system_prompt, self.pack_tokens, self.pixel_cache_gb = system_prompt, pack_tokens, pixel_cache_gb
+        self.system_prompt, self.pack_tokens, self.pixel_cache_gb = (
+            system_prompt,
+            pack_tokens,
+            pixel_cache_gb,
+        )
         self.processor: Processor | None = None
-        self.features: Store | None = None  # set by the model, where it has frozen towers and a store
+        self.features: Store | None = (
+            None  # set by the model, where it has frozen towers and a store
+        )
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -110,7 +120,9 @@ class ConversationDataModule(L.LightningDataModule):
                 f"{processor.context_tokens} tokens. Lower it or leave it out."
             )
         if self.pack_tokens is not None and self.pack_tokens < 1:
-            raise UserError(f"data.pack_tokens: {self.pack_tokens}, expected tokens of a row. null packs none.")
+            raise UserError(
+                f"data.pack_tokens: {self.pack_tokens}, expected tokens of a row. null packs none."
+            )
         if self.system_prompt is not None:
             processor = replace(processor, default_system=self.system_prompt)
         self.processor = processor
@@ -136,7 +148,9 @@ class ConversationDataModule(L.LightningDataModule):
     def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
         """Which of the training rows come when."""
         rank, world_size = self.share()
-        return StepSampler(len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches)
+        return StepSampler(
+            len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Two loaders over "validation": batches for the loss, prompts to answer."""
@@ -144,7 +158,10 @@ class ConversationDataModule(L.LightningDataModule):
         if not rows:
             return []
         counted = partial(self.batching(make_share), share=self.share())
-        return [self.loader(list(enumerate(rows)), self.batch_size, counted), self.prompt_loader(rows)]
+        return [
+            self.loader(list(enumerate(rows)), self.batch_size, counted),
+            self.prompt_loader(rows),
+        ]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Prompts over "test"."""
@@ -160,7 +177,10 @@ class ConversationDataModule(L.LightningDataModule):
 
     def every_row(self) -> Rows:
         """All that a run may show: every split's rows, then the probes'."""
-        splits = [*(self.rows(split) for split in ("train", "validation", "test")), *self.probes().values()]
+        splits = [
+            *(self.rows(split) for split in ("train", "validation", "test")),
+            *self.probes().values(),
+        ]
         return ConcatDataset([rows for rows in splits if len(rows)])  # type: ignore
 
     def all_stored(self) -> bool:
@@ -179,7 +199,11 @@ class ConversationDataModule(L.LightningDataModule):
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""
-        return self.loader([conversation for row in rows for conversation in row], self.eval_batch_size, make_prompts)
+        return self.loader(
+            [conversation for row in rows for conversation in row],
+            self.eval_batch_size,
+            make_prompts,
+        )
 
     def loader(self, rows: list[Any], batch_size: int, make: Callable[..., Any]) -> DataLoader[Any]:
         """Rows in order, every process its share; the first rows are repeated until all shares are equally long."""
@@ -196,9 +220,15 @@ class ConversationDataModule(L.LightningDataModule):
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
-        squares = kept_squares(self.processor.image_rule, self.pixel_cache_gb) if self.pixel_cache_gb else None
+        squares = (
+            kept_squares(self.processor.image_rule, self.pixel_cache_gb)
+            if self.pixel_cache_gb
+            else None
+        )
         processor = replace(self.processor, features=self.features, squares=squares, compact=True)
-        return partial(make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong)
+        return partial(
+            make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong
+        )
 
     def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
         """`make_batch` or `make_share` with this module's length of a packed row."""

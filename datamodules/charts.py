@@ -55,5 +55,7 @@ class ChartsDataModule(ConversationDataModule):
 
     def probes(self) -> dict[str, Rows]:
         """The embedded model's own domain."""
-        scenes = GeneratedRows(partial(scene_row, split="test"), self.probe_scenes, "scenes of test")
+        scenes = GeneratedRows(
+            partial(scene_row, split="test"), self.probe_scenes, "scenes of test"
+        )
         return {"scenes": scenes} if self.probe_scenes else {}

@@ -12,7 +12,9 @@ FLOOR_ROWS = 2000
 """Training rows whose answers the floor is counted on, over all sources."""
 
 
-def floor_of_rows(trained: Sequence[Sequence[list[Conversation]]], test: Sequence[list[Conversation]]) -> Floor:
+def floor_of_rows(
+    trained: Sequence[Sequence[list[Conversation]]], test: Sequence[list[Conversation]]
+) -> Floor:
     """As `metrics.floor` has it; {} where no test question has an answer.
 
     Args:

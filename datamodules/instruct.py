@@ -117,7 +117,9 @@ class InstructDataModule(StreamingDataModule):
         super().setup(stage)
         if self.splits:
             return
-        splits: dict[str, Rows] = {split: self.read_streamed(split) for split in self.streamed_splits()}
+        splits: dict[str, Rows] = {
+            split: self.read_streamed(split) for split in self.streamed_splits()
+        }
         for split, conversations in self.open_files().items():
             if len(conversations) <= self.check_rows:
                 splits |= self.read(split, conversations)
@@ -131,9 +133,15 @@ class InstructDataModule(StreamingDataModule):
 
     def unchecked(self) -> dict[str, Rows]:
         """Every row of every file as it stands there."""
-        opened = {split: EachRow(conversations) for split, conversations in self.open_files().items()}
+        opened = {
+            split: EachRow(conversations) for split, conversations in self.open_files().items()
+        }
         streamed = {split: self.open_streamed(split, first=0) for split in self.streamed_splits()}
-        return {split: (streamed | opened)[split] for split, file in self.files.items() if file is not None}
+        return {
+            split: (streamed | opened)[split]
+            for split, file in self.files.items()
+            if file is not None
+        }
 
     def identity(self, split: str) -> str | None:
         """The files' stamps and which of their rows are taken how."""
@@ -197,9 +205,16 @@ class InstructDataModule(StreamingDataModule):
         held: set[int] = set()
         splits: dict[str, Rows] = {}
         if split == "train" and self.files["validation"] is None and self.validation_rows > 0:
-            held = hold_out([one.images for one in facts], self.validation_rows, self.seed, str(self.files["train"]))
+            held = hold_out(
+                [one.images for one in facts],
+                self.validation_rows,
+                self.seed,
+                str(self.files["train"]),
+            )
             splits["validation"] = self.choose(conversations, facts, sorted(held))
-        splits[split] = self.choose(conversations, facts, [i for i in range(len(facts)) if i not in held])
+        splits[split] = self.choose(
+            conversations, facts, [i for i in range(len(facts)) if i not in held]
+        )
         return splits
 
     def choose(self, conversations: Conversations, facts: list[Facts], numbers: list[int]) -> Rows:
@@ -214,7 +229,9 @@ class InstructDataModule(StreamingDataModule):
         else:
             assert self.processor is not None
             form: Any = "generation" if split == "test" else "training"
-            examine = Examine(self.processor, form, self.max_tokens, self.overlong, self.verify_images)
+            examine = Examine(
+                self.processor, form, self.max_tokens, self.overlong, self.verify_images
+            )
         found, title = [], f"checking {split} rows"
         known = survey(rows, examine, title)
         if isinstance(rows, EachRow) and isinstance(examine, Examine):
@@ -247,4 +264,7 @@ class InstructDataModule(StreamingDataModule):
 
 def outline(row: list[Conversation]) -> list[Facts]:
     """What every process must know of a row; the first one checks the rest."""
-    return [Facts(one.origin, images=tuple(ref.name for ref in one.images), tree=tree_digest(one)) for one in row]
+    return [
+        Facts(one.origin, images=tuple(ref.name for ref in one.images), tree=tree_digest(one))
+        for one in row
+    ]

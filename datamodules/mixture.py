@@ -117,7 +117,11 @@ class MixtureDataModule(ConversationDataModule):
         super().__init__(**options)
         self.sources, self.shares = sources, shares
         self.text_only, self.text_share, self.whole_steps = text_only, text_share, whole_steps
-        self.length_grouped, self.with_replacement, self.epoch_rows = length_grouped, with_replacement, epoch_rows
+        self.length_grouped, self.with_replacement, self.epoch_rows = (
+            length_grouped,
+            with_replacement,
+            epoch_rows,
+        )
         self.loss_weights = loss_weights or {}
         given = modality_weights or {}
         self.modality_weights = {"text": given.get("text", 1.0), "image": given.get("image", 1.0)}
@@ -125,14 +129,24 @@ class MixtureDataModule(ConversationDataModule):
     def check_names(self) -> None:
         """Raise on a name that is no source's, a source without a share, and a weight that is not positive."""
         named = {"text_only": self.text_only, "with_replacement": self.with_replacement}
-        for key, names in {**named, "loss_weights": self.loss_weights, "shares": self.shares or {}}.items():
+        for key, names in {
+            **named,
+            "loss_weights": self.loss_weights,
+            "shares": self.shares or {},
+        }.items():
             if unknown := sorted(set(names) - set(self.sources)):
-                raise UserError(f"data.{key}: no source is called {unknown[0]!r}. Sources: {', '.join(self.sources)}.")
+                raise UserError(
+                    f"data.{key}: no source is called {unknown[0]!r}. Sources: {', '.join(self.sources)}."
+                )
         if self.shares is not None and (missing := sorted(set(self.sources) - set(self.shares))):
-            raise UserError(f"data.shares: none for {missing[0]!r}. Give every source its share, or leave shares out.")
+            raise UserError(
+                f"data.shares: none for {missing[0]!r}. Give every source its share, or leave shares out."
+            )
         for key, weight in (*self.loss_weights.items(), *self.modality_weights.items()):
             if not weight > 0:
-                raise UserError(f"data: the loss weight of {key} is {weight}, expected more than 0. Leave it out.")
+                raise UserError(
+                    f"data: the loss weight of {key} is {weight}, expected more than 0. Leave it out."
+                )
 
     def setup(self, stage: str) -> None:
         """Set every source up with this module's checkpoint and settings.
@@ -153,7 +167,13 @@ class MixtureDataModule(ConversationDataModule):
         by_modality = self.modality_weights
         return MixedRows(
             [
-                Source(name, one.rows(split), name in self.text_only, self.loss_weights.get(name, 1.0), by_modality)
+                Source(
+                    name,
+                    one.rows(split),
+                    name in self.text_only,
+                    self.loss_weights.get(name, 1.0),
+                    by_modality,
+                )
                 for name, one in self.sources.items()
             ]
         )
@@ -170,17 +190,27 @@ class MixtureDataModule(ConversationDataModule):
 
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""
-        return {f"{name} {key}": rows for name, one in self.sources.items() for key, rows in one.unchecked().items()}
+        return {
+            f"{name} {key}": rows
+            for name, one in self.sources.items()
+            for key, rows in one.unchecked().items()
+        }
 
     def probes(self) -> dict[str, Rows]:
         """Every source's probes, by source and name."""
-        return {f"{name}_{probe}": rows for name, one in self.sources.items() for probe, rows in one.probes().items()}
+        return {
+            f"{name}_{probe}": rows
+            for name, one in self.sources.items()
+            for probe, rows in one.probes().items()
+        }
 
     def mixture(self) -> Mixture:
         """How the sources are mixed."""
         for name, source in self.sources.items():
             if isinstance(source.rows("train"), StreamedRows):
-                raise UserError(f"data.sources: {name!r} is streamed. A mixture counts rows; set its streaming: false.")
+                raise UserError(
+                    f"data.sources: {name!r} is streamed. A mixture counts rows; set its streaming: false."
+                )
         sizes = {name: len(source.rows("train")) for name, source in self.sources.items()}
         if empty := [name for name, size in sizes.items() if not size]:
             raise UserError(f"data.sources: {empty[0]!r} has no training rows. Leave it out.")
@@ -214,5 +244,8 @@ class MixtureDataModule(ConversationDataModule):
         assert self.processor is not None
         measure = MeasureRow(self.processor, self.max_tokens, self.overlong)
         return np.concatenate(
-            [row_lengths(one.rows("train"), measure, one.identity("train")) for one in self.sources.values()]
+            [
+                row_lengths(one.rows("train"), measure, one.identity("train"))
+                for one in self.sources.values()
+            ]
         )

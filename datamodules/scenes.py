@@ -56,7 +56,9 @@ class ScenesDataModule(ConversationDataModule):
     def rows(self, split: str) -> GeneratedRows:
         """A picture or a table a row, its questions as conversations; held-out rows are tables if all others are."""
         drawn = (self.text_share, self.kinds, self.questions, self.most, self.cells, self.types)
-        return GeneratedRows(partial(self.row, split=split), self.amounts[split], ("scenes", split, drawn))
+        return GeneratedRows(
+            partial(self.row, split=split), self.amounts[split], ("scenes", split, drawn)
+        )
 
     def identity(self, split: str) -> str:
         """The generator and its settings."""
@@ -70,9 +72,13 @@ class ScenesDataModule(ConversationDataModule):
             return scene_row(index, split, self.kinds, self.questions)
         if (index + 1) * self.text_share // 1 > index * self.text_share // 1:
             return table_row(index, split, self.questions, self.most, self.types)
-        return scene_row(index, split, self.kinds, self.questions, self.most, self.cells, self.types)
+        return scene_row(
+            index, split, self.kinds, self.questions, self.most, self.cells, self.types
+        )
 
     def probes(self) -> dict[str, Rows]:
         """Written tables."""
-        tables = GeneratedRows(partial(table_row, split="test"), self.probe_tables, "tables of test")
+        tables = GeneratedRows(
+            partial(table_row, split="test"), self.probe_tables, "tables of test"
+        )
         return {"tables": tables} if self.probe_tables else {}

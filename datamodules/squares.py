@@ -13,4 +13,10 @@ from dsvl_tune.tensor_store import Shapes, TensorStore
 def kept_squares(rule: ImageRule, max_gb: float) -> TensorStore:
     """The store of squares by that rule, uint8 [3, S, S] each, in the cache folder; workers and runs share it."""
     shapes: Shapes = {"square": (3, rule.size, rule.size)}
-    return TensorStore(cache_folder("squares"), rule_digest(rule).hex()[:32], shapes, torch.uint8, int(max_gb * 1e9))
+    return TensorStore(
+        cache_folder("squares"),
+        rule_digest(rule).hex()[:32],
+        shapes,
+        torch.uint8,
+        int(max_gb * 1e9),
+    )

@@ -28,7 +28,10 @@ class StreamLoader(StepLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """What the order of the rows depends on, and the shards that were read to their end."""
-        return {**super().state_dict(), "rows of the shards": dict(self.batch_sampler.stream.counts)}
+        return {
+            **super().state_dict(),
+            "rows of the shards": dict(self.batch_sampler.stream.counts),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As `StepLoader.load_state_dict`."""
@@ -75,7 +78,9 @@ class StreamingDataModule(ConversationDataModule):
 def is_far(name: str) -> bool:
     """Whether rows are not on this machine: a URL or a hub name."""
     local = Path(name.partition("#")[0]).expanduser()
-    return "://" in name or (not local.exists() and HUB_NAME.fullmatch(name.partition("#")[0]) is not None)
+    return "://" in name or (
+        not local.exists() and HUB_NAME.fullmatch(name.partition("#")[0]) is not None
+    )
 
 
 def open_stream(

@@ -68,7 +68,11 @@ def write_json_lines(path: Path, records: Iterable[Any]) -> None:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file with the permissions that other files get (safetensors itself makes it private)."""
-    save_file({name: t.detach().contiguous().cpu() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
+        path,
+        metadata={"format": "pt"},
+    )
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
@@ -84,7 +88,11 @@ def stream_tensors(path: Path, like: dict[str, Tensor], read: Callable[[str], Te
     end = 0
     for name, tensor in like.items():
         begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        header[name] = {
+            "dtype": KINDS[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:

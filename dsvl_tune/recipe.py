@@ -23,7 +23,12 @@ from dsvl_tune.training.lock import one_at_a_time
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.predictions import answers_file, gather_answers, write_answers
-from dsvl_tune.training.ranks import decided_by_first, die_with_first, is_first, was_launched_by_first
+from dsvl_tune.training.ranks import (
+    decided_by_first,
+    die_with_first,
+    is_first,
+    was_launched_by_first,
+)
 from dsvl_tune.training.run_folder import existing_run_folder, kept_checkpoint, place_run
 from dsvl_tune.training.run_parts import run_callbacks, run_loggers
 from dsvl_tune.training.stopping import RunStopped, StopRequest
@@ -49,7 +54,9 @@ class RecipeCLI(LightningCLI):
             ConversationDataModule,
             subclass_mode_data=True,
             parser_class=RecipeParser,
-            parser_kwargs={name: {"description": text} for name, text in DESCRIPTION.items()} if run else None,
+            parser_kwargs={name: {"description": text} for name, text in DESCRIPTION.items()}
+            if run
+            else None,
             seed_everything_default=1,
             save_config_callback=None,
             trainer_defaults={
@@ -76,8 +83,15 @@ class RecipeCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run_dir", type=str, default="runs", help="folder that holds the folders of runs")
-        parser.add_argument("--run_name", type=str, default=None, help="name of the run (default: the recipe's name)")
+        parser.add_argument(
+            "--run_dir", type=str, default="runs", help="folder that holds the folders of runs"
+        )
+        parser.add_argument(
+            "--run_name",
+            type=str,
+            default=None,
+            help="name of the run (default: the recipe's name)",
+        )
         parser.add_argument(
             "--best_by",
             type=BestBy,
@@ -85,7 +99,10 @@ class RecipeCLI(LightningCLI):
             help="what picks the checkpoint that the run's result is; last takes the last step",
         )
         parser.add_argument(
-            "--keep_best", type=PositiveInt, default=1, help="so many of the best checkpoints stay in the run's folder"
+            "--keep_best",
+            type=PositiveInt,
+            default=1,
+            help="so many of the best checkpoints stay in the run's folder",
         )
         parser.add_argument(
             "--resume",
@@ -108,10 +125,14 @@ class RecipeCLI(LightningCLI):
         parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
-            parser.add_argument("--out", type=Path, help="file of the answers (default: in the run's predictions/)")
+            parser.add_argument(
+                "--out", type=Path, help="file of the answers (default: in the run's predictions/)"
+            )
         return parser
 
     def before_instantiate_classes(self) -> None:
@@ -130,12 +151,18 @@ class RecipeCLI(LightningCLI):
             config.ckpt_path = checkpoint and str(checkpoint)
         if config.ckpt_path is not None and not Path(config.ckpt_path).exists():
             words = "last" if self.subcommand == "fit" else "best or last"
-            raise UserError(f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, or {words}.")
+            raise UserError(
+                f"--ckpt_path {config.ckpt_path}: no such file. Give a checkpoint of a run, or {words}."
+            )
 
     def recipe(self) -> dict[str, Any]:
         """The whole recipe as `config.yaml` has it."""
         self._dump_config()
-        return {name: value for name, value in self.config_dump.items() if name not in ("config", "ckpt_path")}
+        return {
+            name: value
+            for name, value in self.config_dump.items()
+            if name not in ("config", "ckpt_path")
+        }
 
     def find_run(self, config: Any, base: Path) -> None:
         """For verbs that do not train: the checkpoint that "best" or "last" means, and where answers go."""
@@ -148,9 +175,16 @@ class RecipeCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
         if self.subcommand is None:  # a command that asks for the recipe's data or model alone
-            return super().instantiate_trainer(strategy="auto", devices=1, num_nodes=1, logger=False, **kwargs)
-        kwargs["strategy"] = choose_strategy(*(settings[key] for key in ("strategy", "devices", "num_nodes")))
-        kwargs["plugins"] = [RunCheckpointIO(optimizer=self.subcommand == "fit"), *(settings.get("plugins") or [])]
+            return super().instantiate_trainer(
+                strategy="auto", devices=1, num_nodes=1, logger=False, **kwargs
+            )
+        kwargs["strategy"] = choose_strategy(
+            *(settings[key] for key in ("strategy", "devices", "num_nodes"))
+        )
+        kwargs["plugins"] = [
+            RunCheckpointIO(optimizer=self.subcommand == "fit"),
+            *(settings.get("plugins") or []),
+        ]
         if self.subcommand != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
         given = settings.get("callbacks") or []
@@ -159,7 +193,9 @@ class RecipeCLI(LightningCLI):
         kept = {key: self._get(self.config_init, key) for key in keys}
         callbacks = run_callbacks(self.run_folder, progress, self.stop, **kept)
         if isinstance(settings["val_check_interval"], int):
-            kwargs["check_val_every_n_epoch"] = None  # so many steps, however many an epoch has; else Lightning raises
+            kwargs["check_val_every_n_epoch"] = (
+                None  # so many steps, however many an epoch has; else Lightning raises
+            )
         return super().instantiate_trainer(
             callbacks=[*callbacks, *given],
             logger=run_loggers(self.run_folder),
@@ -167,10 +203,16 @@ class RecipeCLI(LightningCLI):
             **kwargs,
         )
 
-    def fit(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
+    def fit(
+        self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None
+    ) -> None:
         """Read every row, then write the run's description, then train."""
         try:
-            with self.stop, one_at_a_time(self.run_folder), faults_told(self.trainer, self.run_folder):
+            with (
+                self.stop,
+                one_at_a_time(self.run_folder),
+                faults_told(self.trainer, self.run_folder),
+            ):
                 set_up_fit(datamodule)
                 self.describe_run(model)
                 self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
@@ -192,11 +234,15 @@ class RecipeCLI(LightningCLI):
         """Read every row before the work begins."""
         self.datamodule.setup("test")
         if not self.datamodule.rows("test"):
-            raise UserError("data: there are no test rows to answer. Name some, e.g. --data.test questions.jsonl.")
+            raise UserError(
+                "data: there are no test rows to answer. Name some, e.g. --data.test questions.jsonl."
+            )
 
     before_test = before_predict = read_test_rows
 
-    def predict(self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None) -> None:
+    def predict(
+        self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None
+    ) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
         answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
@@ -211,7 +257,9 @@ class RecipeCLI(LightningCLI):
         (self.run_folder / "summary.json").unlink(
             missing_ok=True
         )  # there is one only where the run has come to its end
-        write_whole(self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+        write_whole(
+            self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8")
+        )
         write_json(self.run_folder / "manifest.json", manifest(model.folder, model.quantization))
 
 
@@ -223,7 +271,9 @@ def set_up_fit(data: ConversationDataModule) -> None:
     """
     data.setup("fit")
     if not data.rows("validation"):
-        raise UserError("data: there are no validation rows, and the best checkpoint is chosen on them. Add some.")
+        raise UserError(
+            "data: there are no validation rows, and the best checkpoint is chosen on them. Add some."
+        )
 
 
 def quieten() -> None:
@@ -234,8 +284,12 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec")
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")  # what is logged is the same in all
-    warnings.filterwarnings("ignore", message="The number of training batches")  # intervals go on over epochs
+    warnings.filterwarnings(
+        "ignore", message="It is recommended to use `self.log"
+    )  # what is logged is the same in all
+    warnings.filterwarnings(
+        "ignore", message="The number of training batches"
+    )  # intervals go on over epochs
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
 

@@ -46,7 +46,9 @@ Without --ckpt_path the weights of model.checkpoint answer as they are; best and
 no expected answer. --data.eval_batch_size answers that many at once; --model.max_new_tokens is the longest answer.""",
 }
 
-DATA_MODULES: list[type] = [getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__]
+DATA_MODULES: list[type] = [
+    getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__
+]
 """All imported, since jsonargparse finds by its bare name, and lists in its help, a class that is imported alone."""
 USUAL_TRAINER_KEYS = (
     "max_steps",
@@ -89,7 +91,11 @@ class RecipeParser(LightningArgumentParser):
                 "(e.g. --config charts_lora), or --data CLASS."
             )
         name = re.search(r"Expected a dot import path string: (\w+)", message)
-        if name and (near := difflib.get_close_matches(name[1], dsvl_tune.datamodules.__all__, n=1, cutoff=0.8)):
+        if name and (
+            near := difflib.get_close_matches(
+                name[1], dsvl_tune.datamodules.__all__, n=1, cutoff=0.8
+            )
+        ):
             return f"there is no data module {name[1]!r}. Did you mean {near[0]!r}?"
         unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
         kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
@@ -99,7 +105,7 @@ class RecipeParser(LightningArgumentParser):
         return f"{text}{'' if text.endswith('?') else '.'}{self.nearest(message)}"
 
     def nearest(self, message: str) -> str:
-        """" Did you mean ...?" for a key that does not exist."""
+        """ " Did you mean ...?" for a key that does not exist."""
         unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
         if unknown is None or "Did you mean" in message:
             return ""
@@ -109,14 +115,20 @@ class RecipeParser(LightningArgumentParser):
 
     def key_names(self) -> list[str]:
         """Every key of this parser and of its subcommands."""
-        parsers = [p for action in self._actions for p in getattr(action, "_name_parser_map", {}).values()]
+        parsers = [
+            p for action in self._actions for p in getattr(action, "_name_parser_map", {}).values()
+        ]
         return [action.dest for parser in (self, *parsers) for action in parser._actions]
 
 
 def readable(message: str) -> str:
     """jsonargparse's message without what it says about types that were tried in vain."""
     noise = r"does not validate|subtypes:|errors:|(- )?expected a <class 'nonetype'>|given value"
-    lines = [line.strip(" -") for line in message.splitlines() if not re.match(rf"\s*(- )?({noise})", line.lower())]
+    lines = [
+        line.strip(" -")
+        for line in message.splitlines()
+        if not re.match(rf"\s*(- )?({noise})", line.lower())
+    ]
     return " ".join(line for line in lines if line).rstrip(".")
 
 
@@ -185,5 +197,7 @@ def recipe_file(name: str) -> str:
     if stem not in shipped:
         near = difflib.get_close_matches(stem, shipped, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"--config {name}: no such file and no shipped recipe.{hint} Shipped: {', '.join(shipped)}.")
+        raise UserError(
+            f"--config {name}: no such file and no shipped recipe.{hint} Shipped: {', '.join(shipped)}."
+        )
     return str(shipped[stem])

@@ -84,7 +84,9 @@ class Conversation:
     @property
     def images(self) -> tuple[ImageRef, ...]:
         """Every image in reading order."""
-        return tuple(part for turn in self.turns for part in turn.parts if isinstance(part, ImageRef))
+        return tuple(
+            part for turn in self.turns for part in turn.parts if isinstance(part, ImageRef)
+        )
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,9 @@ class Shown:
 
     def pin_memory(self: Any) -> Any:
         """The same in memory from which a GPU copies without waiting; the loader asks for it."""
-        from torch.utils.data._utils.pin_memory import pin_memory  # not above: this file is read before torch is
+        from torch.utils.data._utils.pin_memory import (
+            pin_memory,
+        )  # not above: this file is read before torch is
 
         return replace(self, **pin_memory(dict(vars(self))))
 

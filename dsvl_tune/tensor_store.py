@@ -54,7 +54,9 @@ class TensorStore:
     @property
     def entry_bytes(self) -> int:
         """Bytes of an entry's tensors."""
-        return sum(torch.Size(shape).numel() for shape in self.shapes.values()) * self.dtype.itemsize
+        return (
+            sum(torch.Size(shape).numel() for shape in self.shapes.values()) * self.dtype.itemsize
+        )
 
     def path(self, key: str) -> Path:
         """File of an entry; folders of 256 parts stay quick to search."""
@@ -80,7 +82,10 @@ class TensorStore:
         except (OSError, SafetensorError):
             self.remove(path)
             return None
-        whole = all(tuple(t.shape) == self.shapes[name] and t.dtype == self.dtype for name, t in tensors.items())
+        whole = all(
+            tuple(t.shape) == self.shapes[name] and t.dtype == self.dtype
+            for name, t in tensors.items()
+        )
         if not whole or said.get("key") != key or said.get("crc32") != checksum(tensors):
             self.remove(path)
             return None
@@ -99,7 +104,9 @@ class TensorStore:
         """
         if self.closed:
             return False
-        tensors = {name: tensors[name].detach().to("cpu", self.dtype).contiguous() for name in self.shapes}
+        tensors = {
+            name: tensors[name].detach().to("cpu", self.dtype).contiguous() for name in self.shapes
+        }
         content = save(tensors, metadata={"key": key, "crc32": checksum(tensors)})
         if not self.has_room(len(content)):
             return False
@@ -131,7 +138,9 @@ class TensorStore:
         """Add nothing from now on."""
         if not self.closed:
             self.closed = reason
-            print(f"{self.root}: nothing more is added: {reason}. What is there is used.", flush=True)
+            print(
+                f"{self.root}: nothing more is added: {reason}. What is there is used.", flush=True
+            )
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
@@ -170,5 +179,7 @@ def free_bytes(path: Path) -> int:
 
 def in_words(count: int) -> str:
     """Bytes for people."""
-    size, name = next(((size, name) for size, name in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB"))
+    size, name = next(
+        ((size, name) for size, name in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB")
+    )
     return f"{count / size:,.2f} {name}"

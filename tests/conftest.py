@@ -20,17 +20,28 @@ def build_checkpoint(folder: Path, model_type: str, width: int = 48, inner: int 
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / FAMILIES[model_type] / "checkpoint")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        GOLDEN / FAMILIES[model_type] / "checkpoint"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image_placeholder>"]})
     vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 48}
     config = AutoConfig.for_model(
         model_type,
         text_config={
-            **{"model_type": "llama", "vocab_size": 512, "hidden_size": width, "intermediate_size": inner},
+            **{
+                "model_type": "llama",
+                "vocab_size": 512,
+                "hidden_size": width,
+                "intermediate_size": inner,
+            },
             **{"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 512},
         },
         vision_config={
-            **{"model_type": "siglip_vision_model", "num_hidden_layers": 2, "num_attention_heads": 4},
+            **{
+                "model_type": "siglip_vision_model",
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+            },
             **{"hidden_act": "gelu", "vision_use_head": False, **vision},
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
@@ -52,8 +63,19 @@ def build_checkpoint(folder: Path, model_type: str, width: int = 48, inner: int 
 
 def sam_config() -> dict[str, object]:
     """The smallest SAM that has windowed and global layers."""
-    sizes = {"image_size": 64, "patch_size": 8, "hidden_size": 32, "mlp_dim": 48, "output_channels": 8}
-    layers = {"num_hidden_layers": 3, "num_attention_heads": 4, "window_size": 3, "global_attn_indexes": [1, 2]}
+    sizes = {
+        "image_size": 64,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "mlp_dim": 48,
+        "output_channels": 8,
+    }
+    layers = {
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "window_size": 3,
+        "global_attn_indexes": [1, 2],
+    }
     return {"model_type": "sam_vision_model", **sizes, **layers}
 
 
@@ -62,7 +84,11 @@ def write_image_settings(folder: Path, model_type: str) -> None:
     import json
 
     half = [0.5, 0.5, 0.5]
-    settings: dict[str, object] = {"size": {"height": 32, "width": 32}, "image_mean": half, "image_std": half}
+    settings: dict[str, object] = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": half,
+        "image_std": half,
+    }
     if model_type == "deepseek_vl_hybrid":
         settings |= {
             "high_res_size": {"height": 64, "width": 64},
@@ -79,9 +105,13 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session", params=list(FAMILIES))
-def wide_checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wide_checkpoint(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A random tiny checkpoint of each family in turn, that can be quantised."""
-    return build_checkpoint(tmp_path_factory.mktemp(f"wide_{request.param}"), request.param, 64, 128)
+    return build_checkpoint(
+        tmp_path_factory.mktemp(f"wide_{request.param}"), request.param, 64, 128
+    )
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,9 @@ class FeatureFiller(L.LightningModule):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> int:
         """Encode and store; how many images."""
         if batch["pixel_values"] is not None and not self.frozen.store.closed:
-            self.frozen.make(batch["pixel_values"], batch["high_res_pixel_values"], batch["feature_keys"])
+            self.frozen.make(
+                batch["pixel_values"], batch["high_res_pixel_values"], batch["feature_keys"]
+            )
         return len(batch["feature_keys"])
 
     def on_predict_epoch_end(self) -> None:
@@ -112,27 +114,35 @@ def check_room(store: TensorStore, missing: int) -> str:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser("dsvl-tune cache-features", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "dsvl-tune cache-features", description=DESCRIPTION, allow_abbrev=False
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     _, recipe = parser.parse_known_args(arguments[1:])
     since = time.monotonic()
     cli = FillerCLI(recipe, run=False)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
     if module.feature_store is None:
-        raise UserError("cache-features: no folder to fill. Give one: --model.feature_store features.")
+        raise UserError(
+            "cache-features: no folder to fill. Give one: --model.feature_store features."
+        )
     set_up(data)
     module.trainer = trainer
     module.configure_model()
     half = module.frozen_half
     assert half is not None and data.processor is not None
-    half.model.lm_head = half.model.model.language_model = None  # towers and aligner are all that is needed
+    half.model.lm_head = half.model.model.language_model = (
+        None  # towers and aligner are all that is needed
+    )
     rows, processor = data.every_row(), replace(data.processor, features=half.store)
     known, numbers = look(rows, processor)
     missing = [key for key, stored in known.items() if not stored]
     first = trainer.is_global_zero
     said = check_room(half.store, len(missing))
     if first:
-        print(f"feature store {half.store.root}: {len(known):,} distinct images, {said}", flush=True)
+        print(
+            f"feature store {half.store.root}: {len(known):,} distinct images, {said}", flush=True
+        )
     workers = data.num_workers or os.cpu_count() or 1
     try:
         if missing:

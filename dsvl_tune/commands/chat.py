@@ -71,7 +71,9 @@ def chat(
         converse(talk)
 
 
-def read_sampling(temperature: float, top_p: float | None, repetition_penalty: float | None) -> Sampling | None:
+def read_sampling(
+    temperature: float, top_p: float | None, repetition_penalty: float | None
+) -> Sampling | None:
     """How to draw; None for the likeliest token each time.
 
     Raises:
@@ -81,7 +83,9 @@ def read_sampling(temperature: float, top_p: float | None, repetition_penalty: f
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if temperature == 0:
         for name, value in settings.items():
-            raise UserError(f"--{name} {value}: of no effect on greedy answers. Draw them: --temperature 0.2.")
+            raise UserError(
+                f"--{name} {value}: of no effect on greedy answers. Draw them: --temperature 0.2."
+            )
         return None
     sampling = Sampling(temperature, **settings)
     if temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.repetition_penalty <= 0:
@@ -183,7 +187,9 @@ class Talk:
         prompt = encode_prompt(conversation, self.processor, seen=self.seen)
         prompts = to_device(collate_prompts([prompt], self.processor.pad_id), self.network)
         tokenizer = self.processor.tokenizer
-        ids = generate_ids(self.network, prompts, self.max_new_tokens, self.sampling, AnswerStreamer(tokenizer))[0]
+        ids = generate_ids(
+            self.network, prompts, self.max_new_tokens, self.sampling, AnswerStreamer(tokenizer)
+        )[0]
         if self.processor.eos_id not in ids:
             print(f"(cut off after {len(ids)} tokens: --max_new_tokens)", file=sys.stderr)
         answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
@@ -213,10 +219,18 @@ def to_device(prompts: Prompts, network: PreTrainedModel) -> Prompts:
     fields: dict[str, Any] = dict(vars(prompts))
     for name, value in fields.items():
         if isinstance(value, torch.Tensor):
-            fields[name] = value.to(network.device, network.dtype if value.is_floating_point() else value.dtype)
+            fields[name] = value.to(
+                network.device, network.dtype if value.is_floating_point() else value.dtype
+            )
     return Prompts(**fields)
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(chat, args=arguments[1:], prog="dsvl-tune chat", as_positional=False, parser_class=CommandParser)
+    auto_cli(
+        chat,
+        args=arguments[1:],
+        prog="dsvl-tune chat",
+        as_positional=False,
+        parser_class=CommandParser,
+    )

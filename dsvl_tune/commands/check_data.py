@@ -60,7 +60,9 @@ def overview(reports: dict[str, Report]) -> str:
         sizes = [f"{n:,}" for n in (report.tokens, report.tokens // good, report.longest)]
         images, learnt = report.with_images / good, report.learnt / max(report.tokens, 1)
         rows.append([split, *counts, f"{100 * images:.0f} %", *sizes, f"{100 * learnt:.0f} %"])
-    return "\n\n".join([format_table(head, rows), *(details(split, report) for split, report in reports.items())])
+    return "\n\n".join(
+        [format_table(head, rows), *(details(split, report) for split, report in reports.items())]
+    )
 
 
 def details(split: str, report: Report) -> str:
@@ -72,9 +74,13 @@ def details(split: str, report: Report) -> str:
         if count or number == BINS:
             lines.append(f"  to {last}  {count:>9,}  {'#' * round(40 * count / most)}")
     for name, counts in (("turns", report.turns), ("images", report.images)):
-        lines.append(f"  {name}: " + ", ".join(f"{n} in {count:,}" for n, count in sorted(counts.items())))
+        lines.append(
+            f"  {name}: " + ", ".join(f"{n} in {count:,}" for n, count in sorted(counts.items()))
+        )
     for text, count in report.literals.items():
-        lines.append(f"  warning: {count:,} conversations hold {text!r} as text; no image is shown there")
+        lines.append(
+            f"  warning: {count:,} conversations hold {text!r} as text; no image is shown there"
+        )
     return "\n".join(lines)
 
 
@@ -102,8 +108,12 @@ def leak_lines(found: dict[str, dict[str, int]], reports: dict[str, Report]) -> 
 def all_leaks(reports: dict[str, Report]) -> dict[str, dict[str, int]]:
     """`report.leaks` of every held-out split against every training split."""
     train = [split for split in reports if split.endswith("train")]
-    held = [split for split in reports if not split.endswith("train") and reports[split].conversations]
-    return {f"{one} / {other}": leaks(reports[one], reports[other]) for one in train for other in held}
+    held = [
+        split for split in reports if not split.endswith("train") and reports[split].conversations
+    ]
+    return {
+        f"{one} / {other}": leaks(reports[one], reports[other]) for one in train for other in held
+    }
 
 
 def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
@@ -115,18 +125,24 @@ def fix(out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> str:
     return "\n".join(lines)
 
 
-def write_clean(partial: Path, out: Path, reports: dict[str, Report], splits: dict[str, Rows]) -> list[str]:
+def write_clean(
+    partial: Path, out: Path, reports: dict[str, Report], splits: dict[str, Rows]
+) -> list[str]:
     """Fill the folder that `out` will be; a line on each file."""
     left_out: list[dict[str, str]] = []
     written: list[str] = []
     for split, rows in splits.items():
         if not isinstance(rows, EachRow):
             made = "streamed" if isinstance(rows, StreamedRows) else "generated"
-            raise UserError(f"--fix: the rows of {split!r} are {made}, not opened from files. Leave --fix out.")
+            raise UserError(
+                f"--fix: the rows of {split!r} are {made}, not opened from files. Leave --fix out."
+            )
         bad = dict(reports[split].errors)
         left_out += [{"split": split, "error": message} for message in bad.values()]
         before = 0
-        for part, end in zip(rows.conversations.rows.parts, rows.conversations.rows.ends, strict=True):
+        for part, end in zip(
+            rows.conversations.rows.parts, rows.conversations.rows.ends, strict=True
+        ):
             kept = [number - before for number in range(before, end) if number not in bad]
             folder = partial / split.replace(" ", "_")
             folder.mkdir(parents=True, exist_ok=True)
@@ -144,27 +160,48 @@ def write_clean(partial: Path, out: Path, reports: dict[str, Report], splits: di
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser("dsvl-tune check-data", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "dsvl-tune check-data", description=DESCRIPTION, allow_abbrev=False
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON; - prints it instead of the tables")
-    parser.add_argument("--fix", type=Path, metavar="OUT", help="folder to make: the rows without errors, and a list")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the report as JSON; - prints it instead of the tables"
+    )
+    parser.add_argument(
+        "--fix",
+        type=Path,
+        metavar="OUT",
+        help="folder to make: the rows without errors, and a list",
+    )
     options, recipe = parser.parse_known_args(arguments[1:])
     data = RecipeCLI(recipe, run=False).datamodule
     reports, splits = check_data(data)
     found = all_leaks(reports)
-    content = {"splits": {split: report.as_json() for split, report in reports.items()}, "leaks": found}
+    content = {
+        "splits": {split: report.as_json() for split, report in reports.items()},
+        "leaks": found,
+    }
     if options.json == "-":
         json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
         print()
     else:
-        print("\n\n".join(filter(None, [overview(reports), leak_lines(found, reports), errors_table(reports)])))
+        print(
+            "\n\n".join(
+                filter(None, [overview(reports), leak_lines(found, reports), errors_table(reports)])
+            )
+        )
     if options.json and options.json != "-":
         write_json(Path(options.json), content)
     if options.fix:
-        print(fix(options.fix, reports, splits), file=sys.stderr if options.json == "-" else sys.stdout)
+        print(
+            fix(options.fix, reports, splits),
+            file=sys.stderr if options.json == "-" else sys.stdout,
+        )
     errors = sum(len(report.errors) for report in reports.values())
     if errors:
-        raise UserError(f"{errors:,} rows would stop fit. Repair them, or write the others with --fix OUT.")
+        raise UserError(
+            f"{errors:,} rows would stop fit. Repair them, or write the others with --fix OUT."
+        )
     set_up(data)
 
 

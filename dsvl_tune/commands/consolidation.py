@@ -25,18 +25,30 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
     if checkpoint is None:
         yield run / "adapter"
         return
-    from dsvl_tune.recipe import RecipeCLI  # brings lightning, which merging a run's result does not need
+    from dsvl_tune.recipe import (
+        RecipeCLI,
+    )  # brings lightning, which merging a run's result does not need
     from dsvl_tune.training.checkpoint_io import trained_tensors
     from dsvl_tune.training.run_folder import kept_checkpoint
 
-    path = kept_checkpoint(run, checkpoint, run) if checkpoint in ("best", "last") else Path(checkpoint)
+    path = (
+        kept_checkpoint(run, checkpoint, run)
+        if checkpoint in ("best", "last")
+        else Path(checkpoint)
+    )
     if not path.exists():
-        raise UserError(f"--checkpoint {checkpoint}: no such checkpoint. Give best, last or a path.")
+        raise UserError(
+            f"--checkpoint {checkpoint}: no such checkpoint. Give best, last or a path."
+        )
     network, _ = RecipeCLI(arguments, run=False).model.adapted(None, empty=True)
     names, read = trained_tensors(path)
-    planned = {f"model.{name}" for name, parameter in network.named_parameters() if parameter.requires_grad}
+    planned = {
+        f"model.{name}" for name, parameter in network.named_parameters() if parameter.requires_grad
+    }
     if strange := sorted(planned ^ names):
-        raise UserError(f"{path}: it does not hold what {run}/config.yaml trains (differing, e.g.: {strange[0]}).")
+        raise UserError(
+            f"{path}: it does not hold what {run}/config.yaml trains (differing, e.g.: {strange[0]})."
+        )
     with TemporaryDirectory(dir=run, prefix=".adapter-") as folder:
         save_trained(network, Path(folder), lambda name: read(f"model.{name}"))
         yield Path(folder)

@@ -19,7 +19,9 @@ from dsvl_tune.models.weights import UNUSED, Weights, unused_of
 from dsvl_tune.schema import UserError
 
 
-def convert(src: str, dst: Path, to: Layout, overwrite: bool = False, sha256: Path | None = None) -> None:
+def convert(
+    src: str, dst: Path, to: Layout, overwrite: bool = False, sha256: Path | None = None
+) -> None:
     """Write a checkpoint in transformers' layout, or in the original one (github.com/deepseek-ai/DeepSeek-VL).
 
     The source is read and written file by file, in its dtype, and every written tensor is read back and compared with
@@ -53,16 +55,23 @@ def convert(src: str, dst: Path, to: Layout, overwrite: bool = False, sha256: Pa
 
 def account_text(source: Weights, written: Weights) -> str:
     """Every tensor's whereabouts, for the terminal and the card."""
-    layouts = [f"{'original' if weights.original else 'transformers'} layout" for weights in (source, written)]
+    layouts = [
+        f"{'original' if weights.original else 'transformers'} layout"
+        for weights in (source, written)
+    ]
     counts = [weights.count() for weights in (source, written)]
     lines = [
         f"{layouts[0]}, {counts[0]} tensors -> {layouts[1]}, {counts[1]} tensors: read back, equal bit for bit",
     ]
     absent = len(unused_of(source.config))
     if source.unused and not written.original:
-        lines.append(f"{len(source.unused)} of them have no place in transformers and are in {UNUSED}")
+        lines.append(
+            f"{len(source.unused)} of them have no place in transformers and are in {UNUSED}"
+        )
     elif source.unused:
-        lines.append(f"{len(source.unused)} of them are not read by the original's code and came along")
+        lines.append(
+            f"{len(source.unused)} of them are not read by the original's code and came along"
+        )
     elif written.original:
         lines.append(
             f"{absent} tensors that the original's code has but never reads (attention pooling, two norms) are not in "
@@ -81,7 +90,11 @@ def account_text(source: Weights, written: Weights) -> str:
 def has_published_towers(folder: Path) -> bool:
     """Whether the original's code can build the towers, which it knows by name only."""
     vision = read_json(folder / "config.json")["vision_config"]["params"]
-    towers = [vision[key] for key in ("high_res_cfg", "low_res_cfg")] if "high_res_cfg" in vision else [vision]
+    towers = (
+        [vision[key] for key in ("high_res_cfg", "low_res_cfg")]
+        if "high_res_cfg" in vision
+        else [vision]
+    )
     return all(tower["model_name"] in {**SIGLIP_TOWERS, **SAM_TOWERS} for tower in towers)
 
 
@@ -91,5 +104,7 @@ def main(arguments: list[str]) -> None:
     parser = CommandParser(prog="dsvl-tune convert", description=description)
     parser.add_function_arguments(convert, as_positional=True, skip={"to", "overwrite"})
     parser.add_argument("--to", type=Layout, required=True, help="layout to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace DST, once the new checkpoint is complete")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace DST, once the new checkpoint is complete"
+    )
     convert(**vars(parser.parse_args(arguments[1:])))

@@ -42,11 +42,21 @@ class ParsedRecipe(RecipeCLI):
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser("dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--tokens", type=PositiveInt, help="tokens of a row, images' too (default: the most allowed)")
-    parser.add_argument("--images", type=NonNegativeInt, default=1, help="images of a row, all different")
-    parser.add_argument("--learnt", type=PositiveInt, help="learnt tokens of a row (default: all but images')")
+    parser.add_argument(
+        "--tokens",
+        type=PositiveInt,
+        help="tokens of a row, images' too (default: the most allowed)",
+    )
+    parser.add_argument(
+        "--images", type=NonNegativeInt, default=1, help="images of a row, all different"
+    )
+    parser.add_argument(
+        "--learnt", type=PositiveInt, help="learnt tokens of a row (default: all but images')"
+    )
     options, rest = parser.parse_known_args(arguments[1:])
     recipe = ParsedRecipe(rest, run=False).config
     config = read_outline(recipe.model.checkpoint)
@@ -61,7 +71,9 @@ def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) 
     Raises:
         UserError: the images do not fit into a row, more is learnt than there is, or the row is beyond the context.
     """
-    visual = options.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    visual = (
+        options.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    )
     context = config.text_config.max_position_embeddings
     tokens = options.tokens or data.max_tokens or context
     learnt = tokens - visual if options.learnt is None else options.learnt
@@ -71,11 +83,15 @@ def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) 
             "ones do not fit. Give more --tokens, or fewer --images or --learnt."
         )
     if tokens > context:
-        raise UserError(f"--tokens {tokens}: the checkpoint's context is {context} tokens. Give that or less.")
+        raise UserError(
+            f"--tokens {tokens}: the checkpoint's context is {context} tokens. Give that or less."
+        )
     return RowShape(data.batch_size, tokens, options.images, learnt)
 
 
-def estimate_recipe(recipe: Any, config: PretrainedConfig, shape: RowShape) -> tuple[Plan, Estimate]:
+def estimate_recipe(
+    recipe: Any, config: PretrainedConfig, shape: RowShape
+) -> tuple[Plan, Estimate]:
     """The plan for this checkpoint, and what training by it takes."""
     settings = recipe.model
     parts = {part: PartPlan(**vars(how)) for part, how in (settings.parts or {}).items()}
@@ -85,16 +101,18 @@ def estimate_recipe(recipe: Any, config: PretrainedConfig, shape: RowShape) -> t
     accumulates = recipe.trainer.accumulate_grad_batches > 1
     quantization = quantization_of(settings.preset, settings.quantization)
     checkpointed = settings.gradient_checkpointing or True
-    return plan, estimate(model, shape, str(recipe.trainer.precision), accumulates, quantization, checkpointed)
+    return plan, estimate(
+        model, shape, str(recipe.trainer.precision), accumulates, quantization, checkpointed
+    )
 
 
-def report(recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, found: Estimate) -> str:
+def report(
+    recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, found: Estimate
+) -> str:
     """The three tables and the store's line."""
     checkpointing = bool(recipe.model.gradient_checkpointing)
     stored = stored_feature_bytes(config, plan)
-    rows = (
-        f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.learnt:,} learnt tokens"
-    )
+    rows = f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.learnt:,} learnt tokens"
     return "\n\n".join(
         [
             f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, {recipe.trainer.precision}",
@@ -102,7 +120,11 @@ def report(recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, f
             f"a micro-batch of {rows}; pixels {gigabytes(found.pixels)}\n\n{steps_table(found, checkpointing)}",
             gpus_table(found, checkpointing),
             "feature store: "
-            + (f"{stored / 1e6:.2f} MB an image on disk" if stored else "none, a vision tower is trained"),
+            + (
+                f"{stored / 1e6:.2f} MB an image on disk"
+                if stored
+                else "none, a vision tower is trained"
+            ),
         ]
     )
 
@@ -121,19 +143,35 @@ def parts_table(plan: Plan, found: Estimate) -> str:
 
 def steps_table(found: Estimate, checkpointing: bool) -> str:
     """What is kept for the backward pass by whom, and the peak."""
-    head = ["gradient checkpointing", "vision", "language model", "head and loss", "peak of the step"]
+    head = [
+        "gradient checkpointing",
+        "vision",
+        "language model",
+        "head and loss",
+        "peak of the step",
+    ]
 
     def row(name: str, used: bool, step: StepBytes) -> list[str]:
         return [f"{name}{', as in the recipe' if used else ''}", *map(gigabytes, step)]
 
     return format_table(
-        head, [row("off", not checkpointing, found.plain), row("on", checkpointing, found.checkpointed)]
+        head,
+        [row("off", not checkpointing, found.plain), row("on", checkpointing, found.checkpointed)],
     )
 
 
 def gpus_table(found: Estimate, checkpointing: bool) -> str:
     """A GPU's share of everything: --trainer.strategy fsdp2 where there are several. With ddp each is as one alone."""
-    head = ["GPUs", "weights", "gradients", "AdamW", "gathered", "pixels and step", "each GPU", "with checkpointing"]
+    head = [
+        "GPUs",
+        "weights",
+        "gradients",
+        "AdamW",
+        "gathered",
+        "pixels and step",
+        "each GPU",
+        "with checkpointing",
+    ]
     head[-1] += " off" if checkpointing else " on"
     rows = []
     for gpus in GPUS:

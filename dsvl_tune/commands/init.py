@@ -30,4 +30,10 @@ def init(out: Path, seed: int = 1) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(init, args=arguments[1:], prog="dsvl-tune init", as_positional=True, parser_class=CommandParser)
+    auto_cli(
+        init,
+        args=arguments[1:],
+        prog="dsvl-tune init",
+        as_positional=True,
+        parser_class=CommandParser,
+    )

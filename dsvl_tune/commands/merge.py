@@ -84,7 +84,9 @@ def read_recipe(run: Path) -> dict[str, Any]:
     """The recipe that a run folder keeps."""
     path = run / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{run}: no config.yaml there. Give the folder of a finished run (runs/NAME).")
+        raise UserError(
+            f"{run}: no config.yaml there. Give the folder of a finished run (runs/NAME)."
+        )
     recipe: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return recipe
 
@@ -109,7 +111,9 @@ def is_runs_base(run: Path, base: Path, given: bool) -> bool:
     return same
 
 
-def write_merged(base: Path, adapter: Path, target: Path, layout: Layout, dtype: Dtype) -> list[str]:
+def write_merged(
+    base: Path, adapter: Path, target: Path, layout: Layout, dtype: Dtype
+) -> list[str]:
     """Write the merged checkpoint's weights and settings, and read them back.
 
     Args:
@@ -138,4 +142,10 @@ def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(merge, args=arguments[1:], prog="dsvl-tune merge", as_positional=True, parser_class=CommandParser)
+    auto_cli(
+        merge,
+        args=arguments[1:],
+        prog="dsvl-tune merge",
+        as_positional=True,
+        parser_class=CommandParser,
+    )

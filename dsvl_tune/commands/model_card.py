@@ -53,7 +53,9 @@ def write_card(target: Path, base: str, layout: Layout, sections: dict[str, str]
         "`SHA256SUMS` has the hash of every file: `sha256sum -c SHA256SUMS`; dsvl-tune checks it on every loading."
     )
     everyone["Licence"] = LICENCE
-    body = "\n".join(f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **everyone}.items())
+    body = "\n".join(
+        f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **everyone}.items()
+    )
     front = yaml.safe_dump(front_matter(base, layout), sort_keys=False)
     made = f"Written by dsvl-tune {dsvl_tune.__version__} with transformers {transformers.__version__}."
     card = f"---\n{front}---\n\n# DeepSeek-VL from {base}\n\n{made}\n\n{body}"
@@ -73,7 +75,9 @@ def front_matter(base: str, layout: Layout) -> dict[str, Any]:
 
 def pixels_text(differences: list[Difference]) -> str:
     """What transformers' image processor cannot do, with the differences measured on this checkpoint."""
-    rows = "\n".join(f"| {d.width} x {d.height} | {d.mean:.2f} | {d.largest:.0f} |" for d in differences)
+    rows = "\n".join(
+        f"| {d.width} x {d.height} | {d.mean:.2f} | {d.largest:.0f} |" for d in differences
+    )
     return f"""\
 The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers' image processor
 differs in two ways that none of its settings can change: it rounds the short side of a resized picture where the
@@ -94,7 +98,11 @@ def run_sections(run: Path, report: dict[str, Any]) -> dict[str, str]:
     recipe = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     plan, manifest = (read_json(run / f"{name}.json") for name in ("plan", "manifest"))
     checkpoint = report["checkpoint"]
-    versions = {"dsvl-tune": manifest["dsvl_tune"], "python": manifest["python"], **manifest["libraries"]}
+    versions = {
+        "dsvl-tune": manifest["dsvl_tune"],
+        "python": manifest["python"],
+        **manifest["libraries"],
+    }
     return {
         "Base": f"`{report['base']}`. Trained from weight files with these SHA-256:\n\n"
         + code(manifest["checkpoint"]["sha256"]),
@@ -104,7 +112,9 @@ def run_sections(run: Path, report: dict[str, Any]) -> dict[str, str]:
         if checkpoint
         else scores_text(read_json(run / "summary.json")),
         "Verified": f"```\n{verified_text(report)}\n```",
-        "Versions at training": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "Versions at training": ", ".join(
+            f"{name} {version}" for name, version in versions.items()
+        ),
     }
 
 
@@ -118,14 +128,22 @@ def scores_text(summary: dict[str, Any]) -> str:
     rows = []
     for metric, after in summary["after"].items():
         scores = (summary["before"].get(metric), after, summary["floor"].get(metric))
-        rows.append(f"| {' | '.join([metric, *('-' if one is None else f'{one:.3f}' for one in scores)])} |")
-    return "\n".join(["| metric | before | after | best constant answer |", "|---|---|---|---|", *rows])
+        rows.append(
+            f"| {' | '.join([metric, *('-' if one is None else f'{one:.3f}' for one in scores)])} |"
+        )
+    return "\n".join(
+        ["| metric | before | after | best constant answer |", "|---|---|---|---|", *rows]
+    )
 
 
 def verified_text(report: dict[str, Any]) -> str:
     """The figures of a verification, for the terminal and the card."""
     changed = ", ".join(f"{part} {count}" for part, count in report["changed_tensors"].items())
-    by = "plain transformers" if report["layout"] == "transformers" else "dsvl-tune's loader of the original layout"
+    by = (
+        "plain transformers"
+        if report["layout"] == "transformers"
+        else "dsvl-tune's loader of the original layout"
+    )
     written = (
         f"{report['layout']} layout, {report['dtype']}\n"
         f"tensors changed: {changed}; every other tensor equals the base's, bit for bit\n"

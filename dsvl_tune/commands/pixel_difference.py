@@ -14,7 +14,16 @@ from dsvl_tune.data.images import to_pixels
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.schema import Branch
 
-SIZES = ((640, 480), (1920, 1080), (640, 426), (500, 333), (333, 500), (1366, 768), (1240, 1754), (1000, 300))
+SIZES = (
+    (640, 480),
+    (1920, 1080),
+    (640, 426),
+    (500, 333),
+    (333, 500),
+    (1366, 768),
+    (1240, 1754),
+    (1000, 300),
+)
 """Width and height in px of what people have: cameras, screens, a page at 150 dpi, a strip."""
 
 
@@ -49,7 +58,9 @@ def pixel_differences(folder: Path) -> list[Difference]:
 
 def picture(width: int, height: int) -> Image.Image:
     """Coarse noise with sharp bars: edges and areas, as charts and photographs have."""
-    noise = np.random.default_rng(width * 10_000 + height).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    noise = np.random.default_rng(width * 10_000 + height).integers(
+        0, 256, (8, 8, 3), dtype=np.uint8
+    )
     image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
     for left in range(0, width - 20, 60):
         image.paste((20, 20, 20), (left, height // 4, left + 11, height // 2))

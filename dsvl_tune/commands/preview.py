@@ -31,10 +31,14 @@ with fit; rows come in the order in which training begins."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser("dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        "dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False
+    )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
-    parser.add_argument("--split", choices=("train", "validation"), default="train", help="which rows")
+    parser.add_argument(
+        "--split", choices=("train", "validation"), default="train", help="which rows"
+    )
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
     options, recipe = parser.parse_known_args(arguments[1:])
     data = RecipeCLI(recipe, run=False).datamodule

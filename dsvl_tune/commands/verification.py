@@ -70,7 +70,9 @@ def verify(
     return report
 
 
-def answer_trained(base: Path, adapter: Path, prompts: Prompts, quantization: Quantization | None = None) -> Answers:
+def answer_trained(
+    base: Path, adapter: Path, prompts: Prompts, quantization: Quantization | None = None
+) -> Answers:
     """What base + adapter answers, with the base in 4 bits if it is said so."""
     model = load_model(base, quantization=quantization)
     load_trained(model, adapter)
@@ -96,7 +98,8 @@ def compare_processors(base: Path, written: Path) -> None:
     """
     processors = [load_processor(folder) for folder in (base, written)]
     before, after = (
-        {**vars(processor), "tokenizer": sorted(processor.tokenizer.get_vocab().items())} for processor in processors
+        {**vars(processor), "tokenizer": sorted(processor.tokenizer.get_vocab().items())}
+        for processor in processors
     )
     differing = [field for field in before if before[field] != after[field]]
     if differing:
@@ -114,7 +117,9 @@ def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
     """
     if layout == "original":
         return load_model(folder)
-    plain, loading = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    plain, loading = AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
     if loading["missing_keys"] or loading["unexpected_keys"]:
         raise UserError(f"{folder}: plain transformers reports {loading}.")
     return plain.eval()
@@ -129,5 +134,7 @@ def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
     if prompts.high_res_pixel_values is not None:
         inputs["high_res_pixel_values"] = prompts.high_res_pixel_values[prompts.image_index]
     logits = model(**inputs).logits[prompts.attention_mask.bool()]
-    ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)[:, prompts.input_ids.shape[1] :]
+    ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)[
+        :, prompts.input_ids.shape[1] :
+    ]
     return logits, list(ids)

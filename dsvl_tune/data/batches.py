@@ -66,7 +66,10 @@ def make_sample(
 
 
 def make_prompts(
-    conversations: Sequence[Conversation], processor: Processor, max_tokens: int | None, overlong: Overlong
+    conversations: Sequence[Conversation],
+    processor: Processor,
+    max_tokens: int | None,
+    overlong: Overlong,
 ) -> Prompts:
     """Prompts encoded and collated."""
     seen: dict[str, SeenImage] = {}

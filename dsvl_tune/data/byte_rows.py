@@ -20,7 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.data.json_list import BLOCK, BOM, list_spans
-from dsvl_tune.data.row_text import CsvDialect, is_member, parse_csv, parse_json, parse_sample, sample_key
+from dsvl_tune.data.row_text import (
+    CsvDialect,
+    is_member,
+    parse_csv,
+    parse_json,
+    parse_sample,
+    sample_key,
+)
 from dsvl_tune.schema import UserError
 
 Spans = NDArray[np.int64]
@@ -124,11 +131,20 @@ def open_csv(path: Path) -> ByteRows:
     content, stamp = map_file(path)
     spans = line_spans(content, quoted=True)
     if not len(spans):
-        raise UserError(f"{path}: empty. Expected the column names in the first line, then a row a line.")
+        raise UserError(
+            f"{path}: empty. Expected the column names in the first line, then a row a line."
+        )
     header = content[slice(*spans[0, :2])]
     dialect = CsvDialect("\t" if path.suffix.lower() == ".tsv" else ",", header)
     rows = not_blank(content, spans[1:] - np.array([0, 0, 1]))
-    return ByteRows(path, stamp, rows, partial(parse_csv, dialect=dialect), ": row ", (header + b"\n", b"\n", b"\n"))
+    return ByteRows(
+        path,
+        stamp,
+        rows,
+        partial(parse_csv, dialect=dialect),
+        ": row ",
+        (header + b"\n", b"\n", b"\n"),
+    )
 
 
 def open_tar(path: Path) -> ByteRows:
@@ -137,8 +153,12 @@ def open_tar(path: Path) -> ByteRows:
     try:
         found = np.array(list(sample_spans(path)), dtype=np.int64).reshape(-1, 2)
     except tarfile.TarError as error:
-        raise UserError(f"{path}: not an uncompressed tar ({error}). Unpack a compressed one first.") from None
-    return ByteRows(path, stamp, numbered(found), parse_sample, ": sample ", (b"", b"", bytes(1024)))
+        raise UserError(
+            f"{path}: not an uncompressed tar ({error}). Unpack a compressed one first."
+        ) from None
+    return ByteRows(
+        path, stamp, numbered(found), parse_sample, ": sample ", (b"", b"", bytes(1024))
+    )
 
 
 def map_file(path: Path) -> tuple[bytes | mmap.mmap, Stamp]:

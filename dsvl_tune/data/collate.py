@@ -33,7 +33,9 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
     width = max(len(prompt.input_ids) for prompt in prompts)
     pads = [width - len(prompt.input_ids) for prompt in prompts]
     return Prompts(
-        input_ids=torch.tensor([[pad_id] * n + prompt.input_ids for n, prompt in zip(pads, prompts, strict=True)]),
+        input_ids=torch.tensor(
+            [[pad_id] * n + prompt.input_ids for n, prompt in zip(pads, prompts, strict=True)]
+        ),
         attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in pads]),
         **stack_images([image for prompt in prompts for image in prompt.images]),
         references=[prompt.reference for prompt in prompts],
@@ -57,13 +59,16 @@ def stack_images(slots: Sequence[Pixels | Features]) -> dict[str, Any]:
     images = {image.name: image for image in slots}
     pixels = [image for image in images.values() if isinstance(image, Pixels)]
     stored = [image for image in images.values() if isinstance(image, Features)]
-    order = {name: i for i, name in enumerate([*(p.name for p in pixels), *(s.name for s in stored)])}
+    order = {
+        name: i for i, name in enumerate([*(p.name for p in pixels), *(s.name for s in stored)])
+    }
     highs = [image.high for image in pixels if image.high is not None]
     names = stored[0].tensors if stored else {}
     return {
         "pixel_values": torch.stack([image.low for image in pixels]) if pixels else None,
         "high_res_pixel_values": torch.stack(highs) if highs else None,
         "image_index": torch.tensor([order[image.name] for image in slots], dtype=torch.int64),
-        "features": {name: torch.stack([one.tensors[name] for one in stored]) for name in names} or None,
+        "features": {name: torch.stack([one.tensors[name] for one in stored]) for name in names}
+        or None,
         "feature_keys": [image.key for image in pixels if image.key],
     }

@@ -50,7 +50,10 @@ class Conversations(Sequence[Conversation]):
 
 
 def open_conversations(
-    name: str, images_root: Path | str | None = None, format: Format = "auto", allow_urls: bool = False
+    name: str,
+    images_root: Path | str | None = None,
+    format: Format = "auto",
+    allow_urls: bool = False,
 ) -> Conversations:
     """The conversations of a file, a pattern of files, a folder or a hub name; see `sources.open_rows`."""
     root = None if images_root is None else Path(images_root).expanduser()

@@ -74,7 +74,9 @@ def encode(
         position_ids=list(range(length)),
         segments=[0] * length,
         branches=[0] * length,
-        images=make_pixels(tokens.images, processor, conversation.origin, {} if seen is None else seen),
+        images=make_pixels(
+            tokens.images, processor, conversation.origin, {} if seen is None else seen
+        ),
         origins=[conversation.origin],
     )
 
@@ -99,7 +101,9 @@ def encode_prompt(
     question = (conversation.turns[-2] if reference else last).parts
     return EncodedPrompt(
         input_ids=tokens.input_ids,
-        images=make_pixels(tokens.images, processor, conversation.origin, {} if seen is None else seen),
+        images=make_pixels(
+            tokens.images, processor, conversation.origin, {} if seen is None else seen
+        ),
         reference="".join(part for part in reference if isinstance(part, str)).strip(),
         kind=conversation.kind,
         question="".join(part for part in question if isinstance(part, str)).strip(),
@@ -137,7 +141,9 @@ def tokenize(
     )
 
 
-def drop_pairs(conversation: Conversation, processor: Processor, form: Form, limit: int) -> Conversation:
+def drop_pairs(
+    conversation: Conversation, processor: Processor, form: Form, limit: int
+) -> Conversation:
     """The conversation without its last pairs of question and answer: as few as make it fit, never all that learn."""
     turns = conversation.turns
     while len(turns) > 2:
@@ -152,10 +158,14 @@ def drop_pairs(conversation: Conversation, processor: Processor, form: Form, lim
 
 def cut_answer(tokens: Tokens, limit: int, origin: str) -> Tokens:
     """The first `limit` tokens. After `drop_pairs` only the last answer is learnt, so every image comes before it."""
-    cut = Tokens(tokens.input_ids[:limit], tokens.labels[:limit], tokens.loss_weights[:limit], tokens.images)
+    cut = Tokens(
+        tokens.input_ids[:limit], tokens.labels[:limit], tokens.loss_weights[:limit], tokens.images
+    )
     if any(cut.loss_weights):
         return cut
-    prompt = next((i for i, weight in enumerate(tokens.loss_weights) if weight), len(tokens.input_ids))
+    prompt = next(
+        (i for i, weight in enumerate(tokens.loss_weights) if weight), len(tokens.input_ids)
+    )
     raise UserError(
         f"{origin}: {prompt} tokens come before the first learnt one, but the limit is {limit}, and neither questions "
         "nor images are cut. Shorten the question, show fewer images, or raise max_tokens."

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from dsvl_tune.data.messages import Part, begin, build, check_keys, check_message, known, split_text, take, take_weight
+from dsvl_tune.data.messages import (
+    Part,
+    begin,
+    build,
+    check_keys,
+    check_message,
+    known,
+    split_text,
+    take,
+    take_weight,
+)
 from dsvl_tune.data.published import read_answers, read_caption, read_chartqa, read_scienceqa
 from dsvl_tune.data.references import Home, image_ref
 from dsvl_tune.schema import Conversation, UserError
@@ -24,12 +34,18 @@ def read_openai(row: Row, origin: str, home: Home) -> Conversation:
     for number, message in enumerate(take(row, "messages", list, origin)):
         where = f"{origin}: messages[{number}]"
         check_message(message, where)
-        role = known(take(message, "role", str, where), {name: name for name in ROLES}, f"{where}.role")
+        role = known(
+            take(message, "role", str, where), {name: name for name in ROLES}, f"{where}.role"
+        )
         content = take(message, "content", (str, list), where)
         if isinstance(content, str):
             parts = split_text(content)
         else:
-            parts = [p for i, part in enumerate(content) for p in read_part(part, f"{where}.content[{i}]", home)]
+            parts = [
+                p
+                for i, part in enumerate(content)
+                for p in read_part(part, f"{where}.content[{i}]", home)
+            ]
         messages.append((role, parts, take_weight(message, where)))
     return build(row, messages, origin, home)
 
@@ -41,7 +57,9 @@ def read_llava(row: Row, origin: str, home: Home) -> Conversation:
         where = f"{origin}: conversations[{number}]"
         check_message(message, where)
         role = known(take(message, "from", str, where), LLAVA_ROLES, f"{where}.from")
-        messages.append((role, split_text(take(message, "value", str, where)), take_weight(message, where)))
+        messages.append(
+            (role, split_text(take(message, "value", str, where)), take_weight(message, where))
+        )
     return build(row, messages, origin, home)
 
 
@@ -74,8 +92,14 @@ def read_swift(row: Row, origin: str, home: Home) -> Conversation:
     history = take({**row, "history": row.get("history") or []}, "history", list, origin)
     for number, pair in enumerate([*history, [row.get("query"), row.get("response")]]):
         where = f"{origin}: history[{number}]" if number < len(history) else origin
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise UserError(f"{where}: {str(pair)[:80]}, expected a question and an answer, both text.")
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(text, str) for text in pair)
+        ):
+            raise UserError(
+                f"{where}: {str(pair)[:80]}, expected a question and an answer, both text."
+            )
         messages += [("user", split_text(pair[0]), 1.0), ("assistant", split_text(pair[1]), 1.0)]
     return build(row, messages, origin, home, images_first=True)
 
@@ -89,7 +113,13 @@ def read_question_answer(row: Row, origin: str, home: Home) -> Conversation:
 
 
 ROLES = ("system", "user", "assistant")
-LLAVA_ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+LLAVA_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+}
 DEEPSEEK_ROLES = {"User": "user", "Assistant": "assistant", "System": "system"}
 
 Reader = Callable[[Row, str, Home], Conversation]
@@ -136,7 +166,9 @@ def read_row(row: Any, origin: str, home: Home, format: Format = "auto") -> Conv
     if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
         row = {"conversation": row}
     if not isinstance(row, dict):
-        raise UserError(f"{origin}: {type(row).__name__}, expected a JSON object with the keys of a conversation.")
+        raise UserError(
+            f"{origin}: {type(row).__name__}, expected a JSON object with the keys of a conversation."
+        )
     if format != "auto":
         return FORMATS[format][1](row, origin, home)
     present = {key for key, value in row.items() if value is not None}
@@ -145,7 +177,10 @@ def read_row(row: Any, origin: str, home: Home, format: Format = "auto") -> Conv
             official = keys == ("messages",) and is_official(row["messages"])
             return (read_deepseek if official else reader)(row, origin, home)
     expected = " or ".join(f"{'+'.join(keys)} ({name})" for name, (keys, _) in FORMATS.items())
-    found = ", ".join(f"{key!r}{' (null)' if value is None else ''}" for key, value in row.items()) or "none"
+    found = (
+        ", ".join(f"{key!r}{' (null)' if value is None else ''}" for key, value in row.items())
+        or "none"
+    )
     raise UserError(f"{origin}: keys {found}, expected {expected}. Rename the row's keys.")
 
 
@@ -165,4 +200,10 @@ def read_part(part: Any, where: str, home: Home) -> list[Part]:
         check_keys(part, ("path", "url", "base64"), where)
         return [None] if part.get("image") is None else [image_ref(part["image"], home, where)]
     url = take(part, "image_url", (str, dict), where)
-    return [image_ref(url if isinstance(url, str) else take(url, "url", str, f"{where}.image_url"), home, where)]
+    return [
+        image_ref(
+            url if isinstance(url, str) else take(url, "url", str, f"{where}.image_url"),
+            home,
+            where,
+        )
+    ]

@@ -28,7 +28,19 @@ Brought = TypeVar("Brought", Batch, Prompts)
 
 MAX_PIXELS = 64_000_000
 """Larger pictures are refused before they are decoded."""
-READ_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA")
+READ_FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "AVIF",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+    "PPM",
+    "JPEG2000",
+    "TGA",
+)
 """Formats that are read. Others of Pillow's run programs (EPS), hold no one picture (PSD), or are not for pictures."""
 
 # What Pillow's decoders raise on damaged files, TIFF's and AVIF's the last ones.
@@ -58,8 +70,12 @@ def load_image(ref: ImageRef, origin: str) -> Image.Image:
     check_size(image, where)
     try:
         frames = getattr(image, "n_frames", 1)
-        if frames > 1 and image.format != "MPO":  # a camera's MPO has the photograph first, then views made from it
-            raise UserError(f"{where}: {frames} pictures in one {image.format} file. Save the one that is meant alone.")
+        if (
+            frames > 1 and image.format != "MPO"
+        ):  # a camera's MPO has the photograph first, then views made from it
+            raise UserError(
+                f"{where}: {frames} pictures in one {image.format} file. Save the one that is meant alone."
+            )
         image.load()
         return to_rgb(ImageOps.exif_transpose(image), where)
     except DECODE_ERRORS as error:
@@ -70,7 +86,9 @@ def check_size(image: Image.Image, where: str) -> None:
     """Raise unless the picture has pixels, and not too many; none of them is decoded yet."""
     width, height = image.size
     if width == 0 or height == 0:
-        raise UserError(f"{where}: it is {width} x {height} px. Expected at least one pixel; replace the picture.")
+        raise UserError(
+            f"{where}: it is {width} x {height} px. Expected at least one pixel; replace the picture."
+        )
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{where}: it is {width} x {height} px, more than {MAX_PIXELS // 10**6} million pixels. "
@@ -85,22 +103,34 @@ def open_image(source: Path | bytes | Image.Image, where: str) -> Image.Image:
     try:
         # A pipe or a device would be waited for without end.
         if isinstance(source, Path) and source.exists() and not source.is_file():
-            raise UserError(f"{where}: not an image that can be read: not a file. Name a picture file.")
-        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=READ_FORMATS)
+            raise UserError(
+                f"{where}: not an image that can be read: not a file. Name a picture file."
+            )
+        return Image.open(
+            BytesIO(source) if isinstance(source, bytes) else source, formats=READ_FORMATS
+        )
     except FileNotFoundError:
-        raise UserError(f"{where}: no such file. Check the path and the images' root folder.") from None
+        raise UserError(
+            f"{where}: no such file. Check the path and the images' root folder."
+        ) from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{where}: too large ({error}). Make it smaller.") from None
     except DECODE_ERRORS as error:
-        raise UserError(f"{where}: not an image that can be read ({error}). Expected PNG, JPEG or the like.") from None
+        raise UserError(
+            f"{where}: not an image that can be read ({error}). Expected PNG, JPEG or the like."
+        ) from None
 
 
 def to_rgb(image: Image.Image, where: str) -> Image.Image:
     """8-bit RGB. 16-bit grey (0..65535) is divided by 257; 32-bit samples have no known range and are refused."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
+        ).convert("RGB")
     if image.mode in ("I", "F"):
-        raise UserError(f"{where}: its samples have 32 bits and no known range. Save it with 8 or 16 bits a channel.")
+        raise UserError(
+            f"{where}: its samples have 32 bits and no known range. Save it with 8 or 16 bits a channel."
+        )
     return image.convert("RGB")
 
 
@@ -136,7 +166,9 @@ def from_levels(levels: Tensor, rule: ImageRule, name: str, compact: bool = Fals
         compact: leave the branch of the square's own size as it is, a quarter of the bytes; `normalise` makes the rest.
     """
     if rule.high is None:
-        return Pixels(name, levels if compact else normalise(levels.float().div_(255), rule.low), None)
+        return Pixels(
+            name, levels if compact else normalise(levels.float().div_(255), rule.low), None
+        )
     low = normalise(levels.float().div_(255), rule.low)
     return Pixels(name, low, levels if compact else normalise(levels.float().div_(255), rule.high))
 
@@ -145,7 +177,9 @@ def resize_square(square: Tensor, size: int) -> Tensor:
     """[3, S, S] in 0..1 -> [3, size, size]: antialiased bilinear on floats, as torchvision's Resize in the original."""
     if square.shape[-1] == size:
         return square
-    return functional.interpolate(square[None], size=(size, size), mode="bilinear", antialias=True)[0]
+    return functional.interpolate(square[None], size=(size, size), mode="bilinear", antialias=True)[
+        0
+    ]
 
 
 def normalise(square: Tensor, branch: Branch) -> Tensor:
@@ -153,7 +187,10 @@ def normalise(square: Tensor, branch: Branch) -> Tensor:
 
     A square of that size is written over: a new one costs more than the arithmetic.
     """
-    mean, std = (torch.tensor(values, device=square.device).view(3, 1, 1) for values in (branch.mean, branch.std))
+    mean, std = (
+        torch.tensor(values, device=square.device).view(3, 1, 1)
+        for values in (branch.mean, branch.std)
+    )
     return resize_square(square, branch.size).sub_(mean).div_(std)
 
 

@@ -33,7 +33,9 @@ def list_spans(content: bytes | mmap.mmap, path: Path) -> Iterator[tuple[int, in
         window.take(",")
     window.take("]")
     if window.peek():
-        raise UserError(f"{path}: text after the end of the list. A file with a row a line is to be named .jsonl.")
+        raise UserError(
+            f"{path}: text after the end of the list. A file with a row a line is to be named .jsonl."
+        )
 
 
 class Window:
@@ -92,7 +94,9 @@ class Window:
                 break
             except (ValueError, RecursionError) as error:
                 if not self.more():
-                    raise UserError(f"{self.path}: row {number}: not JSON ({error}). Repair the row.") from None
+                    raise UserError(
+                        f"{self.path}: row {number}: not JSON ({error}). Repair the row."
+                    ) from None
         start = self.byte
         self.move(end)
         return start, self.byte

@@ -34,7 +34,9 @@ class MeasureRow:
         Raises:
             UserError: as `encode.tokenize`.
         """
-        rows = [tokenize(one, self.processor, "training", self.max_tokens, self.overlong) for one in row]
+        rows = [
+            tokenize(one, self.processor, "training", self.max_tokens, self.overlong) for one in row
+        ]
         shared = (len(row) - 1) * len(rows[0].images) * self.processor.image_tokens
         return [Facts(row[0].origin, tokens=sum(len(tokens.input_ids) for tokens in rows) - shared)]
 
@@ -58,7 +60,9 @@ class Chunk(Sequence[list[Conversation]]):
         return self.rows[self.start + index]
 
 
-def row_lengths(rows: Sequence[list[Conversation]], measure: MeasureRow, identity: str | None) -> NDArray[np.int64]:
+def row_lengths(
+    rows: Sequence[list[Conversation]], measure: MeasureRow, identity: str | None
+) -> NDArray[np.int64]:
     """Tokens of every row.
 
     Args:
@@ -69,14 +73,20 @@ def row_lengths(rows: Sequence[list[Conversation]], measure: MeasureRow, identit
     Raises:
         UserError: a row that cannot be trained on.
     """
-    key = None if identity is None else blake2b((identity + measure.identity()).encode(), digest_size=16).hexdigest()
+    key = (
+        None
+        if identity is None
+        else blake2b((identity + measure.identity()).encode(), digest_size=16).hexdigest()
+    )
     found = []
     for start in range(0, len(rows), CHUNK):
         chunk = Chunk(rows, start, min(start + CHUNK, len(rows)))
         if key is None:
             found.append(measured(chunk, measure))
         else:
-            path = cached("lengths", f"{key}/{start}", partial(save_lengths, chunk=chunk, measure=measure))
+            path = cached(
+                "lengths", f"{key}/{start}", partial(save_lengths, chunk=chunk, measure=measure)
+            )
             found.append(np.load(path))
     return np.concatenate(found)
 

@@ -17,19 +17,43 @@ Message = tuple[str, list[Part], float]
 """Role ("system", "user" or "assistant"), parts, loss weight."""
 IMAGE_KEYS = ("image", "images")
 """Keys under which a row has its images."""
-OTHER_KEYS = ("image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "img", "img_path")
+OTHER_KEYS = (
+    "image_path",
+    "image_paths",
+    "image_file",
+    "image_files",
+    "image_url",
+    "image_urls",
+    "img",
+    "img_path",
+)
 """Keys under which other tools' rows have their images. A row that has them there alone would be learnt without."""
-JSON_NAMES = {str: "text", list: "a list", dict: "an object", int: "a number", float: "a number", bool: "true or false"}
+JSON_NAMES = {
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
 
 
 def take(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
     """The value of a key that must be there, of the JSON type that it must have."""
-    kinds = " or ".join(dict.fromkeys(JSON_NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,))))
+    kinds = " or ".join(
+        dict.fromkeys(JSON_NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
+    )
     if not isinstance(mapping, dict) or key not in mapping:
-        found = ", ".join(map(repr, mapping)) if isinstance(mapping, dict) else type(mapping).__name__
-        raise UserError(f"{where}: no {key!r} there (found: {found or 'nothing'}). Expected {key!r}: {kinds}.")
+        found = (
+            ", ".join(map(repr, mapping)) if isinstance(mapping, dict) else type(mapping).__name__
+        )
+        raise UserError(
+            f"{where}: no {key!r} there (found: {found or 'nothing'}). Expected {key!r}: {kinds}."
+        )
     if not isinstance(mapping[key], kind):
-        found = "null" if mapping[key] is None else JSON_NAMES.get(type(mapping[key]), "another type")
+        found = (
+            "null" if mapping[key] is None else JSON_NAMES.get(type(mapping[key]), "another type")
+        )
         raise UserError(f"{where}.{key}: {found}, expected {kinds}.")
     return mapping[key]
 
@@ -41,7 +65,9 @@ def take_weight(message: Mapping[str, Any], where: str) -> float:
         return 1.0
     weight = float(take(message, key, (int, float, bool), where))
     if not (math.isfinite(weight) and weight >= 0):
-        raise UserError(f"{where}.{key}: {weight}, expected a number that is not negative; 0 leaves it unlearnt.")
+        raise UserError(
+            f"{where}.{key}: {weight}, expected a number that is not negative; 0 leaves it unlearnt."
+        )
     return weight
 
 
@@ -67,7 +93,9 @@ def filled(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 def begin(row: Mapping[str, Any], origin: str) -> list[Message]:
     """The messages before a row's own: the system prompt that it has beside them, if any."""
-    return [] if row.get("system") is None else [("system", [take(row, "system", str, origin)], 1.0)]
+    return (
+        [] if row.get("system") is None else [("system", [take(row, "system", str, origin)], 1.0)]
+    )
 
 
 def check_message(message: Any, where: str) -> None:
@@ -80,14 +108,20 @@ def check_message(message: Any, where: str) -> None:
 
 
 def build(
-    row: Mapping[str, Any], messages: list[Message], origin: str, home: Home, images_first: bool = False
+    row: Mapping[str, Any],
+    messages: list[Message],
+    origin: str,
+    home: Home,
+    images_first: bool = False,
 ) -> Conversation:
     """The messages as a Conversation: the row's images in their places, the system message apart.
 
     With `images_first`, images of a row whose text has no placeholder come before its first question.
     """
     images = row_images(row, origin, home)
-    if not images and not any(isinstance(part, ImageRef) for _, parts, _ in messages for part in parts):
+    if not images and not any(
+        isinstance(part, ImageRef) for _, parts, _ in messages for part in parts
+    ):
         check_keys(row, OTHER_KEYS, origin)
     places = any(part is None for _, parts, _ in messages for part in parts)
     if images_first and images and not places:
@@ -98,12 +132,20 @@ def build(
     if messages and messages[0][0] == "system":
         parts = messages.pop(0)[1]
         if any(isinstance(part, ImageRef) for part in parts):
-            raise UserError(f"{origin}: an image in the system message. Move it to a user's message.")
+            raise UserError(
+                f"{origin}: an image in the system message. Move it to a user's message."
+            )
         system = "".join(map(str, parts))
     if any(role == "system" for role, _, _ in messages):
-        raise UserError(f"{origin}: a system message after another message. Expected it first and once.")
+        raise UserError(
+            f"{origin}: a system message after another message. Expected it first and once."
+        )
     turns = tuple(
-        Turn(cast(Literal["user", "assistant"], role), cast(tuple[str | ImageRef, ...], tuple(parts)), weight)
+        Turn(
+            cast(Literal["user", "assistant"], role),
+            cast(tuple[str | ImageRef, ...], tuple(parts)),
+            weight,
+        )
         for role, parts, weight in messages
     )
     return Conversation(turns, origin, system, kind=take({"kind": "", **row}, "kind", str, origin))
@@ -124,12 +166,16 @@ def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef
 def check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
     """Raise if a row, or a part of a message, has images under one of the keys, which are not read."""
     for key in filled(row, keys):
-        raise UserError(f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it.")
+        raise UserError(
+            f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it."
+        )
 
 
 def fill_places(messages: list[Message], images: list[ImageRef], origin: str) -> None:
     """Put the row's images where the messages have None, in order."""
-    places = [(parts, i) for _, parts, _ in messages for i, part in enumerate(parts) if part is None]
+    places = [
+        (parts, i) for _, parts, _ in messages for i, part in enumerate(parts) if part is None
+    ]
     if len(places) != len(images):
         raise UserError(
             f"{origin}: {len(places)} image placeholder(s) in the text, {len(images)} image(s) beside it. Expected as "

@@ -91,7 +91,9 @@ class MixedSampler(Sampler[list[int]]):
             "seed": self.seed,
             "rows of a micro-batch over all processes": self.batch_size * self.world_size,
             "mixture (its checksum)": crc32(repr(whole).encode()),
-            "lengths (their checksum)": 0 if self.lengths is None else crc32(self.lengths.tobytes()),
+            "lengths (their checksum)": 0
+            if self.lengths is None
+            else crc32(self.lengths.tobytes()),
         }
 
     def mixed(self, batch: int) -> list[int]:
@@ -121,7 +123,9 @@ class MixedSampler(Sampler[list[int]]):
         """The micro-batches of a window, their rows dealt out by length."""
         assert self.lengths is not None
         batches = [self.mixed(batch) for batch in range(window * WINDOW, (window + 1) * WINDOW)]
-        kinds = [self.counts.text_step(batch) for batch in range(window * WINDOW, (window + 1) * WINDOW)]
+        kinds = [
+            self.counts.text_step(batch) for batch in range(window * WINDOW, (window + 1) * WINDOW)
+        ]
         size = self.batch_size * self.world_size
         chance = np.random.default_rng((self.seed, len(self.sizes) + 1, window))
         for kind in (True, False):

@@ -69,7 +69,9 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if any(not share > 0 for share in self.shares):
-            raise UserError(f"data.shares: {self.shares}, expected positive numbers. Leave a source out instead.")
+            raise UserError(
+                f"data.shares: {self.shares}, expected positive numbers. Leave a source out instead."
+            )
         if self.text_share is not None:
             self.text_share.check()
         if (self.text_share or self.whole_steps) and len(set(self.text)) < 2:
@@ -82,11 +84,16 @@ class Mixture:
         """Share of text at an optimizer step."""
         if self.text_share is not None:
             return self.text_share.at(step)
-        return sum(share for share, text in zip(self.shares, self.text, strict=True) if text) / sum(self.shares)
+        return sum(share for share, text in zip(self.shares, self.text, strict=True) if text) / sum(
+            self.shares
+        )
 
     def inner(self, text: bool) -> list[float]:
         """Each source's share among those of its kind; 0 for the other kind."""
-        own = [share if kind == text else 0.0 for share, kind in zip(self.shares, self.text, strict=True)]
+        own = [
+            share if kind == text else 0.0
+            for share, kind in zip(self.shares, self.text, strict=True)
+        ]
         return [share / (sum(own) or 1.0) for share in own]
 
 
@@ -118,7 +125,10 @@ class Counts:
 
     def at(self, batch: int) -> list[int]:
         """Rows that a micro-batch takes of each source."""
-        return [after - before for before, after in zip(self.before(batch), self.before(batch + 1), strict=True)]
+        return [
+            after - before
+            for before, after in zip(self.before(batch), self.before(batch + 1), strict=True)
+        ]
 
     def text_step(self, batch: int) -> bool:
         """Whether a micro-batch belongs to a whole step of text."""
@@ -140,7 +150,10 @@ class Counts:
         for i in range(width):
             text, images = self.kinds[True][i], self.kinds[False][i]
             self.owed[i] += self.rows * (text * part + images * (1 - part))
-        owed = [debt if not self.mixture.whole_steps or kind == part else -math.inf for debt, kind in self.debts()]
+        owed = [
+            debt if not self.mixture.whole_steps or kind == part else -math.inf
+            for debt, kind in self.debts()
+        ]
         paid = pay(owed, self.rows)
         self.before_flat.extend(a + b for a, b in zip(self.before_flat[-width:], paid, strict=True))
         self.owed = [owed - got for owed, got in zip(self.owed, paid, strict=True)]

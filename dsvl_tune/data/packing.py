@@ -19,10 +19,16 @@ def tree_key(conversation: Conversation) -> Hashable | None:
     None for a conversation without images, or with an image after the first turn: it stays a row of its own.
     """
     first = conversation.turns[0].parts
-    last_image = max((i for i, part in enumerate(first) if isinstance(part, ImageRef)), default=None)
-    if last_image is None or len(conversation.images) > sum(isinstance(part, ImageRef) for part in first):
+    last_image = max(
+        (i for i, part in enumerate(first) if isinstance(part, ImageRef)), default=None
+    )
+    if last_image is None or len(conversation.images) > sum(
+        isinstance(part, ImageRef) for part in first
+    ):
         return None
-    beginning = tuple(part.name if isinstance(part, ImageRef) else part for part in first[: last_image + 1])
+    beginning = tuple(
+        part.name if isinstance(part, ImageRef) else part for part in first[: last_image + 1]
+    )
     kinds = tuple(isinstance(part, ImageRef) for part in first[: last_image + 1])
     return conversation.system, beginning, kinds
 
@@ -45,10 +51,14 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
     origins = [origin for sample in samples for origin in sample.origins]
     names = [[pixels.name for pixels in sample.images] for sample in samples]
     if any(other != names[0] for other in names):
-        raise ValueError(f"conversations of one row must show the same images in the same order: {origins}")
+        raise ValueError(
+            f"conversations of one row must show the same images in the same order: {origins}"
+        )
     prefix = shared_length(samples)
     if any(image_token_id in sample.input_ids[prefix:] for sample in samples):
-        raise ValueError(f"conversations of one row must begin alike up to their last image: {origins}")
+        raise ValueError(
+            f"conversations of one row must begin alike up to their last image: {origins}"
+        )
     row = Sample(
         input_ids=samples[0].input_ids[:prefix],
         labels=samples[0].labels[:prefix],
@@ -73,7 +83,9 @@ def shared_length(samples: Sequence[Sample]) -> int:
     """Tokens of the common beginning, short of the last token before the first learnt one of any sample."""
     columns = zip(*(sample.input_ids for sample in samples), strict=False)
     common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    first_learnt = [next(i for i, weight in enumerate(sample.loss_weights) if weight) for sample in samples]
+    first_learnt = [
+        next(i for i, weight in enumerate(sample.loss_weights) if weight) for sample in samples
+    ]
     return min(common, *(first - 1 for first in first_learnt))
 
 
@@ -108,7 +120,15 @@ def joined(samples: Sequence[Sample]) -> Sample:
         return samples[0]
     columns = {
         name: list(chain.from_iterable(getattr(sample, name) for sample in samples))
-        for name in ("input_ids", "labels", "loss_weights", "position_ids", "branches", "images", "origins")
+        for name in (
+            "input_ids",
+            "labels",
+            "loss_weights",
+            "position_ids",
+            "branches",
+            "images",
+            "origins",
+        )
     }
     segments = [number for number, sample in enumerate(samples) for _ in sample.input_ids]
     return Sample(**columns, segments=segments)

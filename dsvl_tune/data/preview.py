@@ -57,7 +57,9 @@ def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
         f'<p class="tokens">{KEY}</p><p class="facts">A space is shown as ·, a line break as ↵. A character that takes '
         f"several tokens is shown at the first, the others as {MORE}. Hold the pointer over a token for its id, "
         "position, branch and weight; a weight other than 1 stands below the token.</p>"
-        + "".join(section(sample, processor, number) for number, sample in enumerate(samples, start=1))
+        + "".join(
+            section(sample, processor, number) for number, sample in enumerate(samples, start=1)
+        )
         + "</body></html>\n"
     )
 

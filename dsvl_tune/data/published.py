@@ -24,7 +24,9 @@ def read_chartqa(row: Mapping[str, Any], origin: str, home: Home) -> Conversatio
     asked_by = row.get("human_or_machine")
     kind = CHARTQA_KINDS[asked_by] if asked_by in (0, 1) else ""
     image = row.get("image") if row.get("image") is not None else row.get("imgname")
-    return ask(take(row, "query", str, origin), answer, {"image": image, "kind": kind}, origin, home)
+    return ask(
+        take(row, "query", str, origin), answer, {"image": image, "kind": kind}, origin, home
+    )
 
 
 def read_answers(row: Mapping[str, Any], origin: str, home: Home) -> Conversation:
@@ -38,7 +40,9 @@ def read_answers(row: Mapping[str, Any], origin: str, home: Home) -> Conversatio
     types = row.get("question_types") or [""]
     kind = types[0] if isinstance(types, list) and isinstance(types[0], str) else ""
     image = row["image"] if row.get("image") is not None else row.get("images")
-    return ask(take(row, "question", str, origin), answer, {"image": image, "kind": kind}, origin, home)
+    return ask(
+        take(row, "question", str, origin), answer, {"image": image, "kind": kind}, origin, home
+    )
 
 
 def read_scienceqa(row: Mapping[str, Any], origin: str, home: Home) -> Conversation:
@@ -49,8 +53,12 @@ def read_scienceqa(row: Mapping[str, Any], origin: str, home: Home) -> Conversat
     choices = take(row, "choices", list, origin)
     number = take(row, "answer", int, origin)
     if not 0 <= number < len(choices) <= len(ascii_uppercase):
-        raise UserError(f"{origin}: answer {number} of {len(choices)} choices. Expected a number from 0 below theirs.")
-    options = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
+        raise UserError(
+            f"{origin}: answer {number} of {len(choices)} choices. Expected a number from 0 below theirs."
+        )
+    options = "\n".join(
+        f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)
+    )
     parts = [
         take({**row, "hint": row.get("hint") or ""}, "hint", str, origin),
         take(row, "question", str, origin),
@@ -76,7 +84,9 @@ def read_caption(row: Mapping[str, Any], origin: str, home: Home) -> Conversatio
     return conversation
 
 
-def ask(question: str, answer: str, row: Mapping[str, Any], origin: str, home: Home) -> Conversation:
+def ask(
+    question: str, answer: str, row: Mapping[str, Any], origin: str, home: Home
+) -> Conversation:
     """One question about the row's image; placeholder strings in it are text that the template refuses."""
     messages: list[Message] = [("user", split_text(question), 1.0), ("assistant", [answer], 1.0)]
     return build(row, messages, origin, home, images_first=True)

@@ -43,7 +43,9 @@ def image_ref(source: Any, home: Home, where: str) -> ImageRef:
     if isinstance(source, Mapping) and source.keys() & {"bytes", "path"}:
         source = source.get("bytes") or source.get("path")
     if isinstance(source, Image):
-        return ImageRef(source, name=digest(f"{source.mode} {source.size}".encode() + source.tobytes()))
+        return ImageRef(
+            source, name=digest(f"{source.mode} {source.size}".encode() + source.tobytes())
+        )
     if isinstance(source, (bytes, bytearray)):
         return ImageRef(bytes(source), name=digest(source))
     if not isinstance(source, str) or not source:
@@ -71,7 +73,9 @@ def data_url(source: str, where: str) -> ImageRef:
             raise ValueError("its header does not end in ;base64")
         picture = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"{where}: the image's data: URL ({header[:60]}) is not base64 ({error}).") from None
+        raise UserError(
+            f"{where}: the image's data: URL ({header[:60]}) is not base64 ({error})."
+        ) from None
     return ImageRef(picture, name=digest(picture))
 
 

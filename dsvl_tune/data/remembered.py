@@ -46,7 +46,9 @@ def remembered_survey(
     missing = deque(
         start + place
         for start in starts
-        for place, known in enumerate(read_piece(folder / str(start), min(PIECE, len(rows) - start), stamps))
+        for place, known in enumerate(
+            read_piece(folder / str(start), min(PIECE, len(rows) - start), stamps)
+        )
         if known is None
     )
     found = examined(rows, examine, tuple(missing), title)
@@ -66,7 +68,8 @@ def remembered_survey(
 def as_text(piece: Sequence[list[Facts]], stamps: Stamps) -> str:
     """A line a row: its facts and its pictures' stamps."""
     return "".join(
-        json.dumps([[asdict(one), [stamp(name, stamps) for name in one.images]] for one in facts]) + "\n"
+        json.dumps([[asdict(one), [stamp(name, stamps) for name in one.images]] for one in facts])
+        + "\n"
         for facts in piece
     )
 
@@ -78,7 +81,9 @@ def read_piece(path: Path, rows: int, stamps: Stamps) -> list[list[Facts] | None
     return [known_facts(json.loads(line), stamps) for line in path.read_text().splitlines()]
 
 
-def known_facts(kept: list[tuple[dict[str, object], list[list[int] | None]]], stamps: Stamps) -> list[Facts] | None:
+def known_facts(
+    kept: list[tuple[dict[str, object], list[list[int] | None]]], stamps: Stamps
+) -> list[Facts] | None:
     """A row's facts, unless it had an error or a picture has changed."""
     found = []
     for values, was in kept:

@@ -75,7 +75,16 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Everything that was counted."""
-        named = ("limit", "conversations", "tokens", "learnt", "cut", "with_images", "longest", "histogram")
+        named = (
+            "limit",
+            "conversations",
+            "tokens",
+            "learnt",
+            "cut",
+            "with_images",
+            "longest",
+            "histogram",
+        )
         return {
             **{name: getattr(self, name) for name in named},
             "turns": dict(sorted(self.turns.items())),
@@ -128,5 +137,7 @@ class Looks:
 
     def near(self, look: int) -> list[int]:
         """Looks of the set that differ from this one in at most `NEAR` bits."""
-        found: list[int] = self.looks[np.bitwise_count(self.looks ^ np.uint64(look)) <= NEAR].tolist()
+        found: list[int] = self.looks[
+            np.bitwise_count(self.looks ^ np.uint64(look)) <= NEAR
+        ].tolist()
         return found

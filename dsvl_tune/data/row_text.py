@@ -34,7 +34,9 @@ def text_of(content: bytes, where: str) -> str:
 def parse_json(content: bytes, where: str) -> Any:
     """The value, or an error that says where it is not JSON, or which key an object has twice."""
     try:
-        return json.loads(text_of(content, where), object_pairs_hook=partial(once_each, where=where))
+        return json.loads(
+            text_of(content, where), object_pairs_hook=partial(once_each, where=where)
+        )
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{where}: not JSON ({error}). Expected a list of rows (JSON) or one complete row a line (JSONL)."
@@ -50,7 +52,9 @@ def once_each(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise UserError(f"{where}: the key {twice!r} comes twice in one object. Keep the one that is meant.")
+        raise UserError(
+            f"{where}: the key {twice!r} comes twice in one object. Keep the one that is meant."
+        )
     return found
 
 
@@ -62,7 +66,9 @@ def parse_csv(content: bytes, where: str, dialect: CsvDialect) -> dict[str, str]
     """
     names = split_record(dialect.header, where, dialect.delimiter)
     if len(set(names)) != len(names) or "" in names:
-        raise UserError(f"{where}: the first line names the columns {names}. Expected different names for all.")
+        raise UserError(
+            f"{where}: the first line names the columns {names}. Expected different names for all."
+        )
     values = split_record(content, where, dialect.delimiter)
     if len(values) != len(names):
         raise UserError(
@@ -75,11 +81,19 @@ def parse_csv(content: bytes, where: str, dialect: CsvDialect) -> dict[str, str]
 def split_record(content: bytes, where: str, delimiter: str) -> list[str]:
     """The fields of one record."""
     try:
-        records = list(csv.reader(StringIO(text_of(content, where), newline=""), delimiter=delimiter, strict=True))
+        records = list(
+            csv.reader(
+                StringIO(text_of(content, where), newline=""), delimiter=delimiter, strict=True
+            )
+        )
     except csv.Error as error:
-        raise UserError(f"{where}: not CSV ({error}). Double the quotes inside a quoted field.") from None
+        raise UserError(
+            f"{where}: not CSV ({error}). Double the quotes inside a quoted field."
+        ) from None
     if len(records) != 1:
-        raise UserError(f"{where}: a quote reaches over {len(records)} lines. Double the quotes inside a quoted field.")
+        raise UserError(
+            f"{where}: a quote reaches over {len(records)} lines. Double the quotes inside a quoted field."
+        )
     return records[0]
 
 
@@ -119,7 +133,9 @@ def sample_row(members: list[tuple[str, bytes]], where: str) -> dict[str, Any]:
     if "txt" in row:
         row.setdefault("caption", row["txt"])
     if images:
-        row = {key: value for key, value in row.items() if key not in ("image", "images")} | {"images": images}
+        row = {key: value for key, value in row.items() if key not in ("image", "images")} | {
+            "images": images
+        }
     return row
 
 

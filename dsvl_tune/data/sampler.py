@@ -55,7 +55,11 @@ class StepSampler(Sampler[list[int]]):
     def state(self) -> dict[str, int]:
         """What the rows of a position depend on; other processes may share them, as long as the product is the same."""
         rows = self.batch_size * self.world_size
-        return {"rows": self.n_rows, "seed": self.seed, "rows of a micro-batch over all processes": rows}
+        return {
+            "rows": self.n_rows,
+            "seed": self.seed,
+            "rows of a micro-batch over all processes": rows,
+        }
 
     def rows_at(self, step: int) -> list[int]:
         """Rows of micro-batch `step`, counted over all epochs, on this process."""
@@ -65,7 +69,9 @@ class StepSampler(Sampler[list[int]]):
     def order(self, epoch: int) -> list[int]:
         """All rows in the order of an epoch."""
         # NumPy hashes the pair; torch's CPU generator takes 32 bits of a seed, too few for two numbers side by side.
-        order: list[int] = np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
+        order: list[int] = (
+            np.random.default_rng((self.seed, epoch)).permutation(self.n_rows).tolist()
+        )
         return order
 
     def deal(self, order: list[int], index: int) -> list[int]:

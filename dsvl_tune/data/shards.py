@@ -19,7 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsvl_tune.data.json_list import BOM
-from dsvl_tune.data.row_text import CsvDialect, is_member, parse_csv, parse_json, sample_key, sample_row
+from dsvl_tune.data.row_text import (
+    CsvDialect,
+    is_member,
+    parse_csv,
+    parse_json,
+    sample_key,
+    sample_row,
+)
 from dsvl_tune.schema import UserError
 
 Parse = Callable[[Any, str], Any]
@@ -61,7 +68,9 @@ def read_shard(path: str, skip: int = 0) -> Iterator[Record]:
             for content, parse, place in read(file, path, skip):
                 yield Record(content, parse, place, root)
     except (OSError, ValueError, ImportError, tarfile.TarError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())}). Check it and its name.") from None
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}). Check it and its name."
+        ) from None
 
 
 def ending(path: str) -> str:
@@ -72,15 +81,23 @@ def ending(path: str) -> str:
     """
     found = Path(path.partition("?")[0] if "://" in path else path).suffix.lower()
     if found not in READERS:
-        raise UserError(f"{path}: its name ends in {found or 'nothing'!r}. Streamed are {', '.join(READERS)} files.")
+        raise UserError(
+            f"{path}: its name ends in {found or 'nothing'!r}. Streamed are {', '.join(READERS)} files."
+        )
     return found
 
 
 def read_lines(file: IO[bytes], path: str, skip: int) -> Found:
     """JSON lines; blank ones are passed over and counted."""
     for number, line in islice(not_blank(file), skip, None):
-        if number == 1 and line.lstrip(BOM + b" \t\r\n")[:1] == b"[" and path.lower().endswith(".json"):
-            raise UserError(f"{path}: a JSON list, which is read whole. Stream files with a row a line (JSONL).")
+        if (
+            number == 1
+            and line.lstrip(BOM + b" \t\r\n")[:1] == b"["
+            and path.lower().endswith(".json")
+        ):
+            raise UserError(
+                f"{path}: a JSON list, which is read whole. Stream files with a row a line (JSONL)."
+            )
         yield line, parse_json, f"{path}:{number}"
 
 
@@ -89,7 +106,11 @@ def read_csv(file: IO[bytes], path: str, skip: int, delimiter: str = ",") -> Fou
     records = not_blank(whole_records(file))
     _, header = next(records, (0, b""))
     for number, record in islice(records, skip, None):
-        yield record, partial(parse_csv, dialect=CsvDialect(delimiter, header)), f"{path}: row {number - 1}"
+        yield (
+            record,
+            partial(parse_csv, dialect=CsvDialect(delimiter, header)),
+            f"{path}: row {number - 1}",
+        )
 
 
 def read_tar(file: IO[bytes], path: str, skip: int) -> Found:
@@ -112,7 +133,9 @@ def read_parquet(file: IO[bytes], path: str, skip: int) -> Found:
         if first > skip:
             batches = table.iter_batches(batch_size=64, row_groups=[group])
             found = (row for batch in batches for row in batch.to_pylist())
-            for number, row in enumerate(islice(found, max(skip - start, 0), None), start=max(skip, start) + 1):
+            for number, row in enumerate(
+                islice(found, max(skip - start, 0), None), start=max(skip, start) + 1
+            ):
                 yield row, without_nulls, f"{path}: row {number}"
 
 

@@ -122,7 +122,9 @@ def open_folder(path: Path, split: str) -> list[Part]:
     """
     if not is_saved(path):
         files = [Path(file) for file in named_files(str(path), split)]
-        if all(file.suffix.lower() in ENDINGS and file.suffix.lower() not in TABLES for file in files):
+        if all(
+            file.suffix.lower() in ENDINGS and file.suffix.lower() not in TABLES for file in files
+        ):
             return [open_file(file) for file in files]
     return [open_named(str(path), split)]
 

@@ -41,7 +41,10 @@ class NewImages:
             for ref in conversation.images:
                 if ref.name not in self.seen:
                     self.seen.add(ref.name)
-                    yield *keyed(ref, self.processor.image_rule, conversation.origin), conversation.origin
+                    yield (
+                        *keyed(ref, self.processor.image_rule, conversation.origin),
+                        conversation.origin,
+                    )
 
     def stored(self, key: str) -> bool:
         """Whether there is an entry of that key."""
@@ -68,7 +71,9 @@ class MissingPixels(NewImages):
         ]
 
 
-def image_keys(rows: Sequence[Row], processor: Processor, title: str) -> Iterator[list[tuple[str, bool]]]:
+def image_keys(
+    rows: Sequence[Row], processor: Processor, title: str
+) -> Iterator[list[tuple[str, bool]]]:
     """What `ImageKeys` finds in each row, in order; many processes, a progress bar."""
     workers = min(os.cpu_count() or 1, 16) if len(rows) >= FORK_FROM else 0
     loader: DataLoader[Any] = DataLoader(
@@ -79,7 +84,9 @@ def image_keys(rows: Sequence[Row], processor: Processor, title: str) -> Iterato
     yield from tqdm(loader, desc=title, unit="row", leave=False, total=len(rows))
 
 
-def missing_pixels(rows: Sequence[Row], processor: Processor, batch_size: int, workers: int) -> DataLoader[Any]:
+def missing_pixels(
+    rows: Sequence[Row], processor: Processor, batch_size: int, workers: int
+) -> DataLoader[Any]:
     """Batches of what `MissingPixels` finds in `batch_size` rows, as `stack_images` has them; some may be empty."""
     return DataLoader(
         MissingPixels(rows, processor),  # type: ignore[arg-type]

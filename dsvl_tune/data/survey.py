@@ -22,7 +22,8 @@ from dsvl_tune.data.template import Form
 from dsvl_tune.schema import Conversation, Processor, UserError
 
 PLACEHOLDERS = re.compile(
-    r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]", re.I
+    r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]",
+    re.I,
 )
 """How other tools write an image into text; here it would be read as these letters."""
 FORK_FROM = 2000
@@ -165,7 +166,13 @@ def examined(
     """The facts of each of the rows with these numbers, of all without; other arguments as in `survey`."""
     streamed = isinstance(rows, StreamedRows)
     total = None if streamed else len(rows) if numbers is None else len(numbers)
-    keys = iter(rows.records() if isinstance(rows, StreamedRows) else range(len(rows)) if numbers is None else numbers)
+    keys = iter(
+        rows.records()
+        if isinstance(rows, StreamedRows)
+        else range(len(rows))
+        if numbers is None
+        else numbers
+    )
     workers = min(os.cpu_count() or 1, 16) if total is None or total >= FORK_FROM else 0
     loader: DataLoader[Any] = DataLoader(
         Surveyed(rows, examine),  # type: ignore[arg-type]  # has length and items

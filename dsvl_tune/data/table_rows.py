@@ -55,7 +55,10 @@ class TableRows:
 
     def write(self, kept: Sequence[int], path: Path) -> None:
         """An Arrow file (IPC stream, as datasets writes it) with some of the rows."""
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, self.table[0:1].schema) as writer:
+        with (
+            pa.OSFile(str(path), "wb") as file,
+            pa.ipc.new_stream(file, self.table[0:1].schema) as writer,
+        ):
             for start in range(0, len(kept), WRITTEN):
                 rows = [self.table[index : index + 1] for index in kept[start : start + WRITTEN]]
                 writer.write_table(pa.concat_tables(rows).combine_chunks())
@@ -95,7 +98,12 @@ def open_arrow(path: Path) -> TableRows:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: not an Arrow file that can be read ({error}).") from None
     status = path.stat()
-    return TableRows(str(path), Batches(batches), path.parent, f"{path.resolve()}{status.st_size} {status.st_mtime_ns}")
+    return TableRows(
+        str(path),
+        Batches(batches),
+        path.parent,
+        f"{path.resolve()}{status.st_size} {status.st_mtime_ns}",
+    )
 
 
 def open_parquet(path: Path) -> TableRows:
@@ -120,7 +128,9 @@ def open_named(name: str, split: str) -> TableRows:
         table = load(path, name, config or None, split=split)
         return TableRows(f"{name}#{split}", table, Path(), table._fingerprint)
     if not is_saved(folder):
-        table = load(str(folder.resolve()), name, split=split)  # "csv" alone would be datasets' own loader of that name
+        table = load(
+            str(folder.resolve()), name, split=split
+        )  # "csv" alone would be datasets' own loader of that name
         return TableRows(f"{name}#{split}", table, folder, table._fingerprint)
     try:
         saved = load_from_disk(str(folder))
@@ -128,7 +138,9 @@ def open_named(name: str, split: str) -> TableRows:
         raise UserError(f"{name}: not a saved data set that can be read ({error}).") from None
     if isinstance(saved, DatasetDict):
         if split not in saved:
-            raise UserError(f"{name}: no split {split!r}. It has {', '.join(saved)}; name one as {name}#SPLIT.")
+            raise UserError(
+                f"{name}: no split {split!r}. It has {', '.join(saved)}; name one as {name}#SPLIT."
+            )
         saved = saved[split]
     return TableRows(f"{name}#{split}", saved.with_format("arrow"), folder, saved._fingerprint)
 
@@ -151,7 +163,9 @@ def named_files(name: str, split: str) -> list[str]:
     with telling(name):
         files = load_dataset_builder(path, config or None).config.data_files or {}
     if split not in files:
-        raise UserError(f"{name}: no split {split!r}. It has {', '.join(map(str, files))}; name one as {name}#SPLIT.")
+        raise UserError(
+            f"{name}: no split {split!r}. It has {', '.join(map(str, files))}; name one as {name}#SPLIT."
+        )
     return [str(file) for file in files[split]]
 
 
@@ -170,9 +184,19 @@ def telling(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError, pa.ArrowException) as error:
+    except (
+        DatasetsError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        pa.ArrowException,
+    ) as error:
         said = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{name}: datasets cannot read it ({type(error).__name__}: {said}).") from None
+        raise UserError(
+            f"{name}: datasets cannot read it ({type(error).__name__}: {said})."
+        ) from None
 
 
 def hub_name(name: str) -> tuple[str, str, str]:

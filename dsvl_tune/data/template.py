@@ -37,7 +37,9 @@ class Segment:
         return self.weight > 0
 
 
-def render(conversation: Conversation, processor: Processor, form: Form = "training") -> list[Segment]:
+def render(
+    conversation: Conversation, processor: Processor, form: Form = "training"
+) -> list[Segment]:
     """The whole prompt without the BOS token, neighbouring text that is not learnt joined.
 
     Segments meet at special tokens and before the space of an answer, where the tokenizer splits anyway: tokenising
@@ -62,9 +64,13 @@ def render(conversation: Conversation, processor: Processor, form: Form = "train
     check_text(system, processor, f"{conversation.origin}: system prompt")
     segments = [Segment((system + "\n\n").lstrip())] if system else []
     for number, turn in enumerate(turns, start=1):
-        segments += render_turn(turn, processor, f"{conversation.origin}: turn {number} ({turn.role})")
+        segments += render_turn(
+            turn, processor, f"{conversation.origin}: turn {number} ({turn.role})"
+        )
     if form == "training" and not any(segment.learn for segment in segments):
-        raise UserError(f"{conversation.origin}: every answer has weight 0, so nothing is learnt. Leave the row out.")
+        raise UserError(
+            f"{conversation.origin}: every answer has weight 0, so nothing is learnt. Leave the row out."
+        )
     if form == "generation":
         segments = [Segment(segment.content) for segment in segments]
     return join_unlearnt(segments)
@@ -77,11 +83,15 @@ def render_turn(turn: Turn, processor: Processor, where: str) -> list[Segment]:
             check_text(part, processor, where)
     parts = strip_parts(turn.parts)
     if not parts:
-        raise UserError(f"{where}: empty. Expected text{' or an image' if turn.role == 'user' else ''}; drop the row.")
+        raise UserError(
+            f"{where}: empty. Expected text{' or an image' if turn.role == 'user' else ''}; drop the row."
+        )
     if turn.role == "user":
         return [Segment("User: "), *(Segment(part) for part in parts), Segment("\n\nAssistant:")]
     if any(isinstance(part, ImageRef) for part in parts):
-        raise UserError(f"{where}: an image in an answer. The model answers in text; move it to a user turn.")
+        raise UserError(
+            f"{where}: an image in an answer. The model answers in text; move it to a user turn."
+        )
     eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
     return [Segment(f" {''.join(map(str, parts))}{eos}", weight=turn.weight)]
 
@@ -107,7 +117,9 @@ def strip_parts(parts: tuple[Part, ...]) -> list[Part]:
 def join_unlearnt(segments: list[Segment]) -> list[Segment]:
     """Neighbouring texts that are not learnt as one segment: a token may span them."""
     joined: list[Segment] = []
-    for plain, run in groupby(segments, key=lambda segment: isinstance(segment.content, str) and not segment.learn):
+    for plain, run in groupby(
+        segments, key=lambda segment: isinstance(segment.content, str) and not segment.learn
+    ):
         alike = list(run)
         if plain:
             joined.append(Segment("".join(str(segment.content) for segment in alike)))
@@ -137,7 +149,9 @@ def check_text(text: str, processor: Processor, where: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: the text holds half a character ({error}). Repair the text.") from None
+        raise UserError(
+            f"{where}: the text holds half a character ({error}). Repair the text."
+        ) from None
     for token in processor.tokenizer.all_special_tokens:
         if token in text:
             raise UserError(

@@ -21,7 +21,9 @@ def cached_picture(url: str, where: str) -> Path:
     Raises:
         UserError: it cannot be fetched, or is too large.
     """
-    return cached("images", hashlib.sha256(url.encode()).hexdigest(), lambda path: fetch(url, where, path))
+    return cached(
+        "images", hashlib.sha256(url.encode()).hexdigest(), lambda path: fetch(url, where, path)
+    )
 
 
 def fetch(url: str, where: str, path: Path) -> None:
@@ -30,7 +32,9 @@ def fetch(url: str, where: str, path: Path) -> None:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(MAX_BYTES + 1)
     except (urllib.error.URLError, OSError, ValueError) as error:
-        raise UserError(f"{where}: cannot be fetched ({error}). Save it below the images' root folder.") from None
+        raise UserError(
+            f"{where}: cannot be fetched ({error}). Save it below the images' root folder."
+        ) from None
     if len(content) > MAX_BYTES:
         raise UserError(f"{where}: more than {MAX_BYTES // 10**6} MB. Save a smaller one.")
     path.write_bytes(content)

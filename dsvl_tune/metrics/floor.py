@@ -38,5 +38,7 @@ def constant_answer_floor(known: Iterable[Answered], asked: list[Answered]) -> d
         return answers.most_common(1)[0][0] if answers else ""
 
     return accuracy_by_kind(
-        [best(row.kind, row.question) for row in asked], [row.answer for row in asked], [row.kind for row in asked]
+        [best(row.kind, row.question) for row in asked],
+        [row.answer for row in asked],
+        [row.kind for row in asked],
     )

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
@@ -27,7 +32,9 @@ Variant = Literal["lora", "rslora", "dora"]
 FULL_WEIGHTS = "full_parts.safetensors"
 
 
-def apply_plan(model: PreTrainedModel, plan: Plan, variant: Variant = "lora", dropout: float = 0.0) -> None:
+def apply_plan(
+    model: PreTrainedModel, plan: Plan, variant: Variant = "lora", dropout: float = 0.0
+) -> None:
     """Freeze everything, then open what the plan opens. Trained tensors become float32, frozen ones keep their dtype.
 
     Args:
@@ -71,7 +78,9 @@ def assert_adapted_parts(model: nn.Module, expected: set[str]) -> None:
         raise RuntimeError(f"adapters went to {sorted(adapted)}, the plan says {sorted(expected)}")
 
 
-def save_trained(model: PreTrainedModel, folder: Path, read: Callable[[str], Tensor] | None = None) -> None:
+def save_trained(
+    model: PreTrainedModel, folder: Path, read: Callable[[str], Tensor] | None = None
+) -> None:
     """Write what was trained: adapters as a plain peft folder, fully trained tensors beside them.
 
     `adapter_config.json` and `adapter_model.safetensors` are what peft reads; `full_parts.safetensors` (only when a
@@ -83,7 +92,9 @@ def save_trained(model: PreTrainedModel, folder: Path, read: Callable[[str], Ten
         folder: to write into.
         read: gives a trained parameter's values by its name; None takes the model's own.
     """
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
     read = read or (lambda name: whole(trained[name]))
     full = {name.replace(".base_layer.", "."): name for name in trained if "lora_" not in name}
     adapters = {name: read(name) for name in trained if "lora_" in name}
@@ -94,7 +105,10 @@ def save_trained(model: PreTrainedModel, folder: Path, read: Callable[[str], Ten
     folder.mkdir(parents=True, exist_ok=True)
     if full:
         like = {plain: trained[name] for plain, name in full.items()}
-        write_whole(folder / FULL_WEIGHTS, lambda path: stream_tensors(path, like, lambda plain: read(full[plain])))
+        write_whole(
+            folder / FULL_WEIGHTS,
+            lambda path: stream_tensors(path, like, lambda plain: read(full[plain])),
+        )
     config = getattr(model, "peft_config", {}).get("default")
     if config is None:
         return
@@ -123,15 +137,23 @@ def load_trained(model: PreTrainedModel, folder: Path) -> None:
     """
     adapter, full = folder / "adapter_config.json", folder / FULL_WEIGHTS
     if not adapter.is_file() and not full.is_file():
-        raise UserError(f"{folder}: neither adapter_config.json nor {FULL_WEIGHTS} there. Give a run's adapter folder.")
+        raise UserError(
+            f"{folder}: neither adapter_config.json nor {FULL_WEIGHTS} there. Give a run's adapter folder."
+        )
     if adapter.is_file():
         load_adapter(model, folder)
     if full.is_file():
         state, names = read_file(full), dict(model.named_parameters())
         plain = {name.replace(".base_layer.", "."): parameter for name, parameter in names.items()}
-        unknown = [name for name, tensor in state.items() if name not in plain or plain[name].shape != tensor.shape]
+        unknown = [
+            name
+            for name, tensor in state.items()
+            if name not in plain or plain[name].shape != tensor.shape
+        ]
         if unknown:
-            raise UserError(f"{full}: {len(unknown)} tensors do not fit the base, e.g. {unknown[0]}.")
+            raise UserError(
+                f"{full}: {len(unknown)} tensors do not fit the base, e.g. {unknown[0]}."
+            )
         with torch.no_grad():
             for name, tensor in state.items():
                 plain[name].copy_(tensor)
@@ -150,5 +172,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> None:
     expected = {name for name in get_peft_model_state_dict(model, adapter_name="default")}
     if expected != set(state):
         wrong = sorted(expected.symmetric_difference(state))
-        raise UserError(f"{folder}: the adapter does not fit the base ({len(wrong)} tensors differ, e.g. {wrong[0]}).")
+        raise UserError(
+            f"{folder}: the adapter does not fit the base ({len(wrong)} tensors differ, e.g. {wrong[0]})."
+        )
     set_peft_model_state_dict(model, state, adapter_name="default")

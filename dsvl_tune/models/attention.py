@@ -32,7 +32,9 @@ def attention_mask(segments: Tensor, branches: Tensor) -> Tensor:
     length = branches.shape[1]
     sees = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == 0)
     sees &= segments[:, :, None] == segments[:, None, :]
-    return sees.logical_and_(torch.ones(length, length, dtype=torch.bool, device=branches.device).tril())[:, None]
+    return sees.logical_and_(
+        torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
+    )[:, None]
 
 
 def mask_rule(segments: Tensor, branches: Tensor) -> Callable[..., Tensor]:

@@ -40,9 +40,15 @@ def adapted_model(
     Raises:
         UserError: the checkpoint is no good, or does not have what is asked for.
     """
-    model = empty_model(folder, dtype, quantization) if empty else load_model(folder, dtype, quantization)
+    model = (
+        empty_model(folder, dtype, quantization)
+        if empty
+        else load_model(folder, dtype, quantization)
+    )
     plan = fit_plan(requested, model, overridden)
-    with drawable(model, {part for part, how in plan.items() if how.mode == "lora"} if empty else set()):
+    with drawable(
+        model, {part for part, how in plan.items() if how.mode == "lora"} if empty else set()
+    ):
         apply_plan(model, plan, variant, dropout)
     return model, plan
 
@@ -75,4 +81,7 @@ def build_model(
     if mesh is not None:
         shard(model, mesh)
         fill(model, Weights(Path(model.name_or_path), model.config), dtype)
-    return model.train(), plan  # loading gives eval mode, which would switch the adapters' dropout off
+    return (
+        model.train(),
+        plan,
+    )  # loading gives eval mode, which would switch the adapters' dropout off

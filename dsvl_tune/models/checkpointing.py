@@ -41,6 +41,9 @@ def checkpoint_activations(model: PreTrainedModel, parts: bool | Sequence[Checkp
             )
         module = getattr(model.model, MODULES[part])
         # 5.23 renamed the method and warns of the old name, the only one that 5.20 has.
-        enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
+        enable = (
+            getattr(module, "activation_checkpointing_enable", None)
+            or module.gradient_checkpointing_enable
+        )
         enable({"use_reentrant": False})
         module.disable_input_require_grads()

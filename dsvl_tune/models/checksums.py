@@ -36,7 +36,9 @@ def read_sums(path: Path) -> dict[str, str]:
     for number, line in enumerate(lines, start=1):
         match = LINE.fullmatch(line)
         if match is None:
-            raise UserError(f"{path}, line {number}: expected a SHA-256, two spaces and a file name, found {line!r}.")
+            raise UserError(
+                f"{path}, line {number}: expected a SHA-256, two spaces and a file name, found {line!r}."
+            )
         sums[match[2]] = match[1]
     return sums
 
@@ -53,7 +55,9 @@ def check_sums(folder: Path, sums: dict[str, str], listed_in: Path) -> None:
     for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"{folder}: no {name} there, which {listed_in} lists. Copy the checkpoint again.")
+            raise UserError(
+                f"{folder}: no {name} there, which {listed_in} lists. Copy the checkpoint again."
+            )
         if (found := sha256(path)) != expected:
             raise UserError(
                 f"{path}: SHA-256 is {found}, {listed_in} expects {expected}. The file was damaged or changed: copy "
@@ -73,8 +77,14 @@ def check_own_sums(folder: Path, weights: bool) -> None:
     path = folder / SUMS
     if not path.is_file():
         return
-    sums = {name: value for name, value in read_sums(path).items() if name.endswith(".safetensors") == weights}
+    sums = {
+        name: value
+        for name, value in read_sums(path).items()
+        if name.endswith(".safetensors") == weights
+    }
     needed = [file.name for file in folder.glob("*.safetensors" if weights else "*.json")]
     if missing := sorted(set(needed) - set(sums)):
-        raise UserError(f"{path}: does not list {missing[0]}, which lies beside it. Was the list cut off?")
+        raise UserError(
+            f"{path}: does not list {missing[0]}, which lies beside it. Was the list cut off?"
+        )
     check_sums(folder, sums, path)

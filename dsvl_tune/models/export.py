@@ -34,13 +34,19 @@ def plan_files(weights: Weights, layout: Layout) -> dict[str, list[Planned]]:
     """File name -> what goes into it. The base's own division into files is kept."""
     files: dict[str, list[Planned]] = {}
     for name, pair in weights.pairs.items():
-        planned = Planned(name, (name,), pair) if layout == "transformers" else Planned(*pair[:2], pair)
-        if planned.sources[0] == name:  # the second and third part of a fused tensor come with its first
+        planned = (
+            Planned(name, (name,), pair) if layout == "transformers" else Planned(*pair[:2], pair)
+        )
+        if (
+            planned.sources[0] == name
+        ):  # the second and third part of a fused tensor come with its first
             files.setdefault(weights.stored[name].path.name, []).append(planned)
     return dict(sorted(files.items()))
 
 
-def write_weights(weights: Weights, target: Path, layout: Layout, alter: Alter, dtype: torch.dtype | None) -> None:
+def write_weights(
+    weights: Weights, target: Path, layout: Layout, alter: Alter, dtype: torch.dtype | None
+) -> None:
     """Write every tensor of a checkpoint.
 
     What transformers has no place for goes to a side file of a checkpoint in transformers' layout and back among the
@@ -62,7 +68,10 @@ def write_weights(weights: Weights, target: Path, layout: Layout, alter: Alter, 
         for file, planned in files.items():
             tensors = {}
             for name, sources, pair in planned:
-                parts = [cast(source, alter(source, weights.read(source)), dtype, weights) for source in sources]
+                parts = [
+                    cast(source, alter(source, weights.read(source)), dtype, weights)
+                    for source in sources
+                ]
                 tensors[name] = pair.join(parts) if layout == "original" else parts[0]
                 progress.update(len(sources))
             if layout == "original" and file == first:
@@ -71,7 +80,9 @@ def write_weights(weights: Weights, target: Path, layout: Layout, alter: Alter, 
             index |= dict.fromkeys(tensors, file)
             total_bytes += sum(tensor.nbytes for tensor in tensors.values())
     if list(files) != [WEIGHTS]:
-        write_json(target / WEIGHTS_INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": index})
+        write_json(
+            target / WEIGHTS_INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": index}
+        )
     if layout == "transformers" and weights.unused:
         side = {name: read_tensor(stored) for name, stored in weights.unused.items()}
         (target / UNUSED).parent.mkdir(exist_ok=True)
@@ -84,10 +95,14 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype | None, weights: Weights)
     Raises:
         UserError: a value is too large for it.
     """
-    stored = getattr(torch, {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[weights.stored[name].dtype])
+    stored = getattr(
+        torch, {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[weights.stored[name].dtype]
+    )
     written = tensor.to(dtype or stored)
     if not all(bound.isfinite() for bound in written.aminmax()):
-        raise UserError(f"tensor {name}: a value does not fit {written.dtype}. Give --dtype bfloat16 or float32.")
+        raise UserError(
+            f"tensor {name}: a value does not fit {written.dtype}. Give --dtype bfloat16 or float32."
+        )
     return written
 
 
@@ -98,7 +113,9 @@ def same_bits(one: Tensor, two: Tensor) -> bool:
     return torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in (one, two)))
 
 
-def compare_weights(base: Weights, written: Weights, changes: set[str], dtype: torch.dtype | None) -> list[str]:
+def compare_weights(
+    base: Weights, written: Weights, changes: set[str], dtype: torch.dtype | None
+) -> list[str]:
     """Read a written checkpoint back beside its base.
 
     Args:
@@ -117,9 +134,13 @@ def compare_weights(base: Weights, written: Weights, changes: set[str], dtype: t
         if same_bits(before.to(dtype or before.dtype), after):
             continue
         if name not in changes:
-            raise UserError(f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept.")
+            raise UserError(
+                f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept."
+            )
         differing.append(name)
     for name, stored in base.unused.items():
         if not same_bits(read_tensor(stored), read_tensor(written.unused[name])):
-            raise UserError(f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept.")
+            raise UserError(
+                f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept."
+            )
     return differing

@@ -107,7 +107,9 @@ def image_settings(rule: ImageRule, family: str) -> dict[str, Any]:
         "image_mean": list(rule.low.mean),
         "image_std": list(rule.low.std),
         "min_size": rule.min_size,
-        "resample": 2 if rule.high else 3,  # the low branch is resized bilinearly from the padded square
+        "resample": 2
+        if rule.high
+        else 3,  # the low branch is resized bilinearly from the padded square
         **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_pad"), True),
         "rescale_factor": 1 / 255,
     }
@@ -132,4 +134,6 @@ def write_original_files(weights: Weights, target: Path, dtype: str) -> None:
         write_json(target / name, content)
     shutil.copyfile(weights.folder / "tokenizer.json", target / "tokenizer.json")
     template = chat_template(default_system_prompt(tokenizer))
-    write_whole(target / CHAT_TEMPLATE, lambda partial: partial.write_text(template, encoding="utf-8"))
+    write_whole(
+        target / CHAT_TEMPLATE, lambda partial: partial.write_text(template, encoding="utf-8")
+    )

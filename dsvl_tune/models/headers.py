@@ -37,7 +37,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path.parent}: no {path.name} there. Is it a checkpoint folder?") from None
+        raise UserError(
+            f"{path.parent}: no {path.name} there. Is it a checkpoint folder?"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON ({error}).") from None
     if not isinstance(content, dict):
@@ -69,8 +71,14 @@ def read_headers(folder: Path) -> dict[str, Stored]:
         found = read_header(folder / shard)
         listed = {name for name, place in places.items() if place == shard}
         if wrong := sorted(listed ^ set(found)):
-            where = f"is not in {shard}" if wrong[0] in listed else f"is in {shard} but not listed there"
-            raise UserError(f"{index}: {wrong[0]} {where} ({len(wrong)} such). Copy index and files together again.")
+            where = (
+                f"is not in {shard}"
+                if wrong[0] in listed
+                else f"is in {shard} but not listed there"
+            )
+            raise UserError(
+                f"{index}: {wrong[0]} {where} ({len(wrong)} such). Copy index and files together again."
+            )
         headers |= found
     return headers
 
@@ -83,17 +91,32 @@ def read_header(path: Path) -> dict[str, Stored]:
     """
     if not path.is_file():
         pickles = sorted(file.name for pattern in PICKLES for file in path.parent.glob(pattern))
-        hint = f" {pickles[0]} is a pickle, which can run code, and is never opened." if pickles else ""
-        raise UserError(f"{path.parent}: no {path.name} there. Weights are read from safetensors files only.{hint}")
+        hint = (
+            f" {pickles[0]} is a pickle, which can run code, and is never opened."
+            if pickles
+            else ""
+        )
+        raise UserError(
+            f"{path.parent}: no {path.name} there. Weights are read from safetensors files only.{hint}"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            return {name: Stored(path, name, s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+            return {
+                name: Stored(path, name, s.get_dtype(), tuple(s.get_shape()))
+                for name, s in slices.items()
+            }
     except (SafetensorError, OSError) as error:
         with path.open("rb") as opened:
             pickled = opened.read(4).startswith(PICKLE_STARTS)
-        found = "a pickle, which can run code and is never opened" if pickled else f"damaged or truncated ({error})"
-        raise UserError(f"{path}: expected a safetensors file, found one that is {found}. Copy it again.") from None
+        found = (
+            "a pickle, which can run code and is never opened"
+            if pickled
+            else f"damaged or truncated ({error})"
+        )
+        raise UserError(
+            f"{path}: expected a safetensors file, found one that is {found}. Copy it again."
+        ) from None
 
 
 def weight_files(folder: Path) -> dict[str, Path]:

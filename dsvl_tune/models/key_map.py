@@ -16,7 +16,14 @@ from torch import Tensor
 
 Change = Literal["same", "batch", "qkv"]
 # What a field of a rule may stand for. {qkv} stands for the three projections that the original keeps in one tensor.
-FIELDS = {"layer": r"\d+", "n": "[12]", "hw": "[hw]", "leaf": "weight|bias", "qkv": "[qkv]", "rest": ".+"}
+FIELDS = {
+    "layer": r"\d+",
+    "n": "[12]",
+    "hw": "[hw]",
+    "leaf": "weight|bias",
+    "qkv": "[qkv]",
+    "rest": ".+",
+}
 
 
 class Rule(NamedTuple):
@@ -51,7 +58,10 @@ class Pair(NamedTuple):
         return tensors[0][None] if self.change == "batch" else tensors[0]
 
 
-SAM, SAM_HF = "vision_model.vision_tower_high.vision_tower.", "model.high_res_vision_model.vision_encoder."
+SAM, SAM_HF = (
+    "vision_model.vision_tower_high.vision_tower.",
+    "model.high_res_vision_model.vision_encoder.",
+)
 SAM_RULES = (
     Rule(SAM + "pos_embed", SAM_HF + "pos_embed"),
     Rule(SAM + "patch_embed.proj.{leaf}", SAM_HF + "patch_embed.projection.{leaf}"),
@@ -85,7 +95,11 @@ SIGLIP_RULES = (
     Rule("pos_embed", "embeddings.position_embedding.weight", "batch"),
     Rule("patch_embed.proj.{leaf}", "embeddings.patch_embedding.{leaf}"),
     Rule("blocks.{layer}.norm{n}.{leaf}", "encoder.layers.{layer}.layer_norm{n}.{leaf}"),
-    Rule("blocks.{layer}.attn.qkv.{leaf}", "encoder.layers.{layer}.self_attn.{qkv}_proj.{leaf}", "qkv"),
+    Rule(
+        "blocks.{layer}.attn.qkv.{leaf}",
+        "encoder.layers.{layer}.self_attn.{qkv}_proj.{leaf}",
+        "qkv",
+    ),
     Rule("blocks.{layer}.attn.proj.{leaf}", "encoder.layers.{layer}.self_attn.out_proj.{leaf}"),
     Rule("blocks.{layer}.mlp.fc{n}.{leaf}", "encoder.layers.{layer}.mlp.fc{n}.{leaf}"),
     Rule("norm.{leaf}", "post_layernorm.{leaf}"),
@@ -111,7 +125,10 @@ LANGUAGE_RULES = (
 RULES = {
     family: (
         *(SAM_RULES if family == "deepseek_vl_hybrid" else ()),
-        *(Rule(SIGLIP[family] + original, SIGLIP_HF + name, change) for original, name, change in SIGLIP_RULES),
+        *(
+            Rule(SIGLIP[family] + original, SIGLIP_HF + name, change)
+            for original, name, change in SIGLIP_RULES
+        ),
         *ALIGNER_RULES[family],
         *LANGUAGE_RULES,
     )
@@ -123,7 +140,9 @@ RULES = {
 def pattern(template: str) -> re.Pattern[str]:
     """A rule's name as a pattern with a group for each field."""
     parts = [(re.escape(text), field) for text, field, *_ in Formatter().parse(template)]
-    return re.compile("".join(text + (f"(?P<{field}>{FIELDS[field]})" if field else "") for text, field in parts))
+    return re.compile(
+        "".join(text + (f"(?P<{field}>{FIELDS[field]})" if field else "") for text, field in parts)
+    )
 
 
 def pair_of_original(name: str, family: str) -> Pair | None:
@@ -131,7 +150,11 @@ def pair_of_original(name: str, family: str) -> Pair | None:
     for original, transformers, change in RULES[family]:
         if match := pattern(original).fullmatch(name):
             letters = "qkv" if change == "qkv" else " "
-            return Pair(name, tuple(transformers.format(**match.groupdict(), qkv=letter) for letter in letters), change)
+            return Pair(
+                name,
+                tuple(transformers.format(**match.groupdict(), qkv=letter) for letter in letters),
+                change,
+            )
     return None
 
 
@@ -154,13 +177,27 @@ def unused_shapes(family: str, width: int, mlp: int, high_width: int) -> dict[st
     """
     pool = {
         "latent": (1, 1, width),
-        **{"q.weight": (width, width), "q.bias": (width,), "kv.weight": (2 * width, width), "kv.bias": (2 * width,)},
-        **{"proj.weight": (width, width), "proj.bias": (width,), "norm.weight": (width,), "norm.bias": (width,)},
+        **{
+            "q.weight": (width, width),
+            "q.bias": (width,),
+            "kv.weight": (2 * width, width),
+            "kv.bias": (2 * width,),
+        },
+        **{
+            "proj.weight": (width, width),
+            "proj.bias": (width,),
+            "norm.weight": (width,),
+            "norm.bias": (width,),
+        },
         **{"mlp.fc1.weight": (mlp, width), "mlp.fc1.bias": (mlp,), "mlp.fc2.weight": (width, mlp)},
         "mlp.fc2.bias": (width,),
     }
-    shapes: dict[str, tuple[int, ...]] = {f"{SIGLIP[family]}attn_pool.{name}": shape for name, shape in pool.items()}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{SIGLIP[family]}attn_pool.{name}": shape for name, shape in pool.items()
+    }
     if family == "deepseek_vl_hybrid":
         for branch, size in (("high", high_width), ("low", width)):
-            shapes |= {f"vision_model.{branch}_layer_norm.{leaf}": (size,) for leaf in ("weight", "bias")}
+            shapes |= {
+                f"vision_model.{branch}_layer_norm.{leaf}": (size,) for leaf in ("weight", "bias")
+            }
     return shapes

@@ -21,7 +21,13 @@ from dsvl_tune.models.checksums import SUMS, check_own_sums
 from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.original import original_config
-from dsvl_tune.models.quantization import OnDemand, Quantization, check_widths, finish_quantization, nf4_config
+from dsvl_tune.models.quantization import (
+    OnDemand,
+    Quantization,
+    check_widths,
+    finish_quantization,
+    nf4_config,
+)
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.models.weights import CLASSES, Weights
 from dsvl_tune.schema import UserError
@@ -82,7 +88,9 @@ def read_config(folder: Path) -> PretrainedConfig:
     try:
         if content["model_type"] == ORIGINAL:
             image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-            config = original_config(content, {name: h.shape for name, h in headers.items()}, image_token_id)
+            config = original_config(
+                content, {name: h.shape for name, h in headers.items()}, image_token_id
+            )
         else:
             config = CONFIGS[content["model_type"]].from_dict(content)
             config.tie_word_embeddings = is_tied(content, set(headers))
@@ -101,7 +109,10 @@ def refuse_quantized(folder: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: config.json, or a part of it, has a `quantization_config`.
     """
-    places = {"": content, **{f"{name}.": part for name, part in content.items() if isinstance(part, dict)}}
+    places = {
+        "": content,
+        **{f"{name}.": part for name, part in content.items() if isinstance(part, dict)},
+    }
     for place, settings in places.items():
         if settings.get("quantization_config"):
             raise UserError(
@@ -150,7 +161,9 @@ def load_model(
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
-    assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), report
+    assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched")), (
+        report
+    )
     if quantization is not None:
         finish_quantization(model)
     return finish_model(model, folder).eval()
@@ -159,6 +172,8 @@ def load_model(
 def finish_model(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """The model, told its folder and that answers are greedy up to the tokenizer's end token, with our kernels."""
     model.name_or_path = str(folder)
-    model.generation_config = GenerationConfig(**special_ids(load_tokenizer(folder)), do_sample=False)
+    model.generation_config = GenerationConfig(
+        **special_ids(load_tokenizer(folder)), do_sample=False
+    )
     install_kernels(model)
     return model

@@ -20,7 +20,13 @@ class LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
     ) -> Tensor:
         """From [..., K]; weight [N, K], a [R, K], b [N, R]; to [..., N]; one dtype for all."""
         inner = product(x, a)
@@ -40,7 +46,9 @@ class LoraProduct(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_x = product(rows, weight.t()).addmm_(of_inner, a).view_as(x)
         of_a = of_inner.t() @ x.flatten(0, -2) if ctx.needs_input_grad[3] else None
-        of_b = (rows.t() @ inner.flatten(0, -2)).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        of_b = (
+            (rows.t() @ inner.flatten(0, -2)).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        )
         return of_x, None, None, of_a, of_b, None
 
 
@@ -62,7 +70,12 @@ class FusedLoraLinear(PeftLoraLinear):
         peft casts, and autocast has a say too.
         """
         active = [name for name in self.active_adapters if name in self.lora_A]
-        if self.disable_adapters or self.merged or len(active) != 1 or torch.is_autocast_enabled(x.device.type):
+        if (
+            self.disable_adapters
+            or self.merged
+            or len(active) != 1
+            or torch.is_autocast_enabled(x.device.type)
+        ):
             return None
         name = active[0]
         base, dropout = self.base_layer, self.lora_dropout[name]

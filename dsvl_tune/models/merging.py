@@ -61,26 +61,38 @@ def read_changes(folder: Path) -> dict[str, Change]:
     if (folder / "adapter_config.json").is_file():
         kind = read_json(folder / "adapter_config.json").get("peft_type")
         if kind != "LORA":
-            raise UserError(f"{folder}/adapter_config.json: peft_type is {kind!r}, only LORA can be merged.")
+            raise UserError(
+                f"{folder}/adapter_config.json: peft_type is {kind!r}, only LORA can be merged."
+            )
         config = LoraConfig.from_pretrained(str(folder))
         for name, tensor in read_file(folder / "adapter_model.safetensors").items():
             add_adapter_tensor(changes, name, tensor, config)
     for name, change in changes.items():
         if change.lora_a is None or change.lora_b is None:
-            raise UserError(f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again.")
+            raise UserError(
+                f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again."
+            )
     if (folder / FULL_WEIGHTS).is_file():
         for name, stored in read_header(folder / FULL_WEIGHTS).items():
             changes[name] = Change(replacement=stored)
     if not changes:
-        raise UserError(f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its adapter.")
+        raise UserError(
+            f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its adapter."
+        )
     return changes
 
 
-def add_adapter_tensor(changes: dict[str, Change], name: str, tensor: Tensor, config: LoraConfig) -> None:
+def add_adapter_tensor(
+    changes: dict[str, Change], name: str, tensor: Tensor, config: LoraConfig
+) -> None:
     """File one tensor of a peft adapter under the base tensor that it changes."""
-    match = re.fullmatch(r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?", name)
+    match = re.fullmatch(
+        r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?", name
+    )
     if match is None:
-        raise UserError(f"adapter tensor {name}: only LoRA, rsLoRA and DoRA on linear layers can be merged.")
+        raise UserError(
+            f"adapter tensor {name}: only LoRA, rsLoRA and DoRA on linear layers can be merged."
+        )
     module, kind = match[1], match[2]
     change = changes.setdefault(f"{module}.weight", Change())
     if kind == "lora_A":
@@ -117,7 +129,11 @@ def check_changes(weights: Weights, changes: dict[str, Change]) -> None:
 
 
 def merge_into(
-    weights: Weights, changes: dict[str, Change], target: Path, layout: Layout, dtype: torch.dtype | None
+    weights: Weights,
+    changes: dict[str, Change],
+    target: Path,
+    layout: Layout,
+    dtype: torch.dtype | None,
 ) -> None:
     """Write base and changes as one checkpoint; without changes, this converts.
 

@@ -25,7 +25,10 @@ class Tower(NamedTuple):
 
 
 # deepseek_vl/models/siglip_vit.py, SigLIP_MODEL_CONFIG: SigLIP's number of heads leaves no trace in its shapes.
-SIGLIP_TOWERS = {"siglip_large_patch16_384": Tower(1024, 24, 16), "siglip_so400m_patch14_384": Tower(1152, 27, 16)}
+SIGLIP_TOWERS = {
+    "siglip_large_patch16_384": Tower(1024, 24, 16),
+    "siglip_so400m_patch14_384": Tower(1152, 27, 16),
+}
 SAM_TOWERS = {"sam_b_downsample": Tower(768, 12, 12)}  # deepseek_vl/models/sam.py, SAM_MODEL_CONFIG
 EPS = 1e-6  # layer norms and RMS norms: deepseek_vl/models/siglip_vit.py, sam.py; Llama's default
 PROJECTORS = {"deepseek_vl_hybrid": "low_high_hybrid_split_mlp_gelu", "deepseek_vl": "mlp_gelu"}
@@ -58,7 +61,9 @@ def original_config(
         parts["text_config"].pop(name, None)
     if family == "deepseek_vl":
         return DeepseekVLConfig(**parts)
-    return DeepseekVLHybridConfig(**parts, high_res_vision_config=sam_config(vision["high_res_cfg"], shapes))
+    return DeepseekVLHybridConfig(
+        **parts, high_res_vision_config=sam_config(vision["high_res_cfg"], shapes)
+    )
 
 
 def check_projector(params: dict[str, Any], family: str) -> None:
@@ -79,7 +84,9 @@ def siglip_config(tower: dict[str, Any], shapes: Shapes, prefix: str) -> dict[st
     heads = known_heads(tower, SIGLIP_TOWERS, width, layers)
     if heads is None:
         names = ", ".join(SIGLIP_TOWERS)
-        raise UserError(f"config.json: unknown vision tower {tower['model_name']!r}; known: {names}.")
+        raise UserError(
+            f"config.json: unknown vision tower {tower['model_name']!r}; known: {names}."
+        )
     return {
         "model_type": "siglip_vision_model",
         "hidden_size": width,
@@ -112,19 +119,26 @@ def sam_config(tower: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
         "image_size": tower["image_size"],
         "patch_size": tower["image_size"] // grid,
         "window_size": (min(rows for rows, _ in spans) + 1) // 2,
-        "global_attn_indexes": [layer for layer, (rows, _) in enumerate(spans) if rows == 2 * grid - 1],
+        "global_attn_indexes": [
+            layer for layer, (rows, _) in enumerate(spans) if rows == 2 * grid - 1
+        ],
         "layer_norm_eps": EPS,
     }
 
 
-def known_heads(tower: dict[str, Any], known: dict[str, Tower], width: int, layers: int) -> int | None:
+def known_heads(
+    tower: dict[str, Any], known: dict[str, Tower], width: int, layers: int
+) -> int | None:
     """Heads of a tower by its name or its own keys; None for a name that is not known.
 
     Raises:
         UserError: the tensors are not of the size that goes with the name or the keys.
     """
     named = known.get(tower["model_name"])
-    says = {**(named._asdict() if named else {}), **{key: tower[key] for key in Tower._fields if key in tower}}
+    says = {
+        **(named._asdict() if named else {}),
+        **{key: tower[key] for key in Tower._fields if key in tower},
+    }
     found = {"width": width, "layers": layers}
     for key, value in found.items():
         if says.get(key, value) != value:
@@ -142,13 +156,19 @@ def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
         UserError: the tensor is missing or has another number of dimensions.
     """
     if name not in shapes:
-        raise UserError(f"tensor {name} is missing, which config.json says that the checkpoint has.")
+        raise UserError(
+            f"tensor {name} is missing, which config.json says that the checkpoint has."
+        )
     if len(shapes[name]) != dimensions or 0 in shapes[name]:
-        raise UserError(f"tensor {name}: shape {list(shapes[name])}, expected {dimensions} dimensions, none of them 0.")
+        raise UserError(
+            f"tensor {name}: shape {list(shapes[name])}, expected {dimensions} dimensions, none of them 0."
+        )
     return shapes[name]
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:
     """Transformer layers of a tower."""
     blocks = f"{prefix}blocks."
-    return len({name.removeprefix(blocks).split(".")[0] for name in shapes if name.startswith(blocks)})
+    return len(
+        {name.removeprefix(blocks).split(".")[0] for name in shapes if name.startswith(blocks)}
+    )

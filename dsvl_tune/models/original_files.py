@@ -6,7 +6,14 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from dsvl_tune.models.original import EPS, PROJECTOR_DEPTH, PROJECTORS, SAM_TOWERS, SIGLIP_TOWERS, Tower
+from dsvl_tune.models.original import (
+    EPS,
+    PROJECTOR_DEPTH,
+    PROJECTORS,
+    SAM_TOWERS,
+    SIGLIP_TOWERS,
+    Tower,
+)
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN
 from dsvl_tune.schema import Branch, ImageRule, UserError
 
@@ -21,7 +28,13 @@ FIXED: dict[str, Any] = {
     "text_config.rope_parameters.rope_type": "default",
 }
 LANGUAGE_KEYS = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *(
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    ),
     *("vocab_size", "max_position_embeddings", "rms_norm_eps"),
 )
 
@@ -47,7 +60,8 @@ def original_settings(
             "ignore_id": -100,
             "image_tag": IMAGE_TOKEN,
             "mask_prompt": True,
-            "num_image_tokens": (config.vision_config.image_size // config.vision_config.patch_size) ** 2,
+            "num_image_tokens": (config.vision_config.image_size // config.vision_config.patch_size)
+            ** 2,
             "processor_class": "VLChatProcessor",
             "sft_format": "deepseek",
         },
@@ -78,7 +92,10 @@ def config_json(config: PretrainedConfig, rule: ImageRule, dtype: str) -> dict[s
     low = siglip_tower(config.vision_config, rule.low)
     vision: dict[str, Any] = {"cls": "CLIPVisionTower", "model_type": "vision", "params": low}
     if rule.high is not None:
-        towers = {"high_res_cfg": sam_tower(config.high_res_vision_config, rule.high), "low_res_cfg": low}
+        towers = {
+            "high_res_cfg": sam_tower(config.high_res_vision_config, rule.high),
+            "low_res_cfg": low,
+        }
         params = {"concat_type": "tuple", "freeze_high": True, "freeze_low": True, **towers}
         vision = {"cls": "HybridVisionTower", "model_type": "vision", "params": params}
     aligner = {
@@ -106,9 +123,19 @@ def config_json(config: PretrainedConfig, rule: ImageRule, dtype: str) -> dict[s
 def siglip_tower(vision: PretrainedConfig, branch: Branch) -> dict[str, Any]:
     """One tower of SigLIP: by its published name where it has one, else with its sizes."""
     size = Tower(vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads)
-    names = [name for name, tower in SIGLIP_TOWERS.items() if tower == size and f"patch{vision.patch_size}_" in name]
-    sizes = {**size._asdict(), "patch_size": vision.patch_size, "mlp_ratio": vision.intermediate_size / size.width}
-    return tower_json(names[0] if names else "siglip", branch, vision.hidden_size, {} if names else sizes)
+    names = [
+        name
+        for name, tower in SIGLIP_TOWERS.items()
+        if tower == size and f"patch{vision.patch_size}_" in name
+    ]
+    sizes = {
+        **size._asdict(),
+        "patch_size": vision.patch_size,
+        "mlp_ratio": vision.intermediate_size / size.width,
+    }
+    return tower_json(
+        names[0] if names else "siglip", branch, vision.hidden_size, {} if names else sizes
+    )
 
 
 def sam_tower(sam: PretrainedConfig, branch: Branch) -> dict[str, Any]:

@@ -35,7 +35,9 @@ def read_outline(name: str) -> PretrainedConfig:
     content, shapes = fetch(name) if on_hub else read(folder)
     kind = content.get("model_type")
     if kind not in MODEL_TYPES:
-        raise UserError(f"{name}/config.json: model_type is {kind!r}, expected one of {', '.join(MODEL_TYPES)}.")
+        raise UserError(
+            f"{name}/config.json: model_type is {kind!r}, expected one of {', '.join(MODEL_TYPES)}."
+        )
     try:
         if kind == ORIGINAL:
             return original_config(content, shapes, image_token_id=0)
@@ -70,7 +72,9 @@ def fetch(name: str) -> tuple[dict[str, Any], Shapes]:
             f"checkpoint {name!r}: no such folder here, and the Hugging Face hub did not give its config.json and "
             f"headers ({type(error).__name__}: {str(error).splitlines()[0]}). Give a folder with a config.json."
         ) from error
-    return content, {tensor: tuple(info.shape) for file in files for tensor, info in file.tensors.items()}
+    return content, {
+        tensor: tuple(info.shape) for file in files for tensor, info in file.tensors.items()
+    }
 
 
 def outline_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

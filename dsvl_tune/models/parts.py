@@ -117,7 +117,9 @@ def make_plan(preset: Preset, overrides: dict[str, PartPlan] | None) -> Plan:
         if name not in PREFIXES:
             near = difflib.get_close_matches(name, PREFIXES, n=1, cutoff=0.5)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"model.parts: there is no part {name!r}.{hint} The parts are: {', '.join(PREFIXES)}.")
+            raise UserError(
+                f"model.parts: there is no part {name!r}.{hint} The parts are: {', '.join(PREFIXES)}."
+            )
         if (overrides or {})[name].mode == "lora" and name not in LORA_TARGETS:
             raise UserError(
                 f"model.parts: {name} cannot have lora (convolutions, embeddings, bare tensors). Use mode full or "
@@ -138,8 +140,12 @@ def fit_plan(plan: Plan, model: nn.Module, overridden: set[str]) -> Plan:
     present = part_names(model)
     for part in overridden - set(present):
         if plan[part].mode != "frozen" and part in HYBRID_ONLY:
-            raise UserError(f"model.parts: {part!r} is a part of the hybrid family; this checkpoint is SigLIP-only.")
+            raise UserError(
+                f"model.parts: {part!r} is a part of the hybrid family; this checkpoint is SigLIP-only."
+            )
     fitted = {part: plan[part] for part in present}
     if all(part.mode == "frozen" for part in fitted.values()):
-        raise UserError("model.parts: every part is frozen, nothing would be trained. Give a part mode: full or lora.")
+        raise UserError(
+            "model.parts: every part is frozen, nothing would be trained. Give a part mode: full or lora."
+        )
     return fitted

@@ -54,11 +54,15 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
     if not tokenizer.chat_template:
         return ORIGINAL_SYSTEM_PROMPT
     text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": [{"type": "text", "text": "?"}]}],
+        tokenize=False,
+        add_generation_prompt=True,
     )
     before, found, _ = str(text).partition("User: ")
     if not found:
-        raise UserError("the checkpoint's chat template renders no 'User: ': it is not DeepSeek-VL's template.")
+        raise UserError(
+            "the checkpoint's chat template renders no 'User: ': it is not DeepSeek-VL's template."
+        )
     return before.removeprefix(str(tokenizer.bos_token)).strip()
 
 
@@ -72,7 +76,11 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
         UserError: a file is missing, or a key of it.
     """
     try:
-        return read_original_image_rule(folder) if is_original(folder) else read_converted_image_rule(folder, hybrid)
+        return (
+            read_original_image_rule(folder)
+            if is_original(folder)
+            else read_converted_image_rule(folder, hybrid)
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder}: the image settings of preprocessor_config.json or config.json do not fit the family "
@@ -83,7 +91,11 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
 def read_converted_image_rule(folder: Path, hybrid: bool) -> ImageRule:
     """The rule of transformers' settings, which have no padding colour of their own."""
     settings = read_image_settings(folder)
-    low = Branch(int(settings["size"]["height"]), triple(settings["image_mean"]), triple(settings["image_std"]))
+    low = Branch(
+        int(settings["size"]["height"]),
+        triple(settings["image_mean"]),
+        triple(settings["image_std"]),
+    )
     if not hybrid:
         return ImageRule(low.size, pad_colour(low), low, None, int(settings.get("min_size", 14)))
     high = Branch(
@@ -100,7 +112,9 @@ def read_original_image_rule(folder: Path) -> ImageRule:
     towers = read_json(folder / "config.json")["vision_config"]["params"]
     red, green, blue = square["background_color"]
     low, high = (
-        Branch(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"])) if tower else None
+        Branch(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))
+        if tower
+        else None
         for tower in (towers.get("low_res_cfg", towers), towers.get("high_res_cfg"))
     )
     assert low is not None
@@ -111,9 +125,13 @@ def read_image_settings(folder: Path) -> dict[str, Any]:
     """The image processor's settings: a file of their own, or inside processor_config.json (transformers 5)."""
     if (folder / "preprocessor_config.json").is_file():
         return read_json(folder / "preprocessor_config.json")
-    settings: dict[str, Any] = read_json(folder / "processor_config.json").get("image_processor", {})
+    settings: dict[str, Any] = read_json(folder / "processor_config.json").get(
+        "image_processor", {}
+    )
     if not settings:
-        raise UserError(f"{folder}: no image settings (preprocessor_config.json). Copy that of the base checkpoint.")
+        raise UserError(
+            f"{folder}: no image settings (preprocessor_config.json). Copy that of the base checkpoint."
+        )
     return settings
 
 

@@ -39,7 +39,9 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if fits_onednn(x, weight):
         y = onednn_product(x.flatten(0, -2), weight, bias)
-        return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], weight.shape[0]))  # not a view, as `F.linear` gives none
+        return torch.ops.aten._unsafe_view(
+            y, (*x.shape[:-1], weight.shape[0])
+        )  # not a view, as `F.linear` gives none
     return F.linear(x, weight, bias)
 
 
@@ -52,13 +54,17 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[M, K] and [N, K] to [M, N], closed to torch.compile, which takes what is within for constant weights alone."""
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = weight.contiguous()  # gaps between rows send oneDNN to code that is a thousand times slower
+        weight = (
+            weight.contiguous()
+        )  # gaps between rows send oneDNN to code that is a thousand times slower
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 @onednn_product.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])  # `len` would fix the sizes, and compile anew for each
+    return x.new_empty(
+        x.shape[0], weight.shape[0]
+    )  # `len` would fix the sizes, and compile anew for each
 
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:

@@ -149,7 +149,9 @@ def four_bit_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Every layer in 4 bits by its name."""
     from bitsandbytes.nn import Linear4bit  # an extra: only a quantised model needs it
 
-    return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    return {
+        name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)
+    }
 
 
 def assert_census(model: PreTrainedModel) -> None:

@@ -28,7 +28,9 @@ BLOCK = 2**19
 class FoldedSamAttention(SamVisionSdpaAttention):
     """transformers' attention of SAM, windowed and global, with its own tensors and result."""
 
-    def forward(self, hidden_states: Tensor, output_attentions: bool = False) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor, output_attentions: bool = False
+    ) -> tuple[Tensor, None]:
         """From and to [B, H, W, D]."""
         if not self.use_rel_pos or output_attentions:
             return super().forward(hidden_states, output_attentions)
@@ -47,7 +49,9 @@ class FoldedSamAttention(SamVisionSdpaAttention):
         return self.proj(attended.transpose(1, 2).reshape(batch, height, width, -1)), None
 
 
-def widened_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float) -> Tensor:
+def widened_attention(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float
+) -> Tensor:
     """Attention whose terms ride in its operands, so that a fused kernel can be used.
 
     The terms are a product of (rows, columns) with the key's one-hot row and one-hot column. Values are padded to the
@@ -73,7 +77,9 @@ def widened_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
 
 
 @torch.compiler.disable  # which would write out hundreds of blocks
-def block_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float) -> Tensor:
+def block_attention(
+    query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float
+) -> Tensor:
     """`widened_attention` in blocks."""
     operands = [tensor.flatten(0, 1) for tensor in (query, key, value, rows, columns)]
     return BlockAttention.apply(*operands, scale).view_as(query)
@@ -87,7 +93,13 @@ class BlockAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        scale: float,
     ) -> Tensor:
         """query, key, value [B * heads, H * W, d], rows [.., .., H], columns [.., .., W]; to [B * heads, H * W, d]."""
         ctx.save_for_backward(query, key, value, rows, columns)
@@ -95,7 +107,12 @@ class BlockAttention(torch.autograd.Function):
         attended = torch.empty_like(query)
         key, value = key.contiguous(), value.contiguous()  # once, not in every block
         for heads, queries in blocks(query):
-            share = shares(query[heads, queries] * scale, key[heads], rows[heads, queries], columns[heads, queries])
+            share = shares(
+                query[heads, queries] * scale,
+                key[heads],
+                rows[heads, queries],
+                columns[heads, queries],
+            )
             attended[heads, queries] = products(share, value[heads].mT)
         return attended
 
@@ -103,13 +120,17 @@ class BlockAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, rows, columns = ctx.saved_tensors
-        of_query, of_rows, of_columns = (torch.empty_like(tensor) for tensor in (query, rows, columns))
+        of_query, of_rows, of_columns = (
+            torch.empty_like(tensor) for tensor in (query, rows, columns)
+        )
         key, value = key.contiguous(), value.contiguous()
         of_key, of_value = torch.zeros_like(key), torch.zeros_like(value)
         for heads, queries in blocks(query):
             scaled = query[heads, queries] * ctx.scale
             share = shares(scaled, key[heads], rows[heads, queries], columns[heads, queries])
-            of_value[heads] += products(grad[heads, queries].mT, share.mT).mT  # oneDNN likes the long side as columns
+            of_value[heads] += products(
+                grad[heads, queries].mT, share.mT
+            ).mT  # oneDNN likes the long side as columns
             of_share = products(grad[heads, queries], value[heads])
             of_scores = torch._softmax_backward_data(of_share, share, -1, share.dtype)
             by_row_and_column = of_scores.unflatten(-1, (rows.shape[-1], columns.shape[-1]))

@@ -72,7 +72,11 @@ def drawable(model: PreTrainedModel, parts: set[str]) -> Iterator[None]:
     block each of these weights is one zero seen everywhere: on the CPU, in its dtype, without its memory. In 4 bits,
     which DoRA unpacks, it is zeros packed once for all layers of a shape.
     """
-    layers = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and part_of(f"{name}.") in parts]
+    layers = [
+        m
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear) and part_of(f"{name}.") in parts
+    ]
     weights = [layer.weight for layer in layers]
     packed_zeros = cache(lambda *shape: pack(torch.zeros(shape)))
     for layer, weight in zip(layers, weights, strict=True):
@@ -102,7 +106,9 @@ def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     model.run = MethodType(call, model)
     register_fsdp_forward_method(model, "run")
-    model._is_fsdp_managed_module = True  # `generate` then goes on until every process has its answer
+    model._is_fsdp_managed_module = (
+        True  # `generate` then goes on until every process has its answer
+    )
 
 
 def call(model: PreTrainedModel, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -120,14 +126,18 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
     Args:
         model: sharded. weights: of its checkpoint. dtype: as the model was built in; what trains has these values too.
     """
-    model._apply(lambda t: torch.empty_like(t, device=t.device_mesh.device_type) if t.is_meta else t)
+    model._apply(
+        lambda t: torch.empty_like(t, device=t.device_mesh.device_type) if t.is_meta else t
+    )
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if "lora_" in name:
             continue
         source = name.replace(".base_layer.", ".")
         adapted, _, _ = name.rpartition("base_layer.weight")
-        magnitude = parameters.get(f"{adapted}lora_magnitude_vector.default.weight") if adapted else None
+        magnitude = (
+            parameters.get(f"{adapted}lora_magnitude_vector.default.weight") if adapted else None
+        )
         with torch.no_grad():
             if parameter.dtype == torch.uint8:
                 packed = pack(weights.read(source).to(dtype))
@@ -138,7 +148,9 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
                 values = weights.read(source, own_rows(parameter)).to(dtype)
                 local(parameter).copy_(values)
             if magnitude is not None:
-                local(magnitude).copy_(torch.linalg.norm(values, dim=1))  # arXiv 2402.09353, section 4.1
+                local(magnitude).copy_(
+                    torch.linalg.norm(values, dim=1)
+                )  # arXiv 2402.09353, section 4.1
 
 
 def fill_packed(layer: nn.Linear, packed: Any) -> None:
@@ -178,7 +190,14 @@ def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor cut as another of its shape is; as it is where that is not cut, or this is already."""
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor
-    rows = tensor[own_rows(like)].to(like.to_local().device, copy=True)  # not a view, which would keep all of it
+    rows = tensor[own_rows(like)].to(
+        like.to_local().device, copy=True
+    )  # not a view, which would keep all of it
     return DTensor.from_local(
-        rows, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        rows,
+        like.device_mesh,
+        like.placements,
+        run_check=False,
+        shape=like.shape,
+        stride=like.stride(),
     )

@@ -12,7 +12,11 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    DeepseekVLHybridConfig,
+    DeepseekVLHybridForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 from dsvl_tune.models.chat_template import chat_template
 from dsvl_tune.models.tiny_init import prepare_weights
@@ -32,6 +36,7 @@ SPLITS = (
     r"\s?[!-/:-@\[-`{-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+",
     r"[\u4e00-\u9fa5]+",
 )
+
 
 def build_embedded(
     seed: int, texts: Iterable[str]
@@ -68,7 +73,9 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+        single=f"{BOS} $A",
+        pair=f"{BOS} $A {BOS} $B",
+        special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -160,6 +167,13 @@ def save_checkpoint(
     """Write a complete checkpoint in transformers' layout."""
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(image_settings(), indent=2) + "\n", encoding="utf-8")
-    processor = {"processor_class": "DeepseekVLHybridProcessor", "num_image_tokens": (LOW_SIZE // 12) ** 2}
-    (folder / "processor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(image_settings(), indent=2) + "\n", encoding="utf-8"
+    )
+    processor = {
+        "processor_class": "DeepseekVLHybridProcessor",
+        "num_image_tokens": (LOW_SIZE // 12) ** 2,
+    }
+    (folder / "processor_config.json").write_text(
+        json.dumps(processor, indent=2) + "\n", encoding="utf-8"
+    )

@@ -35,7 +35,9 @@ VISUAL_SCALE = 0.16
 
 
 @torch.no_grad()
-def prepare_weights(model: DeepseekVLHybridForConditionalGeneration, generator: torch.Generator) -> None:
+def prepare_weights(
+    model: DeepseekVLHybridForConditionalGeneration, generator: torch.Generator
+) -> None:
     """Replace the initial weights that would hold learning up, in place.
 
     Args:
@@ -56,7 +58,9 @@ def prepare_weights(model: DeepseekVLHybridForConditionalGeneration, generator: 
             weight.mul_(TEXT_RESIDUAL)
     prepare_attention(model.model.language_model, generator)
     model.model.aligner.proj.weight.mul_(PROJECTION)
-    model.model.aligner.proj.bias[0] = CONSTANT * VISUAL_SCALE  # visual tokens have the constant component too
+    model.model.aligner.proj.bias[0] = (
+        CONSTANT * VISUAL_SCALE
+    )  # visual tokens have the constant component too
     # Zero in transformers' initialisation: the second SAM branch would add nothing at first.
     model.model.high_res_vision_alpha.fill_(0.1)
 
@@ -70,7 +74,9 @@ def prepare_attention(text: LlamaModel, generator: torch.Generator) -> None:
     width = text.config.hidden_size
     for layer in text.layers:
         attention = layer.self_attn
-        alike, copied = (torch.linalg.qr(torch.randn(width, width, generator=generator)).Q for _ in range(2))
+        alike, copied = (
+            torch.linalg.qr(torch.randn(width, width, generator=generator)).Q for _ in range(2)
+        )
         starts = (alike * ALIKE, alike * ALIKE, copied, COPY * copied.T)
         projections = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
         for projection, start in zip(projections, starts, strict=True):

@@ -22,7 +22,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         UserError: no tokenizer.json, or a damaged one.
     """
     if not (folder / "tokenizer.json").is_file():
-        raise UserError(f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base beside it.")
+        raise UserError(
+            f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base beside it."
+        )
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # any: the Rust library raises bare exceptions
@@ -38,4 +40,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """Ids that begin, end and pad a text, by their names in transformers' configs; without a pad token, the end's."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": pad}
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": pad,
+    }

@@ -52,8 +52,14 @@ def first_half(plan: Plan) -> dict[str, set[str]]:
     if hybrid and not trained & set(HYBRID_ONLY):
         return halves | {"high": set(HYBRID_ONLY)}
     if hybrid:
-        halves |= {"sam_last": {"sam"}} if "sam_neck" in trained else {"sam_neck": {"sam", "sam_neck"}}
-        halves |= {"sam_global": {"sam"}} if "sam_neck_hd" in trained else {"sam_neck_hd": {"sam", "sam_neck_hd"}}
+        halves |= (
+            {"sam_last": {"sam"}} if "sam_neck" in trained else {"sam_neck": {"sam", "sam_neck"}}
+        )
+        halves |= (
+            {"sam_global": {"sam"}}
+            if "sam_neck_hd" in trained
+            else {"sam_neck_hd": {"sam", "sam_neck_hd"}}
+        )
     return halves
 
 
@@ -67,14 +73,19 @@ def feature_shapes(config: PretrainedConfig, names: set[str]) -> dict[str, tuple
     }
     if sam is not None:
         grid = sam.image_size // sam.patch_size
-        shapes["high"] = (tokens, 4 * sam.output_channels)  # transformers fixes the downsampling at 2 and 4 times
+        shapes["high"] = (
+            tokens,
+            4 * sam.output_channels,
+        )  # transformers fixes the downsampling at 2 and 4 times
         shapes["sam_last"] = shapes["sam_global"] = (grid, grid, sam.hidden_size)
         shapes["sam_neck"] = shapes["sam_neck_hd"] = (sam.output_channels, grid, grid)
     return {name: shapes[name] for name in sorted(names)}
 
 
 @torch.no_grad()
-def frozen_features(model: PreTrainedModel, names: set[str], low: Tensor, high: Tensor | None) -> Features:
+def frozen_features(
+    model: PreTrainedModel, names: set[str], low: Tensor, high: Tensor | None
+) -> Features:
     """The first half.
 
     Args:
@@ -92,9 +103,13 @@ def frozen_features(model: PreTrainedModel, names: set[str], low: Tensor, high: 
     if "high" in names:
         made["high"] = core.get_high_res_image_features(high).last_hidden_state
     elif high is not None:
-        sam = core.high_res_vision_model(pixel_values=high, output_hidden_states=True, return_dict=True)
+        sam = core.high_res_vision_model(
+            pixel_values=high, output_hidden_states=True, return_dict=True
+        )
         made |= {"sam_last": sam.hidden_states[-1], "sam_neck": sam.last_hidden_state}
-        made["sam_global"] = sam.hidden_states[core.global_attn_index + 1]  # the first one is the embeddings
+        made["sam_global"] = sam.hidden_states[
+            core.global_attn_index + 1
+        ]  # the first one is the embeddings
         if "sam_neck_hd" in names:
             made["sam_neck_hd"] = core.high_res_vision_neck(made["sam_global"])
     return {name: made[name] for name in sorted(names)}
@@ -132,7 +147,9 @@ def first_half_digest(model: PreTrainedModel, halves: dict[str, set[str]]) -> st
         digests = dict(zip(named, threads.map(tensor_digest, named.values()), strict=True))
     configs = [getattr(model.config, f"{name}vision_config", None) for name in ("", "high_res_")]
     settings = [config.to_dict() for config in configs if config is not None]
-    said = json.dumps([sorted(halves), digests, settings, transformers.__version__], sort_keys=True, default=str)
+    said = json.dumps(
+        [sorted(halves), digests, settings, transformers.__version__], sort_keys=True, default=str
+    )
     return hashlib.sha256(said.encode()).hexdigest()
 
 

@@ -16,7 +16,13 @@ from transformers import (
 
 from dsvl_tune.models.checksums import check_own_sums
 from dsvl_tune.models.headers import Stored, is_original, read_header, read_headers
-from dsvl_tune.models.key_map import SIGLIP_HF, SIGLIP_HF_OLD, Pair, pair_of_transformers, unused_shapes
+from dsvl_tune.models.key_map import (
+    SIGLIP_HF,
+    SIGLIP_HF_OLD,
+    Pair,
+    pair_of_transformers,
+    unused_shapes,
+)
 from dsvl_tune.schema import UserError
 
 CLASSES = {
@@ -60,7 +66,9 @@ class Weights:
             check_tensors(folder, headers, {**original_shapes(self.shapes, self.pairs), **needed})
             self.stored = {name: headers[pair.original] for name, pair in self.pairs.items()}
         else:
-            self.stored = {name.replace(SIGLIP_HF_OLD, SIGLIP_HF, 1): found for name, found in headers.items()}
+            self.stored = {
+                name.replace(SIGLIP_HF_OLD, SIGLIP_HF, 1): found for name, found in headers.items()
+            }
             check_tensors(folder, self.stored, self.shapes)
             side = folder / UNUSED
             self.unused = read_header(side) if side.is_file() else {}
@@ -77,11 +85,18 @@ class Weights:
         """
         pair = self.pairs[name]
         index = pair.transformers.index(name)
-        return read_tensor(self.stored[name], lambda t: (pair.split(t)[index] if self.original else t)[rows])
+        return read_tensor(
+            self.stored[name], lambda t: (pair.split(t)[index] if self.original else t)[rows]
+        )
 
     def count(self) -> int:
         """Tensors in the files, the side file's too."""
-        return len({(stored.path, stored.name) for stored in (*self.stored.values(), *self.unused.values())})
+        return len(
+            {
+                (stored.path, stored.name)
+                for stored in (*self.stored.values(), *self.unused.values())
+            }
+        )
 
 
 def read_tensor(stored: Stored, part: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
@@ -93,7 +108,9 @@ def read_tensor(stored: Stored, part: Callable[[Tensor], Tensor] = lambda tensor
     with safe_open(stored.path, framework="pt") as file:
         tensor = part(file.get_tensor(stored.name)).clone()
     if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
-        raise UserError(f"{stored.path}: tensor {stored.name} holds values that are not finite. Copy the file again.")
+        raise UserError(
+            f"{stored.path}: tensor {stored.name} holds values that are not finite. Copy the file again."
+        )
     return tensor
 
 
@@ -146,7 +163,9 @@ def unused_of(config: PretrainedConfig) -> Shapes:
     vision, sam = config.vision_config, getattr(config, "high_res_vision_config", None)
     # transformers fixes the two downsampling convolutions at 2 and 4 times the neck's channels
     high_width = 4 * sam.output_channels if sam else 0
-    return unused_shapes(config.model_type, vision.hidden_size, vision.intermediate_size, high_width)
+    return unused_shapes(
+        config.model_type, vision.hidden_size, vision.intermediate_size, high_width
+    )
 
 
 def check_tensors(place: Path, found: dict[str, Stored], expected: Shapes) -> None:
@@ -163,9 +182,15 @@ def check_tensors(place: Path, found: dict[str, Stored], expected: Shapes) -> No
     shared = [(stored, expected[name]) for name, stored in found.items() if name in expected]
     if wrong := [(stored, shape) for stored, shape in shared if stored.shape != shape]:
         stored, shape = wrong[0]
-        faults.append(f"{stored.name}: shape {list(stored.shape)}, expected {list(shape)} ({len(wrong)} such)")
+        faults.append(
+            f"{stored.name}: shape {list(stored.shape)}, expected {list(shape)} ({len(wrong)} such)"
+        )
     if strange := [stored for stored, _ in shared if stored.dtype not in DTYPES]:
         kinds = ", ".join(DTYPES)
-        faults.append(f"{strange[0].name}: dtype {strange[0].dtype}, expected one of {kinds} ({len(strange)} such)")
+        faults.append(
+            f"{strange[0].name}: dtype {strange[0].dtype}, expected one of {kinds} ({len(strange)} such)"
+        )
     if faults:
-        raise UserError(f"{place}: weights and config.json do not fit together: {'; '.join(faults)}.")
+        raise UserError(
+            f"{place}: weights and config.json do not fit together: {'; '.join(faults)}."
+        )

@@ -58,7 +58,9 @@ class AnsweringModule(L.LightningModule):
 
     # Validation: the loss over all learnt tokens, and answers by generation.
 
-    def validation_step(self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(
+        self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
         """Loss on a `Batch`, generated answers on `Prompts`."""
         if isinstance(batch, Prompts):
             self.answers += self.answer(batch)
@@ -68,7 +70,9 @@ class AnsweringModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         if self.validation_sums:
-            sums = self.trainer.strategy.reduce(torch.stack(self.validation_sums).sum(0), reduce_op="sum")
+            sums = self.trainer.strategy.reduce(
+                torch.stack(self.validation_sums).sum(0), reduce_op="sum"
+            )
             self.validation_sums.clear()
             self.log("val/loss", sums[0] / sums[1], prog_bar=True)
         self.log_scores("val", "validation")
@@ -87,7 +91,9 @@ class AnsweringModule(L.LightningModule):
 
         def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
             with answering(network):
-                return answer_prompts(network, self.processor.tokenizer, prompts, self.max_new_tokens)
+                return answer_prompts(
+                    network, self.processor.tokenizer, prompts, self.max_new_tokens
+                )
 
         answers: list[Answer] = self.compute(answer, prompts)
         return answers

@@ -30,7 +30,9 @@ class BadSteps:
         self.allowed, self.seen, self.found = allowed, 0, False
         self.origins: list[list[str]] = []
 
-    def judge(self, trainer: L.Trainer, loss: Tensor, losses: Tensor, gradients: Sequence[Tensor]) -> bool:
+    def judge(
+        self, trainer: L.Trainer, loss: Tensor, losses: Tensor, gradients: Sequence[Tensor]
+    ) -> bool:
         """Whether the step in work is a bad one.
 
         Args:
@@ -47,7 +49,9 @@ class BadSteps:
         self.found = not is_finite_step(loss, [] if scaled else gradients)
         if self.found:
             self.seen += 1
-            message = bad_step_message(trainer.global_step + 1, loss, rows_of_bad_step(self.origins, losses))
+            message = bad_step_message(
+                trainer.global_step + 1, loss, rows_of_bad_step(self.origins, losses)
+            )
             if self.seen > self.allowed:
                 raise UserError(
                     f"{message} Lower model.lr, or look at the rows (dsvl-tune preview); --model.max_bad_steps "
@@ -69,17 +73,25 @@ def is_finite_step(loss: Tensor, gradients: Sequence[Tensor]) -> bool:
 
 def rows_of_bad_step(origins: list[list[str]], losses: Tensor) -> list[str]:
     """Rows of the micro-batches whose loss is not finite, in all processes; of all, where only a gradient is not."""
-    bad = [rows for rows, finite in zip(origins, losses.isfinite().tolist(), strict=True) if not finite]
+    bad = [
+        rows for rows, finite in zip(origins, losses.isfinite().tolist(), strict=True) if not finite
+    ]
     found = [(bad, origins)]
     if distributed.is_available() and distributed.is_initialized():
         found = found * distributed.get_world_size()
         distributed.all_gather_object(found, (bad, origins))
-    named = [rows for bad, _ in found for rows in bad] or [rows for _, every in found for rows in every]
-    return list(dict.fromkeys(row for rows in named for row in rows))  # the conversations of a row have one origin
+    named = [rows for bad, _ in found for rows in bad] or [
+        rows for _, every in found for rows in every
+    ]
+    return list(
+        dict.fromkeys(row for rows in named for row in rows)
+    )  # the conversations of a row have one origin
 
 
 def bad_step_message(step: int, loss: Tensor, rows: list[str]) -> str:
     """What the step was, and which rows it had."""
-    shown = ", ".join(rows[:SHOWN_ROWS]) + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
+    shown = ", ".join(rows[:SHOWN_ROWS]) + (
+        f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else ""
+    )
     what = "a gradient is not finite" if bool(loss.isfinite()) else f"the loss is {loss.item():g}"
     return f"step {step}: {what}; the step changed nothing. Its rows: {shown}."

@@ -47,7 +47,9 @@ class RunCheckpointIO(WholeFileIO):
             return read_folder(Path(path), {}, self.optimizer)
         return super().load_checkpoint(path, *arguments, **options)
 
-    def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: Checkpoint, path: Any, storage_options: Any = None
+    ) -> None:
         """As `WholeFileIO.save_checkpoint`; a folder of shards that a killed run left there makes room."""
         if Path(path).is_dir():
             remove(Path(path))
@@ -66,7 +68,9 @@ class RunCheckpointIO(WholeFileIO):
 
 def optimizer_names(state: dict[str, Any]) -> dict[int, str]:
     """Number of a parameter in an optimizer's state -> its name."""
-    pairs = [zip(group["params"], group["param_names"], strict=True) for group in state["param_groups"]]
+    pairs = [
+        zip(group["params"], group["param_names"], strict=True) for group in state["param_groups"]
+    ]
     return dict(chain.from_iterable(pairs))
 
 
@@ -79,7 +83,9 @@ def write_folder(path: Path, checkpoint: Checkpoint) -> None:
         UserError: a process could not write its shard (disk full, read-only folder).
     """
     partial = partial_of(path)
-    tensors = {f"state_dict.{name}": tensor.detach() for name, tensor in checkpoint["state_dict"].items()}
+    tensors = {
+        f"state_dict.{name}": tensor.detach() for name, tensor in checkpoint["state_dict"].items()
+    }
     (state,) = checkpoint["optimizer_states"]
     names = optimizer_names(state)
     for number, slots in state["state"].items():
@@ -141,7 +147,9 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
         name = key.removeprefix(prefix)
         template = like.get(name, like.get(name.rpartition(".")[0]))
         if isinstance(template, DTensor) and template.shape == stored.size:
-            wanted[key] = torch.empty_like(template, dtype=stored.properties.dtype, requires_grad=False)
+            wanted[key] = torch.empty_like(
+                template, dtype=stored.properties.dtype, requires_grad=False
+            )
         else:
             wanted[key] = torch.empty(stored.size, dtype=stored.properties.dtype)
     load_here(wanted, path)
@@ -158,7 +166,9 @@ def load_here(tensors: dict[str, Tensor], path: Path) -> None:
 def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
     """The names of the trained tensors in a file or a folder of shards, and what reads one of them."""
     if path.is_file():
-        state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)["state_dict"]  # mapped
+        state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)[
+            "state_dict"
+        ]  # mapped
         return set(state), state.__getitem__
     prefix = "state_dict."
     stored = {
@@ -180,7 +190,10 @@ def over_tensors(checkpoint: Checkpoint, change: Callable[[str, Tensor], Tensor]
     states = []
     for state in checkpoint.get("optimizer_states", []):
         names = optimizer_names(state)
-        changed = {i: {k: change(names[i], t) for k, t in slots.items()} for i, slots in state["state"].items()}
+        changed = {
+            i: {k: change(names[i], t) for k, t in slots.items()}
+            for i, slots in state["state"].items()
+        }
         states.append({**state, "state": changed})
     tensors = {name: change(name, tensor) for name, tensor in checkpoint["state_dict"].items()}
     return {**checkpoint, "state_dict": tensors, "optimizer_states": states}
@@ -192,4 +205,6 @@ def read_checkpoint(path: Path, like: dict[str, Tensor], optimizer: bool) -> Che
         return read_folder(path, like, optimizer)
     # Mapped, because a process of a sharded run keeps its own rows alone.
     checkpoint = without_shards(path)
-    return over_tensors(checkpoint, lambda name, tensor: cut_like(tensor, like[name]) if name in like else tensor)
+    return over_tensors(
+        checkpoint, lambda name, tensor: cut_like(tensor, like[name]) if name in like else tensor
+    )

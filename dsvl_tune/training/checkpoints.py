@@ -27,7 +27,9 @@ class WholeFileIO(TorchCheckpointIO):
     is another file system, and syncs nothing.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Write `checkpoint` to `path`, whole or not at all.
 
         Raises:
@@ -110,7 +112,9 @@ def is_whole(path: Path) -> bool:
     if path.is_dir():
         return (path / ".metadata").is_file()
     try:
-        with zipfile.ZipFile(path) as archive:  # what torch.save writes: a zip with a CRC-32 for each tensor
+        with zipfile.ZipFile(
+            path
+        ) as archive:  # what torch.save writes: a zip with a CRC-32 for each tensor
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False

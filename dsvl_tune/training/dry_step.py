@@ -107,7 +107,9 @@ def fill_with_fakes(model: nn.Module) -> None:
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
-def dry_step(model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool) -> StepBytes:
+def dry_step(
+    model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool
+) -> StepBytes:
     """Forward and backward after an optimizer step, whose gradients are there until the forward is done."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [*model.parameters(), *model.buffers()]
@@ -144,13 +146,21 @@ def make_pixels(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
     """Pixels of the micro-batch, all images distinct; empty without images."""
     config, images = model.config, shape.rows * shape.images
     towers = {"pixel_values": "vision_config", "high_res_pixel_values": "high_res_vision_config"}
-    sizes = {name: getattr(config, tower).image_size for name, tower in towers.items() if hasattr(config, tower)}
-    return {name: torch.empty(images, 3, size, size) for name, size in sizes.items()} if images else {}
+    sizes = {
+        name: getattr(config, tower).image_size
+        for name, tower in towers.items()
+        if hasattr(config, tower)
+    }
+    return (
+        {name: torch.empty(images, 3, size, size) for name, size in sizes.items()} if images else {}
+    )
 
 
 def see(model: PreTrainedModel, pixels: dict[str, Tensor]) -> Tensor | None:
     """Visual tokens [M, V, D]."""
-    return model.model.get_image_features(**pixels, return_dict=True).pooler_output if pixels else None
+    return (
+        model.model.get_image_features(**pixels, return_dict=True).pooler_output if pixels else None
+    )
 
 
 def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
@@ -174,5 +184,7 @@ def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Te
 def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
     """The loss of the learnt positions, as `training.loss` takes it."""
     places = torch.zeros(shape.rows * shape.learnt, dtype=torch.int64)
-    loss_sum, _ = head_loss(model.lm_head, hidden.flatten(0, 1)[places], places, torch.ones(len(places)))
+    loss_sum, _ = head_loss(
+        model.lm_head, hidden.flatten(0, 1)[places], places, torch.ones(len(places))
+    )
     return loss_sum

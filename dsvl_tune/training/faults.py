@@ -32,7 +32,9 @@ def faults_told(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
         if (message := fault_message(error, trainer)) is None:
             raise
         kept = newest_whole(run_folder)
-        raise UserError(f"{message} " + (f"Kept: {kept}." if kept else "No step was saved yet.")) from error
+        raise UserError(
+            f"{message} " + (f"Kept: {kept}." if kept else "No step was saved yet.")
+        ) from error
 
 
 def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
@@ -55,7 +57,9 @@ def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
 
 def first_line(error: Exception) -> str:
     """An error's first line that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -77,7 +81,9 @@ def memory_message(error: Exception, trainer: L.Trainer) -> str:
     module: Any = trainer.lightning_module
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batch: Batch | Prompts | None = module.in_work
-    said = re.search(r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", str(error).replace("\n", " "))
+    said = re.search(
+        r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", str(error).replace("\n", " ")
+    )
     what = f"out of memory{f' (tried to allocate {said[1]})' if said else ''}"
     if batch is None:
         return f"{what} before the first batch: give model.dtype bfloat16 or lower data.batch_size ({data.batch_size})."

@@ -16,7 +16,14 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.models.parts import Plan
 from dsvl_tune.models.sharding import is_sharded
-from dsvl_tune.models.vision import Features, feature_shapes, first_half, first_half_digest, frozen_features, let_go
+from dsvl_tune.models.vision import (
+    Features,
+    feature_shapes,
+    first_half,
+    first_half_digest,
+    frozen_features,
+    let_go,
+)
 from dsvl_tune.schema import Batch, Prompts, UserError
 from dsvl_tune.tensor_store import TensorStore
 
@@ -58,12 +65,17 @@ class FrozenHalf:
                     "last: the vision towers are then loaded."
                 )
             with precision:
-                made.insert(0, self.make(batch.pixel_values, batch.high_res_pixel_values, batch.feature_keys))
+                made.insert(
+                    0,
+                    self.make(batch.pixel_values, batch.high_res_pixel_values, batch.feature_keys),
+                )
         if not made:
             return batch
         dtype = self.model.dtype
         features = {name: torch.cat([one[name] for one in made]).to(dtype) for name in self.halves}
-        return replace(batch, pixel_values=None, high_res_pixel_values=None, features=features, feature_keys=[])
+        return replace(
+            batch, pixel_values=None, high_res_pixel_values=None, features=features, feature_keys=[]
+        )
 
     def make(self, low: Tensor, high: Tensor | None, keys: Sequence[str]) -> Features:
         """The features of pixels, which are stored under their keys."""
@@ -80,7 +92,12 @@ class FrozenHalf:
 
 
 def open_half(
-    model: PreTrainedModel, plan: Plan, root: str, dtype: FeatureDtype, max_gb: float, precision: str
+    model: PreTrainedModel,
+    plan: Plan,
+    root: str,
+    dtype: FeatureDtype,
+    max_gb: float,
+    precision: str,
 ) -> FrozenHalf:
     """The first half of a model whose plan is applied, with its store.
 
@@ -114,7 +131,9 @@ def open_half(
         raise UserError(
             f"model.feature_store: {path} cannot be made ({error.strerror}). Give another folder."
         ) from None
-    return FrozenHalf(model, halves, TensorStore(path, folder, shapes, getattr(torch, dtype), int(max_gb * 1e9)))
+    return FrozenHalf(
+        model, halves, TensorStore(path, folder, shapes, getattr(torch, dtype), int(max_gb * 1e9))
+    )
 
 
 def share_store(half: FrozenHalf, trainer: L.Trainer) -> None:

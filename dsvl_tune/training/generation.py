@@ -43,7 +43,9 @@ class Sampling:
 
     def settings(self, prompt_tokens: int) -> dict[str, Any]:
         """Arguments of transformers' `generate` after a prompt of that many tokens, padding counted."""
-        penalty = RepetitionPenaltyLogitsProcessor(self.repetition_penalty, prompt_ignore_length=prompt_tokens)
+        penalty = RepetitionPenaltyLogitsProcessor(
+            self.repetition_penalty, prompt_ignore_length=prompt_tokens
+        )
         return {
             "do_sample": True,
             "temperature": self.temperature,
@@ -86,7 +88,10 @@ def generate_ids(
 
 
 def answer_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Prompts, max_new_tokens: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Prompts,
+    max_new_tokens: int,
 ) -> list[Answer]:
     """The greedy answer to each prompt: text up to the end token, outer blanks removed. Arguments as `generate_ids`."""
     ids = generate_ids(model, prompts, max_new_tokens)

@@ -13,7 +13,9 @@ CHUNK = 512
 """Most tokens whose logits exist at once: 210 MB in float32 with the published vocabulary of 102,400."""
 
 
-def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def head_loss(
+    head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
     """Weighted sum of the tokens' cross entropies, and each token's own.
 
     Equal to `F.cross_entropy(head(hidden).float(), targets, reduction="none")` and its dot product with the weights, in
@@ -34,7 +36,9 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor)
     """
     if not torch.is_grad_enabled():
         parts = ((head(hidden[part]).float(), targets[part]) for part in chunks(len(hidden), CHUNK))
-        losses = torch.cat([F.cross_entropy(logits, right, reduction="none") for logits, right in parts])
+        losses = torch.cat(
+            [F.cross_entropy(logits, right, reduction="none") for logits, right in parts]
+        )
         return torch.dot(losses, weights), losses
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     loss_sum, losses = ChunkedHeadLoss.apply(head, targets, weights, hidden, *trained)
@@ -68,7 +72,12 @@ class ChunkedHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, head: nn.Module, targets: Tensor, weights: Tensor, hidden: Tensor, *trained: Tensor
+        ctx: Any,
+        head: nn.Module,
+        targets: Tensor,
+        weights: Tensor,
+        hidden: Tensor,
+        *trained: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Loss and gradients, chunk by chunk."""
         by_hidden, losses = torch.empty_like(hidden), torch.empty_like(weights)
@@ -78,12 +87,16 @@ class ChunkedHeadLoss(torch.autograd.Function):
             with torch.enable_grad():
                 chunk = hidden[part].detach().requires_grad_()
                 logits = head(chunk)
-            losses[part], by_logits = losses_and_gradient(logits.detach(), targets[part], weights[part])
+            losses[part], by_logits = losses_and_gradient(
+                logits.detach(), targets[part], weights[part]
+            )
             gradients = torch.autograd.grad(logits, [chunk, *trained], by_logits)
             by_hidden[part] = gradients[0]
             # The first chunk's become the sum: one chunk alone needs no second copy of the head's gradient.
             added = zip(by_trained, gradients[1:], strict=True)
-            by_trained = [total.add_(more) for total, more in added] if by_trained else list(gradients[1:])
+            by_trained = (
+                [total.add_(more) for total, more in added] if by_trained else list(gradients[1:])
+            )
         ctx.save_for_backward(by_hidden, *by_trained)
         ctx.mark_non_differentiable(losses)
         return torch.dot(losses, weights), losses

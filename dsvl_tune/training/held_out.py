@@ -32,7 +32,9 @@ def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -
     was_training = module.network.training
     module.network.eval()
     answers = []
-    for prompts in tqdm(loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0):
+    for prompts in tqdm(
+        loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0
+    ):
         with module.trainer.precision_plugin.forward_context():
             answers += module.answer(module.trainer.strategy.batch_to_device(prompts))
     module.network.train(was_training)
@@ -70,7 +72,9 @@ class HeldOutReport(L.Callback):
             rank_zero_only(print)("held-out questions before training", flush=True)
             self.before = self.measure(trainer, pl_module, "before")
 
-    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, when: str) -> dict[str, float]:
+    def measure(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, when: str
+    ) -> dict[str, float]:
         """Metrics on the test rows, and on each probe under its name; answers are kept as JSON lines."""
         assert isinstance(pl_module, FinetuneModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -93,7 +97,9 @@ class HeldOutReport(L.Callback):
         after = self.measure(trainer, pl_module, "after")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         trained = [p for p in pl_module.parameters() if p.requires_grad]
-        peak_rss, peak_gpu = trainer.strategy.reduce(peak_bytes(pl_module.device), reduce_op="max").tolist()
+        peak_rss, peak_gpu = trainer.strategy.reduce(
+            peak_bytes(pl_module.device), reduce_op="max"
+        ).tolist()
         summary = {
             "before": self.before,
             "after": after,
@@ -111,7 +117,11 @@ class HeldOutReport(L.Callback):
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
         """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""
-        keepers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        keepers = [
+            callback
+            for callback in trainer.checkpoint_callbacks
+            if isinstance(callback, ModelCheckpoint)
+        ]
         best = next((keeper.best_model_path for keeper in keepers if keeper.monitor), "")
         if not best:
             return "last"
@@ -123,7 +133,9 @@ class HeldOutReport(L.Callback):
 def peak_bytes(device: torch.device) -> Tensor:
     """[2] int64: this process's highest resident memory, and that of the tensors on its GPU, 0 without one."""
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return torch.tensor([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, gpu], device=device)
+    return torch.tensor(
+        [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, gpu], device=device
+    )
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
@@ -135,7 +147,11 @@ def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
         floor = summary["floor"].get(metric)
         cells = [summary["before"].get(metric), after, floor]
         rows.append([metric, *("-" if cell is None else f"{100 * cell:.1f} %" for cell in cells)])
-    gpu = f", on the GPU {summary['peak_gpu_bytes'] / 2**30:.2f} GiB" if summary["peak_gpu_bytes"] else ""
+    gpu = (
+        f", on the GPU {summary['peak_gpu_bytes'] / 2**30:.2f} GiB"
+        if summary["peak_gpu_bytes"]
+        else ""
+    )
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
     return (
         f"\nheld-out questions\n{format_table(['metric', 'before', 'after', 'floor'], rows)}\n\n"

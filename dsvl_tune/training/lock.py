@@ -30,7 +30,9 @@ def one_at_a_time(run_folder: Path) -> Iterator[None]:
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = lock_run(run_folder)
     except OSError as error:
-        raise UserError(f"{run_folder}: cannot be written ({error.strerror}). Give another --run_dir.") from error
+        raise UserError(
+            f"{run_folder}: cannot be written ({error.strerror}). Give another --run_dir."
+        ) from error
     with lock:
         try:
             yield

@@ -13,7 +13,9 @@ from dsvl_tune.schema import IGNORE_INDEX, Batch, Prompts
 from dsvl_tune.training.head_loss import head_loss
 
 
-def encode_images(model: PreTrainedModel, batch: Batch | Prompts) -> dict[str, BaseModelOutputWithPooling] | None:
+def encode_images(
+    model: PreTrainedModel, batch: Batch | Prompts
+) -> dict[str, BaseModelOutputWithPooling] | None:
     """Visual tokens for every image slot, each distinct image encoded once.
 
     Returns:
@@ -53,7 +55,9 @@ def loss_by_modality(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tens
     targets = batch.labels[:, 1:]
     learnt = targets != IGNORE_INDEX
     weights = batch.loss_weights[:, 1:][learnt]
-    loss_sum, losses = head_loss(model.lm_head, hidden_states(model, batch)[:, :-1][learnt], targets[learnt], weights)
+    loss_sum, losses = head_loss(
+        model.lm_head, hidden_states(model, batch)[:, :-1][learnt], targets[learnt], weights
+    )
     image = shows_image(batch, model.config.image_token_id)[:, 1:][learnt]
     sums = torch.stack([losses * weights, weights])
     return loss_sum, torch.stack([sums[:, ~image].sum(1), sums[:, image].sum(1)])

@@ -41,7 +41,13 @@ def part_bytes(model: PreTrainedModel, quantization: str | None) -> dict[str, Pa
     for name, parameter in model.named_parameters():
         size = weight_bytes(name, parameter, quantization)
         trained = parameter.numel() if parameter.requires_grad else 0
-        grown = (parameter.numel(), trained, size, trained * parameter.itemsize, MOMENTS * trained * parameter.itemsize)
+        grown = (
+            parameter.numel(),
+            trained,
+            size,
+            trained * parameter.itemsize,
+            MOMENTS * trained * parameter.itemsize,
+        )
         part = part_of(name)
         parts[part] = PartBytes(*(old + new for old, new in zip(parts[part], grown, strict=True)))
     return parts
@@ -65,20 +71,34 @@ def gathered_bytes(model: PreTrainedModel, quantization: str | None) -> float:
         unit = layer.group() if layer else part if part in ("embed_tokens", "lm_head") else ""
         units[unit] = units.get(unit, 0.0) + weight_bytes(name, parameter, quantization)
     outside = units.pop("", 0.0)
-    return outside + max(units.values()) + max(size for unit, size in units.items() if unit.endswith("."))
+    return (
+        outside
+        + max(units.values())
+        + max(size for unit, size in units.items() if unit.endswith("."))
+    )
 
 
 def dequantized_bytes(model: PreTrainedModel, quantization: str | None) -> float:
     """The one 4-bit weight that is in use, in the dtype it computes in."""
     if quantization is None:
         return 0.0
-    return float(max(p.numel() * p.itemsize for name, p in model.named_parameters() if QUANTIZED.fullmatch(name)))
+    return float(
+        max(
+            p.numel() * p.itemsize
+            for name, p in model.named_parameters()
+            if QUANTIZED.fullmatch(name)
+        )
+    )
 
 
 def pixel_bytes(config: PretrainedConfig, shape: RowShape) -> int:
     """float32 pixels of a micro-batch's images in both branches."""
     towers = (config.vision_config, getattr(config, "high_res_vision_config", None))
-    return sum(shape.rows * shape.images * 3 * 4 * tower.image_size**2 for tower in towers if tower is not None)
+    return sum(
+        shape.rows * shape.images * 3 * 4 * tower.image_size**2
+        for tower in towers
+        if tower is not None
+    )
 
 
 def stored_feature_bytes(config: PretrainedConfig, plan: Plan) -> int | None:
@@ -86,7 +106,11 @@ def stored_feature_bytes(config: PretrainedConfig, plan: Plan) -> int | None:
 
     None where a tower trains, whose features change. SAM's branch ends at 4 times the neck's channels.
     """
-    if any(plan[part].mode != "frozen" for part in plan if part.startswith(("siglip", "sam", "downsample"))):
+    if any(
+        plan[part].mode != "frozen"
+        for part in plan
+        if part.startswith(("siglip", "sam", "downsample"))
+    ):
         return None
     sam = getattr(config, "high_res_vision_config", None)
     width = config.text_config.hidden_size

@@ -88,7 +88,9 @@ class FinetuneModule(AnsweringModule):
         folder = resolve_checkpoint(checkpoint)
         super().__init__(load_processor(folder), max_new_tokens)
         self.folder = folder
-        self.strict_loading = False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
+        self.strict_loading = (
+            False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
+        )
         requested = make_plan(preset, parts)
         self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
         self.betas, self.weight_decay = betas, weight_decay
@@ -97,14 +99,30 @@ class FinetuneModule(AnsweringModule):
             check_quantization(requested)
         precision = torch_dtype(dtype)
         self.adapted = partial(
-            adapted_model, folder, requested, set(parts or {}), precision, lora_variant, lora_dropout
+            adapted_model,
+            folder,
+            requested,
+            set(parts or {}),
+            precision,
+            lora_variant,
+            lora_dropout,
         )
         self.build = partial(
-            build_model, self.adapted, self.quantization, gradient_checkpointing, attention, compile, precision
+            build_model,
+            self.adapted,
+            self.quantization,
+            gradient_checkpointing,
+            attention,
+            compile,
+            precision,
         )
         self.gradient_checkpointing = gradient_checkpointing
         self.bad_steps = BadSteps(max_bad_steps)
-        self.feature_store, self.feature_dtype, self.feature_store_gb = feature_store, feature_dtype, feature_store_gb
+        self.feature_store, self.feature_dtype, self.feature_store_gb = (
+            feature_store,
+            feature_dtype,
+            feature_store_gb,
+        )
         self.plan: Plan = {}
         self.step_sums: list[Tensor] = []
         self.modality_sums: list[Tensor] = []
@@ -117,10 +135,14 @@ class FinetuneModule(AnsweringModule):
         """Build the model, see `models.building`. Lightning may call it more than once."""
         if self.model is not None:
             return
-        self.model, self.plan = self.build(self.device_mesh["data_parallel"] if self.device_mesh else None)
+        self.model, self.plan = self.build(
+            self.device_mesh["data_parallel"] if self.device_mesh else None
+        )
         if self.feature_store is not None:
             settings = (self.feature_store, self.feature_dtype, self.feature_store_gb)
-            self.frozen_half = open_half(self.model, self.plan, *settings, str(self.trainer.precision))
+            self.frozen_half = open_half(
+                self.model, self.plan, *settings, str(self.trainer.precision)
+            )
             share_store(self.frozen_half, self.trainer)
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
@@ -130,7 +152,9 @@ class FinetuneModule(AnsweringModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from a seed that is a function of the position alone, so a resumed run draws the same.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning keeps `seed_everything`
-        position = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        position = (
+            self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        )
         # Hashed, because torch's CPU generator takes 32 bits: a sum would mix up seeds and positions.
         torch.manual_seed(int(np.random.SeedSequence((seed, position)).generate_state(1)[0]))
 
@@ -147,11 +171,15 @@ class FinetuneModule(AnsweringModule):
         own = torch.stack(self.step_sums)
         sums = self.trainer.strategy.reduce(own.sum(0), reduce_op="sum")
         loss_sum, weight_sum = sums.sum(0).unbind()
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in self.parameters() if parameter.grad is not None
+        ]
         for gradient in gradients:
             gradient.mul_(self.trainer.world_size / weight_sum)
         self.step_sums.clear()
-        if self.bad_steps.judge(self.trainer, loss_sum / weight_sum, own[:, :, 0].sum(1), gradients):
+        if self.bad_steps.judge(
+            self.trainer, loss_sum / weight_sum, own[:, :, 0].sum(1), gradients
+        ):
             optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer does nothing
             return
         self.log("train/loss", loss_sum / weight_sum, prog_bar=True)
@@ -181,7 +209,9 @@ class FinetuneModule(AnsweringModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained tensors only."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {name: t for name, t in checkpoint["state_dict"].items() if name in trained}
+        checkpoint["state_dict"] = {
+            name: t for name, t in checkpoint["state_dict"].items() if name in trained
+        }
         checkpoint["bad_steps"] = self.bad_steps.seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

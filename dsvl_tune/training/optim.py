@@ -26,7 +26,9 @@ def make_optimizer(
     tensors: dict[tuple[str, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            tensors[part_of(name), parameter.ndim > 1].append((f"model.{name}", parameter))  # as checkpoints name it
+            tensors[part_of(name), parameter.ndim > 1].append(
+                (f"model.{name}", parameter)
+            )  # as checkpoints name it
     groups = [
         {
             "params": parameters,
@@ -44,15 +46,28 @@ def make_optimizer(
 def by_name(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's saved state with the numbers that this optimizer has for the same names."""
     own = optimizer.state_dict()["param_groups"]
-    numbers = {name: i for group in own for name, i in zip(group["param_names"], group["params"], strict=True)}
+    numbers = {
+        name: i
+        for group in own
+        for name, i in zip(group["param_names"], group["params"], strict=True)
+    }
     saved = {group["name"]: group for group in state["param_groups"]}
-    names = {i: n for group in saved.values() for n, i in zip(group["param_names"], group["params"], strict=True)}
+    names = {
+        i: n
+        for group in saved.values()
+        for n, i in zip(group["param_names"], group["params"], strict=True)
+    }
     kept = ("params", "param_names")
     groups = [{**saved[group["name"]], **{key: group[key] for key in kept}} for group in own]
-    return {"state": {numbers[names[i]]: slots for i, slots in state["state"].items()}, "param_groups": groups}
+    return {
+        "state": {numbers[names[i]]: slots for i, slots in state["state"].items()},
+        "param_groups": groups,
+    }
 
 
-def warmup_cosine(optimizer: AdamW, warmup_steps: int, total_steps: int, final_share: float) -> LambdaLR:
+def warmup_cosine(
+    optimizer: AdamW, warmup_steps: int, total_steps: int, final_share: float
+) -> LambdaLR:
     """Learning-rate schedule by optimizer step.
 
     Rises linearly over `warmup_steps` (the first step already moves: 1 / warmup_steps of the rate), then falls by a

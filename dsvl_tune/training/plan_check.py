@@ -42,9 +42,21 @@ def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None
             mode += f" on {quantization}"
         mode = mode if parameters[part] else "frozen, not loaded"
         rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
-        rows.append([part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate])
-    total = ["total", "", f"{parameters.total():,}", f"{tensors.total():,}", f"{trained.total():,}", ""]
-    table = format_table(["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"], [*rows, total])
+        rows.append(
+            [part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate]
+        )
+    total = [
+        "total",
+        "",
+        f"{parameters.total():,}",
+        f"{tensors.total():,}",
+        f"{trained.total():,}",
+        "",
+    ]
+    table = format_table(
+        ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"],
+        [*rows, total],
+    )
     if quantization is not None:
         table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, doubly quantised; nothing else"
     return table
@@ -91,7 +103,9 @@ class PlanCheck(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
         if trainer.is_global_zero:
-            table = plan_table(pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization)
+            table = plan_table(
+                pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization
+            )
             print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
             write_json(self.run_folder / "plan.json", plan_record(pl_module))
         self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
@@ -104,8 +118,14 @@ class PlanCheck(L.Callback):
             return
         assert isinstance(pl_module, FinetuneModule)
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-        parameters = {name: p for name, p in pl_module.network.named_parameters() if name in self.waiting}
-        found = {name for name, p in parameters.items() if p.grad is not None and bool(local(p.grad).any())}
+        parameters = {
+            name: p for name, p in pl_module.network.named_parameters() if name in self.waiting
+        }
+        found = {
+            name
+            for name, p in parameters.items()
+            if p.grad is not None and bool(local(p.grad).any())
+        }
         self.with_gradient = {name: rates[id(parameters[name])] for name in in_any_process(found)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -117,7 +137,11 @@ class PlanCheck(L.Callback):
             for name, parameter in pl_module.network.named_parameters()
             if name in self.with_gradient or not (self.frozen_checked or parameter.requires_grad)
         }
-        changed = {name for name, parameter in watched.items() if fingerprint(parameter) != self.before[name]}
+        changed = {
+            name
+            for name, parameter in watched.items()
+            if fingerprint(parameter) != self.before[name]
+        }
         moved = in_any_process(changed)
         self.hold_against_plan(moved, watched)
         self.waiting -= moved
@@ -133,9 +157,13 @@ class PlanCheck(L.Callback):
         """Raise on the first tensor that moved and should not have, or should have and did not."""
         for name, parameter in watched.items():
             if name in moved and not parameter.requires_grad:
-                raise RuntimeError(f"the plan has {part_of(name)} frozen, but {name} changed in the first step")
+                raise RuntimeError(
+                    f"the plan has {part_of(name)} frozen, but {name} changed in the first step"
+                )
             if name not in moved and self.with_gradient.get(name, 0.0) > SURE_TO_MOVE_LR:
-                raise RuntimeError(f"the plan trains {name} and it had a gradient, but the optimizer did not move it")
+                raise RuntimeError(
+                    f"the plan trains {name} and it had a gradient, but the optimizer did not move it"
+                )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.waiting:

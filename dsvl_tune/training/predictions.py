@@ -31,7 +31,9 @@ def answers_file(out: Path | None, run: Path | None, base: Path) -> Path:
         assert run is not None
         return run / "predictions" / "predict.jsonl"
     if out.is_dir() or not out.parent.is_dir():
-        raise UserError(f"--out {out}: expected a file in a folder that exists. Give such a name: answers.jsonl.")
+        raise UserError(
+            f"--out {out}: expected a file in a folder that exists. Give such a name: answers.jsonl."
+        )
     return out
 
 

@@ -57,11 +57,18 @@ def shared_store() -> TCPStore | None:
     """Where processes that torchrun or srun started at one time can leave each other a word; None for one process."""
     timeout = timedelta(minutes=5)
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+        return TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timeout,
+        )
     if SLURMEnvironment.detect() and processes() > 1:
         slurm = SLURMEnvironment()
         port = slurm.main_port + 1  # the port itself is for the process group, later
-        return TCPStore(slurm.main_address, port, is_master=is_first(), timeout=timeout, wait_for_workers=False)
+        return TCPStore(
+            slurm.main_address, port, is_master=is_first(), timeout=timeout, wait_for_workers=False
+        )
     return None
 
 

@@ -20,7 +20,11 @@ RUN_KEYS = ("resume", "time_limit_s", "checkpoint_every_steps")
 def numbered(base: Path) -> list[tuple[int, Path]]:
     """The existing folders of a run's name, by number."""
     pattern = re.compile(rf"{re.escape(base.name)}(?:-(\d+))?")
-    found = [(pattern.fullmatch(path.name), path) for path in base.parent.glob(f"{base.name}*") if path.is_dir()]
+    found = [
+        (pattern.fullmatch(path.name), path)
+        for path in base.parent.glob(f"{base.name}*")
+        if path.is_dir()
+    ]
     return sorted((int(match[1] or 1), path) for match, path in found if match)
 
 
@@ -30,7 +34,9 @@ def new_run_folder(base: Path) -> Path:
     return base if not existing else base.with_name(f"{base.name}-{existing[-1][0] + 1}")
 
 
-def place_run(base: Path, ckpt_path: str | None, resume: str, recipe: Mapping[str, Any]) -> tuple[Path, Path | None]:
+def place_run(
+    base: Path, ckpt_path: str | None, resume: str, recipe: Mapping[str, Any]
+) -> tuple[Path, Path | None]:
     """The folder that `fit` trains in, and the checkpoint that it goes on from.
 
     Args:
@@ -45,7 +51,10 @@ def place_run(base: Path, ckpt_path: str | None, resume: str, recipe: Mapping[st
     if folder is None:
         return new_run_folder(base), None
     checkpoint = newest_whole(folder)
-    print(f"going on with {folder} from {checkpoint.name if checkpoint else 'its beginning'}", flush=True)
+    print(
+        f"going on with {folder} from {checkpoint.name if checkpoint else 'its beginning'}",
+        flush=True,
+    )
     return folder, checkpoint
 
 
@@ -57,11 +66,15 @@ def last_run_folder(base: Path) -> tuple[Path, Path]:
     """
     existing = numbered(base)
     if not existing:
-        raise UserError(f"--ckpt_path last: there is no run {base} to go on from. Start without --ckpt_path.")
+        raise UserError(
+            f"--ckpt_path last: there is no run {base} to go on from. Start without --ckpt_path."
+        )
     folder = existing[-1][1]
     checkpoint = newest_whole(folder)
     if checkpoint is None:
-        raise UserError(f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without --ckpt_path.")
+        raise UserError(
+            f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without --ckpt_path."
+        )
     return folder, checkpoint
 
 
@@ -74,10 +87,14 @@ def unfinished_run(base: Path, recipe: Mapping[str, Any]) -> Path | None:
     folder = existing[-1][1] if existing else None
     if folder is None or (folder / "summary.json").exists():
         return None
-    if not (folder / "config.yaml").is_file():  # killed while it was set up, if there is nothing else in it
+    if not (
+        folder / "config.yaml"
+    ).is_file():  # killed while it was set up, if there is nothing else in it
         return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
     written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    differing = sorted(key for key, _ in set(leaves(written)) ^ set(leaves(recipe)) if key not in RUN_KEYS)
+    differing = sorted(
+        key for key, _ in set(leaves(written)) ^ set(leaves(recipe)) if key not in RUN_KEYS
+    )
     if differing:
         print(
             f"{folder} is unfinished, but its recipe differs ({differing[0]}), so a new run is made. "
@@ -104,7 +121,11 @@ def existing_run_folder(base: Path, config: Path | None) -> Path | None:
         base: folder that a run of this name would have; its newest run counts.
         config: the first recipe given; if that is the `config.yaml` of a run, it is that run.
     """
-    if config is not None and config.name == "config.yaml" and (config.parent / "manifest.json").is_file():
+    if (
+        config is not None
+        and config.name == "config.yaml"
+        and (config.parent / "manifest.json").is_file()
+    ):
         return config.parent
     existing = numbered(base)
     return existing[-1][1] if existing else None
@@ -125,7 +146,10 @@ def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
         found = [path for path in [newest_whole(run)] if path]
     else:
         best = best_name(run)
-        found = sorted((run / FOLDER).glob(f"{which}*.ckpt"), key=lambda path: (path.name == best, step_of(path)))
+        found = sorted(
+            (run / FOLDER).glob(f"{which}*.ckpt"),
+            key=lambda path: (path.name == best, step_of(path)),
+        )
     if not found:
         kept = ", ".join(sorted(path.name for path in (run / FOLDER).glob("*.ckpt"))) or "none"
         raise UserError(f"--ckpt_path {which}: {run} keeps no such checkpoint. It has: {kept}.")
@@ -136,4 +160,11 @@ def best_name(run: Path) -> str:
     """The file that the newest whole checkpoint calls the best one: of several kept, the newest need not be."""
     newest = newest_whole(run)
     callbacks = without_shards(newest).get("callbacks", {}) if newest else {}
-    return next((Path(state["best_model_path"]).name for state in callbacks.values() if "best_model_path" in state), "")
+    return next(
+        (
+            Path(state["best_model_path"]).name
+            for state in callbacks.values()
+            if "best_model_path" in state
+        ),
+        "",
+    )

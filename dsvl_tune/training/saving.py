@@ -37,7 +37,10 @@ class LastCheckpoint(Checkpoint):
         return {"owes_validation": self.owes_validation, "ended_early": self.ended_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.owes_validation, self.ended_early = state_dict["owes_validation"], state_dict["ended_early"]
+        self.owes_validation, self.ended_early = (
+            state_dict["owes_validation"],
+            state_dict["ended_early"],
+        )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loop: Any = trainer.fit_loop
@@ -77,10 +80,16 @@ class LastCheckpoint(Checkpoint):
         if self.should_stop(trainer):
             self.save(trainer, owes_validation=validation_follows)
             raise RunStopped(self.stop.exit_code)
-        if self.every_steps and trainer.global_step % self.every_steps == 0 and not validation_follows:
+        if (
+            self.every_steps
+            and trainer.global_step % self.every_steps == 0
+            and not validation_follows
+        ):
             self.save(trainer)
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
+    ) -> None:
         loop = trainer.fit_loop.epoch_loop
         if trainer.sanity_checking or loop._should_accumulate() or not self.should_stop(trainer):
             return

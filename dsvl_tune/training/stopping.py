@@ -52,7 +52,9 @@ class StopRequest:
         self.listen()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
 

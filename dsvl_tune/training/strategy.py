@@ -9,7 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import (
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+    StrategyRegistry,
+)
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -47,7 +52,9 @@ class FSDP2(ModelParallelStrategy):
         state: dict[str, Any] = inner.state_dict()
         return state
 
-    def save_checkpoint(self, checkpoint: Checkpoint, filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: Checkpoint, filepath: Any, storage_options: Any = None
+    ) -> None:
         path = Path(self.broadcast(filepath))
         if not all("lora_" in name for name in checkpoint["state_dict"]):
             write_folder(path, checkpoint)
@@ -81,7 +88,9 @@ class FSDP2(ModelParallelStrategy):
         return dict(self.lightning_module.named_parameters())
 
 
-def choose_strategy(strategy: str | Strategy, devices: int | str | list[int], nodes: int) -> str | Strategy:
+def choose_strategy(
+    strategy: str | Strategy, devices: int | str | list[int], nodes: int
+) -> str | Strategy:
     """What `trainer.strategy` means here.
 
     Args:
@@ -109,7 +118,11 @@ def choose_strategy(strategy: str | Strategy, devices: int | str | list[int], no
             f"trainer.strategy: {strategy} is FSDP's first version, which cannot clip gradients by their norm. Give "
             f"{SHARDED}."
         )
-    usable = ["auto", SHARDED, *(name for name in StrategyRegistry.available_strategies() if "fsdp" not in name)]
+    usable = [
+        "auto",
+        SHARDED,
+        *(name for name in StrategyRegistry.available_strategies() if "fsdp" not in name),
+    ]
     if isinstance(strategy, str) and strategy not in usable:
         near = difflib.get_close_matches(strategy, usable, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Usual are auto, ddp and {SHARDED}."

@@ -12,7 +12,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     def render(cells: Sequence[str]) -> str:
         first, *others = cells
-        return "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))])
+        return "  ".join(
+            [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(others, widths[1:], strict=True))]
+        )
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([render(lines[0]), rule, *map(render, lines[1:])])

@@ -61,7 +61,11 @@ def gauge(value: float, size: tuple[int, int]) -> Image.Image:
         return centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
 
     for tick in range(51):
-        draw.line((at(tick / 5, 235 if tick % 5 else 215), at(tick / 5, 262)), fill=INK, width=4 if tick % 5 else 9)
+        draw.line(
+            (at(tick / 5, 235 if tick % 5 else 215), at(tick / 5, 262)),
+            fill=INK,
+            width=4 if tick % 5 else 9,
+        )
     for bar in range(0, 11, 2):
         draw.text(at(bar, 172), str(bar), font=font(48), fill=INK, anchor="mm")
     draw.arc((378, 198, 902, 722), 135 + 27 * 8, 135 + 270, fill=(190, 40, 30), width=14)
@@ -84,9 +88,13 @@ def shelf() -> Image.Image:
         for place, name in enumerate(names):
             left = 70 + 310 * place
             body = (left, floor - 330, left + 240, floor)
-            draw.rounded_rectangle(body, 30, fill=glass[(number + place) % 3], outline=(60, 66, 70), width=5)
+            draw.rounded_rectangle(
+                body, 30, fill=glass[(number + place) % 3], outline=(60, 66, 70), width=5
+            )
             draw.rectangle((left + 24, floor - 372, left + 216, floor - 326), fill=(52, 54, 58))
-            draw.line((left + 30, floor - 290, left + 30, floor - 40), fill=(226, 236, 238), width=9)
+            draw.line(
+                (left + 30, floor - 290, left + 30, floor - 40), fill=(226, 236, 238), width=9
+            )
             draw.rectangle((left + 22, floor - 210, left + 218, floor - 110), fill=(244, 240, 226))
             draw.text((left + 120, floor - 160), name, font=font(42), fill=INK, anchor="mm")
     return photograph(scene, (480, 720))
@@ -98,20 +106,31 @@ def receipt() -> Image.Image:
     draw = ImageDraw.Draw(paper)
     draw.text((200, 50), "HARBOUR HARDWARE", font=font(30), fill=40, anchor="mm")
     draw.text((200, 92), "12 March 2024   16:42", font=font(20), fill=60, anchor="mm")
-    lines = [("Wood screws 4x40", 6.90), ("Sandpaper P120", 3.25), ("Linseed oil 0.5 l", 9.80), ("Brush 40 mm", 4.55)]
+    lines = [
+        ("Wood screws 4x40", 6.90),
+        ("Sandpaper P120", 3.25),
+        ("Linseed oil 0.5 l", 9.80),
+        ("Brush 40 mm", 4.55),
+    ]
     for row, (name, price) in enumerate(lines):
         draw.text((28, 160 + 56 * row), name, font=font(23), fill=50)
         draw.text((372, 160 + 56 * row), f"{price:.2f}", font=font(23), fill=50, anchor="ra")
     draw.line((28, 396, 372, 396), fill=70, width=3)
     draw.text((28, 416), "TOTAL", font=font(30), fill=30)
-    draw.text((372, 416), f"{sum(price for _, price in lines):.2f}", font=font(30), fill=30, anchor="ra")
+    draw.text(
+        (372, 416), f"{sum(price for _, price in lines):.2f}", font=font(30), fill=30, anchor="ra"
+    )
     draw.text((28, 486), "paid by card", font=font(22), fill=70)
     for bar in range(60):
         if RNG.random() < 0.6:
-            draw.rectangle((50 + 5 * bar, 560, 52 + 5 * bar + int(RNG.integers(0, 3)), 640), fill=40)
+            draw.rectangle(
+                (50 + 5 * bar, 560, 52 + 5 * bar + int(RNG.integers(0, 3)), 640), fill=40
+            )
     scan = Image.new("L", (460, 760), 205)
     scan.paste(paper, (30, 40))
-    scan = scan.rotate(1.6, Image.Resampling.BICUBIC, fillcolor=205).filter(ImageFilter.GaussianBlur(0.5))
+    scan = scan.rotate(1.6, Image.Resampling.BICUBIC, fillcolor=205).filter(
+        ImageFilter.GaussianBlur(0.5)
+    )
     speckle = np.where(RNG.random((760, 460)) < 0.0015, -90, 0)
     return Image.fromarray(np.uint8(np.clip(np.asarray(scan) + speckle, 0, 255)))
 
@@ -120,9 +139,14 @@ def sticker() -> Image.Image:
     """A hazard sticker cut out of its background: RGBA, transparent corners."""
     picture = Image.new("RGBA", (900, 780), (0, 0, 0, 0))
     draw = ImageDraw.Draw(picture)
-    draw.rounded_rectangle((10, 10, 890, 770), 60, fill=(250, 206, 40, 255), outline=(20, 20, 20, 255), width=18)
+    draw.rounded_rectangle(
+        (10, 10, 890, 770), 60, fill=(250, 206, 40, 255), outline=(20, 20, 20, 255), width=18
+    )
     draw.polygon(((450, 70), (720, 520), (180, 520)), outline=(20, 20, 20, 255), width=30)
-    draw.polygon(((470, 190), (400, 360), (450, 350), (420, 470), (510, 310), (458, 322)), fill=(20, 20, 20, 255))
+    draw.polygon(
+        ((470, 190), (400, 360), (450, 350), (420, 470), (510, 310), (458, 322)),
+        fill=(20, 20, 20, 255),
+    )
     draw.text((450, 600), "HIGH VOLTAGE", font=font(84), fill=(20, 20, 20, 255), anchor="mm")
     draw.text((450, 695), "400 V", font=font(72), fill=(20, 20, 20, 255), anchor="mm")
     return picture.resize((300, 260), Image.Resampling.LANCZOS)
@@ -151,8 +175,15 @@ def harbour() -> Image.Image:
     scene = wall(1000, 668, (214, 214, 214), (176, 176, 176))
     draw = ImageDraw.Draw(scene)
     for depth, shade in enumerate((150, 122, 96)):
-        peaks = 300 + 50 * depth - 80 * np.abs(np.sin(np.arange(0, 1001, 20) / (90 + 37 * depth) + depth * 2.1))
-        draw.polygon([(0, 460), *zip(range(0, 1001, 20), peaks.tolist(), strict=True), (1000, 460)], fill=(shade,) * 3)
+        peaks = (
+            300
+            + 50 * depth
+            - 80 * np.abs(np.sin(np.arange(0, 1001, 20) / (90 + 37 * depth) + depth * 2.1))
+        )
+        draw.polygon(
+            [(0, 460), *zip(range(0, 1001, 20), peaks.tolist(), strict=True), (1000, 460)],
+            fill=(shade,) * 3,
+        )
     for row in range(450, 668, 6):
         shade = int(118 + 30 * math.sin(row * 0.9) + RNG.integers(-8, 8))
         draw.rectangle((0, row, 1000, row + 6), fill=(shade,) * 3)

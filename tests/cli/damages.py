@@ -29,7 +29,9 @@ def on_tensors(change: Callable[[dict[str, Tensor], str, random.Random], object]
         path = weight_file(folder, rng)
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
         change(tensors, rng.choice(sorted(tensors)), rng)
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+        save_file(
+            {name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"}
+        )
 
     return damage
 
@@ -53,12 +55,16 @@ def poison(value: float) -> Callable[[dict[str, Tensor], str, random.Random], ob
 
 def rename(tensors: dict[str, Tensor], name: str, rng: random.Random) -> None:
     place = rng.randrange(len(name))
-    tensors[name[:place] + rng.choice("abz09._") + name[place + (rng.random() < 0.5) :] + "_"] = tensors.pop(name)
+    tensors[name[:place] + rng.choice("abz09._") + name[place + (rng.random() < 0.5) :] + "_"] = (
+        tensors.pop(name)
+    )
 
 
 def reshape(tensors: dict[str, Tensor], name: str, rng: random.Random) -> None:
     tensor = tensors[name]
-    tensors[name] = rng.choice([tensor[None], tensor.flatten()[:-1], torch.cat([tensor, tensor]), tensor[:0]])
+    tensors[name] = rng.choice(
+        [tensor[None], tensor.flatten()[:-1], torch.cat([tensor, tensor]), tensor[:0]]
+    )
 
 
 def flip(path: Path, start: int, end: int, rng: random.Random) -> None:
@@ -104,14 +110,22 @@ def lose(content: dict[str, Any], rng: random.Random) -> None:
 
 def name_absent_file(content: dict[str, Any], rng: random.Random) -> None:
     places = content["weight_map"]
-    places[rng.choice(sorted(places))] = rng.choice(["model-00003-of-00003.safetensors", "../model.safetensors"])
+    places[rng.choice(sorted(places))] = rng.choice(
+        ["model-00003-of-00003.safetensors", "../model.safetensors"]
+    )
 
 
 def wrong_size(content: dict[str, Any], rng: random.Random) -> None:
     section, key = rng.choice(
         [
-            *(("text_config", key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")),
-            *(("vision_config", key) for key in ("hidden_size", "intermediate_size", "num_hidden_layers")),
+            *(
+                ("text_config", key)
+                for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+            ),
+            *(
+                ("vision_config", key)
+                for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+            ),
             *(("vision_config", key) for key in ("image_size", "patch_size")),
         ]
     )
@@ -120,7 +134,13 @@ def wrong_size(content: dict[str, Any], rng: random.Random) -> None:
 
 def other_tower(content: dict[str, Any], rng: random.Random) -> None:
     tower = content["vision_config"]["params"]
-    changes = [("model_name", "clip_large"), ("width", 128), ("layers", 24), ("image_size", 336), ("width", "wide")]
+    changes = [
+        ("model_name", "clip_large"),
+        ("width", 128),
+        ("layers", 24),
+        ("image_size", 336),
+        ("width", "wide"),
+    ]
     key, value = rng.choice(changes)
     if key == "model_name":
         for size in ("width", "layers", "heads"):
@@ -143,9 +163,13 @@ def drop_key(content: dict[str, Any], rng: random.Random) -> None:
 EVERYWHERE: dict[str, Damage] = {
     "tensor missing": on_tensors(lambda tensors, name, rng: tensors.pop(name)),
     "tensor renamed": on_tensors(rename),
-    "tensor extra": on_tensors(lambda tensors, name, rng: tensors.update({f"{name}.more": tensors[name].clone()})),
+    "tensor extra": on_tensors(
+        lambda tensors, name, rng: tensors.update({f"{name}.more": tensors[name].clone()})
+    ),
     "tensor of another shape": on_tensors(reshape),
-    "tensor of integers": on_tensors(lambda tensors, name, rng: tensors.update({name: tensors[name].to(torch.int8)})),
+    "tensor of integers": on_tensors(
+        lambda tensors, name, rng: tensors.update({name: tensors[name].to(torch.int8)})
+    ),
     "value not a number": on_tensors(poison(float("nan"))),
     "value infinite": on_tensors(poison(float("-inf"))),
     "bit flipped in the header": flip_in_header,
@@ -153,7 +177,9 @@ EVERYWHERE: dict[str, Damage] = {
     "weights missing": lambda folder, rng: weight_file(folder, rng).unlink(),
     "weights pickled": as_pickle,
     "config truncated": lambda folder, rng: truncate(folder / "config.json", rng),
-    "config of another model": on_json("config.json", lambda content, rng: content.update(model_type="llava")),
+    "config of another model": on_json(
+        "config.json", lambda content, rng: content.update(model_type="llava")
+    ),
     "config of the hybrid family": on_json(
         "config.json",
         lambda content, rng: (
@@ -164,7 +190,9 @@ EVERYWHERE: dict[str, Damage] = {
     ),
     "tokenizer truncated": lambda folder, rng: truncate(folder / "tokenizer.json", rng),
     "tokenizer missing": lambda folder, rng: (folder / "tokenizer.json").unlink(),
-    "image settings truncated": lambda folder, rng: truncate(folder / "preprocessor_config.json", rng),
+    "image settings truncated": lambda folder, rng: truncate(
+        folder / "preprocessor_config.json", rng
+    ),
 }
 ORIGINAL: dict[str, Damage] = {
     "config of another tower": on_json("config.json", other_tower),
@@ -177,5 +205,7 @@ TRANSFORMERS: dict[str, Damage] = {
     "index loses a tensor": on_json(WEIGHTS_INDEX, lose),
     "index names an absent file": on_json(WEIGHTS_INDEX, name_absent_file),
     "index truncated": lambda folder, rng: truncate(folder / WEIGHTS_INDEX, rng),
-    "side file truncated": lambda folder, rng: truncate(folder / "original" / "unused.safetensors", rng),
+    "side file truncated": lambda folder, rng: truncate(
+        folder / "original" / "unused.safetensors", rng
+    ),
 }

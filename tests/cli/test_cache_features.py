@@ -19,11 +19,27 @@ import yaml
 from dsvl_tune.cli import main
 from dsvl_tune.commands import cache_features
 
-SMALL = {"train_charts": 8, "validation_charts": 2, "test_charts": 3, "probe_scenes": 2, "batch_size": 2}
+SMALL = {
+    "train_charts": 8,
+    "validation_charts": 2,
+    "test_charts": 3,
+    "probe_scenes": 2,
+    "batch_size": 2,
+}
 RECIPE: dict[str, Any] = {
-    "model": {"lr": 0.01, "warmup_steps": 0, "max_new_tokens": 4, "parts": {"aligner": {"mode": "full"}}},
+    "model": {
+        "lr": 0.01,
+        "warmup_steps": 0,
+        "max_new_tokens": 4,
+        "parts": {"aligner": {"mode": "full"}},
+    },
     "data": {"class_path": "dsvl_tune.datamodules.ChartsDataModule", "init_args": SMALL},
-    "trainer": {"max_steps": 4, "val_check_interval": 2, "accumulate_grad_batches": 2, "enable_progress_bar": False},
+    "trainer": {
+        "max_steps": 4,
+        "val_check_interval": 2,
+        "accumulate_grad_batches": 2,
+        "enable_progress_bar": False,
+    },
 }
 STORE = ("--model.feature_store", "features", "--model.feature_dtype", "float32")
 
@@ -36,11 +52,17 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 def results(name: str) -> dict[str, Any]:
     """Answers, logged losses and scores of a run."""
     folder = Path("runs") / name
-    found = {path.name: path.read_text(encoding="utf-8") for path in (folder / "predictions").iterdir()}
+    found = {
+        path.name: path.read_text(encoding="utf-8") for path in (folder / "predictions").iterdir()
+    }
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    found |= {key: summary[key] for key in ("before", "after", "floor", "steps", "trainable_parameters")}
+    found |= {
+        key: summary[key] for key in ("before", "after", "floor", "steps", "trainable_parameters")
+    }
     with (folder / "metrics" / "version_0" / "metrics.csv").open(encoding="utf-8") as file:
-        found["val/loss"] = [float(line["val/loss"]) for line in csv.DictReader(file) if line["val/loss"]]
+        found["val/loss"] = [
+            float(line["val/loss"]) for line in csv.DictReader(file) if line["val/loss"]
+        ]
     return found
 
 
@@ -75,7 +97,9 @@ def test_a_run_with_a_store_is_the_run_without(
     assert got == wanted
     assert len(list(Path(name).rglob("*.safetensors"))) == 15
     run(monkeypatch, "predict", "--config", f"runs/{name}/config.yaml", "--ckpt_path", "best")
-    assert (Path("runs") / name / "predictions" / "predict.jsonl").read_text() == wanted["test_after.jsonl"]
+    assert (Path("runs") / name / "predictions" / "predict.jsonl").read_text() == wanted[
+        "test_after.jsonl"
+    ]
 
 
 def command_in_child(*arguments: str) -> int:
@@ -84,7 +108,9 @@ def command_in_child(*arguments: str) -> int:
     if child == 0:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            torch.set_num_threads(1)  # the parent's threads are not there: a product over several would wait for them
+            torch.set_num_threads(
+                1
+            )  # the parent's threads are not there: a product over several would wait for them
             sys.argv = ["dsvl-tune", *arguments]
             main()
             os._exit(0)
@@ -112,14 +138,19 @@ def test_a_killed_command_goes_on_and_several_share_the_work(
     assert "67 distinct images, 0 to store" in output and "67 were stored, 0 added" in output
 
 
-def test_the_bound_is_said(plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bound_is_said(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(plain)
     bounded = ("--model.feature_store", "bounded", "--model.feature_store_gb", "1.2e-5")
     run(monkeypatch, "cache-features", "--config", "small.yaml", *bounded)
     output = capsys.readouterr().out
     kept = len(list(Path("bounded").rglob("*.safetensors")))
     assert 0 < kept < 15 and output.count("nothing more is added") == 1
-    assert re.search(rf"0 were stored, {kept} added, {15 - kept} NOT stored: it has reached its 1.2e-05 GB", output)
+    assert re.search(
+        rf"0 were stored, {kept} added, {15 - kept} NOT stored: it has reached its 1.2e-05 GB",
+        output,
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +160,10 @@ def test_the_bound_is_said(plain: Path, monkeypatch: pytest.MonkeyPatch, capsys:
         ([*STORE, "--model.parts.siglip.mode", "full"], "siglip trains (full)"),
         ([*STORE, "--model.feature_dtype", "int8"], "feature_dtype"),
         (["--model.feature_store", "small.yaml"], "model.feature_store: small.yaml cannot be made"),
-        (["--model.feature_store", "full_disk"], "full_disk: 15 images of 2.05 kB need 30.72 kB, the disk has 0.00 kB"),
+        (
+            ["--model.feature_store", "full_disk"],
+            "full_disk: 15 images of 2.05 kB need 30.72 kB, the disk has 0.00 kB",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(

@@ -56,15 +56,27 @@ def test_one_answer_is_the_golden_one(
     output = Pieces()
     monkeypatch.setattr(sys, "stdout", output)
     question = ["--image", str(GOLDEN / family / "images" / "chart.png"), "--max_new_tokens", "12"]
-    chat(monkeypatch, GOLDEN / family / "checkpoint", *question, "--prompt", "Describe the image in one sentence.")
+    chat(
+        monkeypatch,
+        GOLDEN / family / "checkpoint",
+        *question,
+        "--prompt",
+        "Describe the image in one sentence.",
+    )
     ids = load_file(GOLDEN / family / "logits.safetensors")["gen_one_image.greedy_ids"]
-    assert output.getvalue() == load_tokenizer(GOLDEN / family / "checkpoint").decode(ids).strip() + "\n"
+    assert (
+        output.getvalue()
+        == load_tokenizer(GOLDEN / family / "checkpoint").decode(ids).strip() + "\n"
+    )
     assert sum(bool(piece.strip()) for piece in output.pieces) > 1  # it came as it was made
     assert "cut off after 12 tokens" in capsys.readouterr().err
 
 
 def test_pictures_and_turns_add_up(
-    hybrid_checkpoint: Path, colours: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hybrid_checkpoint: Path,
+    colours: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     typed = [
         *("Which is larger?", "/image no_such.png", "/image blue.png"),
@@ -83,7 +95,9 @@ def test_pictures_and_turns_add_up(
         turns = (*turns, Turn("user", parts))
         prompt = encode_prompt(Conversation(turns, "test", system=""), processor)
         prompts = collate_prompts([prompt], processor.pad_id)
-        answers.append(answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0]["answer"])
+        answers.append(
+            answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0]["answer"]
+        )
         turns = (*turns, Turn("assistant", (answers[-1],)))
     assert [text.strip() for text in output.out.split("> ") if text.strip()] == answers
     assert "no_such.png: no such file" in output.err
@@ -128,14 +142,30 @@ def test_bad_arguments(
 
 
 def test_the_answer_ends_at_the_end_token(
-    hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    hybrid_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A checkpoint whose config.json names no end token, as the published ones."""
     config = json.loads((hybrid_checkpoint / "config.json").read_text(encoding="utf-8"))
-    assert config["text_config"].get("eos_token_id") != load_tokenizer(hybrid_checkpoint).eos_token_id
+    assert (
+        config["text_config"].get("eos_token_id") != load_tokenizer(hybrid_checkpoint).eos_token_id
+    )
     for seed in range(20):
-        drawing = ["--temperature", "3", "--top_p", "1", "--repetition_penalty", "1", "--seed", str(seed)]
-        chat(monkeypatch, hybrid_checkpoint, *drawing, "--prompt", "Hello", "--max_new_tokens", "60")
+        drawing = [
+            "--temperature",
+            "3",
+            "--top_p",
+            "1",
+            "--repetition_penalty",
+            "1",
+            "--seed",
+            str(seed),
+        ]
+        chat(
+            monkeypatch, hybrid_checkpoint, *drawing, "--prompt", "Hello", "--max_new_tokens", "60"
+        )
         if "cut off" not in capsys.readouterr().err:
             return
     pytest.fail("no answer came to its end")

@@ -13,7 +13,17 @@ from command_line import refused, run
 import dsvl_tune
 from dsvl_tune.cli import COMMANDS
 
-HEAVY = {"torch", "lightning", "transformers", "peft", "datasets", "torchmetrics", "jsonargparse", "numpy", "PIL"}
+HEAVY = {
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "datasets",
+    "torchmetrics",
+    "jsonargparse",
+    "numpy",
+    "PIL",
+}
 
 
 def test_help_names_every_command() -> None:
@@ -39,7 +49,11 @@ except SystemExit:
     print(json.dumps(sorted(sys.modules)))
 """
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
     )
     modules = set(json.loads(result.stdout.splitlines()[-1]))
     assert "dsvl_tune.cli" in modules
@@ -50,7 +64,9 @@ def test_version() -> None:
     assert run("--version").stdout == f"dsvl-tune {dsvl_tune.__version__}\n"
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("ft", "fit"), ("validte", "validate"), ("mrege", "merge")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("ft", "fit"), ("validte", "validate"), ("mrege", "merge")]
+)
 def test_unknown_command_is_one_message_with_the_nearest_name(typed: str, meant: str) -> None:
     result = run(typed)
     assert result.returncode == 2
@@ -69,8 +85,14 @@ def test_debug_shows_the_traceback() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["merge", "runs/none", "--outt", "y"], "unrecognized arguments: --outt y. Did you mean --out?"),
-        (["convert", "a", "b", "--to", "original", "--sah256", "x"], "--sah256 x. Did you mean --sha256?"),
+        (
+            ["merge", "runs/none", "--outt", "y"],
+            "unrecognized arguments: --outt y. Did you mean --out?",
+        ),
+        (
+            ["convert", "a", "b", "--to", "original", "--sah256", "x"],
+            "--sah256 x. Did you mean --sha256?",
+        ),
         (["chat", "--modle", "merged"], "--modle merged. Did you mean --model?"),
         (["merge"], "required: run. See dsvl-tune merge --help."),
         (["merge", "runs/none", "--rows", "few"], "'few'. See dsvl-tune merge --help."),

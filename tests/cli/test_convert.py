@@ -37,7 +37,9 @@ def convert(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def assert_same_bytes(one: Path, two: Path) -> None:
     """Every tensor of two checkpoints, whatever file it lies in."""
-    tensors = [{n: load_file(path)[n] for n, path in weight_files(folder).items()} for folder in (one, two)]
+    tensors = [
+        {n: load_file(path)[n] for n, path in weight_files(folder).items()} for folder in (one, two)
+    ]
     assert set(tensors[0]) == set(tensors[1])
     for name, tensor in tensors[0].items():
         other = tensors[1][name]
@@ -52,7 +54,10 @@ def in_shards(folder: Path, base: Path, shards: int) -> Path:
         (folder / path.name).write_bytes(path.read_bytes())
     tensors, places = list(load_file(base / "model.safetensors").items()), {}
     for number in range(shards):
-        name, part = f"model-{number + 1:05}-of-{shards:05}.safetensors", dict(tensors[number::shards])
+        name, part = (
+            f"model-{number + 1:05}-of-{shards:05}.safetensors",
+            dict(tensors[number::shards]),
+        )
         save_file(part, folder / name, metadata={"format": "pt"})
         places |= dict.fromkeys(part, name)
     (folder / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
@@ -69,7 +74,10 @@ def test_there_and_back_is_equal_in_every_byte(
     assert convert(monkeypatch, str(source), "there", "--to", "transformers") == 0
     said = capsys.readouterr().out
     unused = 17 if family == "hybrid" else 13
-    assert f"{unused} of them have no place in transformers and are in original/unused.safetensors" in said
+    assert (
+        f"{unused} of them have no place in transformers and are in original/unused.safetensors"
+        in said
+    )
     assert "equal bit for bit" in said
     assert len(load_file("there/original/unused.safetensors")) == unused
     assert len(set(weight_files(Path("there")).values())) == shards
@@ -99,9 +107,17 @@ def test_what_is_written_is_described_and_hashed(monkeypatch: pytest.MonkeyPatch
     assert convert(monkeypatch, "source", "there", "--to", "transformers") == 0
     assert (Path("there") / "LICENSE").read_text(encoding="utf-8") == "terms"
     card = (Path("there") / "README.md").read_text(encoding="utf-8")
-    for text in ("DeepSeek Model License", "no military use", "| 500 x 333 |", "truncates", "license_name: deepseek"):
+    for text in (
+        "DeepSeek Model License",
+        "no military use",
+        "| 500 x 333 |",
+        "truncates",
+        "license_name: deepseek",
+    ):
         assert text in card
-    done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd="there", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "-c", "SHA256SUMS"], cwd="there", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
     listed = {line.rsplit(": ", 1)[0] for line in done.stdout.splitlines()}
     files = {str(path.relative_to("there")) for path in Path("there").rglob("*") if path.is_file()}
@@ -133,10 +149,14 @@ def test_the_source_is_not_written_over(
     assert sorted(Path().rglob("*")) == before
 
 
-def test_hashes_that_the_publisher_gives(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hashes_that_the_publisher_gives(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = GOLDEN / "siglip" / "checkpoint"
     sums = Path("sums.txt")
-    sums.write_text(f"{sha256(source / 'model.safetensors')}  model.safetensors\n", encoding="utf-8")
+    sums.write_text(
+        f"{sha256(source / 'model.safetensors')}  model.safetensors\n", encoding="utf-8"
+    )
     arguments = (str(source), "there", "--to", "transformers", "--sha256", str(sums))
     assert convert(monkeypatch, *arguments) == 0
     sums.write_text(f"{'0' * 64}  model.safetensors\n", encoding="utf-8")
@@ -152,7 +172,10 @@ def test_settings_that_changed_since_are_not_put_back_silently(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder of the original's settings is older than a hand-edited image size."""
-    assert convert(monkeypatch, str(GOLDEN / "siglip" / "checkpoint"), "there", "--to", "transformers") == 0
+    assert (
+        convert(monkeypatch, str(GOLDEN / "siglip" / "checkpoint"), "there", "--to", "transformers")
+        == 0
+    )
     path = Path("there/preprocessor_config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "min_size": 20}), encoding="utf-8")
     Path("there/SHA256SUMS").unlink()
@@ -160,7 +183,10 @@ def test_settings_that_changed_since_are_not_put_back_silently(
     assert "image_rule would not be what there has" in capsys.readouterr().err
     shutil.rmtree("there/original")
     assert convert(monkeypatch, "there", "back", "--to", "original") == 0
-    assert json.loads(Path("back/preprocessor_config.json").read_text(encoding="utf-8"))["min_size"] == 20
+    assert (
+        json.loads(Path("back/preprocessor_config.json").read_text(encoding="utf-8"))["min_size"]
+        == 20
+    )
 
 
 # Stops in the middle of the second weight file, where the parent kills it.
@@ -186,9 +212,13 @@ main()
 """
 
 
-def test_a_killed_conversion_leaves_no_target_and_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_conversion_leaves_no_target_and_starts_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     in_shards(Path("source"), GOLDEN / "siglip" / "checkpoint", 3)
-    with subprocess.Popen([sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"now\n"
         process.send_signal(signal.SIGKILL)

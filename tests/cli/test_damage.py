@@ -41,15 +41,21 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     places = {}
     for number in (1, 2):
         shard = f"model-{number:05}-of-00002.safetensors"
-        save_file(dict(tensors[number - 1 :: 2]), root / "transformers" / shard, metadata={"format": "pt"})
+        save_file(
+            dict(tensors[number - 1 :: 2]), root / "transformers" / shard, metadata={"format": "pt"}
+        )
         places |= dict.fromkeys(dict(tensors[number - 1 :: 2]), shard)
-    (root / "transformers" / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
+    (root / "transformers" / WEIGHTS_INDEX).write_text(
+        json.dumps({"weight_map": places}), encoding="utf-8"
+    )
     return {path.name: path for path in root.iterdir()}
 
 
 def convert(source: Path, target: Path, patch: pytest.MonkeyPatch) -> int:
     """The exit code of the command."""
-    patch.setattr(sys, "argv", ["dsvl-tune", "convert", str(source), str(target), "--to", "original"])
+    patch.setattr(
+        sys, "argv", ["dsvl-tune", "convert", str(source), str(target), "--to", "original"]
+    )
     try:
         main()
     except SystemExit as ended:
@@ -63,7 +69,9 @@ CASES = [
 ]
 
 
-def assert_refused(folder: Path, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch, case: str) -> None:
+def assert_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch, case: str
+) -> None:
     target = folder.parent / "target"
     capsys.readouterr()
     assert convert(folder, target, patch) == 2, f"{case}: silent success"
@@ -72,7 +80,9 @@ def assert_refused(folder: Path, capsys: pytest.CaptureFixture[str], patch: pyte
     assert not target.exists() and not target.with_name(".target.partial").exists(), case
 
 
-@pytest.mark.parametrize(("form", "name", "damage"), CASES, ids=[f"{form}: {name}" for form, name, _ in CASES])
+@pytest.mark.parametrize(
+    ("form", "name", "damage"), CASES, ids=[f"{form}: {name}" for form, name, _ in CASES]
+)
 def test_damage_is_refused(
     form: str,
     name: str,
@@ -90,9 +100,16 @@ def test_damage_is_refused(
 
 
 def test_any_flipped_bit_in_what_we_wrote_is_found(
-    originals: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    originals: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    files = sorted(path.relative_to(originals["hashed"]) for path in originals["hashed"].rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(originals["hashed"])
+        for path in originals["hashed"].rglob("*")
+        if path.is_file()
+    )
     assert Path(SUMS) in files
     for seed, file in enumerate([*files, *[Path("model.safetensors")] * 20, *[Path(SUMS)] * 20]):
         folder = Path(shutil.copytree(originals["hashed"], tmp_path / "copy"))

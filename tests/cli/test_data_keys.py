@@ -21,7 +21,11 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_help_names_every_data_module() -> None:
     text = run("fit", "--help").stdout
-    assert [name for name in dsvl_tune.datamodules.__all__ if f"dsvl_tune.datamodules.{name}" not in text] == []
+    assert [
+        name
+        for name in dsvl_tune.datamodules.__all__
+        if f"dsvl_tune.datamodules.{name}" not in text
+    ] == []
 
 
 def test_the_keys_of_a_data_module_are_found_by_its_bare_name() -> None:
@@ -34,7 +38,17 @@ def test_the_keys_of_a_data_module_are_found_by_its_bare_name() -> None:
 def test_a_data_module_is_taken_by_its_bare_name(name: str, tmp_path: Path) -> None:
     """The rows are none, so the command ends before it writes anything, and by the data module's own message."""
     rows = str(tmp_path / "none.jsonl")
-    done = run("fit", "--config", "charts_lora", "--data", name, "--data.train", rows, "--run_dir", str(tmp_path))
+    done = run(
+        "fit",
+        "--config",
+        "charts_lora",
+        "--data",
+        name,
+        "--data.train",
+        rows,
+        "--run_dir",
+        str(tmp_path),
+    )
     assert done.returncode == 2
     assert f"{rows}: cannot be read" in done.stderr
 
@@ -42,7 +56,10 @@ def test_a_data_module_is_taken_by_its_bare_name(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("key", "hint"),
     [
-        ("train", "InstructDataModule has: give --data dsvl_tune.datamodules.InstructDataModule before its keys."),
+        (
+            "train",
+            "InstructDataModule has: give --data dsvl_tune.datamodules.InstructDataModule before its keys.",
+        ),
         ("train_chart", "Did you mean 'train_charts'?"),
         ("colour", "--data.help ChartsDataModule shows its keys."),
     ],
@@ -54,7 +71,9 @@ def test_a_key_that_the_data_module_has_not(
     assert error.endswith(f" ChartsDataModule has no key {key!r}. {hint}\n")
 
 
-@pytest.mark.parametrize("arguments", [["fit"], ["validate"], ["check-data"], ["fit", "--model.lr", "1e-4"]])
+@pytest.mark.parametrize(
+    "arguments", [["fit"], ["validate"], ["check-data"], ["fit", "--model.lr", "1e-4"]]
+)
 def test_no_data_module_is_told_what_gives_one(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

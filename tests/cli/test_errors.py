@@ -68,18 +68,25 @@ def test_wrong_key_in_the_file(
 
 
 def test_checkpoint_of_another_model(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "llama").mkdir()
     (tmp_path / "llama" / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     error = refused(
-        ["fit", "--config", str(recipe), "--model.checkpoint", str(tmp_path / "llama")], capsys, monkeypatch
+        ["fit", "--config", str(recipe), "--model.checkpoint", str(tmp_path / "llama")],
+        capsys,
+        monkeypatch,
     )
     assert "'llama'" in error
     assert "deepseek_vl_hybrid" in error
 
 
-def test_recipe_that_does_not_exist(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_that_does_not_exist(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     error = refused(["fit", "--config", "charts_lroa"], capsys, monkeypatch)
     assert "Did you mean charts_lora" in error
 
@@ -118,7 +125,9 @@ def test_rows_that_cannot_be_used(
     Path("text.png").write_text("no picture", encoding="utf-8")
     Path("rows.jsonl").write_text("\n".join([GOOD] * 4 + [row]), encoding="utf-8")
     data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", "rows.jsonl"]
-    error = refused(["fit", "--config", str(recipe), *data, "--data.validation_rows", "1"], capsys, monkeypatch)
+    error = refused(
+        ["fit", "--config", str(recipe), *data, "--data.validation_rows", "1"], capsys, monkeypatch
+    )
     assert "rows.jsonl:5" in error
     assert all(text in error for text in named), error
 
@@ -130,10 +139,17 @@ def test_rows_that_cannot_be_used(
         (["preview", "--config", "recipe.yaml", "--rows", "-1"], "--rows"),
         (["estimate-memory", "--config", "recipe.yaml", "--images", "-2"], "--images"),
         (["estimate-memory", "--config", "recipe.yaml", "--tokens", "0"], "--tokens"),
-        (["estimate-memory", "--config", "recipe.yaml", "--tokens", "9999999"], "9999999: the checkpoint's context is"),
+        (
+            ["estimate-memory", "--config", "recipe.yaml", "--tokens", "9999999"],
+            "9999999: the checkpoint's context is",
+        ),
     ],
 )
 def test_numbers_out_of_range(
-    command: list[str], named: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: list[str],
+    named: str,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert named in refused(command, capsys, monkeypatch)

@@ -53,22 +53,40 @@ def heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, hybrid_checkpoint: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    tmp_path: Path, hybrid_checkpoint: Path
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED], cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-c", LIMITED],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert ".ckpt: the checkpoint could not be written (File too large). It takes" in done.stderr
-    checkpoint = torch.load(tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(
+        tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt", weights_only=True
+    )
     assert checkpoint["global_step"] == 3
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, hybrid_checkpoint: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
+    )
     with subprocess.Popen(
-        COMMAND, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
+        COMMAND,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         last = tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt"
         while not last.exists() and process.poll() is None:
@@ -84,12 +102,27 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, hybrid_checkpoint: P
 
 
 def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
+    )
     (tmp_path / "answers.jsonl").write_text("of yesterday", encoding="utf-8")
-    command = [sys.executable, "-m", "dsvl_tune", "predict", "--config", "recipe.yaml", "--out", "answers.jsonl"]
+    command = [
+        sys.executable,
+        "-m",
+        "dsvl_tune",
+        "predict",
+        "--config",
+        "recipe.yaml",
+        "--out",
+        "answers.jsonl",
+    ]
     many = ["--data.test_charts", "400", "--data.eval_batch_size", "1"]
     with subprocess.Popen(
-        [*command, *many], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+        [*command, *many],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stderr is not None
         error = ""
@@ -109,7 +142,9 @@ def test_output_that_nobody_reads_ends_the_command_quietly(
     arguments: list[str], stderr_too: bool, tmp_path: Path, hybrid_checkpoint: Path
 ) -> None:
     """As `| head -1` does, with a reader that is gone from the start."""
-    (tmp_path / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
+    )
     reader, writer = os.pipe()
     os.close(reader)
     with (tmp_path / "stderr").open("w") as stderr, os.fdopen(writer, "w") as unread:

@@ -66,7 +66,10 @@ def test_both_layouts_hold_the_same_model(
     assert run(monkeypatch, "merge", "runs/recipe", "--out", "plain") == 0
     said = capsys.readouterr().out
     assert run(monkeypatch, "merge", "runs/recipe", "--out", "there", "--layout", "original") == 0
-    assert json.loads(Path("there/config.json").read_text(encoding="utf-8"))["model_type"] == "multi_modality"
+    assert (
+        json.loads(Path("there/config.json").read_text(encoding="utf-8"))["model_type"]
+        == "multi_modality"
+    )
     one, two = (load_model(Path(name)).state_dict() for name in ("plain", "there"))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
     base = load_model(Path("base")).state_dict()
@@ -76,14 +79,28 @@ def test_both_layouts_hold_the_same_model(
     assert 0 <= report["mean_logit_difference"] <= report["max_logit_difference"] <= report["bound"]
     assert report["greedy_agreement"] == 1.0
     changed = report["changed_tensors"]
-    assert changed["aligner"] == 3 and changed["language_model"] == 14 and 1 <= changed["sam_neck_hd"] <= 7
+    assert (
+        changed["aligner"] == 3
+        and changed["language_model"] == 14
+        and 1 <= changed["sam_neck_hd"] <= 7
+    )
     assert "language_model 14" in said and "greedy answers equal: 100.0 %" in said
 
     card = Path("plain/README.md").read_text(encoding="utf-8")
     manifest = json.loads(Path("runs/recipe/manifest.json").read_text(encoding="utf-8"))
     for text in (
-        *("ChartsDataModule", "relaxed_accuracy", "rank: 4", "language_model 14", "DeepSeek Model License"),
-        *("military", manifest["checkpoint"]["sha256"]["model.safetensors"], manifest["libraries"]["peft"]),
+        *(
+            "ChartsDataModule",
+            "relaxed_accuracy",
+            "rank: 4",
+            "language_model 14",
+            "DeepSeek Model License",
+        ),
+        *(
+            "military",
+            manifest["checkpoint"]["sha256"]["model.safetensors"],
+            manifest["libraries"]["peft"],
+        ),
     ):
         assert text in card
     assert Path("plain/LICENSE").read_text(encoding="utf-8") == "terms"
@@ -92,9 +109,25 @@ def test_both_layouts_hold_the_same_model(
 
 def test_another_dtype(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
-    assert run(monkeypatch, "merge", "runs/recipe", "--out", "half", "--layout", "original", "--dtype", "bfloat16") == 0
+    assert (
+        run(
+            monkeypatch,
+            "merge",
+            "runs/recipe",
+            "--out",
+            "half",
+            "--layout",
+            "original",
+            "--dtype",
+            "bfloat16",
+        )
+        == 0
+    )
     assert {stored.dtype for stored in read_headers(Path("half")).values()} == {"BF16"}
-    assert json.loads(Path("half/config.json").read_text(encoding="utf-8"))["torch_dtype"] == "bfloat16"
+    assert (
+        json.loads(Path("half/config.json").read_text(encoding="utf-8"))["torch_dtype"]
+        == "bfloat16"
+    )
 
 
 def test_a_mismatch_fails_and_leaves_nothing(
@@ -107,7 +140,9 @@ def test_a_mismatch_fails_and_leaves_nothing(
     assert not list(Path().glob("*wrong*")) and not list(Path().glob(".*wrong*"))
 
 
-def test_a_tensor_that_was_not_trained_must_be_the_bases(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_tensor_that_was_not_trained_must_be_the_bases(
+    hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     other = Path(shutil.copytree(hybrid_checkpoint, tmp_path / "other"))
     tensors = load_file(other / "model.safetensors")
     name = "model.language_model.norm.weight"
@@ -155,14 +190,32 @@ def test_a_damaged_adapter_is_refused(
     assert not (trained / "damaged").exists()
 
 
-def test_a_checkpoint_of_the_run_merges_to_the_same(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_of_the_run_merges_to_the_same(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The last checkpoint is the result here; without rows nothing is asked, and the card says so."""
     monkeypatch.chdir(trained)
     assert run(monkeypatch, "merge", "runs/recipe", "--out", "result") == 0
-    assert run(monkeypatch, "merge", "runs/recipe", "--out", "kept", "--checkpoint", "last", "--rows", "0") == 0
+    assert (
+        run(
+            monkeypatch,
+            "merge",
+            "runs/recipe",
+            "--out",
+            "kept",
+            "--checkpoint",
+            "last",
+            "--rows",
+            "0",
+        )
+        == 0
+    )
     one, two = (load_file(Path(name) / "model.safetensors") for name in ("result", "kept"))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
     card = Path("kept/README.md").read_text(encoding="utf-8")
     assert "not loaded and not asked" in card and "Not measured for this checkpoint, last" in card
     assert not list(Path("runs/recipe").glob(".adapter*"))
-    assert run(monkeypatch, "merge", "runs/recipe", "--out", "none", "--checkpoint", "nowhere.ckpt") == 2
+    assert (
+        run(monkeypatch, "merge", "runs/recipe", "--out", "none", "--checkpoint", "nowhere.ckpt")
+        == 2
+    )

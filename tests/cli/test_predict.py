@@ -17,7 +17,13 @@ from dsvl_tune.models.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")
-SMALL = {"train_charts": 8, "validation_charts": 1, "test_charts": 2, "probe_scenes": 0, "batch_size": 2}
+SMALL = {
+    "train_charts": 8,
+    "validation_charts": 1,
+    "test_charts": 2,
+    "probe_scenes": 0,
+    "batch_size": 2,
+}
 RECIPE: dict[str, Any] = {
     "model": {"lr": 0.05, "warmup_steps": 0, "max_new_tokens": 4},
     "data": {"class_path": "dsvl_tune.datamodules.ChartsDataModule", "init_args": SMALL},
@@ -51,21 +57,45 @@ def test_a_batch_of_golden_questions(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cases = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))["cases"]
+    cases = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))[
+        "cases"
+    ]
     rows = [golden_row(case) for case in cases if case["id"] in GENERATION]
     Path("test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    answered = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}
+    answered = {
+        "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    }
     Path("train.jsonl").write_text(json.dumps(answered), encoding="utf-8")
     data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.validation_rows", "0"]
-    files = ["--data.train", "train.jsonl", "--data.test", "test.jsonl", "--data.images_root", str(GOLDEN / family)]
-    model = ["--model.checkpoint", str(GOLDEN / family / "checkpoint"), "--model.max_new_tokens", "12"]
+    files = [
+        "--data.train",
+        "train.jsonl",
+        "--data.test",
+        "test.jsonl",
+        "--data.images_root",
+        str(GOLDEN / family),
+    ]
+    model = [
+        "--model.checkpoint",
+        str(GOLDEN / family / "checkpoint"),
+        "--model.max_new_tokens",
+        "12",
+    ]
     run(monkeypatch, "predict", *model, *data, *files, "--out", "answers.jsonl")
     answers = read_lines(Path("answers.jsonl"))
     ids = load_file(GOLDEN / family / "logits.safetensors")
     tokenizer = load_tokenizer(GOLDEN / family / "checkpoint")
-    wanted = [tokenizer.decode(ids[f"{case['id']}.greedy_ids"]).strip() for case in cases if case["id"] in GENERATION]
+    wanted = [
+        tokenizer.decode(ids[f"{case['id']}.greedy_ids"]).strip()
+        for case in cases
+        if case["id"] in GENERATION
+    ]
     assert [answer["answer"] for answer in answers] == wanted
-    assert [answer["origin"] for answer in answers] == ["test.jsonl:1", "test.jsonl:2", "test.jsonl:3"]
+    assert [answer["origin"] for answer in answers] == [
+        "test.jsonl:1",
+        "test.jsonl:2",
+        "test.jsonl:3",
+    ]
     assert not any(answer["complete"] for answer in answers)
     output = capsys.readouterr().out
     assert f"3 answers of {GOLDEN / family / 'checkpoint'}: answers.jsonl" in output
@@ -96,11 +126,15 @@ def test_the_best_checkpoint_answers_as_at_the_end_of_the_run(
     assert "best-step" in capsys.readouterr().out
 
 
-def test_without_a_checkpoint_the_base_answers(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_checkpoint_the_base_answers(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(finished)
     Path("answers.jsonl").write_text("of yesterday", encoding="utf-8")
     run(monkeypatch, "predict", "--config", "small.yaml", "--out", "answers.jsonl")
-    assert read_lines(Path("answers.jsonl")) == read_lines(Path("runs/small/predictions/test_before.jsonl"))
+    assert read_lines(Path("answers.jsonl")) == read_lines(
+        Path("runs/small/predictions/test_before.jsonl")
+    )
     assert not list(Path().glob(".*partial"))
 
 
@@ -120,9 +154,15 @@ def test_test_prints_the_scores_of_the_run(
     ("arguments", "named"),
     [
         ([], "there is no run runs/elsewhere to keep the answers in. Give --out"),
-        (["--out", "no/such/answers.jsonl"], "--out no/such/answers.jsonl: expected a file in a folder that exists"),
+        (
+            ["--out", "no/such/answers.jsonl"],
+            "--out no/such/answers.jsonl: expected a file in a folder that exists",
+        ),
         (["--out", "."], "--out .: expected a file"),
-        (["--out", "a.jsonl", "--ckpt_path", "best"], "--ckpt_path best: there is no run runs/elsewhere"),
+        (
+            ["--out", "a.jsonl", "--ckpt_path", "best"],
+            "--ckpt_path best: there is no run runs/elsewhere",
+        ),
         (["--out", "a.jsonl", "--data.test_charts", "0"], "there are no test rows"),
         (["--out", "a.jsonl", "--ckpt_path", "no.ckpt"], "--ckpt_path no.ckpt: no such file"),
     ],

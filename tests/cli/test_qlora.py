@@ -66,7 +66,9 @@ class InterruptAt(L.Callback):
 def trained(wide_hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe and its run."""
     folder = tmp_path_factory.mktemp("qlora")
-    (folder / "tiny.yaml").write_text(RECIPE.format(checkpoint=wide_hybrid_checkpoint), encoding="utf-8")
+    (folder / "tiny.yaml").write_text(
+        RECIPE.format(checkpoint=wide_hybrid_checkpoint), encoding="utf-8"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert run("fit", "--config", "tiny.yaml") == 0
@@ -81,7 +83,10 @@ def there(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_run_says_what_was_in_4_bits_and_keeps_what_trained() -> None:
     plan = json.loads(Path("runs/tiny/plan.json").read_text(encoding="utf-8"))
     assert [part for part, how in plan.items() if "quantization" in how] == ["language_model"]
-    assert plan["language_model"]["quantization"] == "nf4" and plan["language_model"]["quantized_layers"] == 14
+    assert (
+        plan["language_model"]["quantization"] == "nf4"
+        and plan["language_model"]["quantized_layers"] == 14
+    )
     manifest = json.loads(Path("runs/tiny/manifest.json").read_text(encoding="utf-8"))
     assert manifest["quantization"] == "nf4" and "bitsandbytes" in manifest["libraries"]
     kept = torch.load("runs/tiny/checkpoints/last.ckpt", weights_only=True)["state_dict"]
@@ -97,10 +102,14 @@ def test_stopped_and_resumed_equals_never_stopped(monkeypatch: pytest.MonkeyPatc
         assert run("fit", "--config", "tiny.yaml") == 130
     assert run("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
     whole, resumed = (
-        torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True) for name in ("tiny", "tiny-2")
+        torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
+        for name in ("tiny", "tiny-2")
     )
     assert whole["global_step"] == resumed["global_step"] == 4
-    assert all(torch.equal(tensor, resumed["state_dict"][name]) for name, tensor in whole["state_dict"].items())
+    assert all(
+        torch.equal(tensor, resumed["state_dict"][name])
+        for name, tensor in whole["state_dict"].items()
+    )
 
 
 def test_merging_into_the_base_as_its_files_have_it(
@@ -108,10 +117,15 @@ def test_merging_into_the_base_as_its_files_have_it(
 ) -> None:
     assert run("merge", "runs/tiny", "--out", "merged") == 0
     said = capsys.readouterr().out
-    assert "trained on the base in 4 bits (nf4)" in said and said.count("greedy answers equal:") == 2
+    assert (
+        "trained on the base in 4 bits (nf4)" in said and said.count("greedy answers equal:") == 2
+    )
     assert "quantization_config" not in Path("merged/config.json").read_text(encoding="utf-8")
     assert "quantized_layers: 14" in Path("merged/README.md").read_text(encoding="utf-8")
-    before, after = (read_file(folder / "model.safetensors") for folder in (wide_hybrid_checkpoint, Path("merged")))
+    before, after = (
+        read_file(folder / "model.safetensors")
+        for folder in (wide_hybrid_checkpoint, Path("merged"))
+    )
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert Counter(name.split(".")[1] for name in changed) == {"language_model": 14, "aligner": 6}
 
@@ -127,8 +141,12 @@ def test_merging_into_the_base_as_its_files_have_it(
     report = json.loads(Path("merged/merge_report.json").read_text(encoding="utf-8"))
     assert (plain - logits[16]).abs().max() <= report["bound"]
     found = report["trained_in_4_bits"]
-    assert found["max_logit_difference"] == pytest.approx(float((logits[4] - logits[16]).abs().max()))
-    assert found["mean_logit_difference"] == pytest.approx(float((logits[4] - logits[16]).abs().mean()))
+    assert found["max_logit_difference"] == pytest.approx(
+        float((logits[4] - logits[16]).abs().max())
+    )
+    assert found["mean_logit_difference"] == pytest.approx(
+        float((logits[4] - logits[16]).abs().mean())
+    )
     assert found["mean_logit_difference"] > 100 * report["mean_logit_difference"]
 
 
@@ -142,7 +160,9 @@ def test_answers_with_the_4_bit_base(capsys: pytest.CaptureFixture[str]) -> None
     assert "test/relaxed_accuracy" in capsys.readouterr().out
 
 
-def test_chat_takes_the_adapter(wide_hybrid_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_takes_the_adapter(
+    wide_hybrid_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = Path(__file__).parents[2] / "examples" / "chart.png"
     assert (
         run(

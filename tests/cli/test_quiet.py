@@ -8,7 +8,13 @@ import pytest
 import yaml
 from command_line import run
 
-ROWS = {"train_charts": 4, "validation_charts": 2, "test_charts": 2, "probe_scenes": 2, "batch_size": 2}
+ROWS = {
+    "train_charts": 4,
+    "validation_charts": 2,
+    "test_charts": 2,
+    "probe_scenes": 2,
+    "batch_size": 2,
+}
 
 
 @pytest.mark.parametrize(
@@ -17,7 +23,11 @@ ROWS = {"train_charts": 4, "validation_charts": 2, "test_charts": 2, "probe_scen
         ["check-data"],
         ["preview", "--rows", "2"],
         ["cache-features", "--model.feature_store", "features"],
-        ["fit", "--trainer.max_steps", "4"],  # of epochs of two, which are shorter than log_every_n_steps
+        [
+            "fit",
+            "--trainer.max_steps",
+            "4",
+        ],  # of epochs of two, which are shorter than log_every_n_steps
     ],
     ids=lambda command: command[0],
 )
@@ -29,4 +39,6 @@ def test_commands_on_a_recipe(command: list[str], hybrid_checkpoint: Path, tmp_p
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     done = run(*command, "--config", "small.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "site-packages" not in done.stderr, done.stderr  # a warning begins with the file that gives it
+    assert "site-packages" not in done.stderr, (
+        done.stderr
+    )  # a warning begins with the file that gives it

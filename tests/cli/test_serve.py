@@ -56,7 +56,9 @@ def export(family: str, base: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="module", params=["hybrid", "siglip"])
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """`transformers serve` as its own process on a free port."""
     home = tmp_path_factory.mktemp("serve")
     folder = home / "merged"
@@ -65,11 +67,27 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("transformers")
-    command = [program, "serve", "merged", "--device", "cpu", "--dtype", "float32", "--port", str(port)]
-    with (home / "log").open("w") as log, subprocess.Popen(command, cwd=home, stdout=log, stderr=log) as process:
+    command = [
+        program,
+        "serve",
+        "merged",
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--port",
+        str(port),
+    ]
+    with (
+        (home / "log").open("w") as log,
+        subprocess.Popen(command, cwd=home, stdout=log, stderr=log) as process,
+    ):
         try:
             wait_for(f"http://localhost:{port}/health", process, home / "log")
-            yield Served(folder, OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", max_retries=0))
+            yield Served(
+                folder,
+                OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", max_retries=0),
+            )
         finally:
             process.terminate()
 
@@ -88,30 +106,46 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
 def picture(path: Path) -> dict[str, Any]:
     """A part of a message that shows a picture as a data URL."""
     data = base64.b64encode(path.read_bytes()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/{path.suffix[1:]};base64,{data}"}}
+    return {
+        "type": "image_url",
+        "image_url": {"url": f"data:image/{path.suffix[1:]};base64,{data}"},
+    }
 
 
 def ask(served: Served, messages: list[dict[str, Any]], **options: Any) -> Any:
-    return served.client.chat.completions.create(model="merged", messages=messages, max_tokens=TOKENS, **options)
+    return served.client.chat.completions.create(
+        model="merged", messages=messages, max_tokens=TOKENS, **options
+    )
 
 
 def test_an_image_question_gets_what_chat_says(
     served: Served, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--model", str(served.folder), "--image", str(PHOTO), "--prompt", "What is this?"]
-    monkeypatch.setattr(sys, "argv", ["dsvl-tune", "chat", *arguments, "--max_new_tokens", str(TOKENS)])
+    monkeypatch.setattr(
+        sys, "argv", ["dsvl-tune", "chat", *arguments, "--max_new_tokens", str(TOKENS)]
+    )
     main()
     said = capsys.readouterr().out.strip()
-    messages = [{"role": "user", "content": [picture(PHOTO), {"type": "text", "text": "What is this?"}]}]
+    messages = [
+        {"role": "user", "content": [picture(PHOTO), {"type": "text", "text": "What is this?"}]}
+    ]
     whole = ask(served, messages)
     assert whole.choices[0].message.content.strip() == said
     pieces = [chunk.choices[0].delta.content or "" for chunk in ask(served, messages, stream=True)]
     assert len(pieces) > 3
-    assert said.startswith("".join(pieces).strip())  # bytes that are no character yet are not sent at the end
+    assert said.startswith(
+        "".join(pieces).strip()
+    )  # bytes that are no character yet are not sent at the end
 
 
 def test_turns_system_prompt_and_end_token(served: Served) -> None:
-    question = [{"type": "text", "text": "Compare "}, picture(PHOTO), {"type": "text", "text": " and "}, picture(BADGE)]
+    question = [
+        {"type": "text", "text": "Compare "},
+        picture(PHOTO),
+        {"type": "text", "text": " and "},
+        picture(BADGE),
+    ]
     messages = [
         *({"role": "system", "content": "Be brief."}, {"role": "user", "content": question}),
         *({"role": "assistant", "content": "They differ."}, {"role": "user", "content": "How?"}),
@@ -122,14 +156,18 @@ def test_turns_system_prompt_and_end_token(served: Served) -> None:
         Turn("user", ("How?",)),
     )
     plain = [{"role": "user", "content": "What is this?"}]
-    seen = [{"role": "user", "content": [picture(PHOTO), {"type": "text", "text": "What is this?"}]}]
+    seen = [
+        {"role": "user", "content": [picture(PHOTO), {"type": "text", "text": "What is this?"}]}
+    ]
     cases = [
         (messages, Conversation(turns, "turns", system="Be brief.")),
         (plain, Conversation((Turn("user", ("What is this?",)),), "plain")),
         (seen, Conversation((Turn("user", (photo, "What is this?")),), "seen")),
     ]
     processor, model = load_processor(served.folder), load_model(served.folder)
-    prompts = collate_prompts([encode_prompt(conversation, processor) for _, conversation in cases], processor.pad_id)
+    prompts = collate_prompts(
+        [encode_prompt(conversation, processor) for _, conversation in cases], processor.pad_id
+    )
     records = answer_prompts(model, processor.tokenizer, prompts, TOKENS)
     for (asked, _), record, mask in zip(cases, records, prompts.attention_mask, strict=True):
         answer = ask(served, asked)

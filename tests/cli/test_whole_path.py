@@ -25,7 +25,14 @@ from dsvl_tune.models.processor import load_processor
 
 ROOT = Path(__file__).parents[2]
 FEW = [
-    *("--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.enable_progress_bar", "false"),
+    *(
+        "--trainer.max_steps",
+        "4",
+        "--trainer.val_check_interval",
+        "2",
+        "--trainer.enable_progress_bar",
+        "false",
+    ),
     *("--data.train_charts", "16", "--data.validation_charts", "2", "--data.test_charts", "3"),
     *("--data.probe_scenes", "1", "--data.batch_size", "2", "--data.num_workers", "0"),
 ]
@@ -57,7 +64,13 @@ def test_the_run_folder_describes_the_run(finished: Path) -> None:
     assert summary["peak_rss_bytes"] > 1e8
     adapter = json.loads((run / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
     assert adapter["peft_type"] == "LORA"
-    for name in ("config.yaml", "plan.json", "manifest.json", "checkpoints/last.ckpt", "predictions/test_after.jsonl"):
+    for name in (
+        "config.yaml",
+        "plan.json",
+        "manifest.json",
+        "checkpoints/last.ckpt",
+        "predictions/test_after.jsonl",
+    ):
         assert (run / name).is_file(), name
     assert list((run / "metrics").rglob("metrics.csv"))
 
@@ -103,7 +116,10 @@ def test_chat_answers_alike_with_merged_and_adapter(
     source.save("chart.png")
     question = ["--image", "chart.png", "--prompt", "What is the number of bars?", "--system", ""]
     answers = []
-    for model in (["--model", "merged"], ["--model", "embedded", "--adapter", "runs/charts_lora/adapter"]):
+    for model in (
+        ["--model", "merged"],
+        ["--model", "embedded", "--adapter", "runs/charts_lora/adapter"],
+    ):
         capsys.readouterr()
         dsvl_tune(monkeypatch, "chat", *model, *question)
         answers.append(capsys.readouterr().out.strip())
@@ -115,11 +131,15 @@ def test_validate_scores_the_merged_checkpoint(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    dsvl_tune(monkeypatch, "validate", "--config", "charts_lora", "--model.checkpoint", "merged", *FEW)
+    dsvl_tune(
+        monkeypatch, "validate", "--config", "charts_lora", "--model.checkpoint", "merged", *FEW
+    )
     assert "val/relaxed_accuracy" in capsys.readouterr().out
 
 
-def test_merge_does_not_write_over_a_folder(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merge_does_not_write_over_a_folder(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(finished)
     with pytest.raises(SystemExit) as ended:
         dsvl_tune(monkeypatch, "merge", "runs/charts_lora", "--out", "merged")

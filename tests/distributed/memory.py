@@ -41,7 +41,9 @@ class PeakMemory(threading.Thread):
 def text_batch(tokens: int = 64) -> Batch:
     """A row of text that is learnt whole."""
     ids, nothing = [token % 97 + 1 for token in range(tokens)], [0] * tokens
-    return collate([Sample(ids, ids, [1.0] * tokens, list(range(tokens)), nothing, nothing, [])], pad_id=0)
+    return collate(
+        [Sample(ids, ids, [1.0] * tokens, list(range(tokens)), nothing, nothing, [])], pad_id=0
+    )
 
 
 def train(model: Any, plan: Any) -> None:
@@ -56,7 +58,10 @@ def train(model: Any, plan: Any) -> None:
 
 def assert_is_shard(parameter: Tensor, whole: Tensor) -> None:
     """What this process holds is its chunk, as torch cuts."""
-    chunks = [*whole.chunk(distributed.get_world_size()), *[whole[:0]] * distributed.get_world_size()]
+    chunks = [
+        *whole.chunk(distributed.get_world_size()),
+        *[whole[:0]] * distributed.get_world_size(),
+    ]
     assert torch.equal(local(parameter), chunks[distributed.get_rank()])
 
 
@@ -76,12 +81,16 @@ def main(folder: Path, out: Path, preset: Any) -> None:
     if preset != "pretrain":
         for name, parameter in list(model.named_parameters())[::50]:
             if "lora_" not in name and parameter.dtype != torch.uint8:
-                assert_is_shard(parameter, weights.read(name.replace(".base_layer.", ".")).bfloat16())
+                assert_is_shard(
+                    parameter, weights.read(name.replace(".base_layer.", ".")).bfloat16()
+                )
     else:
         train(model, plan)
     held = sum(local(parameter).nbytes for parameter in model.parameters())
     told = {"loaded": loaded, "peak": memory.peak - before, "parameters": held}
-    (out / f"{distributed.get_world_size()}.{distributed.get_rank()}.json").write_text(json.dumps(told))
+    (out / f"{distributed.get_world_size()}.{distributed.get_rank()}.json").write_text(
+        json.dumps(told)
+    )
     distributed.barrier()
     distributed.destroy_process_group()
 

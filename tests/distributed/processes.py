@@ -44,12 +44,18 @@ class Keep(L.Callback):
         self.save_at, self.path = save_at, path
         self.held: dict[str, int] = {}
 
-    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_zero_grad(
+        self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer
+    ) -> None:
         parameters = list(pl_module.parameters())
-        state = [value for slots in optimizer.state.values() for value in slots.values() if value.ndim]
+        state = [
+            value for slots in optimizer.state.values() for value in slots.values() if value.ndim
+        ]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         held = {"parameters": parameters, "gradients": gradients, "optimizer": state}
-        self.held = {name: sum(local(tensor).nbytes for tensor in tensors) for name, tensors in held.items()}
+        self.held = {
+            name: sum(local(tensor).nbytes for tensor in tensors) for name, tensors in held.items()
+        }
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == self.save_at and not trainer.fit_loop._should_accumulate():
@@ -74,9 +80,17 @@ def train(
 ) -> dict[str, Any]:
     """Train for some steps on rows of text, of images and of trees; four rows over all processes are a micro-batch."""
     L.seed_everything(3, verbose=False)
-    module = Told(checkpoint, parts={k: PartPlan(**how) for k, how in parts.items()}, final_lr_share=1.0, **model)
+    module = Told(
+        checkpoint,
+        parts={k: PartPlan(**how) for k, how in parts.items()},
+        final_lr_share=1.0,
+        **model,
+    )
     module.told = {}
-    rows = {kind: InstructDataModule(path, validation=path, validation_rows=0) for kind, path in files.items()}
+    rows = {
+        kind: InstructDataModule(path, validation=path, validation_rows=0)
+        for kind, path in files.items()
+    }
     data = MixtureDataModule(
         rows,  # type: ignore[arg-type]
         shares={"text": 1, "image": 1},
@@ -117,7 +131,12 @@ def run_group(group: dict[str, Any], rank: int, port: int, folder: Path) -> None
     """The jobs of a group, one after another, in one of its processes."""
     size = group["world_size"]
     rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "RANK": rank}
-    launched = {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+    launched = {
+        "LOCAL_RANK": rank,
+        "LOCAL_WORLD_SIZE": size,
+        "GROUP_RANK": 0,
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     if size > 1:
         os.environ.update({key: str(value) for key, value in (rendezvous | launched).items()})
     for job in group["jobs"]:

@@ -36,7 +36,14 @@ assert torch.equal(read["state_dict"]["model.weight"], weight) and torch.equal(s
 
 def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "could not be written" in done.stdout and "What was there before is untouched" in done.stdout
+    assert (
+        "could not be written" in done.stdout
+        and "What was there before is untouched" in done.stdout
+    )

@@ -70,14 +70,21 @@ def finish(script: str, environments: list[dict[str, str]], folder: Path, *optio
 def under_torchrun(folder: Path, *options: str) -> str:
     """Both nodes' agents, started by hand as on two machines."""
     shared = {"NODES": "2", "FIRST": "127.0.0.1", "GPUS": "1", "PORT": free_port()}
-    return finish("torchrun.sh", [{**shared, "NODE": node} for node in ("0", "1")], folder, *options)
+    return finish(
+        "torchrun.sh", [{**shared, "NODE": node} for node in ("0", "1")], folder, *options
+    )
 
 
 def under_slurm(folder: Path, *options: str) -> str:
     """A job of two nodes, with the variables that SLURM sets."""
     (folder / "srun").write_text(SRUN)
     (folder / "srun").chmod(0o755)
-    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLURM_JOB_NUM_NODES": "2", "SLURM_NTASKS": "2"}
+    job = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NAME": "fit",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_NTASKS": "2",
+    }
     task = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_LOCALID": "0", "SLURM_NODELIST": "127.0.0.1"}
     return finish("slurm.sbatch", [{**job, **task, "MASTER_PORT": free_port()}], folder, *options)
 
@@ -85,7 +92,9 @@ def under_slurm(folder: Path, *options: str) -> str:
 @pytest.fixture(scope="module")
 def folder(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nodes")
-    (folder / "recipe.yaml").write_text(RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(
+        RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
+    )
     return folder
 
 
@@ -99,7 +108,12 @@ def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     """Two steps under torchrun, gone on with under SLURM; beside it the same run in one process."""
     monkeypatch.chdir(folder)
     said = under_torchrun(folder, "--trainer.max_steps", "2")
-    for line in ("plan for", "plan check after the first step", "held-out questions before", "next: dsvl-tune merge"):
+    for line in (
+        "plan for",
+        "plan check after the first step",
+        "held-out questions before",
+        "next: dsvl-tune merge",
+    ):
         assert said.count(line) == 1, said
     resumed = under_slurm(folder, "--ckpt_path", "last")
     assert resumed.count("steps: 4") == 1 and "held-out questions before" not in resumed
@@ -107,19 +121,40 @@ def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     dsvl_tune(monkeypatch, "fit", "--config", "recipe.yaml", "--run_name", "one")
     runs = folder / "runs"
     assert sorted(path.name for path in runs.iterdir()) == ["nodes", "one"]
-    files = [sorted(str(p.relative_to(run)) for p in run.rglob("*.json*")) for run in (runs / "one", runs / "nodes")]
+    files = [
+        sorted(str(p.relative_to(run)) for p in run.rglob("*.json*"))
+        for run in (runs / "one", runs / "nodes")
+    ]
     assert files[0] == files[1]
     for path in (runs / "one" / "predictions").iterdir():
-        assert path.read_text() == (runs / "nodes" / "predictions" / path.name).read_text(), path.name
-    one, nodes = (json.loads((runs / name / "summary.json").read_text()) for name in ("one", "nodes"))
+        assert path.read_text() == (runs / "nodes" / "predictions" / path.name).read_text(), (
+            path.name
+        )
+    one, nodes = (
+        json.loads((runs / name / "summary.json").read_text()) for name in ("one", "nodes")
+    )
     assert {**one, "wall_s": 0, "peak_rss_bytes": 0} == {**nodes, "wall_s": 0, "peak_rss_bytes": 0}
-    weights = [load_file(runs / name / "adapter" / "full_parts.safetensors") for name in ("one", "nodes")]
+    weights = [
+        load_file(runs / name / "adapter" / "full_parts.safetensors") for name in ("one", "nodes")
+    ]
     assert set(weights[0]) == set(weights[1])
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], atol=1e-4, rtol=1e-3)
 
     assert (runs / "nodes" / "checkpoints" / "last.ckpt").is_dir()
-    dsvl_tune(monkeypatch, "merge", "runs/nodes", "--checkpoint", "best", "--layout", "original", "--out", "kept")
-    dsvl_tune(monkeypatch, "merge", "runs/nodes", "--layout", "original", "--out", "result", "--rows", "0")
+    dsvl_tune(
+        monkeypatch,
+        "merge",
+        "runs/nodes",
+        "--checkpoint",
+        "best",
+        "--layout",
+        "original",
+        "--out",
+        "kept",
+    )
+    dsvl_tune(
+        monkeypatch, "merge", "runs/nodes", "--layout", "original", "--out", "result", "--rows", "0"
+    )
     kept, result = (load_file(folder / name / "model.safetensors") for name in ("kept", "result"))
     assert all(torch.equal(tensor, result[name]) for name, tensor in kept.items())

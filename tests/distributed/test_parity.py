@@ -20,7 +20,10 @@ QUESTIONS = {"a.png": 3, "b.png": 1, "c.png": 2, "d.png": 1, "e.png": 1}
 
 LORA = {"model": {"preset": "lora", "lr": 2e-3}, "parts": {"aligner": {"mode": "lora", "rank": 4}}}
 BESIDE = {**LORA, "parts": {"sam_neck_hd": {"mode": "full"}, "aligner": {"mode": "full"}}}
-DORA = {"model": {**LORA["model"], "lora_variant": "dora", "gradient_checkpointing": True}, "parts": {}}
+DORA = {
+    "model": {**LORA["model"], "lora_variant": "dora", "gradient_checkpointing": True},
+    "parts": {},
+}
 SIXTEEN = {**BESIDE, "model": {**LORA["model"], "dtype": "bfloat16"}, "precision": "bf16-mixed"}
 STAGES = ("align", "pretrain", "sft", "full")
 # What is trained: settings and steps. Four rows are a micro-batch, half of them text, whatever the number of processes.
@@ -29,18 +32,27 @@ PLANS: dict[str, dict[str, Any]] = {
     "dora": {**DORA, "steps": 2, "accumulate": 2},
     "beside": {**BESIDE, "steps": 4},
     "sixteen": {**SIXTEEN, "steps": 2},
-    **{stage: {"model": {"preset": stage, "lr": 1e-3}, "parts": {}, "steps": 2} for stage in STAGES},
+    **{
+        stage: {"model": {"preset": stage, "lr": 1e-3}, "parts": {}, "steps": 2} for stage in STAGES
+    },
 }
 
 
 def write_rows(folder: Path) -> dict[str, str]:
     """Text of several lengths; pictures with one question or more, which become trees."""
-    rows = {"text": [{"question": "Hi " * i, "answer": "yes " * i} for i in range(1, 6)], "image": []}
+    rows = {
+        "text": [{"question": "Hi " * i, "answer": "yes " * i} for i in range(1, 6)],
+        "image": [],
+    }
     for number, (name, questions) in enumerate(QUESTIONS.items()):
-        noise = torch.randint(0, 255, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        noise = torch.randint(
+            0, 255, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number)
+        )
         Image.fromarray(noise.numpy()).save(folder / name)
         for i in range(questions):
-            rows["image"].append({"question": f"What {i}?", "answer": f"A {i}" * (i + 1), "image": name})
+            rows["image"].append(
+                {"question": f"What {i}?", "answer": f"A {i}" * (i + 1), "image": name}
+            )
     for name, content in rows.items():
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
     return {name: str(folder / f"{name}.jsonl") for name in rows}
@@ -51,7 +63,14 @@ def chain(plan: str, links: list[tuple[int, str]]) -> list[dict[str, Any]]:
     groups, before = [], None
     for number, (world_size, strategy) in enumerate(links, start=1):
         name = f"{plan}-link{number}"
-        job = {**PLANS[plan], "validate": False, "steps": number, "save_at": number, "strategy": strategy, "name": name}
+        job = {
+            **PLANS[plan],
+            "validate": False,
+            "steps": number,
+            "save_at": number,
+            "strategy": strategy,
+            "name": name,
+        }
         groups.append({"world_size": world_size, "jobs": [{**job, "resume": before}]})
         before = f"{name}.ckpt"
     return groups
@@ -63,7 +82,10 @@ def done(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("distributed")
     groups = []
     for world_size, strategy in ((1, "auto"), (2, "fsdp2"), (4, "fsdp2"), (2, "ddp")):
-        jobs = [{**job, "strategy": strategy, "name": f"{name}-{strategy}{world_size}"} for name, job in PLANS.items()]
+        jobs = [
+            {**job, "strategy": strategy, "name": f"{name}-{strategy}{world_size}"}
+            for name, job in PLANS.items()
+        ]
         groups.append({"world_size": world_size, "jobs": jobs})
     groups += chain("lora", [(1, "auto"), (2, "fsdp2"), (4, "fsdp2"), (2, "ddp")])
     groups += chain("beside", [(2, "fsdp2"), (4, "fsdp2"), (1, "auto"), (2, "fsdp2")])
@@ -72,7 +94,9 @@ def done(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         group["jobs"] = [{**job, **common} for job in group["jobs"]]
     command = [sys.executable, str(PROCESSES), str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, input=json.dumps(groups), text=True, check=True, timeout=900, env=environment)
+    subprocess.run(
+        command, input=json.dumps(groups), text=True, check=True, timeout=900, env=environment
+    )
     return folder
 
 
@@ -82,7 +106,11 @@ def result(folder: Path, name: str, rank: int = 0) -> dict[str, Any]:
 
 
 def trained(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    return {key: tensor for path in (folder / name).glob("*.safetensors") for key, tensor in load_file(path).items()}
+    return {
+        key: tensor
+        for path in (folder / name).glob("*.safetensors")
+        for key, tensor in load_file(path).items()
+    }
 
 
 def difference(folder: Path, name: str, other: str) -> float:
@@ -102,7 +130,9 @@ def test_losses_and_results_are_those_of_one_process(done: Path, plan: str, many
     tolerance = 3e-3 if plan == "sixteen" else 1e-5
     for name, values in one.items():
         assert several[name] == pytest.approx(values, rel=tolerance, abs=tolerance), name
-    assert difference(done, f"{plan}-auto1", f"{plan}-{many}") < (0.1 if plan == "sixteen" else 1e-3)
+    assert difference(done, f"{plan}-auto1", f"{plan}-{many}") < (
+        0.1 if plan == "sixteen" else 1e-3
+    )
 
 
 @pytest.mark.parametrize("plan", ["lora", "beside"])
@@ -117,14 +147,21 @@ def test_a_checkpoint_is_gone_on_with_by_any_number_and_strategy(done: Path, pla
 
 def test_checkpoints_hold_what_trains(done: Path) -> None:
     """Adapters alone are one file of the same form everywhere; a run with a fully trained part is cut as it trains."""
-    files = [torch.load(done / f"lora-link{number}.ckpt", weights_only=True) for number in (1, 2, 3, 4)]
+    files = [
+        torch.load(done / f"lora-link{number}.ckpt", weights_only=True) for number in (1, 2, 3, 4)
+    ]
     for file in files:
         assert set(file["state_dict"]) == set(files[0]["state_dict"])
         assert all("lora_" in name for name in file["state_dict"])
         shapes = {name: tensor.shape for name, tensor in files[0]["state_dict"].items()}
         assert {name: tensor.shape for name, tensor in file["state_dict"].items()} == shapes
         assert (done / "lora-link1.ckpt").stat().st_size < 600_000
-    assert [(done / f"beside-link{number}.ckpt").is_dir() for number in (1, 2, 3, 4)] == [True, True, False, True]
+    assert [(done / f"beside-link{number}.ckpt").is_dir() for number in (1, 2, 3, 4)] == [
+        True,
+        True,
+        False,
+        True,
+    ]
     assert len(list((done / "beside-link2.ckpt").glob("__*.distcp"))) == 4
     assert not list(done.glob(".*"))
 
@@ -134,7 +171,9 @@ def test_each_process_holds_its_share(done: Path, plan: str) -> None:
     """Of parameters, gradients and optimizer state: 1 / processes, and at most a row more of each tensor."""
     one = result(done, f"{plan}-auto1")["held"]
     for world_size in (2, 4):
-        shares = [result(done, f"{plan}-fsdp2{world_size}", rank)["held"] for rank in range(world_size)]
+        shares = [
+            result(done, f"{plan}-fsdp2{world_size}", rank)["held"] for rank in range(world_size)
+        ]
         for kind, held in one.items():
             assert sum(share[kind] for share in shares) == held
             assert max(share[kind] for share in shares) < 1.05 * held / world_size

@@ -24,7 +24,9 @@ def test_pictures_are_of_every_kind() -> None:
         *(("PNG", mode) for mode in ("L", "RGBA", "P")),
     }
     assert len({picture.size for picture in pictures}) == len(pictures)
-    assert [Path(p.filename).name for p in pictures if p.getexif().get(EXIF_ORIENTATION, 1) != 1] == ["shelf.jpg"]
+    assert [
+        Path(p.filename).name for p in pictures if p.getexif().get(EXIF_ORIENTATION, 1) != 1
+    ] == ["shelf.jpg"]
     assert sum(path.stat().st_size for path in EXAMPLE.rglob("*") if path.is_file()) < 400_000
 
 
@@ -38,14 +40,20 @@ def test_the_script_draws_these_pictures(tmp_path: Path) -> None:
     drawn = sorted(path.name for path in (tmp_path / "images").iterdir())
     assert drawn == sorted(path.name for path in (EXAMPLE / "images").iterdir())
     for name in drawn:
-        pixels = [np.asarray(Image.open(root / "images" / name).convert("RGB"), float) for root in (tmp_path, EXAMPLE)]
+        pixels = [
+            np.asarray(Image.open(root / "images" / name).convert("RGB"), float)
+            for root in (tmp_path, EXAMPLE)
+        ]
         assert np.abs(pixels[0] - pixels[1]).mean() < 1, name
 
 
 @pytest.mark.parametrize("file", ["train.jsonl", "train_llava.json"])
 def test_it_is_read_and_batched(file: str, checkpoint: Path) -> None:
     data = InstructDataModule(
-        str(EXAMPLE / file), test=str(EXAMPLE / "test.jsonl"), checkpoint=str(checkpoint), validation_rows=0
+        str(EXAMPLE / file),
+        test=str(EXAMPLE / "test.jsonl"),
+        checkpoint=str(checkpoint),
+        validation_rows=0,
     )
     data.setup("fit")
     conversations = [conversation for row in data.rows("train") for conversation in row]

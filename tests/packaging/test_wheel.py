@@ -20,7 +20,9 @@ PARTS = ("dsvl_tune", "datamodules", "recipes", "pyproject.toml", "README.md", "
 def run(command: list[str | Path], cwd: Path) -> str:
     """The output of a command that must succeed; the checkout is not on its path."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -31,7 +33,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PARTS:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, source / name)
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out], source)
@@ -44,8 +48,15 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
-    run([sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel], folder)
-    site = Path(run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder).strip())
+    run(
+        [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel],
+        folder,
+    )
+    site = Path(
+        run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], folder
+        ).strip()
+    )
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return folder
 
@@ -53,7 +64,11 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_of_the_package_is_inside(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     kept = [path.relative_to(ROOT) for path in (ROOT / "dsvl_tune").rglob("*") if path.is_file()]
-    mounted = [path.relative_to(ROOT) for room in ("datamodules", "recipes") for path in (ROOT / room).rglob("*.*")]
+    mounted = [
+        path.relative_to(ROOT)
+        for room in ("datamodules", "recipes")
+        for path in (ROOT / room).rglob("*.*")
+    ]
     expected = {
         *(str(path) for path in kept if "__pycache__" not in path.parts),
         *(f"dsvl_tune/{path}" for path in mounted if "__pycache__" not in path.parts),
@@ -81,7 +96,9 @@ def test_a_recipe_by_name_from_an_empty_folder(environment: Path, tmp_path: Path
     assert "class_path: dsvl_tune.datamodules.ChartsDataModule" in printed
     assert "checkpoint: embedded" in printed
     assert list(tmp_path.iterdir()) == []
-    where = "import dsvl_tune.datamodules as d; print(d.ConversationDataModule.__module__, d.__file__)"
+    where = (
+        "import dsvl_tune.datamodules as d; print(d.ConversationDataModule.__module__, d.__file__)"
+    )
     module, file = run([environment / "bin" / "python", "-c", where], tmp_path).split()
     assert module == "dsvl_tune.datamodules.base"
     assert Path(file).is_relative_to(environment)

@@ -23,12 +23,17 @@ def comparable() -> Callable[[str, str], bool]:
     """
 
     def held(family: str, image: str) -> bool:
-        records = json.loads((GOLDEN / family / "pixels" / "pixels.json").read_text(encoding="utf-8"))["images"]
+        records = json.loads(
+            (GOLDEN / family / "pixels" / "pixels.json").read_text(encoding="utf-8")
+        )["images"]
         record = next(record for record in records if record["image"] == image)
         decoded = Image.open(GOLDEN / family / image).convert("RGB").tobytes()
         same = hashlib.sha256(decoded).hexdigest() == record["rgb_sha256"]
         assert same or image.endswith(".jpg"), image
-        shrunk_otherwise = int(PIL.__version__.split(".")[0]) < 13 and (family, image) == ("siglip", "images/photo.jpg")
+        shrunk_otherwise = int(PIL.__version__.split(".")[0]) < 13 and (family, image) == (
+            "siglip",
+            "images/photo.jpg",
+        )
         return same and not shrunk_otherwise
 
     return held

@@ -43,7 +43,9 @@ def test_golden_prompts(case: dict[str, Any], parts: bool) -> None:
     assert text == tokenizer.bos_token + case["prompt"]
     if generation:
         return
-    encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    encoded = tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True
+    )
     assert encoded["input_ids"] == case["input_ids"]
     learnt = {position for start, end in case["supervised"] for position in range(start, end)}
     assert {position for position, mask in enumerate(encoded["assistant_masks"]) if mask} == learnt

@@ -16,7 +16,15 @@ from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.data.encode import encode, encode_prompt
 from dsvl_tune.data.images import load_image, resize_square, to_pixels, to_square
-from dsvl_tune.schema import IGNORE_INDEX, Branch, Conversation, ImageRef, ImageRule, Processor, Turn
+from dsvl_tune.schema import (
+    IGNORE_INDEX,
+    Branch,
+    Conversation,
+    ImageRef,
+    ImageRule,
+    Processor,
+    Turn,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = ("hybrid", "siglip")
@@ -47,7 +55,10 @@ def golden_processor(family: str) -> Processor:
     return Processor(
         tokenizer=tokenizer,
         image_rule=ImageRule(
-            pixels["side"], tuple(pixels["background"]), low=HALF, high=CLIP if family == "hybrid" else None
+            pixels["side"],
+            tuple(pixels["background"]),
+            low=HALF,
+            high=CLIP if family == "hybrid" else None,
         ),
         image_token=IMAGE_TOKEN,
         image_token_id=facts["image_token_id"],
@@ -69,13 +80,21 @@ def cases(family: str) -> list[dict[str, Any]]:
 
 
 PIXELS = [
-    pytest.param(family, r, id=f"{family}-{Path(r['image']).stem}") for family in FAMILIES for r in records(family)
+    pytest.param(family, r, id=f"{family}-{Path(r['image']).stem}")
+    for family in FAMILIES
+    for r in records(family)
 ]
-CASES = [pytest.param(family, case, id=f"{family}-{case['id']}") for family in FAMILIES for case in cases(family)]
+CASES = [
+    pytest.param(family, case, id=f"{family}-{case['id']}")
+    for family in FAMILIES
+    for case in cases(family)
+]
 
 
 @pytest.mark.parametrize(("family", "record"), PIXELS)
-def test_pixels(family: str, record: dict[str, Any], comparable: Callable[[str, str], bool]) -> None:
+def test_pixels(
+    family: str, record: dict[str, Any], comparable: Callable[[str, str], bool]
+) -> None:
     if not comparable(family, record["image"]):
         pytest.skip("another JPEG decoder or Pillow than the reference's")
     folder, rule = GOLDEN / family, golden_processor(family).image_rule
@@ -88,7 +107,9 @@ def test_pixels(family: str, record: dict[str, Any], comparable: Callable[[str, 
     if rule.high is None:
         torch.testing.assert_close(pixels.low.double(), (plain - 0.5) / 0.5, atol=1e-6, rtol=0)
         return
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (rule.high.mean, rule.high.std))
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (rule.high.mean, rule.high.std)
+    )
     assert pixels.high is not None
     torch.testing.assert_close(pixels.high.double(), (plain - mean) / std, atol=1e-5, rtol=0)
     low = torch.from_numpy(np.load(folder / record["low"])["low"]).float()
@@ -125,7 +146,9 @@ def test_ids_and_masks(family: str, case: dict[str, Any]) -> None:
     assert [p for p, token in enumerate(sample.input_ids) if token == processor.image_token_id] == [
         p for start, end in spans for p in range(start, end)
     ]
-    assert [pixels.name for pixels in sample.images] == [n for m in case["messages"] for n in m.get("images", ())]
+    assert [pixels.name for pixels in sample.images] == [
+        n for m in case["messages"] for n in m.get("images", ())
+    ]
 
     learnt = {p for start, end in case.get("supervised_expanded", ()) for p in range(start, end)}
     expected = [token if p in learnt else IGNORE_INDEX for p, token in enumerate(expanded)]

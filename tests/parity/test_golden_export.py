@@ -41,14 +41,27 @@ def model(export: Path) -> PreTrainedModel:
 
 
 def cases(family: str, form: str) -> list[dict[str, Any]]:
-    found = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))["cases"]
+    found = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))[
+        "cases"
+    ]
     return [case for case in found if case["form"] == form]
 
 
 def messages(case: dict[str, Any]) -> list[dict[str, str]]:
     """The case as plain strings, the form that most tools hold."""
-    system = [] if case["system"]["kind"] == "default" else [{"role": "system", "content": case["system"]["text"]}]
-    return [*system, *({"role": m["role"].lower(), "content": m["content"]} for m in case["messages"] if m["content"])]
+    system = (
+        []
+        if case["system"]["kind"] == "default"
+        else [{"role": "system", "content": case["system"]["text"]}]
+    )
+    return [
+        *system,
+        *(
+            {"role": m["role"].lower(), "content": m["content"]}
+            for m in case["messages"]
+            if m["content"]
+        ),
+    ]
 
 
 @torch.no_grad()
@@ -63,16 +76,22 @@ def test_logits_and_greedy_ids_in_plain_transformers(
     text = text.replace("<image_placeholder>", "<image_placeholder>" * processor.num_image_tokens)
     ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")
     files = [file for message in case["messages"] for file in message.get("images", ())]
-    pixels = [to_pixels(Image.open(GOLDEN / family / file).convert("RGB"), rule, file) for file in files]
+    pixels = [
+        to_pixels(Image.open(GOLDEN / family / file).convert("RGB"), rule, file) for file in files
+    ]
     images = {}
     if pixels:
         images["pixel_values"] = torch.stack([each.low for each in pixels])
     if pixels and family == "hybrid":
-        images["high_res_pixel_values"] = torch.stack([each.high for each in pixels if each.high is not None])
+        images["high_res_pixel_values"] = torch.stack(
+            [each.high for each in pixels if each.high is not None]
+        )
     expected = load_file(GOLDEN / family / "logits.safetensors")
     logits = model(**ids, **images).logits[0, expected[f"{name}.positions"]]
     assert (logits - expected[f"{name}.logits"]).abs().max() <= 1e-4
-    made = model.generate(**ids, **images, max_new_tokens=12, do_sample=False)[0, ids.input_ids.shape[1] :]
+    made = model.generate(**ids, **images, max_new_tokens=12, do_sample=False)[
+        0, ids.input_ids.shape[1] :
+    ]
     assert made.tolist() == expected[f"{name}.greedy_ids"].tolist()
 
 
@@ -80,11 +99,18 @@ def test_training_form_in_plain_transformers(family: str, export: Path) -> None:
     """Ids and assistant mask of the golden training cases, as TRL asks for them; the final end token is learnt."""
     tokenizer = AutoTokenizer.from_pretrained(export)
     for case in cases(family, "training"):
-        encoded = tokenizer.apply_chat_template(messages(case), return_dict=True, return_assistant_tokens_mask=True)
+        encoded = tokenizer.apply_chat_template(
+            messages(case), return_dict=True, return_assistant_tokens_mask=True
+        )
         assert encoded["input_ids"] == case["input_ids"]
         learnt = {position for start, end in case["supervised"] for position in range(start, end)}
-        assert {position for position, mask in enumerate(encoded["assistant_masks"]) if mask} == learnt
-        assert encoded["input_ids"][-1] == tokenizer.eos_token_id and encoded["assistant_masks"][-1] == 1
+        assert {
+            position for position, mask in enumerate(encoded["assistant_masks"]) if mask
+        } == learnt
+        assert (
+            encoded["input_ids"][-1] == tokenizer.eos_token_id
+            and encoded["assistant_masks"][-1] == 1
+        )
 
 
 def test_a_system_message_takes_the_default_prompts_place(export: Path) -> None:
@@ -98,7 +124,9 @@ def test_a_system_message_takes_the_default_prompts_place(export: Path) -> None:
     assert texts[1] == f"{tokenizer.bos_token}Be brief.\n\nUser: Hi\n\nAssistant:"
 
 
-def test_the_processor_files_carry_the_best_that_transformers_can(family: str, export: Path) -> None:
+def test_the_processor_files_carry_the_best_that_transformers_can(
+    family: str, export: Path
+) -> None:
     """Where both rules agree on the size, only the 8-bit low branch of the hybrid family differs, by one grey level."""
     found = {(d.width, d.height): d for d in pixel_differences(export)}
     for size in ((640, 480), (1920, 1080), (1000, 300)):

@@ -51,13 +51,17 @@ def expected(family: str) -> dict[str, Tensor]:
 
 def conversation(family: str, name: str) -> Conversation:
     """A golden case as a conversation of ours."""
-    cases = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))["cases"]
+    cases = json.loads((GOLDEN / family / "conversations.json").read_text(encoding="utf-8"))[
+        "cases"
+    ]
     case: dict[str, Any] = next(case for case in cases if case["id"] == name)
     turns = []
     for message in case["messages"]:
         images = [ImageRef(GOLDEN / family / path, path) for path in message.get("images", [])]
         texts = message["content"].split("<image_placeholder>")
-        parts = [part for pair in zip(texts, [*images, ""], strict=True) for part in pair if part != ""]
+        parts = [
+            part for pair in zip(texts, [*images, ""], strict=True) for part in pair if part != ""
+        ]
         if parts:
             role = "user" if message["role"] == "User" else "assistant"
             turns.append(Turn(role, tuple(parts)))  # type: ignore[arg-type]
@@ -65,7 +69,9 @@ def conversation(family: str, name: str) -> Conversation:
 
 
 def prompts(family: str, processor: Processor, names: tuple[str, ...]) -> Prompts:
-    return collate_prompts([encode_prompt(conversation(family, name), processor) for name in names], processor.pad_id)
+    return collate_prompts(
+        [encode_prompt(conversation(family, name), processor) for name in names], processor.pad_id
+    )
 
 
 def test_the_image_rule_is_the_originals(family: str, processor: Processor) -> None:
@@ -74,7 +80,11 @@ def test_the_image_rule_is_the_originals(family: str, processor: Processor) -> N
     assert rule.background == ((122, 116, 104) if family == "hybrid" else (127, 127, 127))
     assert rule.low.mean == rule.low.std == (0.5, 0.5, 0.5)
     square = np.array(Image.open(GOLDEN / family / "pixels" / f"chart.{rule.size}.png"))
-    pixels = to_pixels(load_image(ImageRef(GOLDEN / family / "images" / "chart.png", "chart"), "test"), rule, "chart")
+    pixels = to_pixels(
+        load_image(ImageRef(GOLDEN / family / "images" / "chart.png", "chart"), "test"),
+        rule,
+        "chart",
+    )
     branch, made = (rule.high, pixels.high) if rule.high else (rule.low, pixels.low)
     assert made is not None
     mean, std = (torch.tensor(values)[:, None, None] for values in (branch.mean, branch.std))
@@ -96,7 +106,9 @@ def test_visual_tokens(
                 continue
             ref = ImageRef(GOLDEN / family / "images" / name, name)
             one = Conversation((Turn("user", (ref,)),), name)
-            images = encode_images(model, collate_prompts([encode_prompt(one, processor)], processor.pad_id))
+            images = encode_images(
+                model, collate_prompts([encode_prompt(one, processor)], processor.pad_id)
+            )
             assert images is not None
             assert (images["image"].pooler_output[0, ::24] - wanted).abs().max() <= TOLERANCE, name
 
@@ -104,17 +116,25 @@ def test_visual_tokens(
 @torch.no_grad()
 @pytest.mark.parametrize("name", GENERATION)
 def test_logits(
-    family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor], name: str
+    family: str,
+    model: PreTrainedModel,
+    processor: Processor,
+    expected: dict[str, Tensor],
+    name: str,
 ) -> None:
     batch = prompts(family, processor, (name,))
     logits = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, mm_encoder_outputs=encode_images(model, batch)
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        mm_encoder_outputs=encode_images(model, batch),
     ).logits[0]
     wanted = expected[f"{name}.logits"]
     assert (logits[expected[f"{name}.positions"]] - wanted).abs().max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("batches", [[GENERATION], [(name,) for name in GENERATION]], ids=["left_padded", "one_by_one"])
+@pytest.mark.parametrize(
+    "batches", [[GENERATION], [(name,) for name in GENERATION]], ids=["left_padded", "one_by_one"]
+)
 def test_greedy_ids(
     family: str,
     model: PreTrainedModel,
@@ -142,11 +162,17 @@ def test_mean_loss_of_the_training_case(
 def test_log_probability_of_every_supervised_token(
     family: str, model: PreTrainedModel, processor: Processor, expected: dict[str, Tensor]
 ) -> None:
-    name = next(key.removesuffix(".target_logprobs") for key in expected if key.endswith(".target_logprobs"))
+    name = next(
+        key.removesuffix(".target_logprobs") for key in expected if key.endswith(".target_logprobs")
+    )
     batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
     positions = (batch.labels[0] != IGNORE_INDEX).nonzero().flatten()
     assert positions.tolist() == expected[f"{name}.target_positions"].tolist()
-    images = {"mm_encoder_outputs": encode_images(model, batch)} if batch.pixel_values is not None else {}
+    images = (
+        {"mm_encoder_outputs": encode_images(model, batch)}
+        if batch.pixel_values is not None
+        else {}
+    )
     logits = model(input_ids=batch.input_ids, **images).logits[0, positions - 1]
     found = logits.log_softmax(dim=-1)[torch.arange(len(positions)), batch.labels[0, positions]]
     assert (found - expected[f"{name}.target_logprobs"]).abs().max() <= TOLERANCE

@@ -16,7 +16,9 @@ from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.schema import UserError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-PUBLISHED = [f"deepseek_vl_{size}_{kind}_lora" for size in ("1.3b", "7b") for kind in ("base", "chat")]
+PUBLISHED = [
+    f"deepseek_vl_{size}_{kind}_lora" for size in ("1.3b", "7b") for kind in ("base", "chat")
+]
 
 
 class ParsedRecipe(RecipeCLI):
@@ -42,7 +44,10 @@ def test_recipe_parses(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_recipe_header(recipe: Path) -> None:
     header = recipe.read_text(encoding="utf-8").split("\n\n", 1)[0]
     assert all(line.startswith("#") for line in header.splitlines())
-    assert all(f"# {word} " in header for word in ("purpose", "hardware", "memory", "commands", "change", "result"))
+    assert all(
+        f"# {word} " in header
+        for word in ("purpose", "hardware", "memory", "commands", "change", "result")
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -57,23 +62,51 @@ def test_published_checkpoints_have_recipes(name: str) -> None:
 def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("model: {gradient_checkpoint: true}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"gradient_checkpoint.*Did you mean 'model.gradient_checkpointing'"):
+    with pytest.raises(
+        UserError, match=r"gradient_checkpoint.*Did you mean 'model.gradient_checkpointing'"
+    ):
         ParsedRecipe(["fit", "--config", str(recipe)])
 
 
 SIGLIP_LARGE_384 = {
-    **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 16, "hidden_size": 1024},
+    **{
+        "model_type": "siglip_vision_model",
+        "image_size": 384,
+        "patch_size": 16,
+        "hidden_size": 1024,
+    },
     **{"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
     **{"hidden_act": "gelu", "vision_use_head": False},
 }
 SAM_B_1024 = {
-    **{"model_type": "sam_vision_model", "image_size": 1024, "patch_size": 16, "hidden_size": 768, "mlp_dim": 3072},
-    **{"num_hidden_layers": 12, "num_attention_heads": 12, "output_channels": 256, "window_size": 14},
+    **{
+        "model_type": "sam_vision_model",
+        "image_size": 1024,
+        "patch_size": 16,
+        "hidden_size": 768,
+        "mlp_dim": 3072,
+    },
+    **{
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "output_channels": 256,
+        "window_size": 14,
+    },
     **{"global_attn_indexes": [2, 5, 8, 11]},
 }
 LLAMA = {"model_type": "llama", "vocab_size": 102400, "max_position_embeddings": 16384}
-LLAMA_1B = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16}
-LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 30, "num_attention_heads": 32}
+LLAMA_1B = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
+LLAMA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 32,
+}
 
 # Parameters of each part.
 SIZES = {
@@ -124,10 +157,14 @@ def test_published_sizes(model_type: str) -> None:
 
 
 def test_memory_of_the_7b_in_4_bits_is_what_its_recipe_says() -> None:
-    width, inner, layers = (LLAMA_7B[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    width, inner, layers = (
+        LLAMA_7B[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
     linear = layers * (4 * width**2 + 3 * width * inner)
     other = sum(SIZES["deepseek_vl_hybrid"].values()) - linear
-    header = next(path for path in RECIPES if path.stem == "deepseek_vl_7b_chat_qlora").read_text(encoding="utf-8")
+    header = next(path for path in RECIPES if path.stem == "deepseek_vl_7b_chat_qlora").read_text(
+        encoding="utf-8"
+    )
     packed, kept = linear * NF4_BYTES / 1e9, other * 2 / 1e9
     for figure in (
         f"{linear / 1e9:.2f} billion",
@@ -140,6 +177,8 @@ def test_memory_of_the_7b_in_4_bits_is_what_its_recipe_says() -> None:
 
 
 def test_published_sizes_fill_the_published_files() -> None:
-    gigabytes = {family: 2 * (sum(SIZES[family].values()) + ORIGINAL_ONLY[family]) / 1e9 for family in SIZES}
+    gigabytes = {
+        family: 2 * (sum(SIZES[family].values()) + ORIGINAL_ONLY[family]) / 1e9 for family in SIZES
+    }
     assert gigabytes["deepseek_vl"] == pytest.approx(3.95, abs=0.005)
     assert gigabytes["deepseek_vl_hybrid"] == pytest.approx(4.98 + 4.96 + 4.75, abs=0.015)

@@ -45,7 +45,10 @@ def start(
         os.dup2(output, 2)
         os.environ.update(environment or {})
         if memory_bytes is not None:
-            there = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
+            there = (
+                int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
+                * resource.getpagesize()
+            )
             resource.setrlimit(resource.RLIMIT_AS, (there + memory_bytes, there + memory_bytes))
         sys.argv = [SCRIPT, *arguments]
         from dsvl_tune.cli import main

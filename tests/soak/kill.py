@@ -30,7 +30,13 @@ import yaml
 
 CHARTS = {
     "class_path": "dsvl_tune.datamodules.ChartsDataModule",
-    "init_args": {"train_charts": 23, "validation_charts": 2, "test_charts": 2, "probe_scenes": 1, "questions": 3},
+    "init_args": {
+        "train_charts": 23,
+        "validation_charts": 2,
+        "test_charts": 2,
+        "probe_scenes": 1,
+        "questions": 3,
+    },
 }
 SCENES = {
     "class_path": "dsvl_tune.datamodules.ScenesDataModule",
@@ -69,12 +75,23 @@ def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
     common = {"batch_size": 2, "num_workers": workers, "system_prompt": ""}
     content = {
         "model": {
-            **{"checkpoint": str(checkpoint), "lr": 0.002, "warmup_steps": 3, "lora_dropout": 0.1, "max_new_tokens": 3},
+            **{
+                "checkpoint": str(checkpoint),
+                "lr": 0.002,
+                "warmup_steps": 3,
+                "lora_dropout": 0.1,
+                "max_new_tokens": 3,
+            },
             "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
             **(STORE if case == "store" else {}),
         },
         "data": {**data, "init_args": {**data["init_args"], **common}},
-        "trainer": {"max_epochs": -1, "val_check_interval": 8, "enable_progress_bar": False, "accelerator": "cpu"}
+        "trainer": {
+            "max_epochs": -1,
+            "val_check_interval": 8,
+            "enable_progress_bar": False,
+            "accelerator": "cpu",
+        }
         | trainer,
         "checkpoint_every_steps": 2,
         "best_by": "val/loss",  # it falls, so that every validation replaces the best checkpoint
@@ -89,9 +106,15 @@ def start(folder: Path) -> tuple[Callable[[], int | None], int]:
     if "devices" not in (folder / "run.yaml").read_text(encoding="utf-8"):
         pid = forked.start(command, folder, folder / "log")
         return lambda: forked.poll(pid), pid
-    with (folder / "log").open("ab") as log:  # Lightning starts the second process as a command, so this one is, too
+    with (folder / "log").open(
+        "ab"
+    ) as log:  # Lightning starts the second process as a command, so this one is, too
         process = subprocess.Popen(
-            [sys.executable, forked.SCRIPT, *command], cwd=folder, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, forked.SCRIPT, *command],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     return process.poll, process.pid
 
@@ -167,7 +190,9 @@ def to_the_end(folder: Path) -> float:
 def differences(whole: Path, killed: Path) -> list[str]:
     """What the two runs ended with that is not equal, bit for bit."""
     found = []
-    one, two = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed))
+    one, two = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)
+    )
     for name in one["state_dict"].keys() | two["state_dict"].keys():
         if not torch.equal(one["state_dict"][name], two["state_dict"][name]):
             found.append(name)
@@ -177,9 +202,13 @@ def differences(whole: Path, killed: Path) -> list[str]:
                 found.append(f"optimizer {number} {slot}")
     for folder in ("adapter", "predictions"):
         names = sorted({path.name for run in (whole, killed) for path in (run / folder).iterdir()})
-        _, differing, missing = filecmp.cmpfiles(whole / folder, killed / folder, names, shallow=False)
+        _, differing, missing = filecmp.cmpfiles(
+            whole / folder, killed / folder, names, shallow=False
+        )
         found += [f"{folder}/{name}" for name in differing + missing]
-    summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (whole, killed)]
+    summaries = [
+        json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (whole, killed)
+    ]
     for key in ("before", "after", "steps", "best_checkpoint"):
         if summaries[0][key] != summaries[1][key]:
             found.append(f"summary {key}: {summaries[0][key]} and {summaries[1][key]}")
@@ -187,8 +216,12 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=120, help="over all cases; the two-process one gets a tenth")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--kills", type=int, default=120, help="over all cases; the two-process one gets a tenth"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     options = parser.parse_args()
@@ -207,14 +240,22 @@ def main() -> None:
             killed = root / case / f"killed_{sequences}"
             write_recipe(killed, case, checkpoint)
             in_sequence = 0
-            while (what := wait_and_kill(killed, longest_s if in_sequence < 25 else 2 * longest_s, chance)) is not None:
+            while (
+                what := wait_and_kill(
+                    killed, longest_s if in_sequence < 25 else 2 * longest_s, chance
+                )
+            ) is not None:
                 kills, done, in_sequence = kills + 1, done + 1, in_sequence + 1
                 print(f"kill {kills}: {case}, {what}", flush=True)
             found = differences(root / case / "whole" / "runs" / "run", killed / "runs" / "run")
             sequences += 1
             failed += bool(found)
             print(f"{case}: after {in_sequence} kills {found or 'equal'}", flush=True)
-    verdict = f"{failed} differ from the run that was never stopped" if failed else "all equal the run never stopped"
+    verdict = (
+        f"{failed} differ from the run that was never stopped"
+        if failed
+        else "all equal the run never stopped"
+    )
     print(f"{kills} kills in {sequences} runs: {verdict}")
     if not failed:
         shutil.rmtree(root)
@@ -226,7 +267,12 @@ def build(root: Path) -> Path:
     folder = root / "checkpoint"
     code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from pathlib import Path; "
     code += f"from conftest import build_checkpoint; build_checkpoint(Path({str(folder)!r}), 'deepseek_vl_hybrid')"
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     return folder
 
 

@@ -42,17 +42,28 @@ Result = dict[str, Any]
 def contenders(questions: str, store: bool) -> dict[str, list[str]]:
     """Name -> arguments of step_bench.py. The first one is what the others are held against."""
     ours = ["--contender", "ours", *(["--share-images"] if questions == "four" else [])]
-    found = {"Trainer + peft": ["--contender", "hf"], "TRL": ["--contender", "trl"], "dsvl-tune": ours}
+    found = {
+        "Trainer + peft": ["--contender", "hf"],
+        "TRL": ["--contender", "trl"],
+        "dsvl-tune": ours,
+    }
     return {**found, "dsvl-tune, store": [*ours, "--feature-store"]} if store else found
 
 
-def run(model: Path, data: Path, arguments: list[str], batch_size: int, threads: int, scratch: Path) -> Result:
+def run(
+    model: Path, data: Path, arguments: list[str], batch_size: int, threads: int, scratch: Path
+) -> Result:
     """One contender in a fresh process; a store begins empty."""
     steps = EPOCH + 1
     if arguments[-1] == "--feature-store":
         shutil.rmtree(scratch, ignore_errors=True)
         arguments, steps = [*arguments, str(scratch)], 3 * EPOCH
-    command = [sys.executable, str(Path(__file__).with_name("step_bench.py")), "--model", str(model)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("step_bench.py")),
+        "--model",
+        str(model),
+    ]
     command += [
         "--data",
         str(data),
@@ -79,7 +90,9 @@ def check_losses(setting: str, results: dict[str, Result]) -> list[list[str]]:
     Only the steps that all have are compared, all of one epoch and more.
     """
     shown = []
-    for step, losses in enumerate(zip(*(result["losses"] for result in results.values()), strict=False), start=1):
+    for step, losses in enumerate(
+        zip(*(result["losses"] for result in results.values()), strict=False), start=1
+    ):
         shown.append([f"{setting}, step {step}", *(f"{loss:.6f}" for loss in losses)])
         if max(losses) - min(losses) > AGREE:
             sys.exit(f"{setting}, step {step}: the losses differ by more than {AGREE}: {losses}")
@@ -104,7 +117,9 @@ def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> l
             ratios = [trainer / cpu for trainer, cpu in zip(plain, own, strict=True)]
             cells += [f"{median(own):.2f}", f"{median(ratios):.2f}x"]
         peaks = [one[name]["peak_rss_mb"] for one in rounds]
-        smaller = [one[name]["peak_rss_mb"] / one["Trainer + peft"]["peak_rss_mb"] for one in rounds]
+        smaller = [
+            one[name]["peak_rss_mb"] / one["Trainer + peft"]["peak_rss_mb"] for one in rounds
+        ]
         lines.append([*cells, f"{median(peaks):,.0f}", f"{100 * median(smaller):.0f} %"])
     return lines
 
@@ -122,15 +137,26 @@ def compare(options: argparse.Namespace) -> None:
             for _ in range(options.rounds):
                 results = {}
                 for name, arguments in contenders(questions, options.store).items():
-                    place = (folder / model, folder / questions, arguments, options.batch_size, options.threads)
+                    place = (
+                        folder / model,
+                        folder / questions,
+                        arguments,
+                        options.batch_size,
+                        options.threads,
+                    )
                     results[name] = run(*place, folder / "store")
-                    print(f"{setting}: {name}: {results[name]['steps']['cpu_s']} CPU s a step", flush=True)
+                    print(
+                        f"{setting}: {name}: {results[name]['steps']['cpu_s']} CPU s a step",
+                        flush=True,
+                    )
                 losses[setting] = check_losses(setting, results)
                 rounds.append(results)
             costs += summary(setting, rounds, options.batch_size)
             kept[setting] = rounds
             (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} threads for each")
+    print(
+        f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} threads for each"
+    )
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
     print(f"batch {options.batch_size}, {options.rounds} rounds\n")
     steps = [step for shown in losses.values() for step in shown]
@@ -140,7 +166,9 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", type=lambda text: text.split(","), default=list(VOCABULARY))

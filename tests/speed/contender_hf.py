@@ -56,9 +56,14 @@ class Collator:
         ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
         for message in row["messages"]:
             if message["role"] == "user":
-                text += f"User: {message['content'].strip().replace('<image>', image)}\n\nAssistant:"
+                text += (
+                    f"User: {message['content'].strip().replace('<image>', image)}\n\nAssistant:"
+                )
                 continue
-            for piece, learnt in ((text, False), (f" {message['content'].strip()}{self.eos}", True)):
+            for piece, learnt in (
+                (text, False),
+                (f" {message['content'].strip()}{self.eos}", True),
+            ):
                 new = self.processor.tokenizer(piece, add_special_tokens=False)["input_ids"]
                 ids, labels = ids + new, labels + (new if learnt else [-100] * len(new))
             text = ""
@@ -88,24 +93,58 @@ class Marks(TrainerCallback):
 
 
 def lora() -> LoraConfig:
-    return LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none")
+    return LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none"
+    )
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """Training arguments that all contenders share, and no output."""
     return {
-        **{"output_dir": tempfile.mkdtemp(), "max_steps": options.steps, "save_strategy": "no", "report_to": "none"},
-        **{"per_device_train_batch_size": options.batch_size, "train_sampling_strategy": "sequential"},
-        **{"dataloader_num_workers": options.workers, "remove_unused_columns": False, "use_cpu": True},
-        **{"learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 0.0},
-        **{"adam_beta1": BETAS[0], "adam_beta2": BETAS[1], "logging_steps": 1, "disable_tqdm": True},
-        **{"bf16": options.dtype != "float32", "gradient_checkpointing": False, "dataloader_pin_memory": False},
+        **{
+            "output_dir": tempfile.mkdtemp(),
+            "max_steps": options.steps,
+            "save_strategy": "no",
+            "report_to": "none",
+        },
+        **{
+            "per_device_train_batch_size": options.batch_size,
+            "train_sampling_strategy": "sequential",
+        },
+        **{
+            "dataloader_num_workers": options.workers,
+            "remove_unused_columns": False,
+            "use_cpu": True,
+        },
+        **{
+            "learning_rate": LEARNING_RATE,
+            "lr_scheduler_type": "constant",
+            "weight_decay": 0.0,
+            "max_grad_norm": 0.0,
+        },
+        **{
+            "adam_beta1": BETAS[0],
+            "adam_beta2": BETAS[1],
+            "logging_steps": 1,
+            "disable_tqdm": True,
+        },
+        **{
+            "bf16": options.dtype != "float32",
+            "gradient_checkpointing": False,
+            "dataloader_pin_memory": False,
+        },
     }
 
 
 def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Processor]:
-    rows = [json.loads(line) for line in data_file(options).read_text(encoding="utf-8").splitlines() if line]
-    model = AutoModelForImageTextToText.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+    rows = [
+        json.loads(line)
+        for line in data_file(options).read_text(encoding="utf-8").splitlines()
+        if line
+    ]
+    model = AutoModelForImageTextToText.from_pretrained(
+        options.model, dtype=getattr(torch, options.dtype)
+    )
     return rows, model, load_processor(options.model)
 
 

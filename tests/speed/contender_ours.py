@@ -42,12 +42,16 @@ class InFileOrder(InstructDataModule):
 
     steps: list[list[int]]
 
-    def choose(self, conversations: Conversations, facts: list[Facts], numbers: Sequence[int]) -> Rows:
+    def choose(
+        self, conversations: Conversations, facts: list[Facts], numbers: Sequence[int]
+    ) -> Rows:
         rows: list[list[int]] = []
         self.steps = []
         for start in range(0, len(numbers), self.batch_size):
             together = numbers[start : start + self.batch_size]
-            trees = group_trees((i, facts[i].tree if self.message_trees else None) for i in together)
+            trees = group_trees(
+                (i, facts[i].tree if self.message_trees else None) for i in together
+            )
             self.steps.append(list(range(len(rows), len(rows) + len(trees))))
             rows += trees
         return ChosenRows(conversations, rows)
@@ -85,7 +89,9 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         final_lr_share=1.0,
         betas=BETAS,
         dtype=options.dtype,
-        **({**store, "feature_dtype": options.dtype} if store else {}),  # stored in full, so the losses stay the same
+        **(
+            {**store, "feature_dtype": options.dtype} if store else {}
+        ),  # stored in full, so the losses stay the same
     )
     data = InFileOrder(
         str(data_file(options)),

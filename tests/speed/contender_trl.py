@@ -20,7 +20,9 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
     rows, model, processor = rows_and_model(options)
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**settings(options), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None),
+        args=SFTConfig(
+            **settings(options), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None
+        ),
         data_collator=Collator(processor, options.data),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoProcessor.from_pretrained(options.model),

@@ -33,7 +33,9 @@ def added_mb(build: Callable[..., tuple[Work, Work]], *arguments: object) -> tup
     return theirs, ours
 
 
-def peak(build: Callable[..., tuple[Work, Work]], arguments: tuple[object, ...], which: int) -> float:
+def peak(
+    build: Callable[..., tuple[Work, Work]], arguments: tuple[object, ...], which: int
+) -> float:
     """Peak minus standing memory of one way in MB, in this process, which does nothing else."""
     work = build(*arguments)[which]
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here

@@ -52,7 +52,9 @@ def step(model: nn.Module, hidden: Tensor, weights: Tensor) -> None:
     model.zero_grad()
     mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().expand(ROWS, 1, TOKENS, TOKENS)
     positions = torch.arange(TOKENS).expand(ROWS, TOKENS)
-    output = model(inputs_embeds=hidden, attention_mask=mask, position_ids=positions, use_cache=False)
+    output = model(
+        inputs_embeds=hidden, attention_mask=mask, position_ids=positions, use_cache=False
+    )
     (output.last_hidden_state * weights).sum().backward()
 
 
@@ -72,7 +74,11 @@ def build() -> tuple[Work, Work]:
 def largest_difference(theirs: nn.Module, ours: nn.Module) -> float:
     """Of any gradient, relative to that tensor's largest number."""
     pairs = zip(theirs.parameters(), ours.parameters(), strict=True)
-    return max(float((a.grad - b.grad).abs().max() / a.grad.abs().max()) for a, b in pairs if a.grad is not None)
+    return max(
+        float((a.grad - b.grad).abs().max() / a.grad.abs().max())
+        for a, b in pairs
+        if a.grad is not None
+    )
 
 
 def rates() -> tuple[float, float]:
@@ -95,8 +101,12 @@ def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     plain, fast = rates()
     floor = step_gflop() / plain
-    print(f"{torch.get_num_threads()} threads; torch.mm {plain:.0f} GFLOP per CPU second, ours {fast:.0f}")
-    print(f"a step's arithmetic {step_gflop():.0f} GFLOP, floor {floor:.2f} s, at our rate {step_gflop() / fast:.2f} s")
+    print(
+        f"{torch.get_num_threads()} threads; torch.mm {plain:.0f} GFLOP per CPU second, ours {fast:.0f}"
+    )
+    print(
+        f"a step's arithmetic {step_gflop():.0f} GFLOP, floor {floor:.2f} s, at our rate {step_gflop() / fast:.2f} s"
+    )
     theirs, ours = models()
     hidden, weights = torch.randn(2, ROWS, TOKENS, WIDTH).unbind(0)
     works = partial(step, theirs, hidden, weights), partial(step, ours, hidden, weights)
@@ -106,7 +116,9 @@ def main() -> None:
     seconds = compare(*works, rounds)
     memory = added_mb(build)
     for name, spent, added in zip(("transformers and peft", "ours"), seconds, memory, strict=False):
-        print(f"{name:22} {spent:6.2f} s   {floor / spent:5.0%} of the floor   {added:6.0f} MB added")
+        print(
+            f"{name:22} {spent:6.2f} s   {floor / spent:5.0%} of the floor   {added:6.0f} MB added"
+        )
     print(f"ratio {seconds[2]:.2f}x, largest difference of a gradient {away:.1e}")
 
 

@@ -42,7 +42,9 @@ def fused_none(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor
     return torch.dot(losses, weights)
 
 
-def measure(name: str, trained: bool, tokens: int, width: int, vocabulary: int) -> tuple[float, float]:
+def measure(
+    name: str, trained: bool, tokens: int, width: int, vocabulary: int
+) -> tuple[float, float]:
     """(CPU seconds, peak MB above the start) of one forward and backward."""
     torch.manual_seed(0)
     head = nn.Linear(width, vocabulary, bias=False).requires_grad_(trained)
@@ -56,8 +58,13 @@ def measure(name: str, trained: bool, tokens: int, width: int, vocabulary: int) 
 
 
 def main() -> None:
-    tokens, width, vocabulary, rounds = [*map(int, sys.argv[1:]), *(512, 2048, 102400, 3)[len(sys.argv) - 1 :]]
-    print(f"{tokens} tokens, width {width}, vocabulary {vocabulary:,}, float32, {torch.get_num_threads()} threads")
+    tokens, width, vocabulary, rounds = [
+        *map(int, sys.argv[1:]),
+        *(512, 2048, 102400, 3)[len(sys.argv) - 1 :],
+    ]
+    print(
+        f"{tokens} tokens, width {width}, vocabulary {vocabulary:,}, float32, {torch.get_num_threads()} threads"
+    )
     for trained in (False, True):
         found: dict[str, list[tuple[float, float]]] = {}
         for _ in range(rounds):
@@ -68,8 +75,13 @@ def main() -> None:
         print("head trained" if trained else "head frozen")
         for name, measured in found.items():
             seconds, peak = (statistics.median(column) for column in zip(*measured, strict=True))
-            ratio = statistics.median(a / b for (a, _), (b, _) in zip(measured, found["plain"], strict=True))
-            print(f"  {name:10} {seconds:6.2f} CPU s  {ratio:5.2f} x plain  {peak:6.0f} MB", flush=True)
+            ratio = statistics.median(
+                a / b for (a, _), (b, _) in zip(measured, found["plain"], strict=True)
+            )
+            print(
+                f"  {name:10} {seconds:6.2f} CPU s  {ratio:5.2f} x plain  {peak:6.0f} MB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

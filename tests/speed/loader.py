@@ -32,7 +32,9 @@ def make_files(folder: Path, images: int) -> None:
     for i in range(images):
         width, height, ending = (2000, 1500, "jpg") if i % 2 else (1240, 1754, "png")
         coarse = random.integers(0, 255, (height // 40, width // 40, 3), dtype=np.uint8)
-        smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+        smooth = np.asarray(
+            Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        ).astype(int)
         noise = random.integers(-6, 7, smooth.shape) if ending == "jpg" else 0
         level = 1 if ending == "jpg" else 32
         picture = ((smooth + noise).clip(0, 255) // level * level).astype(np.uint8)
@@ -50,7 +52,9 @@ def cpu_s() -> tuple[float, float]:
     return time.process_time(), ticks / os.sysconf("SC_CLK_TCK")
 
 
-def measure(folder: Path, workers: int, batch_size: int, options: dict[str, object]) -> dict[str, float]:
+def measure(
+    folder: Path, workers: int, batch_size: int, options: dict[str, object]
+) -> dict[str, float]:
     """One epoch after a first one that warms caches."""
     from dsvl_tune.datamodules import InstructDataModule
 
@@ -78,36 +82,68 @@ def measure(folder: Path, workers: int, batch_size: int, options: dict[str, obje
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--step_s", type=float, default=0.0, help="time of a step of one batch, to compare with")
-    parser.add_argument("--options", type=json.loads, default={}, help="further keys of the data module, as JSON")
+    parser.add_argument(
+        "--step_s", type=float, default=0.0, help="time of a step of one batch, to compare with"
+    )
+    parser.add_argument(
+        "--options", type=json.loads, default={}, help="further keys of the data module, as JSON"
+    )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print("RESULT", json.dumps(measure(options.one, options.workers[0], options.batch_size, options.options)))
+        print(
+            "RESULT",
+            json.dumps(
+                measure(options.one, options.workers[0], options.batch_size, options.options)
+            ),
+        )
         return
     with tempfile.TemporaryDirectory() as name:
         make_files(Path(name), options.images)
         lines = {}
         for _ in range(options.rounds):
             for workers in options.workers:
-                again = ["--one", name, "--workers", str(workers), "--batch_size", str(options.batch_size)]
-                command = [sys.executable, __file__, *again, "--options", json.dumps(options.options)]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                again = [
+                    "--one",
+                    name,
+                    "--workers",
+                    str(workers),
+                    "--batch_size",
+                    str(options.batch_size),
+                ]
+                command = [
+                    sys.executable,
+                    __file__,
+                    *again,
+                    "--options",
+                    json.dumps(options.options),
+                ]
+                output = subprocess.run(
+                    command, check=True, stdout=subprocess.PIPE, text=True
+                ).stdout
                 found = json.loads(output.split("RESULT")[1])
                 lines.setdefault(workers, []).append(found)
     print("workers  epoch   images/s  /worker  CPU ms/image  here ms/image")
     for workers, rounds in lines.items():
         for epoch in ("first", "second"):
             best = min(rounds, key=lambda one: one[f"{epoch}/cpu_ms"])
-            speed, cpu, here = (best[f"{epoch}/{key}"] for key in ("images_per_s", "cpu_ms", "here_ms"))
-            print(f"{workers:>7}  {epoch:<6}{speed:>10.1f}{speed / max(workers, 1):>9.1f}{cpu:>14.1f}{here:>15.1f}")
+            speed, cpu, here = (
+                best[f"{epoch}/{key}"] for key in ("images_per_s", "cpu_ms", "here_ms")
+            )
+            print(
+                f"{workers:>7}  {epoch:<6}{speed:>10.1f}{speed / max(workers, 1):>9.1f}{cpu:>14.1f}{here:>15.1f}"
+            )
     if options.step_s:
-        print(f"a step of {options.step_s:g} s takes {options.batch_size / options.step_s:.1f} images/s")
+        print(
+            f"a step of {options.step_s:g} s takes {options.batch_size / options.step_s:.1f} images/s"
+        )
 
 
 if __name__ == "__main__":

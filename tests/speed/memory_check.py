@@ -43,20 +43,28 @@ CONFIGURATIONS: list[tuple[str, str, str, bool, int, int, int, int]] = [
     ("vocabulary", "lora", "float32", True, 1, 512, 0, 512),
     ("proportions", "lora", "bfloat16", False, 1, 640, 1, 64),
 ]
-MMAP = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+MMAP = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 def batch_of(shape: RowShape, config: Any) -> Batch:
     """Random tokens, images first, the last tokens learnt."""
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(10, 300, (shape.rows, shape.tokens), generator=draw)
-    visual = shape.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    visual = (
+        shape.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    )
     ids[:, :visual] = config.image_token_id
     labels = torch.full_like(ids, IGNORE_INDEX)
     labels[:, shape.tokens - shape.learnt :] = ids[:, shape.tokens - shape.learnt :]
     images = shape.rows * shape.images
     sizes = (config.vision_config.image_size, config.high_res_vision_config.image_size)
-    low, high = (torch.randn(images, 3, size, size, generator=draw) if images else None for size in sizes)
+    low, high = (
+        torch.randn(images, 3, size, size, generator=draw) if images else None for size in sizes
+    )
     return Batch(
         input_ids=ids,
         labels=labels,
@@ -87,10 +95,18 @@ class ResetPeak(L.Callback):
 
 def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: RowShape) -> None:
     """Two steps of the product's own module and trainer."""
-    module = FinetuneModule(checkpoint, preset=preset, dtype=dtype, gradient_checkpointing=checkpointing, lr=1e-5)
+    module = FinetuneModule(
+        checkpoint, preset=preset, dtype=dtype, gradient_checkpointing=checkpointing, lr=1e-5
+    )
     batch = batch_of(shape, read_outline_of(module))
     trainer = L.Trainer(
-        **{"accelerator": "cpu", "devices": 1, "max_steps": 2, "logger": False, "enable_checkpointing": False},
+        **{
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 2,
+            "logger": False,
+            "enable_checkpointing": False,
+        },
         **{"enable_progress_bar": False, "enable_model_summary": False, "callbacks": [ResetPeak()]},
         precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
     )
@@ -117,8 +133,13 @@ def measure(number: int, folder: Path) -> None:
     config = read_outline(str(folder / name))
     model = outline_model(config, torch_dtype(dtype))
     apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
-    found = estimate(model, shape, "bf16-mixed" if dtype == "bfloat16" else "32-true", accumulates=False)
-    print("MEMORY " + json.dumps([measured, found.total(1, checkpointing), found.step(1, checkpointing)]))
+    found = estimate(
+        model, shape, "bf16-mixed" if dtype == "bfloat16" else "32-true", accumulates=False
+    )
+    print(
+        "MEMORY "
+        + json.dumps([measured, found.total(1, checkpointing), found.step(1, checkpointing)])
+    )
 
 
 def main() -> None:
@@ -131,15 +152,24 @@ def main() -> None:
     rows = []
     for number, configuration in enumerate(CONFIGURATIONS):
         command = [sys.executable, __file__, str(folder), str(number)]
-        done = subprocess.run(command, env={**os.environ, **MMAP}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env={**os.environ, **MMAP}, capture_output=True, text=True, check=False
+        )
         lines = [line for line in done.stdout.splitlines() if line.startswith("MEMORY ")]
         if not lines:
             sys.exit(f"{configuration}: {done.stderr[-3000:]}")
         measured, total, step = json.loads(lines[0].removeprefix("MEMORY "))
-        cells = [f"{total / 1e6:,.0f}", f"{measured / 1e6:,.0f}", f"{100 * (total / measured - 1):+.1f} %"]
+        cells = [
+            f"{total / 1e6:,.0f}",
+            f"{measured / 1e6:,.0f}",
+            f"{100 * (total / measured - 1):+.1f} %",
+        ]
         rows.append([", ".join(map(str, configuration)), f"{step / 1e6:,.0f}", *cells])
         print(rows[-1], flush=True)
-    head = ["checkpoint, preset, dtype, checkpointing, rows, tokens, images, learnt", "of it the step"]
+    head = [
+        "checkpoint, preset, dtype, checkpointing, rows, tokens, images, learnt",
+        "of it the step",
+    ]
     print("\n" + format_table([*head, "estimated MB", "measured MB", "difference"], rows))
 
 

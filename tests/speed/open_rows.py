@@ -30,8 +30,14 @@ READS = 20_000
 
 
 def text_row(number: int) -> dict[str, str]:
-    words = " ".join(random.Random(number).choices(["bar", "line", "axis", "value", "label", "legend"], k=24))
-    return {"question": f"Row {number}: {words}?", "answer": str(number), "image": f"images/{number % 5000}.png"}
+    words = " ".join(
+        random.Random(number).choices(["bar", "line", "axis", "value", "label", "legend"], k=24)
+    )
+    return {
+        "question": f"Row {number}: {words}?",
+        "answer": str(number),
+        "image": f"images/{number % 5000}.png",
+    }
 
 
 def write_jsonl(path: Path, rows: int) -> None:
@@ -42,14 +48,18 @@ def write_jsonl(path: Path, rows: int) -> None:
 def write_json(path: Path, rows: int) -> None:
     with path.open("w") as file:
         file.write("[\n")
-        file.writelines(("," if number else "") + json.dumps(text_row(number)) + "\n" for number in range(rows))
+        file.writelines(
+            ("," if number else "") + json.dumps(text_row(number)) + "\n" for number in range(rows)
+        )
         file.write("]\n")
 
 
 def write_csv(path: Path, rows: int) -> None:
     with path.open("w") as file:
         file.write("question,answer,image\n")
-        file.writelines('"{question}",{answer},{image}\n'.format(**text_row(number)) for number in range(rows))
+        file.writelines(
+            '"{question}",{answer},{image}\n'.format(**text_row(number)) for number in range(rows)
+        )
 
 
 def write_arrow(path: Path, rows: int) -> None:
@@ -71,7 +81,10 @@ def write_parquet(path: Path, rows: int) -> None:
 def write_tar(path: Path, rows: int) -> None:
     with TarFile.open(path, "w") as tar:
         for number in range(rows):
-            for ending, content in (("png", b"x" * 100), ("txt", text_row(number)["question"].encode())):
+            for ending, content in (
+                ("png", b"x" * 100),
+                ("txt", text_row(number)["question"].encode()),
+            ):
                 member = TarInfo(f"{number:09d}.{ending}")
                 member.size = len(content)
                 tar.addfile(member, BytesIO(content))
@@ -92,7 +105,9 @@ WRITERS: dict[str, Callable[[Path, int], None] | None] = {
 def own_bytes() -> int:
     """Memory of this process that no file backs (RssAnon)."""
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+    return next(
+        int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")
+    )
 
 
 def measure(path: str) -> tuple[int, float, float, float, float, float]:
@@ -114,8 +129,12 @@ def measure(path: str) -> tuple[int, float, float, float, float, float]:
 def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as folder:
-        os.environ["HF_DATASETS_CACHE"] = f"{folder}/cache"  # what parquet is unpacked into, the first time
-        print(f"{'kind':14} {'rows':>9}  file MB  open s  CPU s  own MB  rows/CPU s  peak MB incl. mapped")
+        os.environ["HF_DATASETS_CACHE"] = (
+            f"{folder}/cache"  # what parquet is unpacked into, the first time
+        )
+        print(
+            f"{'kind':14} {'rows':>9}  file MB  open s  CPU s  own MB  rows/CPU s  peak MB incl. mapped"
+        )
         for kind, write in WRITERS.items():
             path = Path(folder) / f"rows.{kind.partition(',')[0]}"
             if write is not None:

@@ -30,7 +30,12 @@ from dsvl_tune.training.loss import supervised_loss
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import GOLDEN, write_image_settings
 
-CONTENDERS = {"plain, dense mask": None, "plain, causal": None, "packed to 1024": 1024, "packed to 2048": 2048}
+CONTENDERS = {
+    "plain, dense mask": None,
+    "plain, causal": None,
+    "packed to 1024": 1024,
+    "packed to 2048": 2048,
+}
 
 
 def build(folder: Path) -> None:
@@ -38,13 +43,28 @@ def build(folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / "siglip" / "checkpoint")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image_placeholder>"]})
     text = {"model_type": "llama", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 688}
-    vision = {"model_type": "siglip_vision_model", "image_size": 96, "patch_size": 4, "hidden_size": 64}
+    vision = {
+        "model_type": "siglip_vision_model",
+        "image_size": 96,
+        "patch_size": 4,
+        "hidden_size": 64,
+    }
     config = AutoConfig.for_model(
         "deepseek_vl",
-        text_config={**text, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 4096},
+        text_config={
+            **text,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "max_position_embeddings": 4096,
+        },
         vision_config={
             **vision,
-            **{"intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4, "vision_use_head": False},
+            **{
+                "intermediate_size": 128,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+                "vision_use_head": False,
+            },
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
         tie_word_embeddings=False,
@@ -61,7 +81,9 @@ def rows(step: int) -> list[list[Conversation]]:
     draw = random.Random(step)
 
     def words() -> str:
-        return " ".join(draw.choices(["bar", "line", "axis", "value"], k=int(10 * 8 ** draw.random())))
+        return " ".join(
+            draw.choices(["bar", "line", "axis", "value"], k=int(10 * 8 ** draw.random()))
+        )
 
     def row(number: int) -> list[Conversation]:
         picture = ImageRef(Image.new("RGB", (50, 40), (number * 20, 0, 0)), f"{number}")
@@ -98,7 +120,9 @@ def main() -> None:
                 wasted[name].append(padding(batch))
                 losses[name] += loss.item()
     for name, seconds in took.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds, took["plain, causal"], strict=True))
+        ratio = statistics.median(
+            a / b for a, b in zip(seconds, took["plain, causal"], strict=True)
+        )
         print(
             f"{name:18} padding {100 * statistics.mean(wasted[name]):4.1f} %  {statistics.median(seconds):5.2f} CPU s  "
             f"{ratio:.2f} x plain, causal  loss {losses[name]:.4f}"

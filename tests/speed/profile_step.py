@@ -40,8 +40,12 @@ def timed_parts(model: Any) -> dict[str, float]:
     spent: dict[str, float] = defaultdict(float)
     for name, module in parts.items():
         if module is not None:
-            module.register_forward_pre_hook(lambda *_, name=name: spent.update({name: spent[name] - cpu()}))
-            module.register_forward_hook(lambda *_, name=name: spent.update({name: spent[name] + cpu()}))
+            module.register_forward_pre_hook(
+                lambda *_, name=name: spent.update({name: spent[name] - cpu()})
+            )
+            module.register_forward_hook(
+                lambda *_, name=name: spent.update({name: spent[name] + cpu()})
+            )
     return spent
 
 
@@ -54,7 +58,12 @@ def main() -> None:
     share = "--share-images" in sys.argv
     file = str(data_folder / "charts.openai.jsonl")
     data = InFileOrder(
-        file, message_trees=share, validation_rows=0, verify_images=False, checkpoint=str(folder), batch_size=BATCH
+        file,
+        message_trees=share,
+        validation_rows=0,
+        verify_images=False,
+        checkpoint=str(folder),
+        batch_size=BATCH,
     )
     data.setup("fit")
     batches = iter(data.train_dataloader())
@@ -75,11 +84,20 @@ def main() -> None:
         loss.backward()
     end = cpu()
     other = forward - loaded - sum(spent.values())
-    parts = {"loading": loaded - start, **spent, "rest of forward, loss": other, "backward": end - forward}
+    parts = {
+        "loading": loaded - start,
+        **spent,
+        "rest of forward, loss": other,
+        "backward": end - forward,
+    }
     for name, seconds in parts.items():
         print(f"{name:22} {seconds:6.2f} s  {100 * seconds / (end - start):3.0f} %")
     print(f"tokens of the batch {tuple(batch.input_ids.shape)}")
-    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=50))
+    print(
+        profiler.key_averages().table(
+            sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=50
+        )
+    )
 
 
 if __name__ == "__main__":

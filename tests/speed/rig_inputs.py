@@ -25,21 +25,46 @@ from dsvl_tune.schema import Conversation, ImageRef
 # 24 layers (as the 1.3B has) of width 256 have 19 million weights. With the published vocabulary the head has 1.4 times
 # as many; with 8192 tokens a ninth, about what the published models have (1.3B: a sixth, 7B: a fourteenth).
 VOCABULARY = {"vocabulary": 102_400, "proportions": 8_192}
-DECODER = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 24, "num_attention_heads": 4}
+DECODER = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+}
 SIGLIP = {
-    **{"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 16, "hidden_size": 128},
+    **{
+        "model_type": "siglip_vision_model",
+        "image_size": 384,
+        "patch_size": 16,
+        "hidden_size": 128,
+    },
     **{"intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 2},
     **{"hidden_act": "gelu", "vision_use_head": False},
 }
 SAM = {
-    **{"model_type": "sam_vision_model", "image_size": 1024, "patch_size": 16, "hidden_size": 128, "mlp_dim": 512},
+    **{
+        "model_type": "sam_vision_model",
+        "image_size": 1024,
+        "patch_size": 16,
+        "hidden_size": 128,
+        "mlp_dim": 512,
+    },
     **{"num_hidden_layers": 3, "num_attention_heads": 2, "output_channels": 256, "window_size": 14},
     "global_attn_indexes": [2],  # a third of the layers, as in SAM-B
 }
 IMAGES = {  # preprocessor_config.json as transformers' converter writes it for the published hybrid
-    **{"image_processor_type": "DeepseekVLHybridImageProcessor", "processor_class": "DeepseekVLHybridProcessor"},
+    **{
+        "image_processor_type": "DeepseekVLHybridImageProcessor",
+        "processor_class": "DeepseekVLHybridProcessor",
+    },
     **{"size": {"height": 384, "width": 384}, "high_res_size": {"height": 1024, "width": 1024}},
-    **{"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, "high_res_resample": 3, "min_size": 14},
+    **{
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 2,
+        "high_res_resample": 3,
+        "min_size": 14,
+    },
     "high_res_image_mean": [0.48145466, 0.4578275, 0.40821073],
     "high_res_image_std": [0.26862954, 0.26130258, 0.27577711],
 }
@@ -47,26 +72,49 @@ ENLARGED = 5
 """The generator's charts are 128 to 144 px wide; files of 640 to 720 px cost about what a screenshot does."""
 
 
-def write_checkpoint(folder: Path, vocabulary: int, texts: list[str], **sizes: dict[str, Any]) -> None:
+def write_checkpoint(
+    folder: Path, vocabulary: int, texts: list[str], **sizes: dict[str, Any]
+) -> None:
     """A random hybrid of which every part contributes, and the tokenizer of `texts`."""
     tokenizer = build_tokenizer(texts)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    decoder = {"model_type": "llama", "vocab_size": vocabulary, "max_position_embeddings": 4096, **DECODER}
+    decoder = {
+        "model_type": "llama",
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 4096,
+        **DECODER,
+    }
     config = DeepseekVLHybridConfig(
-        text_config={**decoder, **sizes.get("decoder", {}), **special, "pad_token_id": tokenizer.pad_token_id},
+        text_config={
+            **decoder,
+            **sizes.get("decoder", {}),
+            **special,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
         vision_config={**SIGLIP, **sizes.get("siglip", {})},
-        high_res_vision_config={**SAM, **sizes.get("sam", {}), "initializer_range": 0.02},  # 1e-10 in transformers
+        high_res_vision_config={
+            **SAM,
+            **sizes.get("sam", {}),
+            "initializer_range": 0.02,
+        },  # 1e-10 in transformers
         image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
         tie_word_embeddings=False,
     )
     torch.manual_seed(1)
     model = DeepseekVLHybridForConditionalGeneration(config)
     with torch.no_grad():
-        model.model.high_res_vision_alpha.fill_(0.5)  # 0 at first, which would leave SAM's second branch dead
+        model.model.high_res_vision_alpha.fill_(
+            0.5
+        )  # 0 at first, which would leave SAM's second branch dead
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    settings = {**json.loads((folder / "tokenizer_config.json").read_text()), "image_token": "<image_placeholder>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")  # for their processor
+    settings = {
+        **json.loads((folder / "tokenizer_config.json").read_text()),
+        "image_token": "<image_placeholder>",
+    }
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(settings), encoding="utf-8"
+    )  # for their processor
     (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES, indent=2), encoding="utf-8")
     processor = {"processor_class": "DeepseekVLHybridProcessor", "num_image_tokens": 576}
     (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
@@ -92,20 +140,36 @@ def write_charts(folder: Path, images: int, questions: int) -> None:
     for number, row in enumerate(islice(square_charts(questions), images)):
         name = f"images/{number:04d}.png"
         width, height = picture(row[0]).size
-        picture(row[0]).resize((width * ENLARGED, height * ENLARGED), Image.Resampling.BICUBIC).save(folder / name)
-        lines += [json.dumps({"messages": messages(conversation), "images": [name]}) for conversation in row]
+        picture(row[0]).resize(
+            (width * ENLARGED, height * ENLARGED), Image.Resampling.BICUBIC
+        ).save(folder / name)
+        lines += [
+            json.dumps({"messages": messages(conversation), "images": [name]})
+            for conversation in row
+        ]
     (folder / "charts.openai.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def messages(conversation: Conversation) -> list[dict[str, str]]:
     """A conversation in OpenAI's form."""
-    parts = [["<image>" if isinstance(part, ImageRef) else part for part in turn.parts] for turn in conversation.turns]
-    return [{"role": turn.role, "content": "".join(text)} for turn, text in zip(conversation.turns, parts, strict=True)]
+    parts = [
+        ["<image>" if isinstance(part, ImageRef) else part for part in turn.parts]
+        for turn in conversation.turns
+    ]
+    return [
+        {"role": turn.role, "content": "".join(text)}
+        for turn, text in zip(conversation.turns, parts, strict=True)
+    ]
 
 
 def write_inputs(folder: Path, rows: int = 32) -> None:
     """Both checkpoints and both sets."""
-    texts = [turn["content"] for row in islice(square_charts(4), 200) for one in row for turn in messages(one)]
+    texts = [
+        turn["content"]
+        for row in islice(square_charts(4), 200)
+        for one in row
+        for turn in messages(one)
+    ]
     for name, vocabulary in VOCABULARY.items():
         write_checkpoint(folder / name, vocabulary, texts)
     write_charts(folder / "one", rows, questions=1)

@@ -64,7 +64,9 @@ def draw_adapters(model: torch.nn.Module) -> None:
             layer = name[name.index("language_model") : name.index(".lora_A")]
             seed = int.from_bytes(layer.encode(), "big") % 2**31
             bound = parameter.shape[1] ** -0.5  # peft's own start: kaiming_uniform with a = sqrt(5)
-            drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=torch.Generator().manual_seed(seed))
+            drawn = torch.empty(parameter.shape).uniform_(
+                -bound, bound, generator=torch.Generator().manual_seed(seed)
+            )
             parameter.data.copy_(drawn)
 
 
@@ -94,12 +96,16 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
     """The figures over the steps after the warm-up."""
     counts = count_tokens(options)
     measured = range(options.warmup, options.steps)
-    seen = [counts[i] for step in measured for i in step_rows(len(counts), options.batch_size, step)]
+    seen = [
+        counts[i] for step in measured for i in step_rows(len(counts), options.batch_size, step)
+    ]
     assert len(meter.wall_s) == options.steps + 1
     assert len(meter.losses) == options.steps
     seconds = meter.wall_s[-1] - meter.wall_s[options.warmup]
     cpu = meter.cpu_s[-1] - meter.cpu_s[options.warmup]
-    wall_s, cpu_s = ([end - start for start, end in pairwise(marks)] for marks in (meter.wall_s, meter.cpu_s))
+    wall_s, cpu_s = (
+        [end - start for start, end in pairwise(marks)] for marks in (meter.wall_s, meter.cpu_s)
+    )
     return {
         "contender": options.contender,
         "samples_per_s": len(seen) / seconds,
@@ -108,12 +114,18 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "losses": meter.losses,
         "cpu_s_per_step": cpu / (options.steps - options.warmup),
-        "steps": {"wall_s": wall_s, "cpu_s": cpu_s, "median_cpu_s": statistics.median(cpu_s[options.warmup :])},
+        "steps": {
+            "wall_s": wall_s,
+            "cpu_s": cpu_s,
+            "median_cpu_s": statistics.median(cpu_s[options.warmup :]),
+        },
     }
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--set", default="charts")
@@ -123,8 +135,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--contender", default="ours", choices=("ours", "hf", "trl"))
-    parser.add_argument("--share-images", action="store_true", help="ours alone: one message tree an image and step")
-    parser.add_argument("--feature-store", type=Path, help="ours alone: folder of the frozen towers' features")
+    parser.add_argument(
+        "--share-images", action="store_true", help="ours alone: one message tree an image and step"
+    )
+    parser.add_argument(
+        "--feature-store", type=Path, help="ours alone: folder of the frozen towers' features"
+    )
     options = parser.parse_args(arguments)
     if options.contender != "ours" and (options.share_images or options.feature_store):
         parser.error("--share-images and --feature-store are of ours alone")

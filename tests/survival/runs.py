@@ -22,18 +22,35 @@ def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
     """A recipe with message trees, dropout, a schedule, accumulation and a fully trained part, and `changes` by key."""
     content: dict[str, Any] = {
         "model": {
-            **{"checkpoint": str(checkpoint), "lr": 0.002, "warmup_steps": 3, "lora_dropout": 0.1, "max_new_tokens": 3},
+            **{
+                "checkpoint": str(checkpoint),
+                "lr": 0.002,
+                "warmup_steps": 3,
+                "lora_dropout": 0.1,
+                "max_new_tokens": 3,
+            },
             "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
         },
         "data": {
             "class_path": "dsvl_tune.datamodules.ChartsDataModule",
             "init_args": {
-                **{"train_charts": 9, "validation_charts": 2, "test_charts": 2, "probe_scenes": 0, "questions": 3},
+                **{
+                    "train_charts": 9,
+                    "validation_charts": 2,
+                    "test_charts": 2,
+                    "probe_scenes": 0,
+                    "questions": 3,
+                },
                 **{"batch_size": 2, "system_prompt": ""},
             },
         },
         "trainer": {
-            **{"max_steps": STEPS, "max_epochs": -1, "val_check_interval": 4, "accumulate_grad_batches": 2},
+            **{
+                "max_steps": STEPS,
+                "max_epochs": -1,
+                "val_check_interval": 4,
+                "accumulate_grad_batches": 2,
+            },
             **{"enable_progress_bar": False, "accelerator": "cpu"},
         },
         "run_dir": str(folder / "runs"),
@@ -68,12 +85,20 @@ def assert_equal_runs(one: Path, two: Path) -> None:
         assert torch.equal(tensor, second["state_dict"][name]), name
     for number, slots in first["optimizer_states"][0]["state"].items():
         for slot, tensor in slots.items():
-            assert torch.equal(tensor, second["optimizer_states"][0]["state"][number][slot]), (number, slot)
+            assert torch.equal(tensor, second["optimizer_states"][0]["state"][number][slot]), (
+                number,
+                slot,
+            )
     for folder in ("adapter", "predictions"):
         names = sorted(path.name for path in (one / folder).iterdir())
         assert names == sorted(path.name for path in (two / folder).iterdir())
-        assert all((one / folder / name).read_bytes() == (two / folder / name).read_bytes() for name in names)
-    summaries = [json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (one, two)]
+        assert all(
+            (one / folder / name).read_bytes() == (two / folder / name).read_bytes()
+            for name in names
+        )
+    summaries = [
+        json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (one, two)
+    ]
     for key in ("before", "after", "steps", "best_checkpoint"):
         assert summaries[0][key] == summaries[1][key]
 
@@ -93,16 +118,25 @@ class Commands:
         return json.loads(self.server.stdout.readline())
 
     def start(
-        self, folder: Path, *arguments: str, log: str = "log", memory_bytes: int | None = None, **environment: str
+        self,
+        folder: Path,
+        *arguments: str,
+        log: str = "log",
+        memory_bytes: int | None = None,
+        **environment: str,
     ) -> int:
         """The process of a command in `folder`, whose output goes to a file there."""
-        return self.ask_answer(start=[arguments, str(folder), str(folder / log), environment, memory_bytes])
+        return self.ask_answer(
+            start=[arguments, str(folder), str(folder / log), environment, memory_bytes]
+        )
 
     def ends(self, process: int, within_s: float) -> int:
         """Its exit code."""
         deadline = time.monotonic() + within_s
         while (code := self.ask_answer(poll=process)) is None:
-            assert time.monotonic() < deadline, f"process {process} has not ended within {within_s} s"
+            assert time.monotonic() < deadline, (
+                f"process {process} has not ended within {within_s} s"
+            )
             time.sleep(0.05)
         return code
 

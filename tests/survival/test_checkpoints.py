@@ -15,14 +15,23 @@ import pytest
 import torch
 
 from dsvl_tune.schema import UserError
-from dsvl_tune.training.checkpoints import LAST, NEXT, PREVIOUS, WholeFileIO, keep_as_last, newest_whole
+from dsvl_tune.training.checkpoints import (
+    LAST,
+    NEXT,
+    PREVIOUS,
+    WholeFileIO,
+    keep_as_last,
+    newest_whole,
+)
 from dsvl_tune.training.lock import lock_run, one_at_a_time
 from dsvl_tune.training.run_folder import kept_checkpoint
 
 
 def save(run: Path, step: int) -> None:
     """What a run does at a step."""
-    WholeFileIO().save_checkpoint({"global_step": step, "state_dict": {"w": torch.full((1000,), step)}}, run / NEXT)
+    WholeFileIO().save_checkpoint(
+        {"global_step": step, "state_dict": {"w": torch.full((1000,), step)}}, run / NEXT
+    )
     keep_as_last(run)
 
 
@@ -71,7 +80,9 @@ def test_a_full_disk_is_told_with_path_and_bytes_and_keeps_both(run: Path) -> No
 
 
 @pytest.mark.parametrize("renames", [0, 1, 2, 3])
-def test_a_kill_between_any_two_renames_loses_nothing(run: Path, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
+def test_a_kill_between_any_two_renames_loses_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
     """Every rename of a save is let through or not; what is kept then is the newest or the one before."""
     plain, done = os.rename, []
 
@@ -93,7 +104,9 @@ def test_a_kill_between_any_two_renames_loses_nothing(run: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("damage", ["cut off", "zeros", "one bit", "empty"])
-def test_a_damaged_checkpoint_is_passed_over(run: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    run: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
     path = run / LAST
     content = bytearray(path.read_bytes())
     if damage == "cut off":
@@ -141,7 +154,9 @@ def test_a_run_folder_has_one_process_until_that_is_killed(tmp_path: Path) -> No
         text=True,
     ) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=r"process 7 on elsewhere is training there.*--run_name"):
+        with pytest.raises(
+            UserError, match=r"process 7 on elsewhere is training there.*--run_name"
+        ):
             lock_run(tmp_path)
         holder.kill()
         holder.wait()
@@ -151,7 +166,11 @@ def test_a_run_folder_has_one_process_until_that_is_killed(tmp_path: Path) -> No
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in the way")
-    for folder in (tmp_path / "runs" / "run", Path("/proc/runs/run"), Path("/sys/run")):  # the kernel's are nobody's
+    for folder in (
+        tmp_path / "runs" / "run",
+        Path("/proc/runs/run"),
+        Path("/sys/run"),
+    ):  # the kernel's are nobody's
         with pytest.raises(UserError, match=r"cannot be written.*--run_dir"), one_at_a_time(folder):
             pass
 

@@ -28,16 +28,26 @@ BAD_ROW = StepSampler(ROWS, batch_size=1, seed=1).order(0)[BAD_STEP - 1]
 @pytest.fixture
 def rows_recipe(hybrid_checkpoint: Path, tmp_path: Path) -> Path:
     """Rows of text in files; a step is a row."""
-    rows = [{"question": ODD if i == BAD_ROW else "plain question", "answer": f"answer {i}"} for i in range(ROWS)]
+    rows = [
+        {"question": ODD if i == BAD_ROW else "plain question", "answer": f"answer {i}"}
+        for i in range(ROWS)
+    ]
     for name, part in {"train": rows, "held": rows[:2]}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in part), encoding="utf-8"
+        )
     files = dict.fromkeys(("validation", "test"), str(tmp_path / "held.jsonl"))
     return write_recipe(
         tmp_path,
         hybrid_checkpoint,
         data={
             "class_path": "dsvl_tune.datamodules.InstructDataModule",
-            "init_args": {"train": str(tmp_path / "train.jsonl"), **files, "batch_size": 1, "system_prompt": ""},
+            "init_args": {
+                "train": str(tmp_path / "train.jsonl"),
+                **files,
+                "batch_size": 1,
+                "system_prompt": "",
+            },
         },
         trainer__max_steps=ROWS,
         trainer__accumulate_grad_batches=1,
@@ -60,7 +70,9 @@ class Poison(L.Callback):
         pl_module.network.get_input_embeddings().weight.data[odd] = float("nan")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        trained = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
+        trained = {
+            name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad
+        }
         self.after.append(trained)
 
 
@@ -69,7 +81,9 @@ def watch(callback: L.Callback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsvl_tune.recipe.run_callbacks", callbacks)
 
 
-def test_a_loss_that_is_nan_stops_before_it_does_harm(rows_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_nan_stops_before_it_does_harm(
+    rows_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch(poison := Poison(), monkeypatch)
     with pytest.raises(UserError) as told:
         fit(rows_recipe)
@@ -87,7 +101,11 @@ def test_as_many_bad_steps_as_allowed_change_nothing(
     watch(poison := Poison(), monkeypatch)
     assert fit(rows_recipe, "--model.max_bad_steps", "1", "--trainer.max_steps", str(ROWS)) == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if "the loss is nan" in line)
-    assert f"step {BAD_STEP}:" in said and f"train.jsonl:{BAD_ROW + 1}." in said and "1 of at most 1" in said
+    assert (
+        f"step {BAD_STEP}:" in said
+        and f"train.jsonl:{BAD_ROW + 1}." in said
+        and "1 of at most 1" in said
+    )
     assert len(poison.after) == ROWS
     unchanged = [
         all(torch.equal(before[name], tensor) for name, tensor in after.items())
@@ -96,13 +114,23 @@ def test_as_many_bad_steps_as_allowed_change_nothing(
     assert [step for step, same in enumerate(unchanged, start=2) if same] == [BAD_STEP]
     # The count is kept: the bad row of the second epoch is one too many, also after going on.
     with pytest.raises(UserError, match=r"--model.max_bad_steps 2"):
-        fit(rows_recipe, "--model.max_bad_steps", "1", "--trainer.max_steps", str(2 * ROWS), "--ckpt_path", "last")
+        fit(
+            rows_recipe,
+            "--model.max_bad_steps",
+            "1",
+            "--trainer.max_steps",
+            str(2 * ROWS),
+            "--ckpt_path",
+            "last",
+        )
 
 
 class InfiniteGradient(L.Callback):
     """Lets a gradient overflow in the third step, while the loss stays as it is."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
+    ) -> None:
         if trainer.global_step == 2:
             parameter = next(p for p in pl_module.parameters() if p.requires_grad)
             parameter.register_hook(lambda gradient: gradient * 1e38 * 1e38)
@@ -131,10 +159,14 @@ class KillWorker(L.Callback):
 def test_a_killed_data_worker_ends_the_run_with_a_message_and_the_same_command_goes_on(
     whole_run: Path, hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = write_recipe(tmp_path, hybrid_checkpoint, checkpoint_every_steps=1, data__init_args__num_workers=1)
+    recipe = write_recipe(
+        tmp_path, hybrid_checkpoint, checkpoint_every_steps=1, data__init_args__num_workers=1
+    )
     with monkeypatch.context() as patch:
         watch(KillWorker(), patch)
-        with pytest.raises(UserError, match=r"a data worker is gone.*num_workers \(now 1\).*goes on.*last.ckpt"):
+        with pytest.raises(
+            UserError, match=r"a data worker is gone.*num_workers \(now 1\).*goes on.*last.ckpt"
+        ):
             fit(recipe)
     assert fit(recipe) == 0
     assert_equal_runs(whole_run, tmp_path / "runs" / "run")
@@ -143,10 +175,18 @@ def test_a_killed_data_worker_ends_the_run_with_a_message_and_the_same_command_g
 def test_no_memory_says_which_keys_to_change_and_by_how_much(
     hybrid_checkpoint: Path, tmp_path: Path, commands: Commands
 ) -> None:
-    write_recipe(tmp_path, hybrid_checkpoint, data__init_args__batch_size=512, data__init_args__train_charts=512)
+    write_recipe(
+        tmp_path,
+        hybrid_checkpoint,
+        data__init_args__batch_size=512,
+        data__init_args__train_charts=512,
+    )
     process = commands.start(tmp_path, "fit", "--config", "run.yaml", memory_bytes=800 * 2**20)
     assert commands.ends(process, within_s=300) == 2
     message = (tmp_path / "log").read_text(encoding="utf-8")
     assert "error: out of memory (tried to allocate" in message and "512 rows of up to" in message
-    assert "data.batch_size from 512 to 256 with trainer.accumulate_grad_batches from 2 to 4" in message
+    assert (
+        "data.batch_size from 512 to 256 with trainer.accumulate_grad_batches from 2 to 4"
+        in message
+    )
     assert "model.gradient_checkpointing true" in message and "No step was saved yet" in message

@@ -21,9 +21,13 @@ def test_killed_in_a_save_and_elsewhere_it_comes_to_the_same_bits(
     moments = [
         lambda: (run / ".lock").exists(),  # the folder is made, and nothing is in it
         lambda: (run / "config.yaml").exists(),  # nothing is saved yet
-        lambda: any((run / "checkpoints").glob("best-*.ckpt")),  # the last checkpoint does not know of it
+        lambda: any(
+            (run / "checkpoints").glob("best-*.ckpt")
+        ),  # the last checkpoint does not know of it
         lambda: any((run / "checkpoints").glob(".next.ckpt.partial")),  # a save has begun
-        lambda: (run / "adapter" / "adapter_model.safetensors").exists(),  # all is trained, the result is half made
+        lambda: (
+            run / "adapter" / "adapter_model.safetensors"
+        ).exists(),  # all is trained, the result is half made
     ]
     for moment in moments:
         process = commands.start(tmp_path, *FIT)
@@ -43,7 +47,9 @@ def test_a_second_command_in_the_same_folder_is_refused(
     first = commands.start(tmp_path, *FIT)
     holder = f"process {first} on"
     wait_for(lambda: lock.exists() and holder in lock.read_text(encoding="utf-8"), within_s=300)
-    os.killpg(first, signal.SIGSTOP)  # it may not come to its end before the second asks, however busy the machine
+    os.killpg(
+        first, signal.SIGSTOP
+    )  # it may not come to its end before the second asks, however busy the machine
     second = commands.start(tmp_path, *FIT, log="second")
     assert commands.ends(second, within_s=300) == 2
     assert holder in (tmp_path / "second").read_text(encoding="utf-8")
@@ -58,11 +64,28 @@ def start_two_by_srun(commands: Commands, folder: Path) -> list[int]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {
-        **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0", "SLURM_JOB_NAME": "tune"},
-        **{"SLURM_JOB_ID": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+        **{
+            "SLURM_NTASKS": "2",
+            "SLURM_NTASKS_PER_NODE": "2",
+            "SLURM_NODEID": "0",
+            "SLURM_JOB_NAME": "tune",
+        },
+        **{
+            "SLURM_JOB_ID": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+            "OMP_NUM_THREADS": "1",
+        },
     }
     return [
-        commands.start(folder, *FIT, log=f"log{rank}", SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), **common)
+        commands.start(
+            folder,
+            *FIT,
+            log=f"log{rank}",
+            SLURM_PROCID=str(rank),
+            SLURM_LOCALID=str(rank),
+            **common,
+        )
         for rank in (0, 1)
     ]
 
@@ -71,12 +94,23 @@ def start_two(commands: Commands, folder: Path) -> tuple[list[int], TCPStore]:
     """The command as torchrun starts it: two processes and a store by which they find each other."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-        **{"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_RUN_ID": "test"},
+        **{
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "WORLD_SIZE": "2",
+            "LOCAL_WORLD_SIZE": "2",
+        },
+        **{
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_RUN_ID": "test",
+        },
         **{"GROUP_RANK": "0", "OMP_NUM_THREADS": "1"},
     }
     ranks = [
-        commands.start(folder, *FIT, log=f"log{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **common)
+        commands.start(
+            folder, *FIT, log=f"log{rank}", RANK=str(rank), LOCAL_RANK=str(rank), **common
+        )
         for rank in (0, 1)
     ]
     return ranks, store
@@ -112,7 +146,9 @@ def test_two_processes_stop_together_and_end_when_one_is_lost(
         after_step(step := step + 2)
         os.kill(ranks[killed], signal.SIGKILL)
         assert commands.ends(ranks[1 - killed], within_s=300) == 2
-        assert "another process of this run is gone" in (folder / f"log{1 - killed}").read_text(encoding="utf-8")
+        assert "another process of this run is gone" in (folder / f"log{1 - killed}").read_text(
+            encoding="utf-8"
+        )
         commands.ends(ranks[killed], within_s=300)
         step = last(run)["global_step"]
     ranks, _store = start_two(commands, folder)

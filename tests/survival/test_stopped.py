@@ -32,9 +32,14 @@ class SignalAt(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
-def fit_with(callback: L.Callback, recipe: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+def fit_with(
+    callback: L.Callback, recipe: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> int:
     with monkeypatch.context() as patch:
-        patch.setattr("dsvl_tune.recipe.run_callbacks", lambda *args, **kept: [callback, *run_callbacks(*args, **kept)])
+        patch.setattr(
+            "dsvl_tune.recipe.run_callbacks",
+            lambda *args, **kept: [callback, *run_callbacks(*args, **kept)],
+        )
         return fit(recipe, *more)
 
 
@@ -48,9 +53,17 @@ def test_stopped_wherever_it_may_be_it_comes_to_the_same_bits(
     stops: list[tuple[L.Callback, int, int]] = [
         (SignalAt(signal.SIGUSR1, batch=0), 75, 1),
         (SignalAt(signal.SIGTERM, batch=3, validation=True), 75, 2),
-        (SignalAt(signal.SIGTERM, batch=7, validation=True), 75, 5),  # in the midst of a step, which is ended first
+        (
+            SignalAt(signal.SIGTERM, batch=7, validation=True),
+            75,
+            5,
+        ),  # in the midst of a step, which is ended first
         (SignalAt(signal.SIGINT, batch=11), 130, 7),  # a validation is due and has not begun
-        (SignalAt(signal.SIGTERM, batch=11, validation=True), 75, 7),  # the one that is owed is stopped once more
+        (
+            SignalAt(signal.SIGTERM, batch=11, validation=True),
+            75,
+            7,
+        ),  # the one that is owed is stopped once more
         (SignalAt(signal.SIGUSR1, batch=14), 75, 9),  # the end of an epoch
         (SignalAt(signal.SIGTERM, batch=18), 75, STEPS),
     ]
@@ -81,7 +94,11 @@ def stopping_once(plain: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_run_that_a_callback_ends_has_its_result_and_is_not_trained_on(
     hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stopper = {"monitor": "val/loss", "mode": "min", "stopping_threshold": 1000.0}  # at the first validation
+    stopper = {
+        "monitor": "val/loss",
+        "mode": "min",
+        "stopping_threshold": 1000.0,
+    }  # at the first validation
     callbacks = [{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stopper}]
     recipe = write_recipe(tmp_path, hybrid_checkpoint, trainer__callbacks=callbacks)
     with monkeypatch.context() as patch:

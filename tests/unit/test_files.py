@@ -46,7 +46,9 @@ try:
 except UserError as error:
     print("refused:", error)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert "refused:" in done.stdout
     assert load_file(path)["a"].tolist() == [1, 1, 1]
     assert os.listdir(tmp_path) == [path.name]
@@ -67,17 +69,25 @@ def fill_folder(target: Path, overwrite: bool, error: BaseException | None = Non
 
 
 @pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt()])
-def test_a_folder_that_is_not_finished_leaves_the_old_one(tmp_path: Path, error: BaseException) -> None:
+def test_a_folder_that_is_not_finished_leaves_the_old_one(
+    tmp_path: Path, error: BaseException
+) -> None:
     target = tmp_path / "target"
     target.mkdir()
     (target / "old").write_text("old")
     with pytest.raises(type(error)):
         fill_folder(target, overwrite=True, error=error)
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["target", "target/old"]
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "target",
+        "target/old",
+    ]
     with pytest.raises(UserError, match="not an empty folder"):
         fill_folder(target, overwrite=False)
     fill_folder(target, overwrite=True)
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["target", "target/new"]
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "target",
+        "target/new",
+    ]
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
@@ -85,7 +95,10 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / ".target.replaced" / "old").write_text("old")
     with pytest.raises(UserError, match="not an empty folder"):
         fill_folder(tmp_path / "target", overwrite=False)
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["target", "target/old"]
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == [
+        "target",
+        "target/old",
+    ]
 
 
 def test_a_file_is_never_replaced_by_a_folder(tmp_path: Path) -> None:

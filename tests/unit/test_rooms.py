@@ -20,7 +20,14 @@ RULES: dict[str, set[str]] = {
     "models": {"schema", "files"},
     "data": {"schema"},
     "training": {"schema", "files", "tensor_store", "models", "metrics"},
-    "datamodules": {"schema", "tensor_store", "data", "metrics", "models.processor", "models.loading"},
+    "datamodules": {
+        "schema",
+        "tensor_store",
+        "data",
+        "metrics",
+        "models.processor",
+        "models.loading",
+    },
 }
 RULES["commands"] = RULES["recipe"] = RULES["recipe_parser"] = {*RULES, "recipe", "recipe_parser"}
 RULES["cli"] = {*RULES}
@@ -30,7 +37,9 @@ RULES["__main__"] = {"cli"}
 def sources() -> list[Path]:
     """Every file of the package, relative to the package as it is imported."""
     package = [path.relative_to(ROOT / "dsvl_tune") for path in (ROOT / "dsvl_tune").rglob("*.py")]
-    return sorted([*package, *(path.relative_to(ROOT) for path in (ROOT / "datamodules").rglob("*.py"))])
+    return sorted(
+        [*package, *(path.relative_to(ROOT) for path in (ROOT / "datamodules").rglob("*.py"))]
+    )
 
 
 def read(file: Path) -> str:
@@ -51,7 +60,9 @@ def imported(file: Path, source: str) -> Iterator[str]:
             names = [f"{module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name.removeprefix("dsvl_tune.") for name in names if name.startswith("dsvl_tune."))
+        yield from (
+            name.removeprefix("dsvl_tune.") for name in names if name.startswith("dsvl_tune.")
+        )
 
 
 def violations(file: Path, source: str) -> list[str]:
@@ -61,7 +72,8 @@ def violations(file: Path, source: str) -> list[str]:
     return [
         name
         for name in imported(file, source)
-        if name.split(".")[0] in RULES and not any(f"{name}.".startswith(f"{prefix}.") for prefix in allowed)
+        if name.split(".")[0] in RULES
+        and not any(f"{name}.".startswith(f"{prefix}.") for prefix in allowed)
     ]
 
 

@@ -22,7 +22,9 @@ from dsvl_tune.tensor_store import TensorStore
 SHAPES = {"low": (4, 8), "high": (16, 3)}
 
 
-def open_store(root: Path, dtype: torch.dtype = torch.float32, max_bytes: int = 1 << 30) -> TensorStore:
+def open_store(
+    root: Path, dtype: torch.dtype = torch.float32, max_bytes: int = 1 << 30
+) -> TensorStore:
     return TensorStore(root, "one", SHAPES, dtype, max_bytes)
 
 
@@ -36,7 +38,9 @@ def key(number: int) -> str:
 
 
 def is_entry(got: dict[str, torch.Tensor] | None, number: int) -> bool:
-    return got is not None and all(torch.equal(got[name], tensor) for name, tensor in entry(number).items())
+    return got is not None and all(
+        torch.equal(got[name], tensor) for name, tensor in entry(number).items()
+    )
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -99,9 +103,15 @@ def test_another_images_entry_is_a_miss(tmp_path: Path) -> None:
 
 def test_entries_of_other_shapes_are_a_miss(tmp_path: Path) -> None:
     open_store(tmp_path).put(key(1), entry(1))
-    assert TensorStore(tmp_path, "one", {**SHAPES, "low": (8, 4)}, torch.float32, 1 << 30).get(key(1)) is None
+    assert (
+        TensorStore(tmp_path, "one", {**SHAPES, "low": (8, 4)}, torch.float32, 1 << 30).get(key(1))
+        is None
+    )
     open_store(tmp_path).put(key(1), entry(1))
-    assert TensorStore(tmp_path, "one", {**SHAPES, "more": (1,)}, torch.float32, 1 << 30).get(key(1)) is None
+    assert (
+        TensorStore(tmp_path, "one", {**SHAPES, "more": (1,)}, torch.float32, 1 << 30).get(key(1))
+        is None
+    )
 
 
 def test_writers_that_are_killed_leave_whole_entries_or_none(tmp_path: Path) -> None:
@@ -155,7 +165,9 @@ def test_what_killed_writers_left_is_taken_away(tmp_path: Path) -> None:
     assert not left.exists() and fresh.exists()
 
 
-def test_the_bound_is_held_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bound_is_held_and_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = open_store(tmp_path, max_bytes=10_000)
     kept = [store.put(key(i), entry(i)) for i in range(40)]
     assert 0 < sum(kept) < 40 and sum(kept) == len(list(tmp_path.rglob("*.safetensors")))
@@ -185,7 +197,9 @@ def test_a_disk_without_room_stops_filling(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*.*")] == [store.path(key(0)).name]
 
 
-def test_the_last_of_a_disk_is_left_to_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_of_a_disk_is_left_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tensor_store, "KEPT_FREE_BYTES", shutil.disk_usage(tmp_path).total)
     store = open_store(tmp_path)
     assert not store.put(key(1), entry(1)) and "left" in store.closed

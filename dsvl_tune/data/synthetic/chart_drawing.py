@@ -32,7 +32,9 @@ def draw_lying(rng: random.Random, elements: list[Element], look: Look) -> Image
     """Lying bars, read from the top down."""
     picture, draw, box = paper(rng, look)
     value_axis(draw, box, look, upright=False)
-    bars(draw, box, look, elements, places(len(elements), box[1], box[3], look.share), upright=False)
+    bars(
+        draw, box, look, elements, places(len(elements), box[1], box[3], look.share), upright=False
+    )
     return picture
 
 
@@ -42,9 +44,19 @@ def draw_grouped(rng: random.Random, elements: list[Element], look: Look) -> Ima
     value_axis(draw, box, look, upright=True)
     half = len(elements) // 2
     middle = (box[0] + box[2]) // 2
-    for group, (start, end) in ((elements[:half], (box[0], middle)), (elements[half:], (middle, box[2]))):
+    for group, (start, end) in (
+        (elements[:half], (box[0], middle)),
+        (elements[half:], (middle, box[2])),
+    ):
         inset = (end - start) * 0.1
-        bars(draw, box, look, group, places(half, round(start + inset), round(end - inset), 1.0), upright=True)
+        bars(
+            draw,
+            box,
+            look,
+            group,
+            places(half, round(start + inset), round(end - inset), 1.0),
+            upright=True,
+        )
     return picture
 
 
@@ -54,12 +66,16 @@ def draw_line(rng: random.Random, elements: list[Element], look: Look) -> Image.
     value_axis(draw, box, look, upright=True)
     points = [
         ((start + end) // 2, reach(value, box[3], box[1]))
-        for (start, end), (_, _, value) in zip(places(len(elements), box[0], box[2], 1.0), elements, strict=True)
+        for (start, end), (_, _, value) in zip(
+            places(len(elements), box[0], box[2], 1.0), elements, strict=True
+        )
     ]
     draw.line(points, fill=INK, width=2)
     radius = rng.choice((4, 5))
     for (x, y), (_, colour, _) in zip(points, elements, strict=True):
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=outline(colour))
+        draw.ellipse(
+            (x - radius, y - radius, x + radius, y + radius), fill=colour, outline=outline(colour)
+        )
     return picture
 
 
@@ -71,7 +87,13 @@ def draw_pie(rng: random.Random, elements: list[Element], look: Look) -> Image.I
     edge = look.paper if look.outlined else None
     angle = -90.0
     for _, colour, value in elements:
-        draw.pieslice((x - radius, y - radius, x + radius, y + radius), angle, angle + 3.6 * value, colour, edge)
+        draw.pieslice(
+            (x - radius, y - radius, x + radius, y + radius),
+            angle,
+            angle + 3.6 * value,
+            colour,
+            edge,
+        )
         angle += 3.6 * value
     return picture
 
@@ -91,7 +113,10 @@ def paper(rng: random.Random, look: Look) -> tuple[Image.Image, ImageDraw.ImageD
     picture = Image.new("RGB", look.size, look.paper)
     draw = ImageDraw.Draw(picture)
     draw.text((width // 2, 1), look.title, font=look.font, fill=INK, anchor="ma")
-    label, line = math.ceil(look.font.getlength("100")), math.ceil(look.font.size)  # what the margins must hold
+    label, line = (
+        math.ceil(look.font.getlength("100")),
+        math.ceil(look.font.size),
+    )  # what the margins must hold
     left, top = label + rng.randint(3, 6), line + rng.randint(4, 7)
     right, bottom = width - label // 2 - rng.randint(1, 4), height - line - rng.randint(4, 7)
     return picture, draw, (left, top, right, bottom)
@@ -132,9 +157,13 @@ def bars(
     for (start, end), (_, colour, value) in zip(spans, elements, strict=True):
         edge = outline(colour) if look.outlined else None
         if upright:
-            draw.rectangle((start, reach(value, bottom, top), end, bottom - 1), fill=colour, outline=edge)
+            draw.rectangle(
+                (start, reach(value, bottom, top), end, bottom - 1), fill=colour, outline=edge
+            )
         else:
-            draw.rectangle((left + 1, start, reach(value, left, right), end), fill=colour, outline=edge)
+            draw.rectangle(
+                (left + 1, start, reach(value, left, right), end), fill=colour, outline=edge
+            )
 
 
 def places(amount: int, start: int, end: int, share: float) -> list[tuple[int, int]]:
@@ -142,7 +171,8 @@ def places(amount: int, start: int, end: int, share: float) -> list[tuple[int, i
     pitch = (end - start) / amount
     margin = pitch * (1 - share) / 2
     return [
-        (round(start + pitch * place + margin), round(start + pitch * (place + 1) - margin)) for place in range(amount)
+        (round(start + pitch * place + margin), round(start + pitch * (place + 1) - margin))
+        for place in range(amount)
     ]
 
 

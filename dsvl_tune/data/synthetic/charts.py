@@ -18,7 +18,11 @@ HELD_OUT_SHARE = 4
 
 
 def chart_row(
-    seed: int, split: str, kinds: tuple[str, ...] = ("upright", "lying"), questions: int = 7, most: int = 6
+    seed: int,
+    split: str,
+    kinds: tuple[str, ...] = ("upright", "lying"),
+    questions: int = 7,
+    most: int = 6,
 ) -> list[Conversation]:
     """Conversations about one chart.
 
@@ -39,9 +43,15 @@ def chart_row(
     picture = ImageRef(DRAWINGS[kind](rng, elements, look), name)
     asked = wordings(NOUNS[kind])
     if split == "train":
-        asked += (Wording("listing", "list", f"List all {NOUNS[kind]}s."),)  # long answers are learnt and not scored
+        asked += (
+            Wording("listing", "list", f"List all {NOUNS[kind]}s."),
+        )  # long answers are learnt and not scored
     return [
-        Conversation(turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=type_)
+        Conversation(
+            turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))),
+            origin=name,
+            kind=type_,
+        )
         for type_, question, answer in ask(rng, items, asked, questions)
     ]
 

@@ -33,10 +33,28 @@ class Looks:
 
 
 TRAIN = Looks(
-    sizes=((128, 128), (140, 120), (150, 130), (160, 124), (120, 140), (144, 144), (156, 140), (128, 116)),
+    sizes=(
+        (128, 128),
+        (140, 120),
+        (150, 130),
+        (160, 124),
+        (120, 140),
+        (144, 144),
+        (156, 140),
+        (128, 116),
+    ),
     font="DejaVuSans.ttf",
     first_words=("Sales", "Output", "Visits", "Orders", "Rainfall", "Energy", "Budget", "Stock"),
-    second_words=("by colour", "per team", "2019", "2021", "in percent", "last week", "north", "total"),
+    second_words=(
+        "by colour",
+        "per team",
+        "2019",
+        "2021",
+        "in percent",
+        "last week",
+        "north",
+        "total",
+    ),
     papers=((255, 255, 255), (255, 255, 255), (250, 248, 240), (242, 246, 250), (245, 245, 245)),
 )
 HELD_OUT = Looks(

@@ -137,7 +137,20 @@ def ranking(rng: random.Random, items: list[Item]) -> Fact | None:
 FACTS: dict[str, Callable[[random.Random, list[Item]], Fact | None]] = {
     f.__name__: f
     for f in (
-        *(value, holder, count, largest, smallest, compare, larger_of, over, first, last, after, before),
+        *(
+            value,
+            holder,
+            count,
+            largest,
+            smallest,
+            compare,
+            larger_of,
+            over,
+            first,
+            last,
+            after,
+            before,
+        ),
         *(listing, readout, ranking),
     )
 }

@@ -12,7 +12,9 @@ from dsvl_tune.data.synthetic.palette import COLOURS, JITTER, Colour, outline, s
 from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
 from dsvl_tune.schema import Conversation, ImageRef, Turn
 
-WORDS = {str(number): word for number, word in enumerate(("two", "three", "four", "five", "six"), 2)}
+WORDS = {
+    str(number): word for number, word in enumerate(("two", "three", "four", "five", "six"), 2)
+}
 QUESTIONS = (
     Wording("value", "read", "Read {a}."),
     Wording("holder", "find", "Which reads {v}?"),
@@ -20,7 +22,9 @@ QUESTIONS = (
     Wording("largest", "furthest", "Which goes furthest?"),
     Wording("smallest", "least", "Which goes least far?"),
     Wording("larger_of", "pick", "Which goes further, {a} or {b}?"),
-    Wording("compare", "relation", "Is {a} ahead of or behind {b}?", {"yes": "ahead", "no": "behind"}),
+    Wording(
+        "compare", "relation", "Is {a} ahead of or behind {b}?", {"yes": "ahead", "no": "behind"}
+    ),
     Wording("over", "limit", "Is {a} past or short of {t}?", {"yes": "past", "no": "short"}),
     Wording("first", "end", "Which stands at the near end?"),
     Wording("last", "end", "Which stands at the far end?"),
@@ -38,7 +42,9 @@ TRAINING_QUESTIONS = QUESTIONS + DESCRIPTIONS
 
 def training_wordings(types: tuple[str, ...] | None) -> tuple[Wording, ...]:
     """The training questions of some types, by their kinds; None is all."""
-    return tuple(wording for wording in TRAINING_QUESTIONS if types is None or wording.kind in types)
+    return tuple(
+        wording for wording in TRAINING_QUESTIONS if types is None or wording.kind in types
+    )
 
 
 @dataclass(frozen=True)
@@ -92,13 +98,17 @@ def scene_row(
         asked += cell_questions(rng, drawn, items)
     return [
         Conversation(
-            turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))), origin=name, kind=f"scene {type_}"
+            turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))),
+            origin=name,
+            kind=f"scene {type_}",
         )
         for type_, question, answer in asked
     ]
 
 
-def cell_questions(rng: random.Random, picture: Image.Image, items: list[Item]) -> list[tuple[str, str, str]]:
+def cell_questions(
+    rng: random.Random, picture: Image.Image, items: list[Item]
+) -> list[tuple[str, str, str]]:
     """(kind, question, answer) for the cells' colours, for the values of what lies in them, and for two elements'."""
     colours = cell_colours(picture)
     tens = {item.name: str(item.value // 10) for item in items}
@@ -144,7 +154,9 @@ def tubes(rng: random.Random, items: list[Item]) -> Image.Image:
         colour = shade(rng, item.name)
         level = stage.reach(item.value)
         stage.draw.rectangle((left, level, right, stage.low), fill=colour)
-        stage.draw.line((left, stage.high, left, stage.low, right, stage.low, right, stage.high), fill=stage.ink)
+        stage.draw.line(
+            (left, stage.high, left, stage.low, right, stage.low, right, stage.high), fill=stage.ink
+        )
         stage.draw.ellipse((left, level - 2, right, level + 2), fill=outline(colour))
     return picture
 
@@ -154,10 +166,16 @@ def floats(rng: random.Random, items: list[Item]) -> Image.Image:
     picture, stage = upright_stage(rng)
     for item, (left, right) in zip(items, slots(rng, stage.span, len(items)), strict=True):
         colour = shade(rng, item.name)
-        middle, level, radius = (left + right) // 2, stage.reach(item.value), min(7, (right - left) // 2)
+        middle, level, radius = (
+            (left + right) // 2,
+            stage.reach(item.value),
+            min(7, (right - left) // 2),
+        )
         stage.draw.line((middle, stage.high, middle, stage.low), fill=stage.ink)
         stage.draw.ellipse(
-            (middle - radius, level - radius, middle + radius, level + radius), fill=colour, outline=outline(colour)
+            (middle - radius, level - radius, middle + radius, level + radius),
+            fill=colour,
+            outline=outline(colour),
         )
     return picture
 
@@ -168,19 +186,32 @@ def rods(rng: random.Random, items: list[Item]) -> Image.Image:
     picture, ink = bench(rng, width, height)
     draw = ImageDraw.Draw(picture)
     foot = height - rng.randint(12, 18)
-    stage = Stage(draw, rng.randint(9, 13), width - rng.randint(7, 11), (rng.randint(4, 10), foot - 3), ink)
+    stage = Stage(
+        draw, rng.randint(9, 13), width - rng.randint(7, 11), (rng.randint(4, 10), foot - 3), ink
+    )
     draw.line((stage.low, foot, stage.high, foot), fill=ink)
     for mark in range(0, 101, 10):
-        draw.line((stage.reach(mark), foot, stage.reach(mark), foot + (6 if mark % 50 == 0 else 3)), fill=ink)
+        draw.line(
+            (stage.reach(mark), foot, stage.reach(mark), foot + (6 if mark % 50 == 0 else 3)),
+            fill=ink,
+        )
     draw.line((stage.low, stage.span[0], stage.low, foot), fill=ink, width=2)
     for item, (top, bottom) in zip(items, slots(rng, stage.span, len(items)), strict=True):
         colour = shade(rng, item.name)
-        draw.rounded_rectangle((stage.low + 1, top, stage.reach(item.value), bottom), 3, fill=colour)
-        draw.line((stage.low + 1, bottom, stage.reach(item.value) - 3, bottom), fill=outline(colour))
+        draw.rounded_rectangle(
+            (stage.low + 1, top, stage.reach(item.value), bottom), 3, fill=colour
+        )
+        draw.line(
+            (stage.low + 1, bottom, stage.reach(item.value) - 3, bottom), fill=outline(colour)
+        )
     return picture
 
 
-SCENES: dict[str, Callable[[random.Random, list[Item]], Image.Image]] = {"tubes": tubes, "rods": rods, "floats": floats}
+SCENES: dict[str, Callable[[random.Random, list[Item]], Image.Image]] = {
+    "tubes": tubes,
+    "rods": rods,
+    "floats": floats,
+}
 
 
 def bench(rng: random.Random, width: int, height: int) -> tuple[Image.Image, Colour]:
@@ -196,10 +227,19 @@ def upright_stage(rng: random.Random) -> tuple[Image.Image, Stage]:
     picture, ink = bench(rng, width, height)
     draw = ImageDraw.Draw(picture)
     foot = rng.randint(12, 18)
-    stage = Stage(draw, height - rng.randint(9, 13), rng.randint(7, 11), (foot + 3, width - rng.randint(4, 10)), ink)
+    stage = Stage(
+        draw,
+        height - rng.randint(9, 13),
+        rng.randint(7, 11),
+        (foot + 3, width - rng.randint(4, 10)),
+        ink,
+    )
     draw.line((foot, stage.high, foot, stage.low), fill=ink)
     for mark in range(0, 101, 10):
-        draw.line((foot - (6 if mark % 50 == 0 else 3), stage.reach(mark), foot, stage.reach(mark)), fill=ink)
+        draw.line(
+            (foot - (6 if mark % 50 == 0 else 3), stage.reach(mark), foot, stage.reach(mark)),
+            fill=ink,
+        )
     draw.line((foot, stage.low, width, stage.low), fill=ink, width=2)
     return picture, stage
 

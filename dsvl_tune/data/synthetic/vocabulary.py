@@ -16,7 +16,10 @@ ROWS = 200
 def generator_texts() -> Iterator[str]:
     """Every turn of some rows of each generator, as it stands in a prompt."""
     for seed in range(ROWS):
-        rows = [scene_row(seed, "train", questions=20, cells=True), table_row(seed, "train", questions=20)]
+        rows = [
+            scene_row(seed, "train", questions=20, cells=True),
+            table_row(seed, "train", questions=20),
+        ]
         rows += [chart_row(seed, "train", kinds=(kind,), questions=20) for kind in DRAWINGS]
         for conversation in (conversation for row in rows for conversation in row):
             for turn, speaker in zip(conversation.turns, ("User", "Assistant"), strict=True):

@@ -21,7 +21,9 @@ def picture(seed: int) -> Image.Image:
     image = Image.new("RGB", (360, 240), "white")
     draw, chance = ImageDraw.Draw(image), random.Random(seed)
     for x in range(0, 360, 50):
-        draw.rectangle([x, chance.randint(5, 230), x + 40, 240], fill=(chance.randint(0, 200), 30, 90))
+        draw.rectangle(
+            [x, chance.randint(5, 230), x + 40, 240], fill=(chance.randint(0, 200), 30, 90)
+        )
     return image
 
 
@@ -57,7 +59,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def arguments(folder: Path, checkpoint: Path, *more: str) -> list[str]:
-    data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", str(folder / "train.jsonl")]
+    data = [
+        "--data",
+        "dsvl_tune.datamodules.InstructDataModule",
+        "--data.train",
+        str(folder / "train.jsonl"),
+    ]
     held = ["--data.test", str(folder / "test.jsonl")]
     return ["check-data", "--model.checkpoint", str(checkpoint), *data, *held, *more]
 
@@ -73,7 +80,11 @@ def test_every_fault_is_told_with_its_place(
     assert len(train["errors"]) == len(messages) == 8 and not test["errors"]
     lines = sorted(int(message.split("train.jsonl:")[1].split(":")[0]) for message in messages)
     assert lines == [2, 3, 4, 5, 6, 7, 8, 12]
-    assert train["conversations"] == 12 and train["with_images"] == 2 and train["images"] == {"0": 2, "1": 2}
+    assert (
+        train["conversations"] == 12
+        and train["with_images"] == 2
+        and train["images"] == {"0": 2, "1": 2}
+    )
     assert sum(train["histogram"]) == 4 and train["literal_placeholders"] == {"[IMG]": 1}
     assert report["leaks"] == {"train / test": {"image": 1, "image and question": 1, "question": 1}}
 
@@ -86,25 +97,47 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
         main(arguments(folder, hybrid_checkpoint, "--fix", str(out), "--json", str(saved)))
     told = capsys.readouterr().out
     assert "train: 1 x turn N (assistant): empty" in told and "4 of 12 rows" in told
-    assert [json.loads(line) for line in (out / "train/train.jsonl").read_text().splitlines()] == GOOD
+    assert [
+        json.loads(line) for line in (out / "train/train.jsonl").read_text().splitlines()
+    ] == GOOD
     assert len(json.loads((out / "left_out.json").read_text())) == 8
     assert not list(tmp_path.glob(".*partial"))
     main(
         [
             *arguments(folder, hybrid_checkpoint, "--data.images_root", str(folder)),
-            *("--data.train", str(out / "train/train.jsonl"), "--data.test", str(out / "test/test.jsonl")),
+            *(
+                "--data.train",
+                str(out / "train/train.jsonl"),
+                "--data.test",
+                str(out / "test/test.jsonl"),
+            ),
         ]
     )
     assert "no errors" in capsys.readouterr().out
     with pytest.raises(UserError, match="there are no validation rows"):
         main(
             [
-                *arguments(folder, hybrid_checkpoint, "--data.images_root", str(folder), "--data.validation_rows", "0"),
-                *("--data.train", str(out / "train/train.jsonl"), "--data.test", str(out / "test/test.jsonl")),
+                *arguments(
+                    folder,
+                    hybrid_checkpoint,
+                    "--data.images_root",
+                    str(folder),
+                    "--data.validation_rows",
+                    "0",
+                ),
+                *(
+                    "--data.train",
+                    str(out / "train/train.jsonl"),
+                    "--data.test",
+                    str(out / "test/test.jsonl"),
+                ),
             ]
         )
     data = InstructDataModule(
-        str(out / "train/train.jsonl"), images_root=str(folder), checkpoint=str(hybrid_checkpoint), validation_rows=0
+        str(out / "train/train.jsonl"),
+        images_root=str(folder),
+        checkpoint=str(hybrid_checkpoint),
+        validation_rows=0,
     )
     data.setup("fit")
     assert len(data.rows("train")) == 4
@@ -118,7 +151,11 @@ def test_json_on_the_output_is_json_alone(
     """Also where a file is so large that setting up says something about it, and where rows are written."""
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, GOOD)))
     large = ["--data.check_rows", "2", "--data.validation", str(folder / "test.jsonl")]
-    main(arguments(folder, hybrid_checkpoint, *large, "--json", "-", "--fix", str(tmp_path / "clean")))
+    main(
+        arguments(
+            folder, hybrid_checkpoint, *large, "--json", "-", "--fix", str(tmp_path / "clean")
+        )
+    )
     told = capsys.readouterr()
     assert json.loads(told.out)["splits"]["train"]["conversations"] == 4
     assert "4 of 4 rows" in told.err
@@ -141,16 +178,24 @@ def test_a_stream_is_not_written(folder: Path, hybrid_checkpoint: Path, tmp_path
 
 
 def test_kinds_leave_out_what_is_a_row_s_own() -> None:
-    said = ["/data/a.jsonl:7: image /data/a.png: no such file. Check.", "b/c.json: row 8: image d/e.png: no such file."]
+    said = [
+        "/data/a.jsonl:7: image /data/a.png: no such file. Check.",
+        "b/c.json: row 8: image d/e.png: no such file.",
+    ]
     assert {kind_of(message) for message in said} == {"image …: no such file"}
-    assert kind_of("x/y.csv: row 9: turn 4 (assistant): empty. Expected") == "turn N (assistant): empty"
+    assert (
+        kind_of("x/y.csv: row 9: turn 4 (assistant): empty. Expected")
+        == "turn N (assistant): empty"
+    )
 
 
 def test_looks_find_the_same_picture_and_no_other() -> None:
     pictures = [picture(seed) for seed in range(40)]
     train, held = Report(100), Report(100)
     for seed, image in enumerate(pictures):
-        train.add(Facts(str(seed), images=(str(seed),), looks=(look(image),), question="q", tokens=5))
+        train.add(
+            Facts(str(seed), images=(str(seed),), looks=(look(image),), question="q", tokens=5)
+        )
     for seed in range(40, 60):
         held.add(Facts("x", images=("x",), looks=(look(picture(seed)),), question="q", tokens=5))
     assert leaks(train, held)["image"] == 0
@@ -158,4 +203,6 @@ def test_looks_find_the_same_picture_and_no_other() -> None:
         smaller = image.resize((250, 160)).convert("L").convert("RGB")
         held.add(Facts("x", images=("x",), looks=(look(smaller),), question="q", tokens=5))
     found = leaks(train, held)
-    assert found["image"] >= 18 and found["image and question"] == found["image"]  # of 20, greyed and made smaller
+    assert (
+        found["image"] >= 18 and found["image and question"] == found["image"]
+    )  # of 20, greyed and made smaller

@@ -51,7 +51,12 @@ def data(tmp_path: Path) -> Path:
     rows = [
         {"question": "<image>What?", "answer": "That <b>one</b>", "image": "a.png"},
         {"question": "<image>Which\n?", "answer": "5 m² in 北京 🙂 �", "image": "a.png"},
-        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "weight": 0.25}]},
+        {
+            "messages": [
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": "Ho", "weight": 0.25},
+            ]
+        },
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path / "rows.jsonl"
@@ -67,12 +72,16 @@ def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_pat
     assert not re.search(r"https?://|<script|<link|url\(", text) and "<b>one</b>" not in text
     assert not page.tags & {"script", "link", "iframe"} and "default-src 'none'" in text
 
-    module = InstructDataModule(str(data), checkpoint=str(checkpoint), validation_rows=0, batch_size=1, seed=3)
+    module = InstructDataModule(
+        str(data), checkpoint=str(checkpoint), validation_rows=0, batch_size=1, seed=3
+    )
     module.setup("fit")
     shown = [span for span in page.spans[4:] if span[1].startswith("id ")]
     expected = []
     for batch in module.train_dataloader():
-        ids, labels, weights = (t[0].tolist() for t in (batch.input_ids, batch.labels, batch.loss_weights))
+        ids, labels, weights = (
+            t[0].tolist() for t in (batch.input_ids, batch.labels, batch.loss_weights)
+        )
         assert module.processor is not None
         expected += [
             (token, label != IGNORE_INDEX, weight)
@@ -97,7 +106,11 @@ def check_pictures(page: Page, module: InstructDataModule, path: Path) -> None:
     """The largest branch is the padded square to a level; the low one has its size."""
     assert module.processor is not None
     rule = module.processor.image_rule
-    pictures = [Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in page.pictures]
-    assert [picture.size[0] for picture in pictures] == [branch.size for branch in (rule.high, rule.low) if branch]
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in page.pictures
+    ]
+    assert [picture.size[0] for picture in pictures] == [
+        branch.size for branch in (rule.high, rule.low) if branch
+    ]
     square = np.array(to_square(load_image(ImageRef(path, "a"), "x"), rule))
     assert torch.equal(torch.from_numpy(np.array(pictures[0])), torch.from_numpy(square))

@@ -39,7 +39,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
     for name in ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json"):
         shutil.copy(GOLDEN / "siglip" / "checkpoint" / name, folder)
-    settings = {"size": {"height": 32, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    settings = {
+        "size": {"height": 32, "width": 32},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return str(folder)
 

@@ -27,7 +27,9 @@ def write_rows(folder: Path) -> Path:
     for i in range(6):
         Image.new("RGB", (20 + i, 30), (40 * i, 9, 9)).save(folder / f"{i}.png")
     for name, count in ROWS.items():
-        rows = [{"question": f"{name} {'x ' * (i * 7 % 11)}?", "answer": str(i)} for i in range(count)]
+        rows = [
+            {"question": f"{name} {'x ' * (i * 7 % 11)}?", "answer": str(i)} for i in range(count)
+        ]
         if name == "pictures":
             rows = [{**row, "image": f"{i % 6}.png"} for i, row in enumerate(rows)]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -43,7 +45,11 @@ def make_data(order: str, folder: Path, checkpoint: str, **options: Any) -> Conv
         own: dict[str, Any] = {"message_trees": order == "trees", "streaming": order == "streamed"}
         return InstructDataModule(file, validation_rows=0, **own, **settings)
     sources: dict[str, Any] = {
-        name: InstructDataModule(str(folder / f"{name}.jsonl"), validation_rows=0, message_trees=False)
+        name: InstructDataModule(
+            str(folder / f"{name}.jsonl"), validation_rows=0, message_trees=False
+        )
         for name in ("text", "pictures")
     }
-    return MixtureDataModule(sources, {"text": 1, "pictures": 1}, ("text",), **MIXTURES[order], **settings)
+    return MixtureDataModule(
+        sources, {"text": 1, "pictures": 1}, ("text",), **MIXTURES[order], **settings
+    )

@@ -23,7 +23,10 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             "messages": [
                 {"role": "system", "content": "You identify birds."},
                 {"role": "user", "content": "What bird is this?"},
-                {"role": "user_image", "content": [{"type": "image_url", "image_url": {"url": DATA_URL}}]},
+                {
+                    "role": "user_image",
+                    "content": [{"type": "image_url", "image_url": {"url": DATA_URL}}],
+                },
                 {"role": "assistant", "content": "A kite", "weight": 0},
             ]
         },
@@ -46,7 +49,10 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
     "sharegpt": (
         "llava",
         {
-            "conversations": [{"from": "human", "value": "<image>Who?"}, {"from": "gpt", "value": "They."}],
+            "conversations": [
+                {"from": "human", "value": "<image>Who?"},
+                {"from": "gpt", "value": "They."},
+            ],
             "images": ["1.jpg"],
             "system": "Be brief.",
         },
@@ -82,11 +88,20 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             "history": [["<image>Is it?", "Yes."]],
             "images": ["x.jpg"],
         },
-        [("u", ["#x.jpg", "Is it?"], 1.0), ("a", ["Yes."], 1.0), ("u", ["And?"], 1.0), ("a", ["No."], 1.0)],
+        [
+            ("u", ["#x.jpg", "Is it?"], 1.0),
+            ("a", ["Yes."], 1.0),
+            ("u", ["And?"], 1.0),
+            ("a", ["No."], 1.0),
+        ],
     ),
     "swift query without tags": (
         "swift",
-        {"query": "Same?", "response": "No.", "images": [{"bytes": PNG.getvalue(), "path": None}, {"path": "x.jpg"}]},
+        {
+            "query": "Same?",
+            "response": "No.",
+            "images": [{"bytes": PNG.getvalue(), "path": None}, {"path": "x.jpg"}],
+        },
         [("u", ["#sha", "#x.jpg", "Same?"], 1.0), ("a", ["No."], 1.0)],
     ),
     # DeepSeek-VL, README: several images, each with its caption
@@ -101,7 +116,11 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             {"role": "Assistant", "content": "A crown."},
         ],
         [
-            ("u", ["#dog_a.png", "A dog wearing nothing, ", "#dog_b.png", "a dog with a hat. Next?"], 1.0),
+            (
+                "u",
+                ["#dog_a.png", "A dog wearing nothing, ", "#dog_b.png", "a dog with a hat. Next?"],
+                1.0,
+            ),
             ("a", ["A crown."], 1.0),
         ],
     ),
@@ -151,7 +170,18 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             "question_id": 34602,
             "question": "what brand?",
             "image": PNG.getvalue(),
-            "answers": ["nokia", "nous", "nous", "dakota", "nous", "toshiba", "nous", "nous", "nokia", "dakota"],
+            "answers": [
+                "nokia",
+                "nous",
+                "nous",
+                "dakota",
+                "nous",
+                "toshiba",
+                "nous",
+                "nous",
+                "nokia",
+                "dakota",
+            ],
             "ocr_tokens": ["nous"],
         },
         [("u", ["#sha", "what brand?"], 1.0), ("a", ["nous"], 1.0)],
@@ -170,7 +200,13 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             "solution": "",
         },
         [
-            ("u", ["Think.\nWhich is a liquid?\nA. a rock\nB. tea\nAnswer with the letter of the choice."], 1.0),
+            (
+                "u",
+                [
+                    "Think.\nWhich is a liquid?\nA. a rock\nB. tea\nAnswer with the letter of the choice."
+                ],
+                1.0,
+            ),
             ("a", ["B"], 1.0),
         ],
     ),
@@ -193,17 +229,27 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
                     ],
                     "weight": None,
                 },
-                {"role": "assistant", "content": [{"type": "text", "text": "That.", "image": None}], "weight": None},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "text", "text": "That.", "image": None}],
+                    "weight": None,
+                },
             ],
             "images": [{"bytes": None, "path": "1.jpg"}],
         },
         [("u", ["#1.jpg", "What?"], 1.0), ("a", ["That."], 1.0)],
     ),
 }
-SHAPES["openai"][1]["messages"][2]["role"] = "user"  # as published: the picture is a second message of the user
+SHAPES["openai"][1]["messages"][2]["role"] = (
+    "user"  # as published: the picture is a second message of the user
+)
 SHAPES["openai"][2][:] = [
     ("u", ["What bird is this?"], 1.0),
     ("u", ["#sha"], 1.0),
     ("a", ["A kite"], 0.0),
 ]
-SHAPES["deepseek under a key"] = ("deepseek", {"messages": SHAPES["deepseek"][1]}, SHAPES["deepseek"][2])
+SHAPES["deepseek under a key"] = (
+    "deepseek",
+    {"messages": SHAPES["deepseek"][1]},
+    SHAPES["deepseek"][2],
+)

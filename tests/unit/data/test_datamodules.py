@@ -31,17 +31,29 @@ def data(tmp_path: Path) -> Path:
     for i in range(20):
         name = f"{i // 2}.png"
         Image.new("RGB", (20 + i, 30), (i, 2 * i, 3 * i)).save(tmp_path / name)
-        turns = [{"from": "human", "value": f"<image>\nHow many {i}?"}, {"from": "gpt", "value": str(i)}]
+        turns = [
+            {"from": "human", "value": f"<image>\nHow many {i}?"},
+            {"from": "gpt", "value": str(i)},
+        ]
         rows.append({"image": name, "conversations": turns, "kind": "count"})
     for i in range(5):
-        rows.append({"messages": [{"role": "user", "content": f"Hi {i}"}, {"role": "assistant", "content": "Ho"}]})
+        rows.append(
+            {
+                "messages": [
+                    {"role": "user", "content": f"Hi {i}"},
+                    {"role": "assistant", "content": "Ho"},
+                ]
+            }
+        )
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
 
 def module(data: Path, checkpoint: str, **options: Any) -> InstructDataModule:
-    return InstructDataModule(str(data), checkpoint=checkpoint, **{"batch_size": 2, "validation_rows": 0, **options})
+    return InstructDataModule(
+        str(data), checkpoint=checkpoint, **{"batch_size": 2, "validation_rows": 0, **options}
+    )
 
 
 class Recorder(L.LightningModule):
@@ -80,10 +92,14 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")],
+        callbacks=[
+            ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        ],
     )
     with suppress(RuntimeError):
-        trainer.fit(recorder, module(data, checkpoint, **options), ckpt_path=resume, weights_only=True)
+        trainer.fit(
+            recorder, module(data, checkpoint, **options), ckpt_path=resume, weights_only=True
+        )
     trainer.save_checkpoint(folder / "end.ckpt")
     return recorder
 
@@ -109,7 +125,9 @@ def test_a_stopped_run_goes_on_with_the_rows_it_had_left(
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("stop", [3, 8, 11])
 @pytest.mark.parametrize("ends", ["by its last step", "in the middle of a step"])
-def test_a_run_that_ended_goes_on(ends: str, stop: int, data: Path, tiny_checkpoint: str, tmp_path: Path) -> None:
+def test_a_run_that_ended_goes_on(
+    ends: str, stop: int, data: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
     """Saved after the end, when Lightning has counted the broken epoch as a whole one, or the broken step as begun."""
     whole = fit(data, tiny_checkpoint, 20, tmp_path / "whole")
     steps, dies_at = (stop, None) if ends == "by its last step" else (20, stop)
@@ -118,7 +136,9 @@ def test_a_run_that_ended_goes_on(ends: str, stop: int, data: Path, tiny_checkpo
     assert rest.seen == whole.seen[stop:]
 
 
-def test_resuming_on_other_data_is_refused(data: Path, tiny_checkpoint: str, tmp_path: Path) -> None:
+def test_resuming_on_other_data_is_refused(
+    data: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
     fit(data, tiny_checkpoint, 2, tmp_path)
     for key, value in {"batch_size": 3, "seed": 5, "message_trees": False}.items():
         with pytest.raises(UserError, match="resuming.*now it is"):
@@ -132,7 +152,10 @@ def test_resuming_on_other_data_is_refused(data: Path, tiny_checkpoint: str, tmp
 
 def test_a_checksum_tells_other_rows(tmp_path: Path) -> None:
     """Of arrow and tar, which are not read whole, only other lengths are told."""
-    rows = [{"question": "Is it so?", "answer": "y" * 3}, {"question": "Is it so?", "answer": "y" * 4}]
+    rows = [
+        {"question": "Is it so?", "answer": "y" * 3},
+        {"question": "Is it so?", "answer": "y" * 4},
+    ]
     for kind in ("jsonl", "json", "csv", "arrow", "tar"):
         files = [write_row(tmp_path / f"{i}.{kind}", row) for i, row in enumerate([*rows, rows[0]])]
         sums = [open_rows(str(file)).checksum for file in files]
@@ -161,7 +184,9 @@ def test_loaders(data: Path, tiny_checkpoint: str) -> None:
     plain.setup("fit")
     loss_loader, prompt_loader = plain.val_dataloader()
     batches, prompts = list(loss_loader), list(prompt_loader)
-    assert all(isinstance(batch, Batch) for batch in batches) and all(isinstance(p, Prompts) for p in prompts)
+    assert all(isinstance(batch, Batch) for batch in batches) and all(
+        isinstance(p, Prompts) for p in prompts
+    )
     held = [origin for batch in batches for origin in batch.origins]
     assert held == [origin for prompt in prompts for origin in prompt.origins] and len(held) == 5
     assert sum(len(p.origins) for p in plain.test_dataloader()) == 25
@@ -174,7 +199,8 @@ def test_held_out_images_are_not_trained_on(data: Path, tiny_checkpoint: str) ->
         plain = module(data, tiny_checkpoint, validation_rows=4, seed=seed, verify_images=False)
         plain.setup("fit")
         train, held = (
-            {ref.name for row in plain.rows(s) for c in row for ref in c.images} for s in ("train", "validation")
+            {ref.name for row in plain.rows(s) for c in row for ref in c.images}
+            for s in ("train", "validation")
         )
         assert not train & held
         assert sum(map(len, plain.rows("validation"))) <= 4
@@ -193,13 +219,18 @@ def test_system_prompt_of_the_recipe(data: Path, tiny_checkpoint: str) -> None:
     plain.setup("fit")
     assert plain.processor is not None
     batch = next(iter(plain.train_dataloader()))
-    assert plain.processor.tokenizer.decode(batch.input_ids[0]).startswith("<｜begin▁of▁sentence｜>Count.\n\nUser: ")
+    assert plain.processor.tokenizer.decode(batch.input_ids[0]).startswith(
+        "<｜begin▁of▁sentence｜>Count.\n\nUser: "
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}', "turn 2.*empty"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}',
+            "turn 2.*empty",
+        ),
         ('{"messages": [{"role": "user", "content": "a"}]}', "no answer"),
         (
             '{"messages": [{"role": "user", "content": [{"type": "image", "image": "none.png"}]},'
@@ -207,7 +238,14 @@ def test_system_prompt_of_the_recipe(data: Path, tiny_checkpoint: str) -> None:
             "none.png: no such file",
         ),
         (
-            json.dumps({"messages": [{"role": "user", "content": "a " * 300}, {"role": "assistant", "content": "b"}]}),
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": "a " * 300},
+                        {"role": "assistant", "content": "b"},
+                    ]
+                }
+            ),
             "limit is 256",
         ),
     ],
@@ -268,7 +306,9 @@ def test_settings_that_cannot_be(data: Path, tiny_checkpoint: str) -> None:
     assert plain.val_dataloader() == []
 
 
-def test_without_a_test_file_the_validation_rows_are_scored(data: Path, tiny_checkpoint: str) -> None:
+def test_without_a_test_file_the_validation_rows_are_scored(
+    data: Path, tiny_checkpoint: str
+) -> None:
     held_out = module(data, tiny_checkpoint, validation_rows=2)
     held_out.setup("fit")
     assert held_out.rows("test") == held_out.rows("validation") != []
@@ -283,7 +323,9 @@ def test_datamodules_is_a_part_of_the_package() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_questions_without_an_answer_have_no_floor(data: Path, tiny_checkpoint: str, tmp_path: Path) -> None:
+def test_questions_without_an_answer_have_no_floor(
+    data: Path, tiny_checkpoint: str, tmp_path: Path
+) -> None:
     asked = [{"role": "user", "content": "Hi 1"}, {"role": "assistant", "content": "Ho"}]
     floors = []
     for name, rows in {"mixed": [asked, asked[:1]], "unanswered": [asked[:1]]}.items():

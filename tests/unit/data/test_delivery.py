@@ -22,7 +22,9 @@ from dsvl_tune.schema import Batch, ImageRef
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(3):
-        noise = torch.randint(0, 255, (90 - i, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        noise = torch.randint(
+            0, 255, (90 - i, 70, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)
+        )
         Image.fromarray(noise.numpy()).save(tmp_path / f"{i}.png")
     content = [{"question": "What?", "answer": f"It {i}", "image": f"{i}.png"} for i in range(3)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, content)))
@@ -30,7 +32,9 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def data_of(checkpoint: Path, rows: Path, **options: Any) -> InstructDataModule:
-    data = InstructDataModule(str(rows), validation_rows=0, checkpoint=str(checkpoint), batch_size=2, **options)
+    data = InstructDataModule(
+        str(rows), validation_rows=0, checkpoint=str(checkpoint), batch_size=2, **options
+    )
     data.setup("fit")
     return data
 
@@ -39,7 +43,11 @@ def by_origin(data: InstructDataModule) -> dict[str, tuple[torch.Tensor, torch.T
     """Pixels of each row's image as they reach the model."""
     found = {}
     for batch in data.train_dataloader():
-        large = batch.pixel_values if batch.high_res_pixel_values is None else batch.high_res_pixel_values
+        large = (
+            batch.pixel_values
+            if batch.high_res_pixel_values is None
+            else batch.high_res_pixel_values
+        )
         assert large.dtype == torch.uint8
         batch = data.on_after_batch_transfer(batch, 0)
         for row, origin in enumerate(batch.origins):
@@ -60,7 +68,9 @@ def assert_same(found: dict[str, Any], rows: Path, data: InstructDataModule) -> 
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_levels_become_the_same_pixels_bit_for_bit(checkpoint: Path, rows: Path, workers: int) -> None:
+def test_levels_become_the_same_pixels_bit_for_bit(
+    checkpoint: Path, rows: Path, workers: int
+) -> None:
     data = data_of(checkpoint, rows, num_workers=workers)
     assert_same(by_origin(data), rows, data)
     assert not (rows.parent / "cache").exists()
@@ -78,7 +88,9 @@ def test_kept_squares_are_used_and_belong_to_bytes_and_rule(checkpoint: Path, ro
     _, key = keyed(ImageRef(rows.parent / "0.png", "it"), rule, "test")
     square = store.get(key)
     assert square is not None
-    store.put(key, {"square": 255 - square["square"]})  # had the picture been decoded, it would not be this one
+    store.put(
+        key, {"square": 255 - square["square"]}
+    )  # had the picture been decoded, it would not be this one
     low, _ = by_origin(data)[f"{rows}:1"]
     wanted = to_pixels(load_image(ImageRef(rows.parent / "0.png", "it"), "test"), rule, "it").low
     assert not torch.equal(low, wanted)
@@ -88,14 +100,18 @@ def test_kept_squares_are_used_and_belong_to_bytes_and_rule(checkpoint: Path, ro
     assert len(list(store.root.rglob("*.safetensors"))) == 4
 
 
-def test_a_loader_pins_every_tensor(hybrid_checkpoint: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loader_pins_every_tensor(
+    hybrid_checkpoint: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """There is no GPU here: shared memory stands in for the pinned one."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self.clone().share_memory_())
     batch = next(iter(data_of(hybrid_checkpoint, rows).train_dataloader()))
     batch.features = {"low": torch.ones(2)}
     pinned = pin_memory(batch)
     assert isinstance(pinned, Batch) and pinned.origins == batch.origins
-    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    tensors = {
+        name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)
+    }
     assert len(tensors) >= 8
     for name, tensor in tensors.items():
         assert getattr(pinned, name).is_shared() and torch.equal(getattr(pinned, name), tensor)

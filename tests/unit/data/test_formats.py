@@ -32,7 +32,9 @@ def read_conversations(path: Path, root: Path, format: Format = "auto") -> list[
 
 def write(root: Path, *rows: Any, as_list: bool = False) -> Path:
     path = root / "rows.json"
-    path.write_text(json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    path.write_text(
+        json.dumps(rows) if as_list else "\n".join(map(json.dumps, rows)), encoding="utf-8"
+    )
     return path
 
 
@@ -43,7 +45,11 @@ def one(root: Path, row: Any) -> Conversation:
 def shape(conversation: Conversation) -> list[Any]:
     """Role, weight and parts of the turns, images by file name."""
     return [
-        (turn.role, turn.weight, [p if isinstance(p, str) else Path(p.name).name for p in turn.parts if p != ""])
+        (
+            turn.role,
+            turn.weight,
+            [p if isinstance(p, str) else Path(p.name).name for p in turn.parts if p != ""],
+        )
         for turn in conversation.turns
     ]
 
@@ -52,24 +58,44 @@ EXPECTED = [("user", 1.0, ["a.png", "\nWhat?"]), ("assistant", 1.0, ["That."])]
 
 
 def openai(*contents: Any, **more: Any) -> dict[str, Any]:
-    messages = [{"role": "assistant" if i % 2 else "user", "content": c} for i, c in enumerate(contents)]
+    messages = [
+        {"role": "assistant" if i % 2 else "user", "content": c} for i, c in enumerate(contents)
+    ]
     return {"messages": messages, **more}
 
 
 def llava(*values: str, **more: Any) -> dict[str, Any]:
-    return {"conversations": [{"from": "gpt" if i % 2 else "human", "value": v} for i, v in enumerate(values)], **more}
+    return {
+        "conversations": [
+            {"from": "gpt" if i % 2 else "human", "value": v} for i, v in enumerate(values)
+        ],
+        **more,
+    }
 
 
 def official(*contents: str) -> dict[str, Any]:
-    return {"messages": [{"role": "Assistant" if i % 2 else "User", "content": c} for i, c in enumerate(contents)]}
+    return {
+        "messages": [
+            {"role": "Assistant" if i % 2 else "User", "content": c} for i, c in enumerate(contents)
+        ]
+    }
 
 
 @pytest.mark.parametrize(
     "row",
     [
         openai([{"type": "image", "image": "a.png"}, {"type": "text", "text": "\nWhat?"}], "That."),
-        openai([{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "\nWhat?"}], "That."),
-        openai([{"type": "image_url", "image_url": "./a.png"}, {"type": "text", "text": "\nWhat?"}], "That."),
+        openai(
+            [
+                {"type": "image_url", "image_url": {"url": "a.png"}},
+                {"type": "text", "text": "\nWhat?"},
+            ],
+            "That.",
+        ),
+        openai(
+            [{"type": "image_url", "image_url": "./a.png"}, {"type": "text", "text": "\nWhat?"}],
+            "That.",
+        ),
         openai([{"type": "image"}, {"type": "text", "text": "\nWhat?"}], "That.", images=["a.png"]),
         openai("<image>\nWhat?", [{"type": "text", "text": "That."}], images=["a.png"]),
         llava("<image>\nWhat?", "That.", image="a.png", id="7"),
@@ -84,7 +110,14 @@ def test_the_same_conversation_in_every_format(row: dict[str, Any], root: Path) 
 
 
 def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
-    row = llava("<image><image> Same?", "No.", "And <image>?", "Yes.", image=["a.png", "b.png", "a.png"], kind="pairs")
+    row = llava(
+        "<image><image> Same?",
+        "No.",
+        "And <image>?",
+        "Yes.",
+        image=["a.png", "b.png", "a.png"],
+        kind="pairs",
+    )
     expected = [
         ("user", 1.0, ["a.png", "b.png", " Same?"]),
         ("assistant", 1.0, ["No."]),
@@ -115,8 +148,13 @@ def test_data_url_is_the_picture_itself(root: Path) -> None:
 def test_list_and_lines_name_their_rows(root: Path) -> None:
     rows = [llava("Hi", "Ho"), openai("Hi", "Ho")]
     path = write(root, *rows, as_list=True)
-    assert [c.origin for c in read_conversations(path, root)] == [f"{path}: row 1", f"{path}: row 2"]
-    path.write_text(f"{json.dumps(rows[0])}\n\n{json.dumps(openai('a b', 'c'), ensure_ascii=False)}\n")
+    assert [c.origin for c in read_conversations(path, root)] == [
+        f"{path}: row 1",
+        f"{path}: row 2",
+    ]
+    path.write_text(
+        f"{json.dumps(rows[0])}\n\n{json.dumps(openai('a b', 'c'), ensure_ascii=False)}\n"
+    )
     assert [c.origin for c in read_conversations(path, root)] == [f"{path}:1", f"{path}:3"]
 
 
@@ -124,11 +162,20 @@ BAD = [
     (openai("<image><image> Same?", "No.", images=["a.png"]), "2 image placeholder.* 1 image"),
     (openai("Same?", "No.", images=["a.png"]), "0 image placeholder.* 1 image"),
     (llava("<image>?", "No."), "1 image placeholder.* 0 image"),
-    ({"messages": [{"role": "asistant", "content": "x"}]}, r"messages\[0\].role.*'asistant'.*Did you mean 'assistant'"),
+    (
+        {"messages": [{"role": "asistant", "content": "x"}]},
+        r"messages\[0\].role.*'asistant'.*Did you mean 'assistant'",
+    ),
     ({"conversations": [{"from": "Human", "value": "x"}]}, "'Human'.*Did you mean 'human'"),
     ({"messages": [{"content": "x"}]}, "no 'role'.*found: 'content'"),
-    ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\].content: null, expected text or a list"),
-    (openai([{"type": "video", "video": "x"}], "x"), r"messages\[0\].content\[0\].type: unknown 'video'"),
+    (
+        {"messages": [{"role": "user", "content": None}]},
+        r"messages\[0\].content: null, expected text or a list",
+    ),
+    (
+        openai([{"type": "video", "video": "x"}], "x"),
+        r"messages\[0\].content\[0\].type: unknown 'video'",
+    ),
     ({"message": []}, "keys 'message', expected .*messages .openai."),
     ({"messages": "x"}, "messages: text, expected a list"),
     ([1, 2], "list, expected a JSON object"),
@@ -138,16 +185,37 @@ BAD = [
     (openai("<image>", "x", images=["link.png"]), "outside the images' root"),
     (openai("<image>", "x", images=["data:image/png;base64,?"]), "not base64"),
     (openai("<image>", "x", images=[7]), "images: image is int, expected a path"),
-    ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]}, "system message after"),
-    ({**openai("Hi", "Ho"), "messages": [{"role": "system", "content": "x"}], "system": "y"}, "system message after"),
-    ({"question": "What?", "answer": "That.", "image_path": "a.png"}, "'image_path'.*Rename it to 'image'"),
+    (
+        {"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "y"}]},
+        "system message after",
+    ),
+    (
+        {**openai("Hi", "Ho"), "messages": [{"role": "system", "content": "x"}], "system": "y"},
+        "system message after",
+    ),
+    (
+        {"question": "What?", "answer": "That.", "image_path": "a.png"},
+        "'image_path'.*Rename it to 'image'",
+    ),
     ({"question": "What?", "answer": None}, "keys 'question', 'answer' .null., expected"),
-    (openai([{"type": "image", "path": "a.png"}], "x"), r"content\[0\]: no image is read from 'path'.*Rename"),
-    (openai([{"type": "image", "url": "a.png"}], "x", images=["b.png"]), r"content\[0\]: no image is read from 'url'"),
+    (
+        openai([{"type": "image", "path": "a.png"}], "x"),
+        r"content\[0\]: no image is read from 'path'.*Rename",
+    ),
+    (
+        openai([{"type": "image", "url": "a.png"}], "x", images=["b.png"]),
+        r"content\[0\]: no image is read from 'url'",
+    ),
     (openai("What?", "That.", image_paths=["a.png"]), "'image_paths'.*Rename it to 'image'"),
     (openai("<image>What?", "That.", img="a.png"), "'img'.*Rename it to 'image'"),
-    ({"messages": [{"role": "user", "content": "x", "images": ["a.png"]}]}, r"\[0\].images: .*beside the messages"),
-    ({"conversations": [{"from": "human", "value": "x", "image": "a.png"}]}, r"\[0\].image: .*beside the messages"),
+    (
+        {"messages": [{"role": "user", "content": "x", "images": ["a.png"]}]},
+        r"\[0\].images: .*beside the messages",
+    ),
+    (
+        {"conversations": [{"from": "human", "value": "x", "image": "a.png"}]},
+        r"\[0\].image: .*beside the messages",
+    ),
 ]
 
 
@@ -176,5 +244,7 @@ def test_bad_files(root: Path) -> None:
 
 
 def test_images_of_one_file_have_one_name(root: Path) -> None:
-    rows = [openai("<image>", "x", images=[path]) for path in ("a.png", "./a.png", str(root / "a.png"))]
+    rows = [
+        openai("<image>", "x", images=[path]) for path in ("a.png", "./a.png", str(root / "a.png"))
+    ]
     assert len({ref.name for row in rows for ref in one(root, row).images}) == 1

@@ -31,13 +31,20 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
 
 
 def png(width: int, height: int, data: bytes, *extra: bytes) -> bytes:
     """A PNG of one bit a pixel with whatever header and data are given."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def flipped(content: bytes, at: int) -> bytes:
@@ -54,11 +61,20 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "one byte": (b"\x89", "not an image"),
     "zeros": (bytes(10_000), "not an image"),
     "HTML of a failed download": (b"<!DOCTYPE html><title>404</title>", "not an image"),
-    "a Git LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "not an image"),
+    "a Git LFS pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "not an image",
+    ),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"><script>x</script></svg>', "not an image"),
     "PDF": (b"%PDF-1.7\n1 0 obj\n", "not an image"),
-    "EPS, which runs a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", "not an image"),
-    "PSD": (b"8BPS\x00\x01" + bytes(6) + b"\x00\x03" + struct.pack(">IIHH", 9, 9, 8, 3) + bytes(20), "not an image"),
+    "EPS, which runs a program": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n",
+        "not an image",
+    ),
+    "PSD": (
+        b"8BPS\x00\x01" + bytes(6) + b"\x00\x03" + struct.pack(">IIHH", 9, 9, 8, 3) + bytes(20),
+        "not an image",
+    ),
     "an executable": (b"\x7fELF" + bytes(60), "not an image"),
     "a zip": (b"PK\x03\x04" + bytes(60), "not an image"),
     "a pickle": (b"\x80\x04cos\nsystem\n(S'x'\ntR.", "not an image"),
@@ -69,7 +85,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "PNG, zero wide": (png(0, 9, zlib.compress(b"")), "not an image|0 x 9"),
     "PNG, data that is not deflate": (png(64, 64, b"xxxx"), "damaged or truncated"),
     "PNG bomb of 3.6 thousand million pixels": (png(60_000, 60_000, b""), "too large"),
-    "PNG bomb of 100 million pixels": (png(10_000, 10_000, zlib.compress(bytes(10_000))), "million pixels"),
+    "PNG bomb of 100 million pixels": (
+        png(10_000, 10_000, zlib.compress(bytes(10_000))),
+        "million pixels",
+    ),
     "PNG of 2^31 rows": (png(1, 2**31 - 1, b""), "too large|not an image"),
     "PNG with a bomb of text": (
         png(8, 8, b"", chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9))),
@@ -81,13 +100,22 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "GIF, half": (encoded(NOISE, "GIF")[:900], "damaged or truncated"),
     "BMP, half": (encoded(NOISE, "BMP")[:900], "damaged or truncated"),
     "BMP, huge": (
-        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),
+        b"BM"
+        + struct.pack(
+            "<IHHIIiiHHIIiiII", 60, 0, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0
+        ),
         "large",
     ),
     "TIFF, half": (encoded(NOISE, "TIFF")[:900], "not an image|damaged"),
     "TIFF of several pages": (frames("TIFF"), "3 pictures in one TIFF"),
-    "TIFF of 32-bit floats": (encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), "32 bits"),
-    "TIFF of 32-bit integers": (encoded(Image.fromarray(np.ones((2, 2), np.int32)), "TIFF"), "32 bits"),
+    "TIFF of 32-bit floats": (
+        encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"),
+        "32 bits",
+    ),
+    "TIFF of 32-bit integers": (
+        encoded(Image.fromarray(np.ones((2, 2), np.int32)), "TIFF"),
+        "32 bits",
+    ),
     "WebP, half": (encoded(NOISE, "WEBP")[:300], "not an image|damaged"),
     "JPEG 2000, half": (encoded(NOISE, "JPEG2000")[:900], "not an image|damaged"),
     "PPM without pixels": (b"P6 80 60 255\n", "damaged or truncated"),
@@ -129,11 +157,25 @@ READ: dict[str, tuple[bytes, tuple[int, int, int], int]] = {
     ),
     "one bit": (encoded(Image.new("1", (4, 4), 1), "PNG"), (255, 255, 255), 0),
     "still GIF": (encoded(Image.new("RGB", (4, 4), (255, 0, 0)), "GIF"), (255, 0, 0), 0),
-    "a broken colour profile": (encoded(Image.new("RGB", (4, 4), (9, 1, 1)), "PNG", icc_profile=b"x"), (9, 1, 1), 0),
-    "rubbish after the end": (encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG") + b"x" * 999, (1, 2, 3), 0),
-    "broken EXIF": (encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0II*\0\xff"), (9, 9, 9), 2),
+    "a broken colour profile": (
+        encoded(Image.new("RGB", (4, 4), (9, 1, 1)), "PNG", icc_profile=b"x"),
+        (9, 1, 1),
+        0,
+    ),
+    "rubbish after the end": (
+        encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG") + b"x" * 999,
+        (1, 2, 3),
+        0,
+    ),
+    "broken EXIF": (
+        encoded(Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0II*\0\xff"),
+        (9, 9, 9),
+        2,
+    ),
     "a camera's MPO": (
-        encoded(Image.new("RGB", (16, 16), (255, 0, 0)), "MPO", save_all=True, append_images=[NOISE]),
+        encoded(
+            Image.new("RGB", (16, 16), (255, 0, 0)), "MPO", save_all=True, append_images=[NOISE]
+        ),
         (255, 0, 0),
         4,
     ),

@@ -13,8 +13,12 @@ from dsvl_tune.data.mixing import Counts, Mixture, Ramp
 from dsvl_tune.schema import UserError
 
 THREE = Mixture((5.0, 3.0, 2.0), (True, False, False))
-WARM_UP = Mixture((1.0, 2.0, 1.0), (True, False, False), Ramp(1.0, 0.7, steps=40), batches_per_step=2)
-GROUPED = Mixture((1.0, 2.0, 1.0), (True, False, False), Ramp(1.0, 0.7, 40), whole_steps=True, batches_per_step=3)
+WARM_UP = Mixture(
+    (1.0, 2.0, 1.0), (True, False, False), Ramp(1.0, 0.7, steps=40), batches_per_step=2
+)
+GROUPED = Mixture(
+    (1.0, 2.0, 1.0), (True, False, False), Ramp(1.0, 0.7, 40), whole_steps=True, batches_per_step=3
+)
 SIZES = [17, 40, 9]
 
 
@@ -29,7 +33,10 @@ def test_counts_never_stray_a_row_from_the_shares(rows: int) -> None:
     for batch in range(1, 300):
         taken = counts.before(batch)
         assert sum(taken) == rows * batch
-        assert all(abs(got - rows * batch * share / 10) <= 1 for got, share in zip(taken, (5, 3, 2), strict=True))
+        assert all(
+            abs(got - rows * batch * share / 10) <= 1
+            for got, share in zip(taken, (5, 3, 2), strict=True)
+        )
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine"])
@@ -64,14 +71,27 @@ def test_whole_steps_are_of_one_kind_in_the_same_shares() -> None:
         kinds.append(bool(taken[0]))
         assert kinds[-1] == counts.text_step(3 * step)
     assert sum(kinds[100:]) == pytest.approx(140, abs=1)
-    assert all(kinds[:2]) and abs(sum(kinds[:40]) - sum(GROUPED.text_part(step) for step in range(40))) <= 1
+    assert (
+        all(kinds[:2])
+        and abs(sum(kinds[:40]) - sum(GROUPED.text_part(step) for step in range(40))) <= 1
+    )
 
 
-@pytest.mark.parametrize("mixture", [THREE, WARM_UP, GROUPED], ids=["shares", "warm-up", "whole steps"])
-@pytest.mark.parametrize("lengths", [None, np.arange(sum(SIZES)) * 7919 % 100], ids=["drawn", "by length"])
-def test_any_position_and_any_number_of_processes_see_the_same(mixture: Mixture, lengths: np.ndarray | None) -> None:
-    def sampler(batch_size: int, rank: int = 0, world_size: int = 1, position: int = 0) -> MixedSampler:
-        return MixedSampler(SIZES, mixture, batch_size, 3, rank, world_size, lambda: position, lengths=lengths)
+@pytest.mark.parametrize(
+    "mixture", [THREE, WARM_UP, GROUPED], ids=["shares", "warm-up", "whole steps"]
+)
+@pytest.mark.parametrize(
+    "lengths", [None, np.arange(sum(SIZES)) * 7919 % 100], ids=["drawn", "by length"]
+)
+def test_any_position_and_any_number_of_processes_see_the_same(
+    mixture: Mixture, lengths: np.ndarray | None
+) -> None:
+    def sampler(
+        batch_size: int, rank: int = 0, world_size: int = 1, position: int = 0
+    ) -> MixedSampler:
+        return MixedSampler(
+            SIZES, mixture, batch_size, 3, rank, world_size, lambda: position, lengths=lengths
+        )
 
     unbroken = [sampler(6).rows_at(batch) for batch in range(130)]
     assert all(len(rows) == 6 for rows in unbroken)
@@ -98,10 +118,14 @@ def test_no_row_comes_again_before_all_others_have() -> None:
 
 
 def test_with_replacement_rows_come_by_chance() -> None:
-    sampler = MixedSampler([50, 50], Mixture((1.0, 1.0), (False, False)), 8, 1, with_replacement=[True, False])
+    sampler = MixedSampler(
+        [50, 50], Mixture((1.0, 1.0), (False, False)), 8, 1, with_replacement=[True, False]
+    )
     times = Counter(chain(*(sampler.rows_at(batch) for batch in range(125))))
     assert {times[row] for row in range(50, 100)} == {10}
-    assert len({times[row] for row in range(50)}) > 5 and sum(times[row] for row in range(50)) == 500
+    assert (
+        len({times[row] for row in range(50)}) > 5 and sum(times[row] for row in range(50)) == 500
+    )
 
 
 def test_rows_of_a_micro_batch_are_of_about_one_length() -> None:

@@ -28,7 +28,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         Image.new("RGB", (20 + i, 30), (40 * i, 9, 9)).save(tmp_path / f"{i}.png")
     rows: dict[str, list[Any]] = {
         "text": [{"question": "Hi " * (i + 1), "answer": str(i)} for i in range(9)],
-        "pictures": [{"question": f"How {i}?", "answer": "x " * i, "image": f"{i % 6}.png"} for i in range(1, 31)],
+        "pictures": [
+            {"question": f"How {i}?", "answer": "x " * i, "image": f"{i % 6}.png"}
+            for i in range(1, 31)
+        ],
     }
     for name, content in rows.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
@@ -37,9 +40,15 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 def mixture(files: dict[str, str], checkpoint: str, **options: Any) -> MixtureDataModule:
     sources: dict[str, Any] = {
-        name: InstructDataModule(file, validation_rows=0, message_trees=False) for name, file in files.items()
+        name: InstructDataModule(file, validation_rows=0, message_trees=False)
+        for name, file in files.items()
     }
-    settings = {"shares": {"text": 1, "pictures": 1}, "text_only": ("text",), "batch_size": 2, **options}
+    settings = {
+        "shares": {"text": 1, "pictures": 1},
+        "text_only": ("text",),
+        "batch_size": 2,
+        **options,
+    }
     return MixtureDataModule(sources, checkpoint=checkpoint, **settings)
 
 
@@ -60,7 +69,9 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def seen(data: MixtureDataModule, folder: Path, batches: int, resume: Path | None = None, **options: Any) -> list[Any]:
+def seen(
+    data: MixtureDataModule, folder: Path, batches: int, resume: Path | None = None, **options: Any
+) -> list[Any]:
     """Rows of every micro-batch, over all processes."""
     folder.mkdir(parents=True)
     accumulate = options.setdefault("accumulate_grad_batches", 2)
@@ -71,17 +82,28 @@ def seen(data: MixtureDataModule, folder: Path, batches: int, resume: Path | Non
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")],
+        callbacks=[
+            ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+        ],
         **options,
     )
     trainer.fit(Recorder(folder), data, ckpt_path=resume, weights_only=True)
-    ranks = [(folder / f"rank{rank}").read_text().splitlines() for rank in range(trainer.world_size)]
-    return [sorted(row for share in batch for row in json.loads(share)) for batch in zip(*ranks, strict=True)]
+    ranks = [
+        (folder / f"rank{rank}").read_text().splitlines() for rank in range(trainer.world_size)
+    ]
+    return [
+        sorted(row for share in batch for row in json.loads(share))
+        for batch in zip(*ranks, strict=True)
+    ]
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "shares": {},
-    "warm-up": {"text_share": Ramp(1.0, 0.3, steps=6), "whole_steps": True, "with_replacement": ("pictures",)},
+    "warm-up": {
+        "text_share": Ramp(1.0, 0.3, steps=6),
+        "whole_steps": True,
+        "with_replacement": ("pictures",),
+    },
     "by length": {"length_grouped": True},
 }
 
@@ -105,7 +127,12 @@ def test_resumed_anywhere_it_sees_what_it_would_have_seen(
     text = Path(files["text"])
     text.write_text(text.read_text().replace('"8"', '"9"'))
     with pytest.raises(UserError, match="content of the rows"):
-        seen(mixture(files, tiny_checkpoint, **OPTIONS[name]), tmp_path / "other", 44, tmp_path / "whole/step=9.ckpt")
+        seen(
+            mixture(files, tiny_checkpoint, **OPTIONS[name]),
+            tmp_path / "other",
+            44,
+            tmp_path / "whole/step=9.ckpt",
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -116,8 +143,16 @@ def test_two_processes_see_together_what_one_sees(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = OPTIONS["warm-up"]
     one = seen(mixture(files, tiny_checkpoint, batch_size=4, **options), tmp_path / "one", 16)
-    spread: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
-    for name, workers, resume in (("two", 0, None), ("three", 2, "one/step=3.ckpt"), ("four", 0, "two/step=5.ckpt")):
+    spread: dict[str, Any] = {
+        "devices": 2,
+        "strategy": "ddp_fork",
+        "use_distributed_sampler": False,
+    }
+    for name, workers, resume in (
+        ("two", 0, None),
+        ("three", 2, "one/step=3.ckpt"),
+        ("four", 0, "two/step=5.ckpt"),
+    ):
         two = mixture(files, tiny_checkpoint, num_workers=workers, **options)
         after = int(resume.partition("=")[2][0]) if resume else 0
         saved = tmp_path / resume if resume else None
@@ -157,9 +192,15 @@ def mixture_batches(files: dict[str, str], checkpoint: str) -> list[Batch]:
     return list(data.train_dataloader())
 
 
-def test_weights_of_sources_and_modalities_reach_the_loss(files: dict[str, str], tiny_checkpoint: str) -> None:
+def test_weights_of_sources_and_modalities_reach_the_loss(
+    files: dict[str, str], tiny_checkpoint: str
+) -> None:
     data = mixture(
-        files, tiny_checkpoint, loss_weights={"text": 0.5}, modality_weights={"text": 0.5, "image": 3.0}, batch_size=6
+        files,
+        tiny_checkpoint,
+        loss_weights={"text": 0.5},
+        modality_weights={"text": 0.5, "image": 3.0},
+        batch_size=6,
     )
     data.setup("fit")
     for batch in data.train_dataloader():
@@ -170,14 +211,18 @@ def test_weights_of_sources_and_modalities_reach_the_loss(files: dict[str, str],
     assert kinds == {"text", "pictures"}
 
 
-def test_the_floor_knows_every_source(tmp_path: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_floor_knows_every_source(
+    tmp_path: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dsvl_tune.datamodules.floor.FLOOR_ROWS", 8)
     for name, answer in (("many", "yes"), ("few", "no")):
         rows = [{"question": name, "answer": answer, "kind": name}] * 20
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sources: dict[str, Any] = {
         "many": InstructDataModule(str(tmp_path / "many.jsonl"), validation_rows=0),
-        "few": InstructDataModule(str(tmp_path / "few.jsonl"), test=str(tmp_path / "few.jsonl"), validation_rows=0),
+        "few": InstructDataModule(
+            str(tmp_path / "few.jsonl"), test=str(tmp_path / "few.jsonl"), validation_rows=0
+        ),
     }
     data = MixtureDataModule(sources, checkpoint=tiny_checkpoint)
     data.setup("fit")
@@ -187,7 +232,10 @@ def test_the_floor_knows_every_source(tmp_path: Path, tiny_checkpoint: str, monk
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"text_only": ("tekst",)}, "text_only: no source is called 'tekst'. Sources: text, pictures"),
+        (
+            {"text_only": ("tekst",)},
+            "text_only: no source is called 'tekst'. Sources: text, pictures",
+        ),
         ({"shares": {"text": 1}}, "shares: none for 'pictures'"),
         ({"loss_weights": {"text": 0.0}}, "loss weight of text is 0.0"),
         ({"text_only": ("pictures",)}, "an image, but text_only names its source 'pictures'"),
@@ -221,7 +269,9 @@ model: {{checkpoint: {checkpoint}}}
 """
 
 
-def test_a_recipe_names_sources_and_ramp(files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_recipe_names_sources_and_ramp(
+    files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "mix.yaml"
     recipe.write_text(RECIPE.format(checkpoint=hybrid_checkpoint, **files))
     data = RecipeCLI(["--config", str(recipe)], run=False).datamodule
@@ -229,4 +279,6 @@ def test_a_recipe_names_sources_and_ramp(files: dict[str, str], hybrid_checkpoin
     assert data.text_share == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")
     assert len(data.rows("train")) == 9 + 5  # six trees of five questions, one of them held out
-    assert {conversation.kind for row in data.rows("validation") for conversation in row} == {"pictures"}
+    assert {conversation.kind for row in data.rows("validation") for conversation in row} == {
+        "pictures"
+    }

@@ -21,7 +21,11 @@ def shape(conversation: Conversation) -> list[Any]:
     return [
         (
             turn.role[0],
-            [f"#{Path(p.name).name}" if isinstance(p, ImageRef) else p for p in turn.parts if p != ""],
+            [
+                f"#{Path(p.name).name}" if isinstance(p, ImageRef) else p
+                for p in turn.parts
+                if p != ""
+            ],
             turn.weight,
         )
         for turn in conversation.turns
@@ -32,7 +36,9 @@ def shape(conversation: Conversation) -> list[Any]:
 def test_published_shape(name: str) -> None:
     format, row, expected = SHAPES[name]
     for asked in ("auto", format):
-        conversation = read_row(row, "rows:1", Home(Path("/data" if "swift messages" in name else "root")), asked)
+        conversation = read_row(
+            row, "rows:1", Home(Path("/data" if "swift messages" in name else "root")), asked
+        )
         found = [
             (r, [p if not str(p).startswith("#sha256") else "#sha" for p in parts], w)
             for r, parts, w in shape(conversation)
@@ -46,7 +52,9 @@ def test_every_format_has_a_published_shape() -> None:
     assert {format for format, _, _ in SHAPES.values()} == set(FORMATS)
 
 
-@pytest.mark.parametrize("source", [PNG.getvalue(), DATA_URL, {"bytes": PNG.getvalue(), "path": "gone.png"}])
+@pytest.mark.parametrize(
+    "source", [PNG.getvalue(), DATA_URL, {"bytes": PNG.getvalue(), "path": "gone.png"}]
+)
 def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
     row = {"question": "?", "answer": "!", "image": source}
     (ref,) = read_row(row, "x", Home(Path("root"))).images
@@ -58,29 +66,59 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
     ("row", "words"),
     [
         ([{"role": "User", "content": "<image_placeholder>?"}], "1 image placeholder.*0 image"),
-        ({"query": "a", "response": "b", "history": [["a"]]}, r"history\[0\].*expected a question and an answer"),
+        (
+            {"query": "a", "response": "b", "history": [["a"]]},
+            r"history\[0\].*expected a question and an answer",
+        ),
         ({"query": "a", "response": None, "history": []}, "keys 'query', 'response'.*expected"),
         ({"query": "a", "response": 3}, "expected a question and an answer"),
         ({"question": "a", "answer": 3}, "answer: a number, expected text"),
-        ({"question": "a", "answer": "b", "image": "x", "images": ["y"]}, "both 'image' and 'images'"),
+        (
+            {"question": "a", "answer": "b", "image": "x", "images": ["y"]},
+            "both 'image' and 'images'",
+        ),
         ({"question": "a", "answer": "b", "image": {"url": "x"}}, "image is dict, expected a path"),
-        ({"question": "<image>", "answer": "b", "image": {"bytes": None, "path": None}}, "image is empty"),
-        ({"messages": [{"role": "user", "content": "x", "weight": -1}]}, "weight: -1.0, expected a number"),
-        ({"messages": [{"role": "user", "content": "x", "weight": float("nan")}]}, "weight: nan, expected"),
-        ({"messages": [{"role": "user", "content": "x", "weight": "1"}]}, "weight: text, expected a number"),
+        (
+            {"question": "<image>", "answer": "b", "image": {"bytes": None, "path": None}},
+            "image is empty",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "weight": -1}]},
+            "weight: -1.0, expected a number",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "weight": float("nan")}]},
+            "weight: nan, expected",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "weight": "1"}]},
+            "weight: text, expected a number",
+        ),
         ({"messages": [{"role": "tool", "content": "x"}]}, "unknown 'tool'"),
         ({"caption": "a"}, "caption without an image"),
-        ({"messages": [{"role": ["user"], "content": "x"}]}, r"messages\[0\].role: a list, expected text"),
+        (
+            {"messages": [{"role": ["user"], "content": "x"}]},
+            r"messages\[0\].role: a list, expected text",
+        ),
         ({"messages": [None]}, r"messages\[0\]: no 'role' there .found: NoneType"),
-        ({"question": "q", "choices": ["a", "b"], "answer": 1, "hint": 7}, "hint: a number, expected text"),
-        ({"question": "q", "choices": ["a", "b"], "answer": 1, "subject": 7}, "kind: a number, expected text"),
+        (
+            {"question": "q", "choices": ["a", "b"], "answer": 1, "hint": 7},
+            "hint: a number, expected text",
+        ),
+        (
+            {"question": "q", "choices": ["a", "b"], "answer": 1, "subject": 7},
+            "kind: a number, expected text",
+        ),
         ({"question": "q", "answer": "x", "image": [["a.png"]]}, "image is list, expected a path"),
         ([{"role": "User"}], r"conversation\[0\]: no 'content' there"),
         ([], "list, expected a JSON object"),
         (None, "NoneType, expected a JSON object"),
         ({}, "keys none, expected conversation"),
         ({"caption": [], "image": "a.png"}, "expected a list with at least one text"),
-        ({"query": "a", "label": [], "image": "a.png"}, "label: .., expected a list with at least one text"),
+        (
+            {"query": "a", "label": [], "image": "a.png"},
+            "label: .., expected a list with at least one text",
+        ),
         ({"question": "a", "answers": [1], "image": "a.png"}, "answers: .1., expected a list"),
         ({"question": "a", "choices": ["x", "y"], "answer": 2}, "answer 2 of 2 choices"),
     ],
@@ -101,7 +139,9 @@ def test_rows_that_are_not_quite_of_their_format(row: Any, words: str) -> None:
         ("CaptionsDataModule", "captions", ""),
     ],
 )
-def test_ready_made_data_modules(name: str, shape_name: str, kind: str, tmp_path: Path, tiny_checkpoint: str) -> None:
+def test_ready_made_data_modules(
+    name: str, shape_name: str, kind: str, tmp_path: Path, tiny_checkpoint: str
+) -> None:
     """A parquet file of the published layout, to batches."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -42,7 +42,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(remembered, "FORK_FROM", 1)
     for i in range(3):
         Image.new("RGB", (20, 30 + i), (90 * i, 9, 9)).save(tmp_path / f"{i}.png")
-    rows = [{"question": f"a{i}", "answer": str(i), "image": f"{i % 4}.png" if i % 2 else None} for i in range(ROWS)]
+    rows = [
+        {"question": f"a{i}", "answer": str(i), "image": f"{i % 4}.png" if i % 2 else None}
+        for i in range(ROWS)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return tmp_path
 
@@ -50,12 +53,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def surveyed(folder: Path, processor: Processor, **settings: Any) -> Iterator[Facts]:
     data = InstructDataModule(str(folder / "rows.jsonl"))
     rows: Any = data.unchecked()["train"]
-    return remembered_survey(rows, Noted(processor, log=folder / "log", **settings), rows.identity, "checking")
+    return remembered_survey(
+        rows, Noted(processor, log=folder / "log", **settings), rows.identity, "checking"
+    )
 
 
 def noted(folder: Path) -> list[int]:
     """The rows that were examined since the last time, from 0."""
-    numbers = [int(line) - 1 for line in (folder / "log").read_text().splitlines()] if (folder / "log").exists() else []
+    numbers = (
+        [int(line) - 1 for line in (folder / "log").read_text().splitlines()]
+        if (folder / "log").exists()
+        else []
+    )
     (folder / "log").unlink(missing_ok=True)
     return numbers
 
@@ -86,7 +95,9 @@ def test_what_has_changed_is_examined_again(folder: Path, processor: Processor) 
     Image.new("RGB", (9, 9)).save(folder / "3.png")
     (folder / "1.png").write_bytes(b"no picture")
     facts = list(surveyed(folder, processor))
-    assert noted(folder) == list(range(1, ROWS, 2))  # those with a picture that is another, or was missing
+    assert noted(folder) == list(
+        range(1, ROWS, 2)
+    )  # those with a picture that is another, or was missing
     assert [i for i, one in enumerate(facts) if one.error] == list(range(1, ROWS, 4))
     list(surveyed(folder, processor, max_tokens=99))
     assert len(noted(folder)) == ROWS

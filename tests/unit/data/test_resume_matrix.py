@@ -33,7 +33,9 @@ def told(rank: int, world_size: int) -> Any:
     return SimpleNamespace(
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world_size},
         fit_loop=SimpleNamespace(
-            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0)))
+            epoch_loop=SimpleNamespace(
+                batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0))
+            )
         ),
         accumulate_grad_batches=2,
         is_global_zero=True,
@@ -64,9 +66,13 @@ class Run:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("order", ORDERS)
-def test_every_step(order: str, world_size: int, workers: int, folder: Path, tiny_checkpoint: str) -> None:
+def test_every_step(
+    order: str, world_size: int, workers: int, folder: Path, tiny_checkpoint: str
+) -> None:
     def start(rank: int, workers: int) -> Run:
-        data = make_data(order, folder, tiny_checkpoint, batch_size=4 // world_size, num_workers=workers)
+        data = make_data(
+            order, folder, tiny_checkpoint, batch_size=4 // world_size, num_workers=workers
+        )
         return Run(data, rank, world_size)
 
     whole = []
@@ -75,11 +81,18 @@ def test_every_step(order: str, world_size: int, workers: int, folder: Path, tin
         whole.append(list(islice(unbroken.at(0), BATCHES)))
         resumed = start(rank, workers)
         for stop in range(BATCHES):
-            if not workers:  # a new process's; with workers one loader serves, they are not asked for the order
+            if (
+                not workers
+            ):  # a new process's; with workers one loader serves, they are not asked for the order
                 resumed = start(rank, 0)
             resumed.loader.load_state_dict(unbroken.loader.state_dict())
-            assert list(islice(resumed.at(stop), min(4, BATCHES - stop))) == whole[rank][stop : stop + 4], (rank, stop)
-    together = [sorted(row for share in shares for row in share) for shares in zip(*whole, strict=True)]
+            assert (
+                list(islice(resumed.at(stop), min(4, BATCHES - stop)))
+                == whole[rank][stop : stop + 4]
+            ), (rank, stop)
+    together = [
+        sorted(row for share in shares for row in share) for shares in zip(*whole, strict=True)
+    ]
     alone = Run(make_data(order, folder, tiny_checkpoint, batch_size=4), 0, 1)
     assert together == [sorted(rows) for rows in islice(alone.at(0), BATCHES)]
     assert len({tuple(rows) for rows in together}) > BATCHES // 2

@@ -37,7 +37,9 @@ class Recorder(L.LightningModule):
         self.rows: list[tuple[int, list[str]]] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self.rows.append((self.global_step, [origin.rpartition("/")[2] for origin in batch.origins]))
+        self.rows.append(
+            (self.global_step, [origin.rpartition("/")[2] for origin in batch.origins])
+        )
         return self.weight * len(batch.origins)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -47,7 +49,9 @@ class Recorder(L.LightningModule):
 def train(folder: Path, data: Any, world_size: int, resume: int = 0) -> list[tuple[int, list[str]]]:
     """Rows of the micro-batches that this process trained on; without `resume` every step is kept."""
     module = Recorder()
-    keep = ModelCheckpoint(folder / f"kept{world_size}", "{step}", every_n_train_steps=1, save_top_k=-1)
+    keep = ModelCheckpoint(
+        folder / f"kept{world_size}", "{step}", every_n_train_steps=1, save_top_k=-1
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world_size,
@@ -72,42 +76,64 @@ def train(folder: Path, data: Any, world_size: int, resume: int = 0) -> list[tup
 def every_stop(rank: int, world_size: int, folder: Path, checkpoint: str, port: int) -> None:
     """One process's work: each order whole, then from every step on; what it saw goes to a file."""
     if world_size > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank)}
+        os.environ |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "LOCAL_RANK": str(rank),
+        }
     torch.set_num_threads(1)
     seen: dict[str, list[Any]] = {}
     for order in ORDERS:
         home = folder / order
         seen[order] = []
         workers_tried = (0, 2) if world_size == 1 else (0,)
-        for stop, workers in ((0, 0), *((stop, workers) for stop in range(1, STEPS) for workers in workers_tried)):
-            data = make_data(order, folder, checkpoint, num_workers=workers, batch_size=4 // world_size)
+        for stop, workers in (
+            (0, 0),
+            *((stop, workers) for stop in range(1, STEPS) for workers in workers_tried),
+        ):
+            data = make_data(
+                order, folder, checkpoint, num_workers=workers, batch_size=4 // world_size
+            )
             seen[order].append(train(home, data, world_size, stop))
     (folder / f"seen{world_size}.{rank}").write_text(json.dumps(seen))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_order_from_every_step(tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_order_from_every_step(
+    tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_rows(tmp_path)
     together: dict[str, list[Any]] = {}
     for world_size in (1, 2):
         port = find_free_network_port()
-        arguments = [(rank, world_size, tmp_path, tiny_checkpoint, port) for rank in range(world_size)]
-        processes = [get_context("fork").Process(target=every_stop, args=each) for each in arguments]
+        arguments = [
+            (rank, world_size, tmp_path, tiny_checkpoint, port) for rank in range(world_size)
+        ]
+        processes = [
+            get_context("fork").Process(target=every_stop, args=each) for each in arguments
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(timeout=300)
             process.kill()
             assert process.exitcode == 0
-        seen = [json.loads((tmp_path / f"seen{world_size}.{rank}").read_text()) for rank in range(world_size)]
+        seen = [
+            json.loads((tmp_path / f"seen{world_size}.{rank}").read_text())
+            for rank in range(world_size)
+        ]
         for order in ORDERS:
             for own in seen:
                 whole, *resumed = own[order]
                 assert {step for step, _ in whole} == set(range(STEPS))
                 for number, rows in enumerate(resumed):
                     stop = number // (3 - world_size)
-                    assert rows == [one for one in whole if one[0] > stop], (order, world_size, number)
+                    assert rows == [one for one in whole if one[0] > stop], (
+                        order,
+                        world_size,
+                        number,
+                    )
             shares = zip(*([rows for _, rows in own[order][0]] for own in seen), strict=True)
             together.setdefault(order, []).append([sorted(chain(*share)) for share in shares])
     assert all(one == two for one, two in together.values())

@@ -22,18 +22,27 @@ BLUE = ImageRef(Image.new("RGB", (20, 40), "blue"), "blue")
 
 def ask(question: str, answer: str, *images: ImageRef, system: str | None = "") -> Conversation:
     return Conversation(
-        (Turn("user", (*images, question)), Turn("assistant", (answer,))), question, system, kind=answer
+        (Turn("user", (*images, question)), Turn("assistant", (answer,))),
+        question,
+        system,
+        kind=answer,
     )
 
 
 def branch(row: Sample, number: int) -> list[tuple[int, int, float, int]]:
     """What a branch of the row sees of itself: the prefix and its own tokens."""
-    columns = zip(row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branches, strict=True)
+    columns = zip(
+        row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branches, strict=True
+    )
     return [column[:4] for column in columns if column[4] in (0, number)]
 
 
 def test_every_branch_of_a_tree_is_its_conversation_alone(processor: Processor) -> None:
-    rows = [ask("Which?", "left", RED, BLUE), ask("Which one?", "right", RED, BLUE), ask("How many?", "two", RED, BLUE)]
+    rows = [
+        ask("Which?", "left", RED, BLUE),
+        ask("Which one?", "right", RED, BLUE),
+        ask("How many?", "two", RED, BLUE),
+    ]
     two_turns = replace(rows[0], turns=rows[0].turns + ask("Sure?", "yes").turns)
     samples = [encode(row, processor) for row in (*rows, two_turns)]
     row = tree(samples, processor.image_token_id)
@@ -46,11 +55,16 @@ def test_every_branch_of_a_tree_is_its_conversation_alone(processor: Processor) 
 
 def test_a_learnt_token_follows_one_of_its_own_branch(processor: Processor) -> None:
     """Questions that are alike to the last token: the prefix must stop before it."""
-    samples = [encode(ask("Which?", answer, RED), processor) for answer in ("left", "leftmost", "left")]
+    samples = [
+        encode(ask("Which?", answer, RED), processor) for answer in ("left", "leftmost", "left")
+    ]
     row = tree(samples, processor.image_token_id)
     learnt = [t for t, label in enumerate(row.labels) if label != IGNORE_INDEX]
     assert all(row.branches[t] == row.branches[t - 1] != 0 for t in learnt)
-    assert row.branches.count(0) == branch(samples[0], 0).index(next(c for c in branch(samples[0], 0) if c[2])) - 1
+    assert (
+        row.branches.count(0)
+        == branch(samples[0], 0).index(next(c for c in branch(samples[0], 0) if c[2])) - 1
+    )
 
 
 def test_one_sample_is_its_own_tree(processor: Processor) -> None:
@@ -72,7 +86,12 @@ def test_trees_refuse_what_does_not_share_a_beginning(processor: Processor) -> N
 
 
 def test_tree_key_tells_what_fits_together(processor: Processor) -> None:
-    rows = [ask("a", "b", RED), ask("c", "d", RED), ask("a", "b", RED, system="x"), ask("a", "b", RED, BLUE)]
+    rows = [
+        ask("a", "b", RED),
+        ask("c", "d", RED),
+        ask("a", "b", RED, system="x"),
+        ask("a", "b", RED, BLUE),
+    ]
     keys = [tree_key(row) for row in rows]
     assert keys[0] == keys[1] and len(set(keys)) == 3
     assert tree_key(ask("a", "b")) is None
@@ -92,7 +111,10 @@ def test_mask_shows_prefix_and_own_branch_only() -> None:
 
 def test_members_of_a_packed_row_do_not_see_each_other() -> None:
     """A tree of two branches, a conversation, and padding; both kernels' rules say the same."""
-    segments, branches = torch.tensor([[0, 0, 0, 0, 1, 1, -1]]), torch.tensor([[0, 1, 2, 2, 0, 0, -1]])
+    segments, branches = (
+        torch.tensor([[0, 0, 0, 0, 1, 1, -1]]),
+        torch.tensor([[0, 1, 2, 2, 0, 0, -1]]),
+    )
     mask = attention_mask(segments, branches)
     sees = [list(map(int, row.nonzero().flatten())) for row in mask[0, 0]]
     assert sees == [[0], [0, 1], [0, 2], [0, 2, 3], [4], [4, 5], [6]]
@@ -110,7 +132,9 @@ def test_flex_attention_sees_what_scaled_dot_product_attention_sees() -> None:
     blocks = create_block_mask(mask_rule(segments, branches), 1, None, length, length, device="cpu")
     assert blocks.sparsity() > 0
     plain = scaled_dot_product_attention(query, key, value, attention_mask(segments, branches))
-    torch.testing.assert_close(flex_attention(query, key, value, block_mask=blocks), plain, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        flex_attention(query, key, value, block_mask=blocks), plain, atol=1e-6, rtol=1e-5
+    )
 
 
 def columns(row: Sample, segment: int) -> list[tuple[int, int, float, int, int]]:
@@ -125,36 +149,55 @@ def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor)
     samples = [encode(ask("word " * n, f"{n}", *images), processor) for n, images in shown]
     samples.insert(1, tree(asked, processor.image_token_id))
     (row,) = pack(samples, 10_000)
-    assert [columns(row, segment) for segment in range(4)] == [columns(sample, 0) for sample in samples]
+    assert [columns(row, segment) for segment in range(4)] == [
+        columns(sample, 0) for sample in samples
+    ]
     assert row.images == [pixels for sample in samples for pixels in sample.images]
     assert row.origins == [origin for sample in samples for origin in sample.origins]
 
 
 @pytest.mark.parametrize(
-    ("lengths", "limit", "rows"), [((5, 5, 5), 15, [15]), ((5, 5, 5), 14, [10, 5]), ((9, 2), 4, [9, 2])]
+    ("lengths", "limit", "rows"),
+    [((5, 5, 5), 15, [15]), ((5, 5, 5), 14, [10, 5]), ((9, 2), 4, [9, 2])],
 )
-def test_packed_rows_are_as_few_as_fit(lengths: tuple[int, ...], limit: int, rows: list[int]) -> None:
-    samples = [Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, []) for n in lengths]
+def test_packed_rows_are_as_few_as_fit(
+    lengths: tuple[int, ...], limit: int, rows: list[int]
+) -> None:
+    samples = [
+        Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, []) for n in lengths
+    ]
     assert [len(row.input_ids) for row in pack(samples, limit)] == rows
 
 
 def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> None:
-    rows = [ask("a", "b", RED, BLUE, RED), ask("longer question, longer row", "b"), ask("c", "d", BLUE)]
+    rows = [
+        ask("a", "b", RED, BLUE, RED),
+        ask("longer question, longer row", "b"),
+        ask("c", "d", BLUE),
+    ]
     samples = [encode(row, processor) for row in rows]
     batch = collate(samples, processor.pad_id)
     width = max(len(sample.input_ids) for sample in samples)
     for i, sample in enumerate(samples):
         length = len(sample.input_ids)
-        assert batch.input_ids[i].tolist() == sample.input_ids + [processor.pad_id] * (width - length)
+        assert batch.input_ids[i].tolist() == sample.input_ids + [processor.pad_id] * (
+            width - length
+        )
         assert batch.labels[i].tolist() == sample.labels + [IGNORE_INDEX] * (width - length)
-        assert batch.branches[i].tolist() == batch.segments[i].tolist() == [0] * length + [-1] * (width - length)
+        assert (
+            batch.branches[i].tolist()
+            == batch.segments[i].tolist()
+            == [0] * length + [-1] * (width - length)
+        )
         assert batch.position_ids[i].tolist() == sample.position_ids + [0] * (width - length)
     assert batch.loss_weights.dtype == torch.float32 and batch.position_ids.dtype == torch.int64
     assert batch.image_index.tolist() == [0, 1, 0, 1]
     assert batch.pixel_values is not None and batch.pixel_values.shape == (2, 3, 32, 32)
     torch.testing.assert_close(batch.pixel_values[1], samples[2].images[0].low)
     assert batch.high_res_pixel_values is None
-    assert (batch.labels == processor.eos_id).sum() == 3  # one end token a row is learnt, though padding has its id
+    assert (
+        batch.labels == processor.eos_id
+    ).sum() == 3  # one end token a row is learnt, though padding has its id
 
 
 def test_text_only_batch_has_no_pixels(processor: Processor) -> None:
@@ -169,8 +212,8 @@ def test_prompts_pad_left(processor: Processor) -> None:
     lengths = prompts.attention_mask.sum(1).tolist()
     assert lengths[0] < lengths[1] == prompts.input_ids.shape[1]
     assert prompts.attention_mask[0].tolist() == sorted(prompts.attention_mask[0].tolist())
-    assert processor.tokenizer.decode(prompts.input_ids[0, -lengths[0] :]) == processor.tokenizer.decode(
-        encode_prompt(rows[0], processor).input_ids
-    )
+    assert processor.tokenizer.decode(
+        prompts.input_ids[0, -lengths[0] :]
+    ) == processor.tokenizer.decode(encode_prompt(rows[0], processor).input_ids)
     assert prompts.image_index.tolist() == [0, 0]
     assert (prompts.references, prompts.kinds) == (["b", "c"], ["b", "c"])

@@ -21,11 +21,16 @@ def test_an_epoch_holds_every_row_once(rows: int, batch: int) -> None:
 def test_a_pass_from_any_position_goes_on_where_an_unbroken_one_would() -> None:
     unbroken = [StepSampler(10, 3, seed=3).rows_at(step) for step in range(20)]
     for start in range(12):
-        assert list(StepSampler(10, 3, seed=3, position=lambda start=start: start)) == unbroken[start : start + 4]
+        assert (
+            list(StepSampler(10, 3, seed=3, position=lambda start=start: start))
+            == unbroken[start : start + 4]
+        )
 
 
 def test_epochs_and_seeds_differ() -> None:
-    orders = [tuple(StepSampler(50, 5, seed).order(epoch)) for seed in range(4) for epoch in range(4)]
+    orders = [
+        tuple(StepSampler(50, 5, seed).order(epoch)) for seed in range(4) for epoch in range(4)
+    ]
     assert len(set(orders)) == len(orders)
 
 

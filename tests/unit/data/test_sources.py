@@ -49,12 +49,17 @@ def said(conversation: Conversation) -> list[Any]:
 
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
-ROWS = [{"question": "Colour?", "answer": "red", "image": "a.png"}, {"question": "007", "answer": "NA", "image": None}]
+ROWS = [
+    {"question": "Colour?", "answer": "red", "image": "a.png"},
+    {"question": "007", "answer": "NA", "image": None},
+]
 SAID = [[RED, "Colour?", "red"], ["007", "NA"]]
 
 
 def as_jsonl(root: Path) -> Path:
-    (root / "rows.jsonl").write_text("\ufeff" + "\r\n".join(map(json.dumps, ROWS)), encoding="utf-8")
+    (root / "rows.jsonl").write_text(
+        "\ufeff" + "\r\n".join(map(json.dumps, ROWS)), encoding="utf-8"
+    )
     return root / "rows.jsonl"
 
 
@@ -75,7 +80,10 @@ def as_tsv(root: Path) -> Path:
 
 def as_arrow_file(root: Path) -> Path:
     table = pa.Table.from_pylist(ROWS)
-    with pa.OSFile(str(root / "rows.feather"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+    with (
+        pa.OSFile(str(root / "rows.feather"), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
         writer.write_table(table)
     return root / "rows.feather"
 
@@ -91,9 +99,15 @@ def image_set(root: Path, kind: str) -> Any:
     """A datasets.Dataset with an image column that stores bytes or paths."""
     import datasets
 
-    stored, path = ((root / "a.png").read_bytes(), None) if kind == "bytes" else (None, str(root / "a.png"))
+    stored, path = (
+        ((root / "a.png").read_bytes(), None) if kind == "bytes" else (None, str(root / "a.png"))
+    )
     rows = [{**ROWS[0], "image": {"bytes": stored, "path": path}}, ROWS[1]]
-    features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+    features = {
+        "question": datasets.Value("string"),
+        "answer": datasets.Value("string"),
+        "image": datasets.Image(),
+    }
     return datasets.Dataset.from_list(rows, features=datasets.Features(features))
 
 
@@ -105,9 +119,9 @@ def as_bytes_parquet(root: Path) -> Path:
 def as_saved_set(root: Path) -> str:
     import datasets
 
-    datasets.DatasetDict({"train": image_set(root, "path"), "test": image_set(root, "path").select([1])}).save_to_disk(
-        root
-    )
+    datasets.DatasetDict(
+        {"train": image_set(root, "path"), "test": image_set(root, "path").select([1])}
+    ).save_to_disk(root)
     return str(root)
 
 
@@ -116,7 +130,17 @@ def as_saved_arrow(root: Path) -> Path:
     return next((root / "saved").glob("*.arrow"))
 
 
-KINDS = [as_jsonl, as_json, as_csv, as_tsv, as_arrow_file, as_parquet, as_bytes_parquet, as_saved_set, as_saved_arrow]
+KINDS = [
+    as_jsonl,
+    as_json,
+    as_csv,
+    as_tsv,
+    as_arrow_file,
+    as_parquet,
+    as_bytes_parquet,
+    as_saved_set,
+    as_saved_arrow,
+]
 
 
 @pytest.mark.parametrize("write", KINDS, ids=lambda write: write.__name__)
@@ -132,7 +156,10 @@ def test_a_split_of_a_saved_set(root: Path) -> None:
 
 
 def test_an_image_folder_with_metadata(root: Path) -> None:
-    rows = [{"file_name": "a.png", "caption": "All red."}, {"file_name": "b.png", "caption": "All blue."}]
+    rows = [
+        {"file_name": "a.png", "caption": "All red."},
+        {"file_name": "b.png", "caption": "All blue."},
+    ]
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert sorted(said(row) for row in read(root)) == [[BLUE, "All blue."], [RED, "All red."]]
 
@@ -151,11 +178,17 @@ def as_shards(root: Path) -> str:
             key = f"00000000{number}"
             add(tar, f"{key}.png", (root / f"{colour}.png").read_bytes())
             add(tar, f"{key}.txt", colour.encode())
-            add(tar, f"{key}.json", json.dumps({"url": "https://example.org/x.png", "width": 9}).encode())
+            add(
+                tar,
+                f"{key}.json",
+                json.dumps({"url": "https://example.org/x.png", "width": 9}).encode(),
+            )
     with tarfile.open(root / "00001.tar", "w", format=tarfile.PAX_FORMAT) as tar:
         turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]
         key = "folder/" + "x" * 150
-        add(tar, f"{key}.json", json.dumps({"image": "coco/1.jpg", "conversations": turns}).encode())
+        add(
+            tar, f"{key}.json", json.dumps({"image": "coco/1.jpg", "conversations": turns}).encode()
+        )
         add(tar, f"{key}.png", picture)
     return str(root / "0000*.tar")
 
@@ -172,7 +205,16 @@ def test_webdataset_shards(root: Path) -> None:
 def test_a_shard_made_on_a_mac(root: Path) -> None:
     """Its tar puts a file of attributes before each file, and the Finder's own file; neither is part of a sample."""
     with tarfile.open(root / "mac.tar", "w") as tar:
-        for name in ("._1.png", "1.png", "._1.txt", "1.txt", ".DS_Store", "__MACOSX/1.png", "2.png", "2.txt"):
+        for name in (
+            "._1.png",
+            "1.png",
+            "._1.txt",
+            "1.txt",
+            ".DS_Store",
+            "__MACOSX/1.png",
+            "2.png",
+            "2.txt",
+        ):
             add(tar, name, (root / "a.png").read_bytes() if name.endswith("png") else b"red")
     assert [said(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
     assert [said(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
@@ -183,12 +225,16 @@ def test_a_picture_inside_a_table_of_text(root: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "noise.png")
     url = base64.b64encode((root / "noise.png").read_bytes()).decode()
-    (root / "rows.csv").write_text(f'question,answer,image\nWhat?,Noise.,"data:image/png;base64,{url}"\n')
+    (root / "rows.csv").write_text(
+        f'question,answer,image\nWhat?,Noise.,"data:image/png;base64,{url}"\n'
+    )
     (row,) = read(root / "rows.csv")
     assert row.images[0].source == (root / "noise.png").read_bytes()
 
 
-@pytest.mark.parametrize("write", [*KINDS[:5], lambda root: Path(as_shards(root).replace("*", "0"))])
+@pytest.mark.parametrize(
+    "write", [*KINDS[:5], lambda root: Path(as_shards(root).replace("*", "0"))]
+)
 def test_some_rows_are_written_as_they_are(write: Any, root: Path) -> None:
     path = write(root)
     (part,) = open_rows(str(path)).parts
@@ -199,8 +245,13 @@ def test_some_rows_are_written_as_they_are(write: Any, root: Path) -> None:
 
 def test_some_rows_of_a_table_are_written_many_at_a_time(root: Path) -> None:
     """A record batch takes 400 bytes in the file and 1.4 kB in memory, whatever it holds."""
-    table = pa.table({"question": [f"What {i}?" for i in range(1000)], "answer": [str(i) for i in range(1000)]})
-    with pa.OSFile(str(root / "all.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+    table = pa.table(
+        {"question": [f"What {i}?" for i in range(1000)], "answer": [str(i) for i in range(1000)]}
+    )
+    with (
+        pa.OSFile(str(root / "all.arrow"), "wb") as file,
+        pa.ipc.new_stream(file, table.schema) as writer,
+    ):
         writer.write_table(table)
     kept = [i for i in range(1000) if i % 3]
     (part,) = open_rows(str(root / "all.arrow")).parts
@@ -254,7 +305,10 @@ BAD = {
     "commas.json": (b'[{"messages": []},]', "row 2: not JSON"),
     "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the list.*jsonl"),
     "deep.jsonl": (b"[" * 200_000, "not JSON"),
-    "twice.jsonl": (b'{"a": [{"b": 1, "c": 2, "b": 1}]}', "twice.jsonl:1: the key 'b' comes twice in one object"),
+    "twice.jsonl": (
+        b'{"a": [{"b": 1, "c": 2, "b": 1}]}',
+        "twice.jsonl:1: the key 'b' comes twice in one object",
+    ),
     "digits.jsonl": (b'{"messages": ' + b"9" * 5000 + b"}", "not JSON"),
     "no.tar": (b"x" * 2048, "not an uncompressed tar"),
     "no.arrow": (b"x" * 64, "not an Arrow file"),
@@ -273,7 +327,9 @@ def test_bad_files_are_told_by_name(name: str, root: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [as_jsonl, as_json, as_csv, as_tsv])
-def test_a_folder_of_text_is_read_as_its_files_are(write: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_text_is_read_as_its_files_are(
+    write: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its name is that of a loader of datasets, which would make the number 7 of "007" and nothing of "NA"."""
     (root / "csv").mkdir()
     for file in (write(root), root / "a.png"):

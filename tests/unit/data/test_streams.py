@@ -48,7 +48,10 @@ def write_shard(kind: str, path: Path, rows: list[dict[str, Any]]) -> None:
     elif kind == "parquet":
         schema = pa.schema([("question", pa.string()), ("answer", pa.string())])
         image = pa.field("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-        shown = [{**row, "image": {"bytes": png(i), "path": None} if i % 2 else None} for i, row in enumerate(rows)]
+        shown = [
+            {**row, "image": {"bytes": png(i), "path": None} if i % 2 else None}
+            for i, row in enumerate(rows)
+        ]
         pq.write_table(pa.Table.from_pylist(shown, schema.append(image)), path, row_group_size=3)
     else:
         with tarfile.open(path, "w") as tar:
@@ -79,7 +82,9 @@ def write_shards(root: Path, kind: str) -> Path:
     return folder
 
 
-def test_streamed_rows_are_those_of_opened_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streamed_rows_are_those_of_opened_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pattern = f"{folder}/*.{folder.name}"
     opened = [[conversation] for conversation in open_conversations(pattern)]
     assert len(opened) == sum(SIZES)
@@ -101,8 +106,12 @@ def test_parquet_gives_what_datasets_streams(tmp_path: Path) -> None:
 
     folder = write_shards(tmp_path, "parquet")
     theirs = load_dataset(str(folder), split="train", streaming=True).decode(False)
-    ours = [record.value() for record in Stream(find_shards(str(folder))).in_order(range(len(SIZES)))]
-    assert ours == [{key: value for key, value in row.items() if value is not None} for row in theirs]
+    ours = [
+        record.value() for record in Stream(find_shards(str(folder))).in_order(range(len(SIZES)))
+    ]
+    assert ours == [
+        {key: value for key, value in row.items() if value is not None} for row in theirs
+    ]
 
 
 @pytest.mark.parametrize("window", [1, 4, 100])
@@ -115,11 +124,15 @@ def test_the_order_from_any_row(window: int, folder: Path, monkeypatch: pytest.M
     assert all(len(set(epoch)) == total for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
     for start in range(2 * total):
         later = Stream(shards, 3, dict(unbroken.counts))
-        assert [record.origin for record in islice(later.rows_from(start), total)] == whole[start : start + total]
+        assert [record.origin for record in islice(later.rows_from(start), total)] == whole[
+            start : start + total
+        ]
     assert [one.origin for one in islice(Stream(shards, 4).rows_from(0), total)] != epochs[0]
 
 
-def test_a_resume_opens_no_shard_that_it_is_past(lines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_opens_no_shard_that_it_is_past(
+    lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The counts that were known when it stopped are enough, though the first epoch had not come to its end."""
     monkeypatch.setattr(streams, "WINDOW", 2)
     shards = find_shards(f"{lines}/*")
@@ -129,11 +142,19 @@ def test_a_resume_opens_no_shard_that_it_is_past(lines: Path, monkeypatch: pytes
         list(islice(rows, stop))
         counts = dict(first.counts)
         rest = [record.origin for record in islice(rows, 3)]
-        after = Stream([shard if i not in counts else f"{shard}.gone" for i, shard in enumerate(shards)], 3, counts)
-        behind = sum(counts.values()) <= stop // 2 * 2  # else rows of a counted shard are still to come
+        after = Stream(
+            [shard if i not in counts else f"{shard}.gone" for i, shard in enumerate(shards)],
+            3,
+            counts,
+        )
+        behind = (
+            sum(counts.values()) <= stop // 2 * 2
+        )  # else rows of a counted shard are still to come
         if behind:
             assert [record.origin for record in islice(after.rows_from(stop), 3)] == rest
-        assert [record.origin for record in islice(Stream(shards, 3, counts).rows_from(stop), 3)] == rest
+        assert [
+            record.origin for record in islice(Stream(shards, 3, counts).rows_from(stop), 3)
+        ] == rest
 
 
 def test_a_shard_that_changes_is_told(lines: Path) -> None:
@@ -141,29 +162,54 @@ def test_a_shard_that_changes_is_told(lines: Path) -> None:
     rows = stream.rows_from(0)
     list(islice(rows, sum(SIZES)))
     (lines / "part1.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 9)
-    with pytest.raises(UserError, match=r"part1.jsonl: ends after 9 rows, but had 11 when it was read before"):
+    with pytest.raises(
+        UserError, match=r"part1.jsonl: ends after 9 rows, but had 11 when it was read before"
+    ):
         list(islice(rows, sum(SIZES)))
     with pytest.raises(UserError, match="part2.jsonl: ends after 5 rows, but had 5"):
         list(Stream(stream.shards, 3).in_order([2], skip=5))
 
 
 def module(folder: Path, checkpoint: str, **options: Any) -> InstructDataModule:
-    settings: dict[str, Any] = {"streaming": True, "validation_rows": 0, "checkpoint": checkpoint, **options}
+    settings: dict[str, Any] = {
+        "streaming": True,
+        "validation_rows": 0,
+        "checkpoint": checkpoint,
+        **options,
+    }
     return InstructDataModule(settings.pop("train", f"{folder}/part*"), **settings)
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "nothing held out": ({"validation_rows": 5}, "is streamed, so none of its rows can be held out"),
+    "nothing held out": (
+        {"validation_rows": 5},
+        "is streamed, so none of its rows can be held out",
+    ),
     "no such file": ({"train": "{folder}/nothing.jsonl"}, "nothing.jsonl: cannot be read"),
     "no such pattern": ({"train": "{folder}/*.parquet"}, "no file is named so"),
-    "no such folder": ({"train": "{folder}/nothing"}, "nothing: cannot be read: there is no such file or folder"),
+    "no such folder": (
+        {"train": "{folder}/nothing"},
+        "nothing: cannot be read: there is no such file or folder",
+    ),
     "no such split": ({"train": "{folder}#other"}, "no split 'other'. It has train"),
     "another kind": ({"train": "{folder}/bad*"}, "its name ends in 'nothing'. Streamed are .jsonl"),
     "a protocol": ({"train": "nonsense://x/*.jsonl"}, "nonsense://x/.*: cannot be read .*nonsense"),
-    "a protocol that needs a package": ({"train": "s3://x/y.jsonl"}, "s3://x/y.jsonl: cannot be read"),
-    "no protocol": ({"train": "nonsense://x/y.jsonl"}, "nonsense://x/y.jsonl: cannot be read .*nonsense"),
-    "no server": ({"train": "http://127.0.0.1:9/y.jsonl"}, "http://127.0.0.1:9/y.jsonl: cannot be read"),
-    "held out is more": ({"validation": "file://{folder}/part1*", "check_rows": 9}, r"more rows than check_rows \(9\)"),
+    "a protocol that needs a package": (
+        {"train": "s3://x/y.jsonl"},
+        "s3://x/y.jsonl: cannot be read",
+    ),
+    "no protocol": (
+        {"train": "nonsense://x/y.jsonl"},
+        "nonsense://x/y.jsonl: cannot be read .*nonsense",
+    ),
+    "no server": (
+        {"train": "http://127.0.0.1:9/y.jsonl"},
+        "http://127.0.0.1:9/y.jsonl: cannot be read",
+    ),
+    "held out is more": (
+        {"validation": "file://{folder}/part1*", "check_rows": 9},
+        r"more rows than check_rows \(9\)",
+    ),
     "a bad row": ({"train": "{folder}/bad/*"}, "a.jsonl:2: not JSON"),
     "a list": ({"train": "{folder}/list/*"}, "a.json: a JSON list, which is read whole"),
     "empty": ({"train": "{folder}/empty/*"}, "no rows"),
@@ -180,14 +226,22 @@ def test_what_cannot_be_streamed_is_told(name: str, lines: Path, tiny_checkpoint
         member = tarfile.TarInfo("a.txt")
         member.size = 3000
         tar.addfile(member, io.BytesIO(bytes(3000)))
-    files = {"bad/a.jsonl": good + "{", "list/a.json": f"[{good}]", "empty/a.jsonl": "\n", "pq/a.parquet": "PAR1"}
+    files = {
+        "bad/a.jsonl": good + "{",
+        "list/a.json": f"[{good}]",
+        "empty/a.jsonl": "\n",
+        "pq/a.parquet": "PAR1",
+    }
     for file, content in files.items():
         (lines / file).parent.mkdir()
         (lines / file).write_text(content)
     (lines / "cut").mkdir()
     (lines / "cut/a.tar").write_bytes(cut.getvalue()[:1500])
     options, words = BAD[name]
-    given = {key: value.format(folder=lines) if isinstance(value, str) else value for key, value in options.items()}
+    given = {
+        key: value.format(folder=lines) if isinstance(value, str) else value
+        for key, value in options.items()
+    }
     with pytest.raises(UserError, match=words):
         module(lines, tiny_checkpoint, **given).setup("fit")
 
@@ -209,7 +263,9 @@ def test_what_a_run_must_have(lines: Path, tiny_checkpoint: str) -> None:
         loader.train_dataloader().load_state_dict(data.train_dataloader().state_dict())
 
 
-def test_streamed_rows_are_packed_too_and_have_no_end_to_store(lines: Path, tiny_checkpoint: str) -> None:
+def test_streamed_rows_are_packed_too_and_have_no_end_to_store(
+    lines: Path, tiny_checkpoint: str
+) -> None:
     data = module(lines, tiny_checkpoint, batch_size=4, pack_tokens=10_000)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -219,7 +275,12 @@ def test_streamed_rows_are_packed_too_and_have_no_end_to_store(lines: Path, tiny
 
 
 def test_held_out_rows_that_are_far_are_read(lines: Path, tiny_checkpoint: str) -> None:
-    data = module(lines, tiny_checkpoint, validation=f"file://{lines}/part1.jsonl", test=f"{lines}/part3.jsonl")
+    data = module(
+        lines,
+        tiny_checkpoint,
+        validation=f"file://{lines}/part1.jsonl",
+        test=f"{lines}/part3.jsonl",
+    )
     data.setup("fit")
     assert [len(data.rows(split)) for split in ("validation", "test")] == [SIZES[1], SIZES[3]]
     batch = next(iter(data.val_dataloader()[0]))
@@ -245,6 +306,16 @@ def test_check_data_reads_all_of_a_stream(
     source = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", f"{lines}/*"]
     keys = ["--data.streaming", "true", "--data.validation_rows", "0"]
     with pytest.raises(UserError, match="2 rows would stop fit"):
-        check_data(["check-data", "--model.checkpoint", str(hybrid_checkpoint), *source, *keys, "--json", "-"])
+        check_data(
+            [
+                "check-data",
+                "--model.checkpoint",
+                str(hybrid_checkpoint),
+                *source,
+                *keys,
+                "--json",
+                "-",
+            ]
+        )
     train = json.loads(capsys.readouterr().out)["splits"]["train"]
     assert train["conversations"] == sum(SIZES) + 2 and len(train["errors"]) == 2

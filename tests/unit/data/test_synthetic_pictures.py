@@ -49,7 +49,11 @@ def test_the_pixels_are_the_same_on_every_machine(kind: str) -> None:
     """Equal under Python 3.10 with Pillow 12.3 and Python 3.11 with Pillow 13. Another drawing asks for new figures
     everywhere: the embedded model's, the recipe's and the README's.
     """
-    row = chart_row(7, "train", kinds=(kind,)) if kind in DRAWINGS else scene_row(7, "train", kinds=(kind,))
+    row = (
+        chart_row(7, "train", kinds=(kind,))
+        if kind in DRAWINGS
+        else scene_row(7, "train", kinds=(kind,))
+    )
     assert digest(row) == PIXELS[kind]
 
 
@@ -73,12 +77,16 @@ def test_bar_lengths_are_the_answers() -> None:
     for seed in range(20):
         row = chart_row(seed, "test", kinds=("lying",), questions=30)
         picture = picture_of(row)
-        said = [(str(c.turns[0].parts[-1]), str(c.turns[1].parts[0])) for c in row if c.kind == "value"]
+        said = [
+            (str(c.turns[0].parts[-1]), str(c.turns[1].parts[0])) for c in row if c.kind == "value"
+        ]
         answers = {question.split()[6]: int(answer) for question, answer in said}
         lengths: dict[str, int] = {}
         for y in range(picture.height):
             for name in answers:
-                run = sum(colour_name(picture.getpixel((x, y))) == name for x in range(picture.width))
+                run = sum(
+                    colour_name(picture.getpixel((x, y))) == name for x in range(picture.width)
+                )
                 lengths[name] = max(lengths.get(name, 0), run)
         for one in answers:
             for other in answers:

@@ -72,11 +72,16 @@ def test_a_yes_no_question_gives_nothing_away(kind: str) -> None:
             if conversation.kind == kind:
                 question, answer = texts(conversation)
                 yes["all"].append(answer == "yes")
-                for word in re.findall(r"over \d+", question) + re.findall(r"Is (?:the value of )?the \w+", question):
+                for word in re.findall(r"over \d+", question) + re.findall(
+                    r"Is (?:the value of )?the \w+", question
+                ):
                     yes[word].append(answer == "yes")
     assert len(yes["all"]) > 1000
     for word, answers in yes.items():  # within four standard errors of a fair coin
-        assert abs(sum(answers) / len(answers) - 0.5) < 2 / len(answers) ** 0.5, (word, len(answers))
+        assert abs(sum(answers) / len(answers) - 0.5) < 2 / len(answers) ** 0.5, (
+            word,
+            len(answers),
+        )
 
 
 def test_thresholds_lie_between_the_elements() -> None:

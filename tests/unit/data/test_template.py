@@ -15,22 +15,35 @@ PIC = ImageRef(Image.new("RGB", (4, 4)), "pic")
 
 
 def talk(*texts: str, system: str | None = "", weight: float = 1.0) -> Conversation:
-    turns = [Turn("assistant" if i % 2 else "user", (text,), weight) for i, text in enumerate(texts)]
+    turns = [
+        Turn("assistant" if i % 2 else "user", (text,), weight) for i, text in enumerate(texts)
+    ]
     return Conversation(tuple(turns), "rows.jsonl:3", system)
 
 
 def test_blanks_at_the_ends_of_a_turn_go_and_beside_images_stay(processor: Processor) -> None:
     row = Conversation(
-        (Turn("user", ("  ", " \n", PIC, " a ", "b \n", PIC, "\n ")), Turn("assistant", (" x ",))), "o", ""
+        (Turn("user", ("  ", " \n", PIC, " a ", "b \n", PIC, "\n ")), Turn("assistant", (" x ",))),
+        "o",
+        "",
     )
     contents = [segment.content for segment in render(row, processor)]
     assert contents == ["User: ", PIC, " a b \n", PIC, "\n\nAssistant:", " x<｜end▁of▁sentence｜>"]
 
 
 def test_weights_follow_the_turns(processor: Processor) -> None:
-    turns = (Turn("user", ("a",)), Turn("assistant", ("b",), 0.0), Turn("user", ("c",)), Turn("assistant", ("d",), 0.5))
+    turns = (
+        Turn("user", ("a",)),
+        Turn("assistant", ("b",), 0.0),
+        Turn("user", ("c",)),
+        Turn("assistant", ("d",), 0.5),
+    )
     sample = encode(Conversation(turns, "o", ""), processor)
-    learnt = [(token, w) for token, w in zip(sample.labels, sample.loss_weights, strict=True) if token != IGNORE_INDEX]
+    learnt = [
+        (token, w)
+        for token, w in zip(sample.labels, sample.loss_weights, strict=True)
+        if token != IGNORE_INDEX
+    ]
     assert processor.tokenizer.decode([token for token, _ in learnt]) == " d<｜end▁of▁sentence｜>"
     assert {weight for _, weight in learnt} == {0.5}
 
@@ -47,8 +60,14 @@ def test_weights_follow_the_turns(processor: Processor) -> None:
             Conversation((Turn("assistant", ("a",)), Turn("user", ("b",))), "rows.jsonl:3"),
             "turn 1 is of role 'assistant'",
         ),
-        (Conversation((Turn("user", ("a",)), Turn("user", ("b",))), "rows.jsonl:3"), "turn 2 is of role 'user'"),
-        (Conversation((Turn("user", ("a",)), Turn("assistant", (PIC,))), "rows.jsonl:3"), "image in an answer"),
+        (
+            Conversation((Turn("user", ("a",)), Turn("user", ("b",))), "rows.jsonl:3"),
+            "turn 2 is of role 'user'",
+        ),
+        (
+            Conversation((Turn("user", ("a",)), Turn("assistant", (PIC,))), "rows.jsonl:3"),
+            "image in an answer",
+        ),
         (talk("half a \ud83d character", "b"), "half a character.*surrogates"),
         (talk("see <image_placeholder>", "b"), "special token"),
         (talk("a", "b<｜end▁of▁sentence｜>"), "special token"),
@@ -75,7 +94,9 @@ def test_pieces_tokenise_as_the_whole_string_does(processor: Processor) -> None:
 
 
 def test_prompt_and_reference(processor: Processor) -> None:
-    row = Conversation((Turn("user", (PIC, " Why?")), Turn("assistant", (" Because. ",))), "o", "", kind="why")
+    row = Conversation(
+        (Turn("user", (PIC, " Why?")), Turn("assistant", (" Because. ",))), "o", "", kind="why"
+    )
     prompt = encode_prompt(row, processor)
     assert (prompt.reference, prompt.question, prompt.kind) == ("Because.", "Why?", "why")
     assert processor.tokenizer.decode(prompt.input_ids).endswith(" Why?\n\nAssistant:")
@@ -88,33 +109,57 @@ def test_too_long_is_an_error_that_tells_the_numbers(processor: Processor) -> No
     row = Conversation((Turn("user", (PIC, "a")), Turn("assistant", ("b",))), "rows.jsonl:3", "")
     length = len(tokenize(row, processor).input_ids)
     assert len(tokenize(row, processor, max_tokens=length).input_ids) == length
-    with pytest.raises(UserError, match=rf"rows.jsonl:3: {length} tokens, 4 of them .* limit is {length - 1}"):
+    with pytest.raises(
+        UserError, match=rf"rows.jsonl:3: {length} tokens, 4 of them .* limit is {length - 1}"
+    ):
         tokenize(row, processor, max_tokens=length - 1)
 
 
 def test_truncation_drops_pairs_then_the_end_of_the_answer(processor: Processor) -> None:
     row = talk("one", "answer one", "two", "answer two", "three", "answer three")
-    lengths = [len(tokenize(talk(*[t.parts[0] for t in row.turns[:n]]), processor).input_ids) for n in (2, 4, 6)]
-    assert tokenize(row, processor, max_tokens=lengths[2], overlong="truncate") == tokenize(row, processor)
+    lengths = [
+        len(tokenize(talk(*[t.parts[0] for t in row.turns[:n]]), processor).input_ids)
+        for n in (2, 4, 6)
+    ]
+    assert tokenize(row, processor, max_tokens=lengths[2], overlong="truncate") == tokenize(
+        row, processor
+    )
     two = talk("one", "answer one", "two", "answer two")
     for limit in (lengths[1], lengths[2] - 1):
-        assert tokenize(row, processor, max_tokens=limit, overlong="truncate") == tokenize(two, processor)
+        assert tokenize(row, processor, max_tokens=limit, overlong="truncate") == tokenize(
+            two, processor
+        )
     one = tokenize(talk("one", "answer one"), processor)
     cut = tokenize(row, processor, max_tokens=lengths[0] - 2, overlong="truncate")
     assert cut.input_ids == one.input_ids[:-2] and cut.labels == one.labels[:-2]
     assert processor.eos_id not in cut.input_ids
 
     shortest = one.labels.index(next(label for label in one.labels if label != IGNORE_INDEX)) + 1
-    assert tokenize(row, processor, max_tokens=shortest, overlong="truncate").labels[-1] != IGNORE_INDEX
+    assert (
+        tokenize(row, processor, max_tokens=shortest, overlong="truncate").labels[-1]
+        != IGNORE_INDEX
+    )
     with pytest.raises(UserError, match="come before the first learnt one"):
         tokenize(row, processor, max_tokens=shortest - 1, overlong="truncate")
 
 
-def test_truncation_never_cuts_an_image_and_keeps_the_pair_that_learns(processor: Processor) -> None:
-    late = (Turn("user", ("a",)), Turn("assistant", ("b",), 0.0), Turn("user", (PIC, "c")), Turn("assistant", ("d",)))
+def test_truncation_never_cuts_an_image_and_keeps_the_pair_that_learns(
+    processor: Processor,
+) -> None:
+    late = (
+        Turn("user", ("a",)),
+        Turn("assistant", ("b",), 0.0),
+        Turn("user", (PIC, "c")),
+        Turn("assistant", ("d",)),
+    )
     with pytest.raises(UserError, match="come before"):
         tokenize(Conversation(late, "o", ""), processor, max_tokens=20, overlong="truncate")
-    pairs = (Turn("user", ("a",)), Turn("assistant", ("b",)), Turn("user", (PIC, "c")), Turn("assistant", ("d",)))
+    pairs = (
+        Turn("user", ("a",)),
+        Turn("assistant", ("b",)),
+        Turn("user", (PIC, "c")),
+        Turn("assistant", ("d",)),
+    )
     kept = tokenize(Conversation(pairs, "o", ""), processor, max_tokens=20, overlong="truncate")
     assert kept.images == [] and processor.image_token_id not in kept.input_ids
 

@@ -72,5 +72,8 @@ def test_the_mean_is_over_types_not_questions() -> None:
 
 def test_floor_uses_what_the_question_says() -> None:
     known = [Answered("over", "over 20?", "yes")] * 3 + [Answered("over", "over 80?", "no")] * 2
-    asked = [Answered("over", f"over {limit}?", answer) for limit, answer in ((20, "yes"), (80, "no"), (50, "no"))]
+    asked = [
+        Answered("over", f"over {limit}?", answer)
+        for limit, answer in ((20, "yes"), (80, "no"), (50, "no"))
+    ]
     assert constant_answer_floor(known, asked)["relaxed_accuracy"] == pytest.approx(2 / 3)

@@ -36,12 +36,19 @@ def test_compiled_layers_equal_eager_ones_at_any_length(hybrid_checkpoint: Path)
             torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=1e-5, msg=name)
     assert counters["stats"]["unique_graphs"] == 1  # one for both layers and all lengths
     with answering(compiled):
-        asked = {"input_ids": torch.tensor([[7, 8, 9]]), "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+        asked = {
+            "input_ids": torch.tensor([[7, 8, 9]]),
+            "max_new_tokens": 4,
+            "do_sample": False,
+            "pad_token_id": 0,
+        }
         assert torch.equal(compiled.eval().generate(**asked), eager.eval().generate(**asked))
     assert counters["stats"]["unique_graphs"] == 1
 
 
-def test_without_a_compiler_the_key_is_named(hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_the_key_is_named(
+    hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"model.compile: .* no no-such-compiler here"):
         compile_layers(load_model(hybrid_checkpoint))

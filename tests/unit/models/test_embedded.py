@@ -16,7 +16,9 @@ def test_it_is_small_and_has_both_towers() -> None:
     model = load_model(EMBEDDED)
     assert model.config.model_type == "deepseek_vl_hybrid"
     assert model.config.tie_word_embeddings is False
-    assert float(model.model.high_res_vision_alpha.detach()) != 0  # the first global SAM layer's path is alive
+    assert (
+        float(model.model.high_res_vision_alpha.detach()) != 0
+    )  # the first global SAM layer's path is alive
 
 
 def test_it_answers_questions_of_its_own_domain() -> None:
@@ -24,7 +26,9 @@ def test_it_answers_questions_of_its_own_domain() -> None:
     answers = []
     for start in range(0, 24, 8):
         rows = [scene_row(seed, "test") for seed in range(5000 + start, 5008 + start)]
-        prompts = collate_prompts([encode_prompt(c, processor) for row in rows for c in row], processor.pad_id)
+        prompts = collate_prompts(
+            [encode_prompt(c, processor) for row in rows for c in row], processor.pad_id
+        )
         answers += answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=8)
     accuracy = score(answers)["relaxed_accuracy"]
     assert accuracy >= 0.8, accuracy

@@ -22,7 +22,10 @@ from dsvl_tune.models.parts import PREFIXES, PartPlan
 from dsvl_tune.models.products import FullWidthLinear
 from dsvl_tune.models.swiglu import SwiGLU
 
-LORA = {part: PartPlan(mode="lora", rank=4) for part in ("siglip", "sam", "aligner", "language_model", "lm_head")}
+LORA = {
+    part: PartPlan(mode="lora", rank=4)
+    for part in ("siglip", "sam", "aligner", "language_model", "lm_head")
+}
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
@@ -54,13 +57,20 @@ def inputs(model: PreTrainedModel) -> dict[str, Tensor]:
     ids = torch.randint(20, 400, (2, 40), generator=generator)
     ids[:, 2:18] = model.config.image_token_id
     pixels = [torch.randn(2, 3, side, side, generator=generator) for side in (32, 64)]
-    return {"input_ids": ids, "labels": ids, "pixel_values": pixels[0], "high_res_pixel_values": pixels[1]}
+    return {
+        "input_ids": ids,
+        "labels": ids,
+        "pixel_values": pixels[0],
+        "high_res_pixel_values": pixels[1],
+    }
 
 
 @pytest.mark.parametrize("mode", ["lora", "lora, checkpointed", "full"])
 def test_a_step_of_the_whole_model(hybrid_checkpoint: Path, mode: str, library: None) -> None:
     """Adapters everywhere, or every tensor trained."""
-    theirs = AutoModelForImageTextToText.from_pretrained(hybrid_checkpoint, tie_word_embeddings=False)
+    theirs = AutoModelForImageTextToText.from_pretrained(
+        hybrid_checkpoint, tie_word_embeddings=False
+    )
     ours = load_model(hybrid_checkpoint)
     if mode == "full":
         apply_plan(ours, {part: PartPlan(mode="full") for part in PREFIXES})
@@ -76,31 +86,43 @@ def test_a_step_of_the_whole_model(hybrid_checkpoint: Path, mode: str, library: 
     for model in (theirs, ours):
         model.train()
         if mode == "lora, checkpointed":
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
     batch = inputs(theirs)
     expected = gradients(theirs, lambda: theirs(**batch, use_cache=False).loss)
     assert_equal(expected, gradients(ours, lambda: ours(**batch, use_cache=False).loss), 2e-5)
 
 
 def test_answers_are_the_same(hybrid_checkpoint: Path, library: None) -> None:
-    theirs = AutoModelForImageTextToText.from_pretrained(hybrid_checkpoint, tie_word_embeddings=False).eval()
+    theirs = AutoModelForImageTextToText.from_pretrained(
+        hybrid_checkpoint, tie_word_embeddings=False
+    ).eval()
     ours = load_model(hybrid_checkpoint)
     prompt = {name: tensor for name, tensor in inputs(theirs).items() if name != "labels"}
-    answers = [model.generate(**prompt, max_new_tokens=6, do_sample=False) for model in (theirs, ours)]
+    answers = [
+        model.generate(**prompt, max_new_tokens=6, do_sample=False) for model in (theirs, ours)
+    ]
     assert answers[0].tolist() == answers[1].tolist()
 
 
-def adapted(dtype: torch.dtype = torch.float32, bias: bool = False, **settings: object) -> FusedLoraLinear:
+def adapted(
+    dtype: torch.dtype = torch.float32, bias: bool = False, **settings: object
+) -> FusedLoraLinear:
     """A linear layer of 24 to 40 with an adapter on it."""
     torch.manual_seed(4)
     model = nn.ModuleDict({"proj": nn.Linear(24, 40, bias=bias, dtype=dtype)}).requires_grad_(False)
-    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=12, target_modules=["proj"], **settings), model)
+    inject_adapter_in_model(
+        LoraConfig(r=4, lora_alpha=12, target_modules=["proj"], **settings), model
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.normal_()
     assert type(model["proj"]) is PeftLoraLinear
     install_kernels(model)
-    assert isinstance(model["proj"], FusedLoraLinear) and isinstance(model["proj"].base_layer, FullWidthLinear)
+    assert isinstance(model["proj"], FusedLoraLinear) and isinstance(
+        model["proj"].base_layer, FullWidthLinear
+    )
     return model["proj"]
 
 
@@ -112,8 +134,14 @@ def assert_is_peft(layer: FusedLoraLinear, dtype: torch.dtype = torch.float32) -
         torch.manual_seed(6)  # dropout
         x.grad = None
         output = forward(layer, x)
-        found = gradients(layer, lambda: (output.float() ** 2).sum()) if output.requires_grad else {"": output}  # noqa: B023
-        results.append({**found, "x": x.grad if x.grad is not None else output, "output": output.detach()})
+        found = (
+            gradients(layer, lambda: (output.float() ** 2).sum())
+            if output.requires_grad
+            else {"": output}
+        )  # noqa: B023
+        results.append(
+            {**found, "x": x.grad if x.grad is not None else output, "output": output.detach()}
+        )
     assert output.dtype == dtype
     assert_equal(results[0], results[1])
 
@@ -164,7 +192,8 @@ def test_gradients_are_those_that_differences_give() -> None:
     torch.manual_seed(8)
     weight, bias = draw(5, 4).detach(), draw(5).detach()
     assert gradcheck(
-        lambda x, a, b: LoraProduct.apply(x, weight, bias, a, b, 1.5), (draw(2, 3, 4), draw(2, 4), draw(5, 2))
+        lambda x, a, b: LoraProduct.apply(x, weight, bias, a, b, 1.5),
+        (draw(2, 3, 4), draw(2, 4), draw(5, 2)),
     )
     assert gradcheck(SwiGLU.apply, (draw(2, 3), draw(2, 3)))
 
@@ -199,4 +228,6 @@ def test_a_compiled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = adapted()
     compiled = torch.compile(layer, fullgraph=True)
     x = torch.randn(64, 24)
-    assert_equal(*(gradients(layer, lambda: forward(x).square().sum()) for forward in (layer, compiled)))  # noqa: B023
+    assert_equal(
+        *(gradients(layer, lambda: forward(x).square().sum()) for forward in (layer, compiled))
+    )  # noqa: B023

@@ -17,7 +17,10 @@ from dsvl_tune.schema import Branch, ImageRule
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAMILIES = {"hybrid": "deepseek_vl_hybrid", "siglip": "deepseek_vl"}
-HIGH, LOW, ONLY = ("vision_model.vision_tower" + tail for tail in ("_high.vision_tower.", "_low.vision_tower.", "."))
+HIGH, LOW, ONLY = (
+    "vision_model.vision_tower" + tail
+    for tail in ("_high.vision_tower.", "_low.vision_tower.", ".")
+)
 SAM, SIGLIP = "model.high_res_vision_model.vision_encoder.", "model.vision_model."
 
 # One tensor of every kind, read in the original's code and in transformers'; "qkv" and "batch" change their form.
@@ -77,12 +80,16 @@ def test_names_both_ways(family: str) -> None:
 def test_the_fused_projection_is_query_key_value() -> None:
     pair = pair_of_original(LOW + "blocks.2.attn.qkv.bias", "deepseek_vl_hybrid")
     assert pair is not None
-    assert pair.transformers == tuple(f"{SIGLIP}encoder.layers.2.self_attn.{letter}_proj.bias" for letter in "qkv")
+    assert pair.transformers == tuple(
+        f"{SIGLIP}encoder.layers.2.self_attn.{letter}_proj.bias" for letter in "qkv"
+    )
     fused = torch.arange(12.0).reshape(6, 2)
     parts = pair.split(fused)
     assert [part.tolist() for part in parts] == [fused[i : i + 2].tolist() for i in (0, 2, 4)]
     assert torch.equal(pair.join(list(parts)), fused)
-    assert all(pair_of_transformers(name, "deepseek_vl_hybrid") == pair for name in pair.transformers)
+    assert all(
+        pair_of_transformers(name, "deepseek_vl_hybrid") == pair for name in pair.transformers
+    )
 
 
 def test_the_position_table_loses_and_gains_its_batch() -> None:
@@ -115,7 +122,9 @@ def test_every_golden_tensor_has_its_place(golden: str) -> None:
     names = load_file(GOLDEN / golden / "checkpoint" / "model.safetensors")
     without = {name for name in names if pair_of_original(name, family) is None}
     assert len(without) == (17 if golden == "hybrid" else 13)
-    assert all("attn_pool" in name or name.split(".")[1].endswith("_layer_norm") for name in without)
+    assert all(
+        "attn_pool" in name or name.split(".")[1].endswith("_layer_norm") for name in without
+    )
     for name in set(names) - without:
         pair = pair_of_original(name, family)
         assert pair is not None
@@ -123,14 +132,24 @@ def test_every_golden_tensor_has_its_place(golden: str) -> None:
 
 
 SIGLIP_L: dict[str, Any] = {
-    **{"model_type": "siglip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24},
+    **{
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+    },
     **{"num_attention_heads": 16, "image_size": 384, "patch_size": 16, "vision_use_head": False},
 }
 SAM_B: dict[str, Any] = {"model_type": "sam_vision_model", "global_attn_indexes": [2, 5, 8, 11]}
 
 
 def llama(width: int, mlp: int, layers: int) -> dict[str, Any]:
-    sizes = {"hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers, "vocab_size": 102400}
+    sizes = {
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "vocab_size": 102400,
+    }
     return {"model_type": "llama", **sizes, "num_attention_heads": width // 128}
 
 
@@ -143,20 +162,44 @@ def llama(width: int, mlp: int, layers: int) -> dict[str, Any]:
     ],
     ids=["7b", "1.3b", "1.3b-hybrid"],
 )
-def test_the_published_sizes(text: dict[str, Any], hybrid: bool, originals: int, parameters: int) -> None:
+def test_the_published_sizes(
+    text: dict[str, Any], hybrid: bool, originals: int, parameters: int
+) -> None:
     """Tensors and parameters as counted from the published files' sizes and names; nothing is allocated."""
-    parts = {"text_config": text, "vision_config": SIGLIP_L, "image_token_id": 100015, "tie_word_embeddings": False}
-    config = DeepseekVLHybridConfig(**parts, high_res_vision_config=SAM_B) if hybrid else DeepseekVLConfig(**parts)
+    parts = {
+        "text_config": text,
+        "vision_config": SIGLIP_L,
+        "image_token_id": 100015,
+        "tie_word_embeddings": False,
+    }
+    config = (
+        DeepseekVLHybridConfig(**parts, high_res_vision_config=SAM_B)
+        if hybrid
+        else DeepseekVLConfig(**parts)
+    )
     shapes = expected_shapes(Path(), config)
     pairs = {name: pair_of(name, config.model_type) for name in shapes}
     there, unused = original_shapes(shapes, pairs), unused_of(config)
     assert len(there) + len(unused) == originals
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == parameters
     assert sum(torch.Size(shape).numel() for shape in there.values()) == parameters
-    assert sum(torch.Size(shape).numel() for shape in unused.values()) == (12_599_296 if hybrid else 12_595_200)
+    assert sum(torch.Size(shape).numel() for shape in unused.values()) == (
+        12_599_296 if hybrid else 12_595_200
+    )
 
-    half, clip = Branch(384, (0.5,) * 3, (0.5,) * 3), Branch(1024, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
-    rule = ImageRule(1024, (122, 116, 104), half, clip) if hybrid else ImageRule(384, (127, 127, 127), half, None)
+    half, clip = (
+        Branch(384, (0.5,) * 3, (0.5,) * 3),
+        Branch(1024, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+    )
+    rule = (
+        ImageRule(1024, (122, 116, 104), half, clip)
+        if hybrid
+        else ImageRule(384, (127, 127, 127), half, None)
+    )
     vision = config_json(config, rule, "float16")["vision_config"]["params"]
-    names = [vision[key]["model_name"] for key in ("high_res_cfg", "low_res_cfg")] if hybrid else [vision["model_name"]]
+    names = (
+        [vision[key]["model_name"] for key in ("high_res_cfg", "low_res_cfg")]
+        if hybrid
+        else [vision["model_name"]]
+    )
     assert names == [*(["sam_b_downsample"] if hybrid else []), "siglip_large_patch16_384"]

@@ -35,7 +35,9 @@ def write(base: Path, target: Path, layout: Layout) -> Path:
     return target
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], shards: int = 1) -> None:
+def rewrite(
+    folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], shards: int = 1
+) -> None:
     """Put other tensors into a checkpoint of one file, in that many files."""
     tensors = list(change(load_file(folder / WEIGHTS)).items())
     (folder / WEIGHTS).unlink()
@@ -44,7 +46,10 @@ def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor
         return
     places = {}
     for number in range(shards):
-        name, part = f"model-{number + 1:05}-of-{shards:05}.safetensors", dict(tensors[number::shards])
+        name, part = (
+            f"model-{number + 1:05}-of-{shards:05}.safetensors",
+            dict(tensors[number::shards]),
+        )
         save_file(part, folder / name, metadata={"format": "pt"})
         places |= dict.fromkeys(part, name)
     (folder / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
@@ -54,7 +59,9 @@ def nested(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The names that transformers before version 5 wrote."""
     old = "model.vision_model.vision_model."
     return {
-        name.replace("model.vision_model.", old) if name.startswith("model.vision_model.") else name: tensor
+        name.replace("model.vision_model.", old)
+        if name.startswith("model.vision_model.")
+        else name: tensor
         for name, tensor in tensors.items()
     }
 
@@ -80,11 +87,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32], ids=lambda dtype: str(dtype)[6:]
+)
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("family", ["hybrid", "siglip"])
-def test_any_form_of_a_checkpoint(family: str, form: str, shards: int, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_any_form_of_a_checkpoint(
+    family: str, form: str, shards: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
     base = GOLDEN / family / "checkpoint"
     folder = tmp_path / "checkpoint"
     if form == "original":
@@ -92,14 +103,19 @@ def test_any_form_of_a_checkpoint(family: str, form: str, shards: int, dtype: to
     else:
         write(base, folder, "transformers")
     names = nested if form == "old transformers" else dict
-    rewrite(folder, lambda tensors: {name: t.to(dtype) for name, t in names(tensors).items()}, shards)
+    rewrite(
+        folder, lambda tensors: {name: t.to(dtype) for name, t in names(tensors).items()}, shards
+    )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("tie_word_embeddings", None)  # transformers' default is tied
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
     model, processor, wanted = load_model(folder), load_processor(folder), load_processor(base)
     state = model.state_dict()
-    assert all(torch.equal(state[name], tensor.to(dtype).float()) for name, tensor in reference(family).items())
+    assert all(
+        torch.equal(state[name], tensor.to(dtype).float())
+        for name, tensor in reference(family).items()
+    )
     assert model.config.tie_word_embeddings is False
     ids = (480, 481, 481)
     assert (processor.bos_id, processor.eos_id, processor.pad_id) == ids
@@ -120,17 +136,23 @@ def test_what_is_written_says_where_to_stop(tmp_path: Path) -> None:
 
 def test_a_lost_lm_head_does_not_become_tied(tmp_path: Path) -> None:
     folder = write(GOLDEN / "siglip" / "checkpoint", tmp_path / "out", "transformers")
-    rewrite(folder, lambda tensors: {name: t for name, t in tensors.items() if name != "lm_head.weight"})
+    rewrite(
+        folder, lambda tensors: {name: t for name, t in tensors.items() if name != "lm_head.weight"}
+    )
     with pytest.raises(UserError, match="missing: lm_head.weight"):
         load_model(folder)
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}), encoding="utf-8")
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}), encoding="utf-8"
+    )
     model = load_model(folder)
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("family", ["hybrid", "siglip"])
-def test_settings_written_from_nothing_are_those_of_the_original(family: str, tmp_path: Path) -> None:
+def test_settings_written_from_nothing_are_those_of_the_original(
+    family: str, tmp_path: Path
+) -> None:
     """Without the side folder the original's settings are made anew: the reference's own files are the measure."""
     base = GOLDEN / family / "checkpoint"
     between = write(base, tmp_path / "between", "transformers")
@@ -138,10 +160,14 @@ def test_settings_written_from_nothing_are_those_of_the_original(family: str, tm
     there = write(between, tmp_path / "there", "original")
     for name in ("preprocessor_config.json", "processor_config.json"):
         assert json.loads((there / name).read_text()) == json.loads((base / name).read_text())
-    made, wanted = (json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (there, base))
+    made, wanted = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (there, base)
+    )
     language, extra = made.pop("language_config"), {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
     assert language == {**wanted.pop("language_config"), **extra}
-    assert {key: made[key] for key in ("aligner_config", "model_type", "torch_dtype", "architectures")} == {
+    assert {
+        key: made[key] for key in ("aligner_config", "model_type", "torch_dtype", "architectures")
+    } == {
         key: wanted[key] for key in ("aligner_config", "model_type", "torch_dtype", "architectures")
     }
     towers = [config["vision_config"]["params"] for config in (made, wanted)]
@@ -150,13 +176,20 @@ def test_settings_written_from_nothing_are_those_of_the_original(family: str, tm
         assert {name: ours[name] for name in theirs if name != "model_name"} == {
             name: value for name, value in theirs.items() if name != "model_name"
         }
-    assert read_config(there).to_dict() == read_config(between).to_dict() | {"dtype": None, "architectures": None}
+    assert read_config(there).to_dict() == read_config(between).to_dict() | {
+        "dtype": None,
+        "architectures": None,
+    }
 
 
-def test_what_the_original_cannot_compute_is_refused(tmp_path: Path, hybrid_checkpoint: Path) -> None:
+def test_what_the_original_cannot_compute_is_refused(
+    tmp_path: Path, hybrid_checkpoint: Path
+) -> None:
     folder = Path(shutil.copytree(hybrid_checkpoint, tmp_path / "copy"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["vision_config"]["hidden_act"] = "gelu_pytorch_tanh"
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match=r"vision_config.hidden_act 'gelu_pytorch_tanh'.*'gelu' fixed"):
+    with pytest.raises(
+        UserError, match=r"vision_config.hidden_act 'gelu_pytorch_tanh'.*'gelu' fixed"
+    ):
         write(folder, tmp_path / "out", "original")

@@ -38,8 +38,12 @@ def test_a_missing_tie_flag_does_not_tie(copy: Path, hybrid_checkpoint: Path) ->
     stored = load_file(copy / "model.safetensors")
     assert model.config.tie_word_embeddings is False
     assert torch.equal(model.lm_head.weight, stored["lm_head.weight"])
-    assert torch.equal(model.get_input_embeddings().weight, stored["model.language_model.embed_tokens.weight"])
-    assert not torch.equal(stored["lm_head.weight"], stored["model.language_model.embed_tokens.weight"])
+    assert torch.equal(
+        model.get_input_embeddings().weight, stored["model.language_model.embed_tokens.weight"]
+    )
+    assert not torch.equal(
+        stored["lm_head.weight"], stored["model.language_model.embed_tokens.weight"]
+    )
 
 
 @pytest.mark.parametrize("fault", ["missing", "not expected", "expected [48, 48]"])
@@ -66,7 +70,9 @@ def test_special_ids_come_from_the_tokenizer(copy: Path) -> None:
 
 def test_the_tokenizer_class_that_the_files_declare_is_not_used() -> None:
     """The trap: LlamaTokenizerFast is declared, and gives other ids than tokenizer.json holds."""
-    cases = json.loads((GOLDEN / "siglip" / "conversations.json").read_text(encoding="utf-8"))["cases"]
+    cases = json.loads((GOLDEN / "siglip" / "conversations.json").read_text(encoding="utf-8"))[
+        "cases"
+    ]
     tokenizer = load_tokenizer(GOLDEN / "siglip" / "checkpoint")
     assert tokenizer.convert_tokens_to_ids("<image_placeholder>") == 486
     assert all(tokenizer(case["prompt"])["input_ids"] == case["input_ids"] for case in cases)

@@ -40,7 +40,9 @@ def train_randomly(folder: Path, variant: Any, parts: dict[str, PartPlan]) -> Pr
     return model.eval()
 
 
-def merge(base: Path, folder: Path, dtype: torch.dtype | None = None, layout: Layout = "transformers") -> Path:
+def merge(
+    base: Path, folder: Path, dtype: torch.dtype | None = None, layout: Layout = "transformers"
+) -> Path:
     """Merge `folder`/adapter into a base, into a new folder."""
     weights, changes = Weights(base, read_config(base)), read_changes(folder / "adapter")
     check_changes(weights, changes)
@@ -68,7 +70,9 @@ def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant
     save_trained(model, tmp_path / "adapter")
     merged = merge(checkpoint, tmp_path)
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
-    peft = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(checkpoint), tmp_path / "adapter")
+    peft = PeftModel.from_pretrained(
+        AutoModelForImageTextToText.from_pretrained(checkpoint), tmp_path / "adapter"
+    )
     wanted = logits(model)
     assert (logits(plain) - wanted).abs().max() <= 1e-5
     assert (logits(peft.eval()) - wanted).abs().max() <= 1e-5
@@ -82,7 +86,11 @@ def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant
 
 def test_fully_trained_parts_beside_adapters(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     """alpha is a bare parameter that peft can neither adapt nor save: it must not be lost."""
-    parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full"), "sam_neck_hd": PartPlan("full")}
+    parts = {
+        "language_model": PartPlan("lora"),
+        "aligner": PartPlan("full"),
+        "sam_neck_hd": PartPlan("full"),
+    }
     model = train_randomly(hybrid_checkpoint, "lora", parts)
     save_trained(model, tmp_path / "adapter")
     again = load_model(hybrid_checkpoint)
@@ -100,20 +108,29 @@ def test_the_original_layout_gets_the_same_merge(family: str, variant: str, tmp_
     base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
     model = train_randomly(base, variant, {**PARTS, "lm_head": PartPlan("full")})
     save_trained(model, tmp_path / "adapter")
-    plain, there = (load_model(merge(base, tmp_path, torch.float32, layout)) for layout in ("transformers", "original"))
+    plain, there = (
+        load_model(merge(base, tmp_path, torch.float32, layout))
+        for layout in ("transformers", "original")
+    )
     other = there.state_dict()
     assert all(torch.equal(tensor, other[name]) for name, tensor in plain.state_dict().items())
     ids = torch.randint(10, 400, (1, 12))
     wanted = model(input_ids=ids).logits
-    assert (there(input_ids=ids).logits - wanted).abs().max() <= 1e-4  # the golden files' own tolerance
+    assert (
+        there(input_ids=ids).logits - wanted
+    ).abs().max() <= 1e-4  # the golden files' own tolerance
 
 
-def test_a_value_too_large_for_the_written_dtype_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_value_too_large_for_the_written_dtype_is_refused(
+    hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     model = train_randomly(hybrid_checkpoint, "lora", {"aligner": PartPlan("full")})
     with torch.no_grad():
         model.model.aligner.proj.weight[0, 0] = 1e6
     save_trained(model, tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"model.aligner.proj.weight: a value does not fit torch.float16"):
+    with pytest.raises(
+        UserError, match=r"model.aligner.proj.weight: a value does not fit torch.float16"
+    ):
         merge(hybrid_checkpoint, tmp_path, torch.float16)
 
 
@@ -123,7 +140,9 @@ def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_pat
     changes = read_changes(tmp_path / "adapter")
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     changes[name].lora_b = torch.zeros(7, 16)
-    with pytest.raises(UserError, match=r"up_proj.weight has shape \[80, 48\], what was trained has \[7, 48\]"):
+    with pytest.raises(
+        UserError, match=r"up_proj.weight has shape \[80, 48\], what was trained has \[7, 48\]"
+    ):
         check_changes(Weights(hybrid_checkpoint, read_config(hybrid_checkpoint)), changes)
 
 
@@ -139,7 +158,9 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path)
 def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     model = train_randomly(hybrid_checkpoint, "lora", PARTS)
     save_trained(model, tmp_path / "adapter")
-    half = AutoModelForImageTextToText.from_pretrained(merge(hybrid_checkpoint, tmp_path, torch.bfloat16), dtype="auto")
+    half = AutoModelForImageTextToText.from_pretrained(
+        merge(hybrid_checkpoint, tmp_path, torch.bfloat16), dtype="auto"
+    )
     assert half.dtype == torch.bfloat16
     assert (logits(half.float()) - logits(model)).abs().max() < 0.5
 
@@ -147,7 +168,9 @@ def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["hybrid", "siglip"])
 def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_path: Path) -> None:
     base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
-    model = train_randomly(base, "lora", {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("full")})
+    model = train_randomly(
+        base, "lora", {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("full")}
+    )
     save_trained(model, tmp_path / "adapter")
     merged = merge(base, tmp_path, torch.float32)
     plain = AutoModelForImageTextToText.from_pretrained(merged)
@@ -159,9 +182,15 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
     wanted = model(input_ids=ids).logits
     assert (plain(input_ids=ids).logits - wanted).abs().max() <= 1e-5 * wanted.std()
     here, there = load_processor(base), load_processor(merged)
-    assert (there.image_rule, there.default_system, there.eos_id) == (here.image_rule, here.default_system, here.eos_id)
+    assert (there.image_rule, there.default_system, there.eos_id) == (
+        here.image_rule,
+        here.default_system,
+        here.eos_id,
+    )
     processor = AutoProcessor.from_pretrained(merged)
-    text = processor.apply_chat_template([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    )
     assert text.endswith("User: Hi\n\n")
 
 
@@ -174,6 +203,8 @@ def test_a_base_in_shards_is_merged_file_by_file(hybrid_checkpoint: Path, tmp_pa
     model = train_randomly(shards, "lora", PARTS)
     save_trained(model, tmp_path / "adapter")
     merged = merge(shards, tmp_path)
-    assert {path.name for path in merged.glob("*.safetensors")} == {path.name for path in shards.glob("*.safetensors")}
+    assert {path.name for path in merged.glob("*.safetensors")} == {
+        path.name for path in shards.glob("*.safetensors")
+    }
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
     assert (logits(plain) - logits(model)).abs().max() <= 1e-5 * logits(model).std()

@@ -16,7 +16,9 @@ from dsvl_tune.schema import UserError
 def trained_parts(folder: Path, preset: str, parts: dict[str, PartPlan] | None = None) -> set[str]:
     model = load_model(folder)
     apply_plan(model, fit_plan(make_plan(preset, parts), model, set(parts or {})))  # type: ignore[arg-type]
-    return {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
 
 
 def test_presets_train_what_they_name(hybrid_checkpoint: Path) -> None:
@@ -36,7 +38,9 @@ def test_necks_and_alpha_are_parts_of_their_own() -> None:
 
 def test_lora_on_one_tower_does_not_touch_another(hybrid_checkpoint: Path) -> None:
     """The trap: q_proj and v_proj are names of SigLIP's layers and of the language model's."""
-    assert trained_parts(hybrid_checkpoint, "none", {"language_model": PartPlan("lora")}) == {"language_model"}
+    assert trained_parts(hybrid_checkpoint, "none", {"language_model": PartPlan("lora")}) == {
+        "language_model"
+    }
     assert trained_parts(hybrid_checkpoint, "none", {"siglip": PartPlan("lora")}) == {"siglip"}
     assert trained_parts(hybrid_checkpoint, "none", {"sam": PartPlan("lora")}) == {"sam"}
 
@@ -44,7 +48,10 @@ def test_lora_on_one_tower_does_not_touch_another(hybrid_checkpoint: Path) -> No
 def test_rank_and_alpha_are_each_parts_own(hybrid_checkpoint: Path) -> None:
     """The trap: a rank pattern without an alpha pattern changes the scaling."""
     model = load_model(hybrid_checkpoint)
-    parts = {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("lora", rank=2, alpha=3)}
+    parts = {
+        "language_model": PartPlan("lora", rank=4),
+        "aligner": PartPlan("lora", rank=2, alpha=3),
+    }
     apply_plan(model, fit_plan(make_plan("none", parts), model, set(parts)))
     for name, module in model.named_modules():
         if hasattr(module, "lora_A"):

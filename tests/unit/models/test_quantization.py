@@ -37,14 +37,25 @@ from dsvl_tune.schema import UserError
 def inputs(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """An image and some text."""
     torch.manual_seed(0)
-    ids = torch.cat([torch.full((1, 16), model.config.image_token_id), torch.randint(10, 400, (1, 9))], dim=1)
-    found = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": torch.randn(1, 3, 32, 32)}
+    ids = torch.cat(
+        [torch.full((1, 16), model.config.image_token_id), torch.randint(10, 400, (1, 9))], dim=1
+    )
+    found = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(1, 3, 32, 32),
+    }
     if model.config.model_type == "deepseek_vl_hybrid":
         found["high_res_pixel_values"] = torch.randn(1, 3, 64, 64)
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in found.items()
+    }
 
 
-def adapted(folder: Path, dtype: torch.dtype = torch.float32, variant: Any = "lora", **parts: PartPlan) -> Any:
+def adapted(
+    folder: Path, dtype: torch.dtype = torch.float32, variant: Any = "lora", **parts: PartPlan
+) -> Any:
     """A model on a 4-bit base whose adapters are no longer at their start."""
     model = load_model(folder, dtype, "nf4")
     apply_plan(model, fit_plan(make_plan("qlora", parts), model, set()), variant)
@@ -70,8 +81,14 @@ def in_original_layout(folder: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("layout", ["transformers", "original"])
-def test_exactly_the_language_models_linear_layers(layout: str, wide_checkpoint: Path, tmp_path: Path) -> None:
-    folder = wide_checkpoint if layout == "transformers" else in_original_layout(wide_checkpoint, tmp_path / "there")
+def test_exactly_the_language_models_linear_layers(
+    layout: str, wide_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = (
+        wide_checkpoint
+        if layout == "transformers"
+        else in_original_layout(wide_checkpoint, tmp_path / "there")
+    )
     full, packed = load_model(folder, torch.bfloat16), load_model(folder, torch.bfloat16, "nf4")
     layers = full.config.text_config.num_hidden_layers
     found = four_bit_layers(packed)
@@ -90,13 +107,17 @@ def test_exactly_the_language_models_linear_layers(layout: str, wide_checkpoint:
             assert torch.equal(parameter, again[0]) and parameter.dtype == torch.uint8
             values = bnb.dequantize_4bit(parameter.data, layer.weight.quant_state).float()
             assert torch.equal(values, bnb.dequantize_4bit(*again).float())
-            assert 0.05 < (values - before[name].float()).norm() / before[name].float().norm() < 0.11
+            assert (
+                0.05 < (values - before[name].float()).norm() / before[name].float().norm() < 0.11
+            )
     sizes = {name: p.numel() for name, p in full.named_parameters()}
     assert {name: size for name, _, size in parameter_sizes(packed)} == sizes
 
 
 def test_it_is_what_plain_transformers_makes_of_the_checkpoint(wide_checkpoint: Path) -> None:
-    plain = AutoModelForImageTextToText.from_pretrained(wide_checkpoint, quantization_config=nf4_config(torch.float32))
+    plain = AutoModelForImageTextToText.from_pretrained(
+        wide_checkpoint, quantization_config=nf4_config(torch.float32)
+    )
     ours = load_model(wide_checkpoint, quantization="nf4")
     for layer in four_bit_layers(plain).values():
         layer.support_avx512bf16_for_cpu = False
@@ -110,8 +131,14 @@ def test_it_is_what_plain_transformers_makes_of_the_checkpoint(wide_checkpoint: 
 @pytest.mark.parametrize(
     ("kept", "hit"),
     [
-        (["lm_head", "vision_model", "high_res_vision_model", "aligner"], "'siglip': 12"),  # matched from the start
-        ([r"model\.(?!language_model\.).*"], "'lm_head': 1"),  # a list of one's own replaces the default
+        (
+            ["lm_head", "vision_model", "high_res_vision_model", "aligner"],
+            "'siglip': 12",
+        ),  # matched from the start
+        (
+            [r"model\.(?!language_model\.).*"],
+            "'lm_head': 1",
+        ),  # a list of one's own replaces the default
         (["lm_head", r"model\.(?!language_model\.).*", "q_proj"], "'language_model': 12"),
     ],
 )
@@ -126,7 +153,9 @@ def test_a_list_that_hits_other_layers_does_not_pass(
 def test_bytes_of_a_parameter() -> None:
     layer = nn.Linear(1024, 512, bias=False)
     packed, state = bnb.quantize_4bit(layer.weight.data, compress_statistics=True, quant_type="nf4")
-    assert (packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes) / layer.weight.numel() == NF4_BYTES
+    assert (
+        packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    ) / layer.weight.numel() == NF4_BYTES
 
 
 def test_weights_in_16_bits_are_gone_once_they_are_packed(
@@ -159,7 +188,9 @@ def test_only_what_trains_is_float32_and_pixels_still_fit(wide_checkpoint: Path)
     assert found and all(grad.isfinite().all() and grad.any() for grad in found.values())
 
 
-def test_answering_leaves_the_packed_weights_and_their_gradients_as_they_were(wide_hybrid_checkpoint: Path) -> None:
+def test_answering_leaves_the_packed_weights_and_their_gradients_as_they_were(
+    wide_hybrid_checkpoint: Path,
+) -> None:
     """With AVX-512 BF16, bitsandbytes repacks layers that answer without gradient, and then passes none back."""
     model = adapted(wide_hybrid_checkpoint).train()
     batch = inputs(model)
@@ -173,13 +204,18 @@ def test_answering_leaves_the_packed_weights_and_their_gradients_as_they_were(wi
 
 def test_gradient_checkpointing_changes_no_gradient(wide_hybrid_checkpoint: Path) -> None:
     """To the rounding that it has on a base in 16 bits too, where sums are formed in another order."""
-    model = adapted(wide_hybrid_checkpoint, aligner=PartPlan("full"), embed_tokens=PartPlan("full")).train()
+    model = adapted(
+        wide_hybrid_checkpoint, aligner=PartPlan("full"), embed_tokens=PartPlan("full")
+    ).train()
     batch = inputs(model)
     plain = gradients(model, batch)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     recomputed = gradients(model, batch)
     assert set(plain) == set(recomputed) and len(plain) > 28
-    assert all((grad - recomputed[name]).abs().max() <= 1e-5 * grad.abs().max() for name, grad in plain.items())
+    assert all(
+        (grad - recomputed[name]).abs().max() <= 1e-5 * grad.abs().max()
+        for name, grad in plain.items()
+    )
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora"])
@@ -201,15 +237,23 @@ def test_plain_peft_loads_the_adapter_on_either_base(
 
 
 def test_the_part_in_4_bits_is_not_fully_trained() -> None:
-    check_quantization(make_plan("qlora", {"embed_tokens": PartPlan("full"), "lm_head": PartPlan("full")}))
+    check_quantization(
+        make_plan("qlora", {"embed_tokens": PartPlan("full"), "lm_head": PartPlan("full")})
+    )
     check_quantization(make_plan("align", None))
-    with pytest.raises(UserError, match="language_model is to be fully trained, but model.quantization"):
+    with pytest.raises(
+        UserError, match="language_model is to be fully trained, but model.quantization"
+    ):
         check_quantization(make_plan("full", None))
 
 
 @pytest.mark.parametrize("make", [load_model, empty_model])
-def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(make: Any, hybrid_checkpoint: Path) -> None:
-    with pytest.raises(UserError, match=r"q_proj.weight has rows of 48, and a 4-bit base needs multiples of 64"):
+def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(
+    make: Any, hybrid_checkpoint: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"q_proj.weight has rows of 48, and a 4-bit base needs multiples of 64"
+    ):
         make(hybrid_checkpoint, quantization="nf4")
 
 
@@ -220,17 +264,25 @@ def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("place", ["", "text_config."])
-def test_a_quantised_checkpoint_is_no_base(place: str, wide_hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_quantised_checkpoint_is_no_base(
+    place: str, wide_hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     shutil.copytree(wide_hybrid_checkpoint, tmp_path / "base")
     path = tmp_path / "base" / "config.json"
     content = json.loads(path.read_text(encoding="utf-8"))
-    (content["text_config"] if place else content)["quantization_config"] = {"quant_method": "bitsandbytes"}
+    (content["text_config"] if place else content)["quantization_config"] = {
+        "quant_method": "bitsandbytes"
+    }
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"config.json: {place}quantization_config says .* Give the checkpoint"):
+    with pytest.raises(
+        UserError, match=rf"config.json: {place}quantization_config says .* Give the checkpoint"
+    ):
         load_model(tmp_path / "base")
 
 
-def test_a_weight_that_is_not_finite_is_named_while_it_streams(wide_hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_weight_that_is_not_finite_is_named_while_it_streams(
+    wide_hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     model = load_model(wide_hybrid_checkpoint)
     name = "model.language_model.layers.1.mlp.up_proj.weight"
     with torch.no_grad():

@@ -27,14 +27,20 @@ GEOMETRIES = {
 def pair(heads: int, side: int, window: int) -> tuple[torch.nn.Module, torch.nn.Module]:
     """transformers' attention with every tensor drawn, and a copy with the faster forward."""
     config = SamVisionConfig(
-        hidden_size=64 * heads, num_attention_heads=heads, image_size=16 * side, patch_size=16, qkv_bias=True
+        hidden_size=64 * heads,
+        num_attention_heads=heads,
+        image_size=16 * side,
+        patch_size=16,
+        qkv_bias=True,
     )
     theirs = SamVisionSdpaAttention(config, window)
     for parameter in theirs.parameters():
         parameter.data.normal_(0, 0.3 if parameter.shape[-1] == 64 else parameter.shape[-1] ** -0.5)
     ours = copy.deepcopy(theirs)
     install_kernels(ours)
-    assert type(ours) is FoldedSamAttention and ours.state_dict().keys() == theirs.state_dict().keys()
+    assert (
+        type(ours) is FoldedSamAttention and ours.state_dict().keys() == theirs.state_dict().keys()
+    )
     return theirs, ours
 
 
@@ -55,7 +61,9 @@ def assert_equal(theirs: dict[str, Tensor], ours: dict[str, Tensor], bound: floa
         assert (ours[name] - expected).abs().max() <= bound * expected.abs().max(), name
 
 
-@pytest.mark.parametrize(("geometry", "onednn"), [*((geometry, True) for geometry in GEOMETRIES), ("small", False)])
+@pytest.mark.parametrize(
+    ("geometry", "onednn"), [*((geometry, True) for geometry in GEOMETRIES), ("small", False)]
+)
 def test_it_is_transformers(geometry: str, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "ONEDNN", onednn)
     heads, side, window, batch, height, width = GEOMETRIES[geometry]
@@ -75,7 +83,9 @@ def operands(dtype: torch.dtype, height: int = 3, width: int = 2) -> list[Tensor
 
 
 @pytest.mark.parametrize("block", [2**19, 20])
-def test_blocks_have_the_gradients_that_differences_give(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_have_the_gradients_that_differences_give(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All heads in one block; some queries of one head in each."""
     monkeypatch.setattr(sam_attention, "BLOCK", block)
     assert gradcheck(lambda *tensors: BlockAttention.apply(*tensors, 0.5), operands(torch.float64))

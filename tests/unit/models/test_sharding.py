@@ -43,7 +43,9 @@ def test_an_empty_model_has_everything_but_the_weights(
         elif "lora_" not in name:
             assert others[name].is_meta, name
     buffers = dict(empty.named_buffers())
-    assert buffers and all(torch.equal(buffer, buffers[name]) for name, buffer in loaded.named_buffers())
+    assert buffers and all(
+        torch.equal(buffer, buffers[name]) for name, buffer in loaded.named_buffers()
+    )
 
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(5, 9), slice(40, 40)])
@@ -58,4 +60,6 @@ def test_a_streamed_file_is_a_safetensors_file(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(1)}
     stream_tensors(tmp_path / "s.safetensors", tensors, tensors.__getitem__)
     read = read_file(tmp_path / "s.safetensors")
-    assert set(read) == set(tensors) and all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+    assert set(read) == set(tensors) and all(
+        torch.equal(read[name], tensor) for name, tensor in tensors.items()
+    )

@@ -21,12 +21,26 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def test_words_are_single_tokens_and_digits_single(tokenizer: PreTrainedTokenizerFast) -> None:
-    for word in (" red", " black", " largest", " ahead", " behind", " past", " six", " none", " yes", " no", " slice"):
+    for word in (
+        " red",
+        " black",
+        " largest",
+        " ahead",
+        " behind",
+        " past",
+        " six",
+        " none",
+        " yes",
+        " no",
+        " slice",
+    ):
         assert len(tokenizer.tokenize(word)) == 1, word
     assert tokenizer.tokenize(" 45") == ["Ġ", "4", "5"]
 
 
-def test_text_is_split_as_by_the_published_pre_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_text_is_split_as_by_the_published_pre_tokenizer(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
     golden = PreTrainedTokenizerFast.from_pretrained(GOLDEN)
     split = [t.backend_tokenizer.pre_tokenizer for t in (tokenizer, golden)]
     for text in ("User: Is red past 45?\n\nAssistant: short", "naïve 你好 (a,b) 3.14", "a  b\tc"):
@@ -37,7 +51,10 @@ def test_a_checkpoint_goes_to_disk_and_back(tmp_path: Path) -> None:
     model, tokenizer = build_embedded(0, ["User: red 40\n\nAssistant: blue"])
     save_checkpoint(tmp_path, model, tokenizer)
     loaded = load_model(tmp_path)
-    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), loaded.parameters(), strict=True))
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(model.parameters(), loaded.parameters(), strict=True)
+    )
     processor = load_processor(tmp_path)
     assert processor.image_tokens == 64 and processor.default_system == ""
     assert processor.eos_id == processor.pad_id == tokenizer.eos_token_id

@@ -16,8 +16,12 @@ from dsvl_tune.training.module import FinetuneModule
 def trained_weights(checkpoint: Path, batch_size: int, accumulate: int) -> dict[str, Tensor]:
     """Weights after two optimizer steps over the same eight charts."""
     L.seed_everything(3, verbose=False)
-    module = FinetuneModule(str(checkpoint), "none", {"language_model": PartPlan("full")}, lr=1e-3, warmup_steps=1)
-    data = ChartsDataModule(checkpoint=str(checkpoint), train_charts=8, validation_charts=1, batch_size=batch_size)
+    module = FinetuneModule(
+        str(checkpoint), "none", {"language_model": PartPlan("full")}, lr=1e-3, warmup_steps=1
+    )
+    data = ChartsDataModule(
+        checkpoint=str(checkpoint), train_charts=8, validation_charts=1, batch_size=batch_size
+    )
     trainer = L.Trainer(
         max_steps=2,
         accumulate_grad_batches=accumulate,

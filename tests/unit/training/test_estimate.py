@@ -62,7 +62,9 @@ def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
         loss = supervised_loss(model, batch)[0]
         model.zero_grad()
         loss.backward()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events = [
+        event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]
     live = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
@@ -70,8 +72,12 @@ def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
     return peak
 
 
-@pytest.mark.parametrize(("preset", "checkpointing"), [("lora", False), ("lora", True), ("full", False)])
-def test_the_step_takes_what_the_allocator_gives(hybrid_checkpoint: Path, preset: Preset, checkpointing: bool) -> None:
+@pytest.mark.parametrize(
+    ("preset", "checkpointing"), [("lora", False), ("lora", True), ("full", False)]
+)
+def test_the_step_takes_what_the_allocator_gives(
+    hybrid_checkpoint: Path, preset: Preset, checkpointing: bool
+) -> None:
     model = planned(load_model(hybrid_checkpoint), preset)
     if checkpointing:
         checkpoint_activations(model, True)
@@ -92,12 +98,22 @@ def table(text: str, first: str) -> dict[str, list[str]]:
 
 
 def test_the_command_needs_config_json_alone(
-    hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hybrid_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bare").mkdir()
     shutil.copy(hybrid_checkpoint / "config.json", tmp_path / "bare" / "config.json")
-    keys = ["--config", "charts_lora", "--model.checkpoint", str(tmp_path / "bare"), "--model.parts", "null"]
+    keys = [
+        "--config",
+        "charts_lora",
+        "--model.checkpoint",
+        str(tmp_path / "bare"),
+        "--model.parts",
+        "null",
+    ]
     main(["estimate-memory", *keys, "--model.preset", "full", "--tokens", "300"])
 
     with safe_open(hybrid_checkpoint / "model.safetensors", framework="pt") as file:
@@ -110,6 +126,13 @@ def test_the_command_needs_config_json_alone(
 
 
 def test_a_row_that_cannot_hold_its_image_is_refused(hybrid_checkpoint: Path) -> None:
-    keys = ["--config", "charts_lora", "--model.checkpoint", str(hybrid_checkpoint), "--tokens", "16"]
+    keys = [
+        "--config",
+        "charts_lora",
+        "--model.checkpoint",
+        str(hybrid_checkpoint),
+        "--tokens",
+        "16",
+    ]
     with pytest.raises(UserError, match="images take 16 tokens"):
         main(["estimate-memory", *keys])

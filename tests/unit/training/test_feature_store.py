@@ -32,7 +32,10 @@ PLANS: dict[str, tuple[dict[str, PartPlan], set[str]]] = {
     "aligner trained": ({"aligner": FULL}, ALIGNER),
     "aligner with lora": ({"aligner": LORA}, ALIGNER),
     "nothing but the aligner": ({"aligner": FULL, "language_model": PartPlan()}, ALIGNER),
-    "stage 1": ({"aligner": FULL, "downsample": FULL, "sam_neck_hd": FULL}, {"low", "sam_neck", "sam_global"}),
+    "stage 1": (
+        {"aligner": FULL, "downsample": FULL, "sam_neck_hd": FULL},
+        {"low", "sam_neck", "sam_global"},
+    ),
     "sam_neck": ({"sam_neck": FULL}, {"low", "sam_last", "sam_neck_hd"}),
     "both necks": ({"sam_neck": FULL, "sam_neck_hd": FULL}, {"low", "sam_last", "sam_global"}),
     "downsample": ({"downsample": FULL}, {"low", "sam_neck", "sam_neck_hd"}),
@@ -44,11 +47,17 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trees of two questions, several images, an image after an answer, and text alone."""
     folder = tmp_path_factory.mktemp("rows")
     for i in range(4):
-        noise = torch.randint(0, 255, (30 + i, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        noise = torch.randint(
+            0, 255, (30 + i, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)
+        )
         Image.fromarray(noise.numpy()).save(folder / f"{i}.png")
 
     def row(*pairs: tuple[str, str], images: tuple[int, ...] = ()) -> dict[str, Any]:
-        turns = [(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
+        turns = [
+            (role, text)
+            for pair in pairs
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
         messages = [{"role": role, "content": text} for role, text in turns]
         return {"messages": messages, "images": [f"{i}.png" for i in images]}
 
@@ -79,7 +88,9 @@ def model_of(checkpoint: Path, overrides: dict[str, PartPlan]) -> tuple[PreTrain
 
 
 def data_of(checkpoint: Path, rows: Path, half: FrozenHalf | None = None) -> InstructDataModule:
-    data = InstructDataModule(str(rows), validation=str(rows), checkpoint=str(checkpoint), batch_size=2, seed=1)
+    data = InstructDataModule(
+        str(rows), validation=str(rows), checkpoint=str(checkpoint), batch_size=2, seed=1
+    )
     data.setup("fit")
     data.features = half.store if half else None
     return data
@@ -95,7 +106,9 @@ def seen(data: InstructDataModule, half: FrozenHalf | None) -> Iterator[Batch]:
         yield half.see(batch, nullcontext()) if half else batch
 
 
-def step(model: PreTrainedModel, data: InstructDataModule, half: FrozenHalf | None) -> dict[str, Tensor]:
+def step(
+    model: PreTrainedModel, data: InstructDataModule, half: FrozenHalf | None
+) -> dict[str, Tensor]:
     """The loss of each micro-batch, the gradient of all of them together, and the answers."""
     found: dict[str, Tensor] = {}
     for i, batch in enumerate(seen(data, half)):
@@ -105,14 +118,18 @@ def step(model: PreTrainedModel, data: InstructDataModule, half: FrozenHalf | No
     found |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
     (prompts,) = (data.on_after_batch_transfer(prompts, 0) for prompts in data.val_dataloader()[1])
-    answers = generate_ids(model, half.see(prompts, nullcontext()) if half else prompts, max_new_tokens=5)
+    answers = generate_ids(
+        model, half.see(prompts, nullcontext()) if half else prompts, max_new_tokens=5
+    )
     return found | {"answers": answers}
 
 
 def assert_equal(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert set(got) == set(wanted)
     for name, tensor in wanted.items():
-        torch.testing.assert_close(got[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            got[name], tensor, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: name + text
+        )
     assert torch.equal(got["answers"], wanted["answers"])
 
 
@@ -121,22 +138,26 @@ def entries(half: FrozenHalf) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_steps_with_features_equal_steps_with_pixels(name: str, checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+def test_steps_with_features_equal_steps_with_pixels(
+    name: str, checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
     overrides, cut = PLANS[name]
     model, plan = model_of(checkpoint, {part: how for part, how in overrides.items()})
     if any(part not in plan for part in overrides):
         pytest.skip("a part of the hybrid family")
     hybrid = "sam" in plan
     wanted = step(model, data_of(checkpoint, rows), None)
-    assert any(float(tensor.abs().max()) > 1e-3 for key, tensor in wanted.items() if "aligner" in key) == (
-        "aligner" in overrides
-    )
+    assert any(
+        float(tensor.abs().max()) > 1e-3 for key, tensor in wanted.items() if "aligner" in key
+    ) == ("aligner" in overrides)
 
     half = open_(model, plan, tmp_path)
     assert set(half.halves) == (cut if hybrid else cut - {"high"})
     data = data_of(checkpoint, rows, half)
     assert not data.all_stored()
-    assert_equal(step(model, data, half), wanted)  # nothing was stored: every image is made, and kept
+    assert_equal(
+        step(model, data, half), wanted
+    )  # nothing was stored: every image is made, and kept
     assert len(entries(half)) == 4 and data.all_stored()
 
     batches = list(data.train_dataloader())
@@ -146,7 +167,9 @@ def test_steps_with_features_equal_steps_with_pixels(name: str, checkpoint: Path
 
     for path in entries(half):  # take one away so that some batch has both kinds
         path.rename(tmp_path / "away")
-        kinds = [(b.features is not None, b.pixel_values is not None) for b in data.train_dataloader()]
+        kinds = [
+            (b.features is not None, b.pixel_values is not None) for b in data.train_dataloader()
+        ]
         if (True, True) in kinds:
             break
         (tmp_path / "away").rename(path)
@@ -158,7 +181,9 @@ def test_steps_with_features_equal_steps_with_pixels(name: str, checkpoint: Path
     assert_equal(step(model, data, half), wanted)
 
 
-def test_a_missing_image_without_towers_is_told(hybrid_checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+def test_a_missing_image_without_towers_is_told(
+    hybrid_checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
     half = open_(model, plan, tmp_path)
     data = data_of(hybrid_checkpoint, rows, half)
@@ -175,7 +200,10 @@ def test_bfloat16_is_within_its_bound_and_the_same_in_every_epoch(
     hybrid_checkpoint: Path, rows: Path, tmp_path: Path
 ) -> None:
     model, plan = model_of(hybrid_checkpoint, {"aligner": FULL})
-    exact, half = open_(model, plan, tmp_path / "exact"), open_(model, plan, tmp_path / "half", "bfloat16")
+    exact, half = (
+        open_(model, plan, tmp_path / "exact"),
+        open_(model, plan, tmp_path / "half", "bfloat16"),
+    )
     first = [batch.features for batch in seen(data_of(hybrid_checkpoint, rows, half), half)]
     again = [batch.features for batch in seen(data_of(hybrid_checkpoint, rows, half), half)]
     plain = [batch.features for batch in seen(data_of(hybrid_checkpoint, rows, exact), exact)]
@@ -205,7 +233,9 @@ def test_what_changes_is_a_miss(hybrid_checkpoint: Path, rows: Path, tmp_path: P
     folders.add(open_half(model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed").store.folder)
     folders.add(open_(model, plan | {"aligner": FULL}, tmp_path).store.folder)
     assert len(folders) == 6
-    assert open_(model, plan | {"lm_head": FULL}, tmp_path).store.folder in folders  # what comes after is no matter
+    assert (
+        open_(model, plan | {"lm_head": FULL}, tmp_path).store.folder in folders
+    )  # what comes after is no matter
 
     assert data.processor is not None
     rule = data.processor.image_rule
@@ -213,7 +243,9 @@ def test_what_changes_is_a_miss(hybrid_checkpoint: Path, rows: Path, tmp_path: P
     assert not data.all_stored()
 
 
-def test_images_are_known_by_their_bytes(hybrid_checkpoint: Path, rows: Path, tmp_path: Path) -> None:
+def test_images_are_known_by_their_bytes(
+    hybrid_checkpoint: Path, rows: Path, tmp_path: Path
+) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
     half = open_(model, plan, tmp_path / "store")
     list(seen(data_of(hybrid_checkpoint, rows, half), half))

@@ -29,8 +29,12 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
         if prompt.images:
             inputs["pixel_values"] = torch.stack([image.low for image in prompt.images])
             if prompt.images[0].high is not None:
-                inputs["high_res_pixel_values"] = torch.stack([image.high for image in prompt.images])  # type: ignore[misc]
-        ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, len(prompt.input_ids) :]
+                inputs["high_res_pixel_values"] = torch.stack(
+                    [image.high for image in prompt.images]
+                )  # type: ignore[misc]
+        ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[
+            0, len(prompt.input_ids) :
+        ]
         assert record["answer"] == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert record["complete"] is (processor.eos_id in ids)
         assert (record["origin"], record["reference"]) == (prompt.origin, prompt.reference)
@@ -62,7 +66,9 @@ def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
     """The demo hands its decoder embeddings, so the repetition penalty never sees the prompt's ids."""
     processor, model = load_processor(checkpoint), load_model(checkpoint)
     prompts = collate_prompts([encode_prompt(chart_row(1, "test")[0], processor)], processor.pad_id)
-    sampling = Sampling(temperature=1.0, repetition_penalty=2.0)  # so warm that draws differ, so strong that it shows
+    sampling = Sampling(
+        temperature=1.0, repetition_penalty=2.0
+    )  # so warm that draws differ, so strong that it shows
 
     def drawn(seed: int) -> list[int]:
         torch.manual_seed(seed)
@@ -71,7 +77,13 @@ def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
 
     def by_transformers(seed: int, **inputs: Any) -> list[int]:
         torch.manual_seed(seed)
-        settings = {"temperature": 1.0, "top_p": 0.95, "repetition_penalty": 2.0, "top_k": 50, "do_sample": True}
+        settings = {
+            "temperature": 1.0,
+            "top_p": 0.95,
+            "repetition_penalty": 2.0,
+            "top_k": 50,
+            "do_sample": True,
+        }
         inputs["attention_mask"] = prompts.attention_mask
         ids: list[int] = model.generate(**inputs, **settings, max_new_tokens=24)[0].tolist()
         return ids[-24:]

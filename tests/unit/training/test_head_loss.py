@@ -30,7 +30,9 @@ class Network(nn.Module):
             self.lm_head.weight = self.embed.weight
         self.lm_head.weight.requires_grad_(kind in ("full", "tied"))
         if kind in ("lora", "dora"):
-            config = LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False, use_dora=kind == "dora")
+            config = LoraConfig(
+                r=2, target_modules=["lm_head"], init_lora_weights=False, use_dora=kind == "dora"
+            )
             inject_adapter_in_model(config, self)
             self.embed.requires_grad_(True)
             self.mix.requires_grad_(True)
@@ -39,19 +41,25 @@ class Network(nn.Module):
         return self.mix(self.embed(ids))
 
 
-def plain(head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def plain(
+    head: nn.Module, hidden: Tensor, targets: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
     losses = F.cross_entropy(head(hidden).float(), targets, reduction="none")
     return torch.dot(losses, weights), losses
 
 
-def results(kind: str, loss: Any, tokens: int = TOKENS, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+def results(
+    kind: str, loss: Any, tokens: int = TOKENS, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Loss, losses and every gradient of two micro-batches that add up, the second one scaled."""
     network = Network(kind)
     draw = torch.Generator().manual_seed(1)
     found = {}
     for part, scale in enumerate((1.0, 3.0)):
         ids, targets = torch.randint(VOCABULARY, (2, tokens), generator=draw)
-        weights = torch.rand(tokens, generator=draw) * torch.tensor([0.5, 2.0])[torch.arange(tokens) % 2]
+        weights = (
+            torch.rand(tokens, generator=draw) * torch.tensor([0.5, 2.0])[torch.arange(tokens) % 2]
+        )
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
             loss_sum, losses = loss(network.lm_head, network(ids), targets, weights)
             (loss_sum * scale).backward()

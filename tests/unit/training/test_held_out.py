@@ -8,7 +8,14 @@ from pathlib import Path
 from dsvl_tune.training.held_out import summary_text
 
 SUMMARY = {
-    **{"before": {}, "after": {}, "floor": {}, "steps": 1, "trainable_parameters": 1, "best_checkpoint": "best.ckpt"},
+    **{
+        "before": {},
+        "after": {},
+        "floor": {},
+        "steps": 1,
+        "trainable_parameters": 1,
+        "best_checkpoint": "best.ckpt",
+    },
     **{"wall_s": 1.0, "peak_rss_bytes": 1, "peak_gpu_bytes": 0},
 }
 

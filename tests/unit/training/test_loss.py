@@ -44,8 +44,15 @@ def rows() -> list[list[Conversation]]:
         ),
         origin="long",
     )
-    questions = [conversation(one, text, answer=answer) for text, answer in (("What?", "A"), ("How many?", "7, or 8"))]
-    return [questions, [long], [conversation("No picture. Name a colour.", answer="Blue.", weight=2.0)]]
+    questions = [
+        conversation(one, text, answer=answer)
+        for text, answer in (("What?", "A"), ("How many?", "7, or 8"))
+    ]
+    return [
+        questions,
+        [long],
+        [conversation("No picture. Name a colour.", answer="Blue.", weight=2.0)],
+    ]
 
 
 def alone(model: PreTrainedModel, sample: Sample) -> tuple[Tensor, float]:
@@ -58,7 +65,9 @@ def alone(model: PreTrainedModel, sample: Sample) -> tuple[Tensor, float]:
     ids = torch.tensor([sample.input_ids])
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **pixels).logits[0]
     labels, weights = torch.tensor(sample.labels), torch.tensor(sample.loss_weights)
-    losses = torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="none", ignore_index=-100)
+    losses = torch.nn.functional.cross_entropy(
+        logits[:-1], labels[1:], reduction="none", ignore_index=-100
+    )
     return (losses * weights[1:]).sum(), float(weights[1:].sum())
 
 
@@ -98,7 +107,9 @@ def test_conversations_in_a_batch_equal_conversations_alone(
         assert (gradient - expected[name]).abs().max() <= 1e-5 * scale + 1e-5, name
 
 
-def test_questions_of_a_tree_do_not_see_each_other(hybrid_checkpoint: Path, rows: list[list[Conversation]]) -> None:
+def test_questions_of_a_tree_do_not_see_each_other(
+    hybrid_checkpoint: Path, rows: list[list[Conversation]]
+) -> None:
     """The trap: with a mask that is only causal, later branches would read the answers of earlier ones."""
     processor = load_processor(hybrid_checkpoint)
     model = load_model(hybrid_checkpoint)
@@ -109,7 +120,9 @@ def test_questions_of_a_tree_do_not_see_each_other(hybrid_checkpoint: Path, rows
     assert supervised_loss(model, joined)[0].item() != pytest.approx(plain, rel=1e-4)
 
 
-def test_a_batch_without_trees_needs_no_mask(checkpoint: Path, rows: list[list[Conversation]]) -> None:
+def test_a_batch_without_trees_needs_no_mask(
+    checkpoint: Path, rows: list[list[Conversation]]
+) -> None:
     """Padding on the right is seen by no learnt token, so the kernel may take its causal path."""
     processor = load_processor(checkpoint)
     model = load_model(checkpoint)

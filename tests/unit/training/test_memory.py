@@ -31,7 +31,9 @@ def batch_of(checkpoint: Path) -> Batch:
     """Two questions about one picture, and text."""
     picture = ImageRef(Image.effect_noise((40, 30), 60), "noise")
     asked = [(picture, "What?"), (picture, "How many?"), ("Hi",)]
-    rows = [Conversation((Turn("user", parts), Turn("assistant", ("Yes.",))), "row") for parts in asked]
+    rows = [
+        Conversation((Turn("user", parts), Turn("assistant", ("Yes.",))), "row") for parts in asked
+    ]
     return make_batch([rows[:2], rows[2:]], load_processor(checkpoint), None, "error")
 
 
@@ -79,7 +81,9 @@ def watched(model: PreTrainedModel) -> Iterator[tuple[Counter[str], Callable[[],
         hooks += [
             module.register_forward_pre_hook(lambda *_, part=part: inside.append(part)),
             module.register_forward_hook(lambda *_: inside.pop() and None),
-            next(layers[0].children()).register_forward_pre_hook(lambda *_, part=part: runs.update([part])),
+            next(layers[0].children()).register_forward_pre_hook(
+                lambda *_, part=part: runs.update([part])
+            ),
         ]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda holder: holder.tensor):
         yield runs, held
@@ -111,7 +115,9 @@ def test_what_nothing_trains_in_or_before_keeps_no_activations(
         loss.backward()
     assert runs == {part: 1 + (recompute and part in keeps) for part in MODULES}
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trained
+    assert {
+        name for name, parameter in model.named_parameters() if parameter.grad is not None
+    } == trained
 
 
 def test_checkpointing_by_part_keeps_less_and_changes_no_gradient(hybrid_checkpoint: Path) -> None:
@@ -119,7 +125,9 @@ def test_checkpointing_by_part_keeps_less_and_changes_no_gradient(hybrid_checkpo
     plain: dict[str, Tensor] = {}
     kept: dict[str, Counter[str]] = {}
     for parts in (False, ("siglip",), ("sam",), ("language_model",), True):
-        model = network(hybrid_checkpoint, siglip="lora", sam="lora", language_model="lora", aligner="full")
+        model = network(
+            hybrid_checkpoint, siglip="lora", sam="lora", language_model="lora", aligner="full"
+        )
         checkpoint_activations(model, parts)
         with watched(model) as (_, held):
             loss, _ = supervised_loss(model, batch)
@@ -131,16 +139,22 @@ def test_checkpointing_by_part_keeps_less_and_changes_no_gradient(hybrid_checkpo
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, plain[name], atol=1e-6, rtol=1e-5, msg=name)
         chosen = MODULES if parts is True else parts or ()
-        assert all((kept[str(parts)][part] < kept["False"][part]) == (part in chosen) for part in MODULES)
+        assert all(
+            (kept[str(parts)][part] < kept["False"][part]) == (part in chosen) for part in MODULES
+        )
 
 
 def test_a_part_that_the_model_lacks_is_named() -> None:
     model = load_model(Path(__file__).parents[2] / "golden" / "siglip" / "checkpoint")
-    with pytest.raises(UserError, match=r"gradient_checkpointing: 'sam'.*has siglip, language_model"):
+    with pytest.raises(
+        UserError, match=r"gradient_checkpointing: 'sam'.*has siglip, language_model"
+    ):
         checkpoint_activations(model, ("sam",))
 
 
-def test_frozen_weights_keep_their_dtype_and_the_optimizer_holds_what_trains(hybrid_checkpoint: Path) -> None:
+def test_frozen_weights_keep_their_dtype_and_the_optimizer_holds_what_trains(
+    hybrid_checkpoint: Path,
+) -> None:
     parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full")}
     module = FinetuneModule(str(hybrid_checkpoint), "none", parts, dtype="bfloat16")
     module.configure_model()

@@ -23,20 +23,27 @@ from dsvl_tune.training.module import FinetuneModule
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    noise = torch.randint(0, 255, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    noise = torch.randint(
+        0, 255, (30, 40, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     Image.fromarray(noise.numpy()).save(tmp_path / "a.png")
     rows: dict[str, list[Any]] = {
         "text": [{"question": "Hi " * i, "answer": "yes " * i} for i in range(1, 6)],
-        "image": [{"question": f"What {i}?", "answer": f"A {i}", "image": "a.png"} for i in range(8)],
+        "image": [
+            {"question": f"What {i}?", "answer": f"A {i}", "image": "a.png"} for i in range(8)
+        ],
     }
     for name, content in rows.items():
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, content)))
     return {name: str(tmp_path / f"{name}.jsonl") for name in rows}
 
 
-def data(files: dict[str, str], checkpoint: Path, batch_size: int, **options: Any) -> MixtureDataModule:
+def data(
+    files: dict[str, str], checkpoint: Path, batch_size: int, **options: Any
+) -> MixtureDataModule:
     sources: dict[str, Any] = {
-        name: InstructDataModule(file, validation_rows=0, message_trees=False) for name, file in files.items()
+        name: InstructDataModule(file, validation_rows=0, message_trees=False)
+        for name, file in files.items()
     }
     return MixtureDataModule(
         sources,
@@ -62,12 +69,19 @@ class Told(FinetuneModule):
 
     def on_train_end(self) -> None:
         if self.global_rank == 0:
-            trained = {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
+            trained = {
+                name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad
+            }
             torch.save({"told": self.told, "weights": trained}, self.path)
 
 
 def run(
-    files: dict[str, str], checkpoint: Path, path: Path, batch_size: int, log_every: int = 1, **options: Any
+    files: dict[str, str],
+    checkpoint: Path,
+    path: Path,
+    batch_size: int,
+    log_every: int = 1,
+    **options: Any,
 ) -> dict[str, Any]:
     """Four optimizer steps with aligner and language model trained, and what `Told` kept."""
     L.seed_everything(3, verbose=False)
@@ -92,7 +106,9 @@ def run(
     return kept
 
 
-def test_each_modality_has_the_mean_of_its_own_tokens(files: dict[str, str], hybrid_checkpoint: Path) -> None:
+def test_each_modality_has_the_mean_of_its_own_tokens(
+    files: dict[str, str], hybrid_checkpoint: Path
+) -> None:
     model = load_model(hybrid_checkpoint)
     module = data(files, hybrid_checkpoint, batch_size=13)
     module.setup("fit")
@@ -115,7 +131,9 @@ def test_what_is_told_is_the_mean_since_the_last_line(
     """With whole steps a line would else tell of one kind alone."""
     told = run(files, hybrid_checkpoint, tmp_path / "log", 4, log_every=4, whole_steps=True)["told"]
     assert [len(line) for line in told] == [1, 1, 1, 3]
-    each = run(files, hybrid_checkpoint, tmp_path / "each", 4, log_every=1, whole_steps=True)["told"]
+    each = run(files, hybrid_checkpoint, tmp_path / "each", 4, log_every=1, whole_steps=True)[
+        "told"
+    ]
     for name in ("train/loss_text", "train/loss_image"):
         values = [line[name] for line in each if name in line]
         assert len(values) == 2 and min(values) <= told[3][name] <= max(values)
@@ -124,7 +142,11 @@ def test_what_is_told_is_the_mean_since_the_last_line(
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("whole_steps", [False, True])
 def test_two_processes_train_and_report_as_one(
-    whole_steps: bool, files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole_steps: bool,
+    files: dict[str, str],
+    hybrid_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Micro-batches of one row: a process often has text alone while the other has an image, or both have text.
 

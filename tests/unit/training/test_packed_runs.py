@@ -49,7 +49,10 @@ def files(tmp_path: Path) -> dict[str, str]:
         {"role": "user", "content": "<image>And here?"},
         {"role": "assistant", "content": "B, and more."},
     ]
-    asked = [{"question": f"What {i}?", "answer": f"{i} " * i, "image": f"{'ab'[i % 2]}.png"} for i in range(1, 7)]
+    asked = [
+        {"question": f"What {i}?", "answer": f"{i} " * i, "image": f"{'ab'[i % 2]}.png"}
+        for i in range(1, 7)
+    ]
     rows: dict[str, list[Any]] = {
         "text": [{"question": "Hi " * i, "answer": "yes " * i} for i in range(1, 6)],
         "image": [*asked, {"messages": both, "images": ["a.png", "b.png"]}],
@@ -60,15 +63,27 @@ def files(tmp_path: Path) -> dict[str, str]:
 
 
 def data(files: dict[str, str], checkpoint: Path, pack_tokens: int | None) -> MixtureDataModule:
-    sources: dict[str, Any] = {name: InstructDataModule(file, validation=file) for name, file in files.items()}
-    options: dict[str, Any] = {"checkpoint": str(checkpoint), "batch_size": 4, "pack_tokens": pack_tokens}
+    sources: dict[str, Any] = {
+        name: InstructDataModule(file, validation=file) for name, file in files.items()
+    }
+    options: dict[str, Any] = {
+        "checkpoint": str(checkpoint),
+        "batch_size": 4,
+        "pack_tokens": pack_tokens,
+    }
     return MixtureDataModule(sources, text_only=("text",), loss_weights={"text": 0.5}, **options)
 
 
-def run(files: dict[str, str], checkpoint: Path, pack_tokens: int | None, dropout: float = 0.0) -> Told:
+def run(
+    files: dict[str, str], checkpoint: Path, pack_tokens: int | None, dropout: float = 0.0
+) -> Told:
     """Two optimizer steps of two micro-batches, then a validation."""
     L.seed_everything(3, verbose=False)
-    parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full"), "lm_head": PartPlan("full")}
+    parts = {
+        "language_model": PartPlan("lora"),
+        "aligner": PartPlan("full"),
+        "lm_head": PartPlan("full"),
+    }
     module = Told(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1, lora_dropout=dropout)
     module.told, module.shapes = [], []
     trainer = L.Trainer(
@@ -92,7 +107,9 @@ def trained(module: Told) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in module.network.named_parameters() if p.requires_grad}
 
 
-def test_a_packed_run_trains_and_reports_as_the_plain_one(files: dict[str, str], hybrid_checkpoint: Path) -> None:
+def test_a_packed_run_trains_and_reports_as_the_plain_one(
+    files: dict[str, str], hybrid_checkpoint: Path
+) -> None:
     plain, packed = run(files, hybrid_checkpoint, None), run(files, hybrid_checkpoint, 400)
     assert [name for name, _ in packed.told] == [name for name, _ in plain.told]
     assert {"train/loss_text", "train/loss_image", "val/loss"} <= {name for name, _ in plain.told}
@@ -104,7 +121,9 @@ def test_a_packed_run_trains_and_reports_as_the_plain_one(files: dict[str, str],
     assert all(fewer) and len(fewer) == 6  # four micro-batches, and two of the validation
 
 
-def test_dropout_on_packed_rows_is_drawn_by_position(files: dict[str, str], hybrid_checkpoint: Path) -> None:
+def test_dropout_on_packed_rows_is_drawn_by_position(
+    files: dict[str, str], hybrid_checkpoint: Path
+) -> None:
     once, again = (trained(run(files, hybrid_checkpoint, 400, dropout=0.3)) for _ in range(2))
     assert all(torch.equal(once[name], again[name]) for name in once)
 

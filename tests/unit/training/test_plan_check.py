@@ -39,7 +39,9 @@ class Fault(L.Callback):
 def train(checkpoint: Path, folder: Path, fault: str) -> None:
     parts = {"sam_neck_hd": PartPlan("full"), "language_model": PartPlan("lora")}
     module = FinetuneModule(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
-    data = ChartsDataModule(checkpoint=str(checkpoint), train_charts=6, validation_charts=1, batch_size=2)
+    data = ChartsDataModule(
+        checkpoint=str(checkpoint), train_charts=6, validation_charts=1, batch_size=2
+    )
     trainer = L.Trainer(
         max_steps=3,
         limit_val_batches=0,
@@ -69,7 +71,9 @@ def test_a_frozen_tensor_that_moved(hybrid_checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_a_planned_tensor_that_did_not_move(hybrid_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="alpha and it had a gradient, but the optimizer did not move it"):
+    with pytest.raises(
+        RuntimeError, match="alpha and it had a gradient, but the optimizer did not move it"
+    ):
         train(hybrid_checkpoint, tmp_path, "trained")
 
 

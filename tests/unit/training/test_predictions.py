@@ -12,7 +12,12 @@ from dsvl_tune.training.predictions import in_row_order
 @pytest.mark.parametrize("rows", [4, 5, 9])
 def test_rows_come_back_in_order(rows: int, processes: int) -> None:
     shares = [
-        [{"origin": f"row {row}"} for row in DistributedSampler(range(rows), processes, rank, shuffle=False)]
+        [
+            {"origin": f"row {row}"}
+            for row in DistributedSampler(range(rows), processes, rank, shuffle=False)
+        ]
         for rank in range(processes)
     ]
-    assert [answer["origin"] for answer in in_row_order(shares, rows)] == [f"row {row}" for row in range(rows)]
+    assert [answer["origin"] for answer in in_row_order(shares, rows)] == [
+        f"row {row}" for row in range(rows)
+    ]

@@ -32,7 +32,9 @@ def build(folder: Path, dtype: torch.dtype, variant: Variant, mesh: Any = None) 
 def train(model: Any, dtype: torch.dtype) -> tuple[list[float], list[int]]:
     """Losses of some steps on one row with an image, and the greedy answer after them."""
     torch.manual_seed(0)
-    ids = torch.cat([torch.full((1, 16), model.config.image_token_id), torch.randint(10, 400, (1, 9))], dim=1)
+    ids = torch.cat(
+        [torch.full((1, 16), model.config.image_token_id), torch.randint(10, 400, (1, 9))], dim=1
+    )
     batch = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 32, 32)}
     batch["high_res_pixel_values"] = torch.randn(1, 3, 64, 64)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -65,10 +67,14 @@ def scales(model: Any) -> dict[str, Tensor]:
     }
 
 
-def shard_and_train(rank: int, folder: Path, meeting: Path, world_size: int, dtype: torch.dtype, variant: Any) -> None:
+def shard_and_train(
+    rank: int, folder: Path, meeting: Path, world_size: int, dtype: torch.dtype, variant: Any
+) -> None:
     """One of some processes: all see the same row, so that the mean gradient is the row's own."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size
+    )
     model = build(folder, dtype, variant, distributed.init_device_mesh("cpu", (world_size,)))
     packed = [p for p in model.parameters() if p.dtype == torch.uint8]
     share = {world_size * p.to_local().numel() == p.numel() for p in packed}
@@ -76,7 +82,13 @@ def shard_and_train(rank: int, folder: Path, meeting: Path, world_size: int, dty
     losses, answer = train(model, dtype)
     trained = {n: p.full_tensor().detach() for n, p in model.named_parameters() if p.requires_grad}
     if rank == 0:
-        found = {"losses": losses, "answer": answer, "trained": trained, "packed": len(packed), "share": share}
+        found = {
+            "losses": losses,
+            "answer": answer,
+            "trained": trained,
+            "packed": len(packed),
+            "share": share,
+        }
         torch.save({**found, "start": start, "scales": scales(model)}, meeting.with_name("found"))
     distributed.destroy_process_group()
     # Not by Python's own shutdown: a thread of gloo's that drops the last collective's tensors meanwhile ends the
@@ -89,7 +101,11 @@ def shard_and_train(rank: int, folder: Path, meeting: Path, world_size: int, dty
     [(2, torch.float32, "lora"), (4, torch.float32, "dora"), (2, torch.bfloat16, "dora")],
 )
 def test_sharded_equals_unsharded(
-    world_size: int, dtype: torch.dtype, variant: Variant, wide_hybrid_checkpoint: Path, tmp_path: Path
+    world_size: int,
+    dtype: torch.dtype,
+    variant: Variant,
+    wide_hybrid_checkpoint: Path,
+    tmp_path: Path,
 ) -> None:
     settings = (wide_hybrid_checkpoint, tmp_path / "meeting", world_size, dtype, variant)
     multiprocessing.spawn(shard_and_train, settings, nprocs=world_size)

@@ -48,35 +48,65 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return checkpoint["state_dict"]
 
 
-def test_the_last_step_is_kept_where_no_metric_picks(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_last_step_is_kept_where_no_metric_picks(
+    hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
-        RECIPE.format(checkpoint=hybrid_checkpoint, runs=tmp_path / "runs", workers=0, accumulate=1), encoding="utf-8"
+        RECIPE.format(
+            checkpoint=hybrid_checkpoint, runs=tmp_path / "runs", workers=0, accumulate=1
+        ),
+        encoding="utf-8",
     )
     RecipeCLI(["fit", "--config", str(recipe), "--best_by", "last"])
     run = tmp_path / "runs" / "tiny"
     kept = load_file(run / "adapter" / "adapter_model.safetensors")
     for name, tensor in weights(run).items():
         assert torch.equal(kept["base_model." + name.replace(".default.", ".")], tensor)
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "last.ckpt",
+        "previous.ckpt",
+    ]
 
 
-def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(
+    hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
     """At rates that let the loss rise; processors round differently, so where the best comes last, another is taken."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
-        RECIPE.format(checkpoint=hybrid_checkpoint, runs=tmp_path / "runs", workers=0, accumulate=1), encoding="utf-8"
+        RECIPE.format(
+            checkpoint=hybrid_checkpoint, runs=tmp_path / "runs", workers=0, accumulate=1
+        ),
+        encoding="utf-8",
     )
     for rate in ("1.0", "0.3", "3.0"):
-        options = ["--best_by", "val/loss", "--keep_best", "3", "--model.lr", rate, "--model.warmup_steps", "8"]
+        options = [
+            "--best_by",
+            "val/loss",
+            "--keep_best",
+            "3",
+            "--model.lr",
+            rate,
+            "--model.warmup_steps",
+            "8",
+        ]
         RecipeCLI(["fit", "--config", str(recipe), "--run_name", rate, *options])
         run = tmp_path / "runs" / rate
         with next((run / "metrics").rglob("metrics.csv")).open() as file:
-            told = [(float(row["val/loss"]), int(row["step"]) + 1) for row in csv.DictReader(file) if row["val/loss"]]
+            told = [
+                (float(row["val/loss"]), int(row["step"]) + 1)
+                for row in csv.DictReader(file)
+                if row["val/loss"]
+            ]
         assert len(told) == 8
         best = [step for _, step in sorted(told)[:3]]
-        assert {path.name for path in (run / "checkpoints").glob("best*")} == {f"best-step={n}.ckpt" for n in best}
+        assert {path.name for path in (run / "checkpoints").glob("best*")} == {
+            f"best-step={n}.ckpt" for n in best
+        }
         assert kept_checkpoint(run, "best", run).name == f"best-step={best[0]}.ckpt"
         if best[0] != max(best):
             return
-    raise AssertionError("in every run the best checkpoint was the newest one, so nothing was shown")
+    raise AssertionError(
+        "in every run the best checkpoint was the newest one, so nothing was shown"
+    )

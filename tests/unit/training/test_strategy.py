@@ -25,13 +25,17 @@ def test_every_process_gets_a_shard() -> None:
     assert isinstance(chosen, FSDP2) and chosen._tensor_parallel_size == 1
 
 
-@pytest.mark.parametrize("strategy", [ModelParallelStrategy(), FSDPStrategy(), "fsdp", "fsdp_cpu_offload"])
+@pytest.mark.parametrize(
+    "strategy", [ModelParallelStrategy(), FSDPStrategy(), "fsdp", "fsdp_cpu_offload"]
+)
 def test_what_does_not_shard_or_clip_is_refused(strategy: Any) -> None:
     with pytest.raises(UserError, match="Give fsdp2"):
         choose_strategy(strategy, 2, 1)
 
 
-@pytest.mark.parametrize(("strategy", "meant"), [("fsdp3", "'fsdp2'"), ("dpp", "'ddp'"), ("fdsp2", "'fsdp2'")])
+@pytest.mark.parametrize(
+    ("strategy", "meant"), [("fsdp3", "'fsdp2'"), ("dpp", "'ddp'"), ("fdsp2", "'fsdp2'")]
+)
 def test_a_strategy_that_there_is_not_is_told_with_the_nearest(strategy: str, meant: str) -> None:
     with pytest.raises(UserError, match=f"there is no {strategy!r}. Did you mean {meant}?"):
         choose_strategy(strategy, 1, 1)
