@@ -12,6 +12,8 @@ import lightning as L
 import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, Processor, Store
 from dsvl_tune.data.batches import make_batch, make_prompts, make_share
 from dsvl_tune.data.encode import Overlong
 from dsvl_tune.data.images import finish_pixels
@@ -20,7 +22,6 @@ from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.data.stored_images import image_keys
 from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, Processor, Store, UserError
 
 from .floor import floor_of_rows
 from .squares import kept_squares

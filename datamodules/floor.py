@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dsvl_tune.core.types import Conversation, Turn
 from dsvl_tune.metrics.floor import Answered, constant_answer_floor
-from dsvl_tune.schema import Conversation, Turn
 
 Floor = dict[str, float]
 FLOOR_ROWS = 2000

@@ -10,11 +10,12 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.lengths import MeasureRow, row_lengths
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.mixing import Mixture, Ramp
 from dsvl_tune.data.streams import StreamedRows
-from dsvl_tune.schema import Conversation, UserError
 
 from .base import ConversationDataModule, Rows
 from .floor import floor_of_rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.synthetic.scenes import scene_row
 from dsvl_tune.data.synthetic.text_tables import table_row
-from dsvl_tune.schema import Conversation
 
 from .base import ConversationDataModule, Rows
 from .generated import GeneratedRows

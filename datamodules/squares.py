@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from dsvl_tune.data.cache import cache_folder
+from dsvl_tune.core.cache_folder import cache_folder
+from dsvl_tune.core.tensor_cache import Shapes, TensorStore
+from dsvl_tune.core.types import ImageRule
 from dsvl_tune.data.seen import rule_digest
-from dsvl_tune.schema import ImageRule
-from dsvl_tune.tensor_store import Shapes, TensorStore
 
 
 def kept_squares(rule: ImageRule, max_gb: float) -> TensorStore:

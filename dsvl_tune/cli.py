@@ -11,7 +11,7 @@ import sys
 from typing import NamedTuple, TextIO
 
 from dsvl_tune import __version__
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 
 class Command(NamedTuple):

@@ -13,10 +13,10 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.datamodules.base import ConversationDataModule
-from dsvl_tune.files import write_json, write_whole
 from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
-from dsvl_tune.schema import UserError
 from dsvl_tune.training.checkpoint_io import RunCheckpointIO
 from dsvl_tune.training.faults import faults_told
 from dsvl_tune.training.lock import one_at_a_time

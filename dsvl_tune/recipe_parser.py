@@ -13,8 +13,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import dsvl_tune
 import dsvl_tune.datamodules
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.parts import PartPlan
-from dsvl_tune.schema import UserError
 
 DESCRIPTION = {
     "fit": """fit: train by a recipe

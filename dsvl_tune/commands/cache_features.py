@@ -13,11 +13,18 @@ from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, Subset
 
 from dsvl_tune.commands.check_data import set_up
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.tensor_cache import (
+    KEPT_FREE_BYTES,
+    TensorStore,
+    folder_bytes,
+    free_bytes,
+    in_words,
+)
+from dsvl_tune.core.types import Processor
 from dsvl_tune.data.stored_images import image_keys, missing_pixels
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.schema import Processor, UserError
-from dsvl_tune.tensor_store import KEPT_FREE_BYTES, TensorStore, folder_bytes, free_bytes, in_words
 from dsvl_tune.training.frozen_half import FrozenHalf
 
 DESCRIPTION = """\

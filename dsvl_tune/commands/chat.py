@@ -14,6 +14,8 @@ from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
 from dsvl_tune.commands.command_parser import CommandParser
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
 from dsvl_tune.data.images import load_image
@@ -22,7 +24,6 @@ from dsvl_tune.data.seen import SeenImage
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, ImageRef, Processor, Prompts, Turn, UserError
 from dsvl_tune.training.generation import Sampling, generate_ids
 
 IMAGE_COMMAND = "/image"

@@ -9,6 +9,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import whole_folder, write_json
+from dsvl_tune.core.text_table import format_table
 from dsvl_tune.data.remembered import remembered_survey
 from dsvl_tune.data.report import BINS, Report, leaks
 from dsvl_tune.data.streams import StreamedRows
@@ -17,10 +20,7 @@ from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.generated import GeneratedRows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
-from dsvl_tune.files import whole_folder, write_json
 from dsvl_tune.recipe import RecipeCLI, set_up_fit
-from dsvl_tune.schema import UserError
-from dsvl_tune.training.table import format_table
 
 SHOWN = 3
 """Errors of a kind that are printed."""

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 
 class CommandParser(ArgumentParser):

@@ -8,15 +8,15 @@ from pathlib import Path
 from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.commands.model_card import write_card
 from dsvl_tune.commands.verification import compare_processors
-from dsvl_tune.files import whole_folder
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import whole_folder
+from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.models.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.models.export import Layout, compare_weights
-from dsvl_tune.models.headers import read_json
 from dsvl_tune.models.loading import read_config, resolve_checkpoint
 from dsvl_tune.models.merging import merge_into
 from dsvl_tune.models.original import SAM_TOWERS, SIGLIP_TOWERS
 from dsvl_tune.models.weights import UNUSED, Weights, unused_of
-from dsvl_tune.schema import UserError
 
 
 def convert(

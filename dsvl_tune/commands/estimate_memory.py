@@ -8,16 +8,16 @@ from typing import Any
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PretrainedConfig
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.text_table import format_table
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.outline import outline_model, read_outline
 from dsvl_tune.models.parts import PartPlan, Plan, fit_plan, make_plan
 from dsvl_tune.models.quantization import quantization_of
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.schema import UserError
 from dsvl_tune.training.dry_step import RowShape, StepBytes
 from dsvl_tune.training.memory import Estimate, estimate, stored_feature_bytes
 from dsvl_tune.training.module import torch_dtype
-from dsvl_tune.training.table import format_table
 
 GPUS = (1, 2, 4, 8)
 DESCRIPTION = """\

@@ -7,9 +7,9 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from dsvl_tune.commands.command_parser import CommandParser
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.synthetic.vocabulary import generator_texts
 from dsvl_tune.models.tiny import build_embedded, save_checkpoint
-from dsvl_tune.schema import UserError
 
 
 def init(out: Path, seed: int = 1) -> None:

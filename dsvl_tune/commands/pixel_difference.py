@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from dsvl_tune.core.types import Branch
 from dsvl_tune.data.images import to_pixels
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Branch
 
 SIZES = (
     (640, 480),

@@ -11,12 +11,12 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import write_whole
 from dsvl_tune.data.batches import make_sample
 from dsvl_tune.data.preview import page
 from dsvl_tune.data.streams import StreamedRows
-from dsvl_tune.files import write_whole
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.schema import UserError
 
 DESCRIPTION = """\
 preview: an HTML page of rows as the model will see them

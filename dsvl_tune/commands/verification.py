@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Prompts
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.export import Layout
 from dsvl_tune.models.export_files import main_dtype
@@ -16,7 +18,6 @@ from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization
 from dsvl_tune.models.weights import ORIGINAL_FOLDER
-from dsvl_tune.schema import Prompts, UserError
 
 # Largest logit difference allowed, as a share of the logits' spread (standard deviation): float32 differs by the
 # order of additions (1.1e-5 was seen with DoRA on three layers), 16 bits by the rounding of every weight.

@@ -19,6 +19,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.json_list import BLOCK, BOM, list_spans
 from dsvl_tune.data.row_text import (
     CsvDialect,
@@ -28,7 +29,6 @@ from dsvl_tune.data.row_text import (
     parse_sample,
     sample_key,
 )
-from dsvl_tune.schema import UserError
 
 Spans = NDArray[np.int64]
 Stamp = tuple[int, int]

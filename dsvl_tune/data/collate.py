@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dsvl_tune.core.types import IGNORE_INDEX, Batch, Features, Pixels, Prompts, Sample
 from dsvl_tune.data.encode import EncodedPrompt
-from dsvl_tune.schema import IGNORE_INDEX, Batch, Features, Pixels, Prompts, Sample
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:

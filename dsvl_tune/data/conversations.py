@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.formats import Format, read_row
 from dsvl_tune.data.references import Home
 from dsvl_tune.data.sources import Rows, open_rows
-from dsvl_tune.schema import Conversation
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.messages import (
     Part,
     begin,
@@ -18,7 +20,6 @@ from dsvl_tune.data.messages import (
 )
 from dsvl_tune.data.published import read_answers, read_caption, read_chartqa, read_scienceqa
 from dsvl_tune.data.references import Home, image_ref
-from dsvl_tune.schema import Conversation, UserError
 
 Row = Mapping[str, Any]
 

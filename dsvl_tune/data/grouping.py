@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from random import Random
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 MAX_BRANCHES = 8
 """Conversations in one message tree, so that a much-asked image makes no row that memory cannot hold."""

@@ -21,8 +21,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch, Branch, ImageRef, ImageRule, Pixels, Prompts
 from dsvl_tune.data.urls import cached_picture
-from dsvl_tune.schema import Batch, Branch, ImageRef, ImageRule, Pixels, Prompts, UserError
 
 Brought = TypeVar("Brought", Batch, Prompts)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 BLOCK = 1 << 24
 """Bytes that are searched at once."""

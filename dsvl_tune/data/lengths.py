@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsvl_tune.data.cache import cached
+from dsvl_tune.core.cache_folder import cached
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.encode import Overlong, tokenize
 from dsvl_tune.data.survey import Facts, processor_identity, survey
-from dsvl_tune.schema import Conversation, Processor, UserError
 
 CHUNK = 20_000
 """Rows of a file in the cache."""

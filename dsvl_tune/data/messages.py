@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal, cast
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.references import Home, image_ref
-from dsvl_tune.schema import Conversation, ImageRef, Turn, UserError
 
 PLACEHOLDER = "<image>"
 Part = str | ImageRef | None

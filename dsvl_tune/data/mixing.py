@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 
 @dataclass(frozen=True)

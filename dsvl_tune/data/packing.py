@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from itertools import chain, takewhile
 
-from dsvl_tune.schema import Conversation, ImageRef, Sample
+from dsvl_tune.core.types import Conversation, ImageRef, Sample
 
 
 def tree_key(conversation: Conversation) -> Hashable | None:

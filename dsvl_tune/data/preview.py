@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.schema import IGNORE_INDEX, Branch, Pixels, Processor, Sample
+from dsvl_tune.core.types import IGNORE_INDEX, Branch, Pixels, Processor, Sample
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.messages import Message, build, split_text, take
 from dsvl_tune.data.references import Home
-from dsvl_tune.schema import Conversation, UserError
 
 CHARTQA_KINDS = ("human", "machine")
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL.Image import Image
 
-from dsvl_tune.schema import ImageRef, UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import ImageRef
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from itertools import chain
 from pathlib import Path
 
 import dsvl_tune
-from dsvl_tune.data.cache import cache_folder, write_cached
+from dsvl_tune.core.cache_folder import cache_folder, write_cached
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.survey import FORK_FROM, Examine, Facts, examined
-from dsvl_tune.schema import Conversation
 
 PIECE = 1000
 """Rows of a file in the cache."""

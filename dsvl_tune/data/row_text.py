@@ -9,7 +9,7 @@ from functools import partial
 from io import BytesIO, StringIO
 from typing import Any, NamedTuple
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "ppm", "jp2")
 """Members of a tar whose names end so are images."""

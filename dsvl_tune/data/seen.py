@@ -14,10 +14,10 @@ from typing import TypeAlias
 import PIL
 from PIL import Image
 
+from dsvl_tune.core.types import Features, ImageRef, ImageRule, Pixels, Processor
 from dsvl_tune.data import images
 from dsvl_tune.data.images import from_levels, load_image, to_levels
 from dsvl_tune.data.urls import cached_picture
-from dsvl_tune.schema import Features, ImageRef, ImageRule, Pixels, Processor
 
 SeenImage: TypeAlias = "Pixels | Features"
 

@@ -18,6 +18,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.json_list import BOM
 from dsvl_tune.data.row_text import (
     CsvDialect,
@@ -27,7 +28,6 @@ from dsvl_tune.data.row_text import (
     sample_key,
     sample_row,
 )
-from dsvl_tune.schema import UserError
 
 Parse = Callable[[Any, str], Any]
 Found = Iterator[tuple[Any, Parse, str]]

@@ -10,10 +10,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dsvl_tune.core.types import Conversation, ImageRef, Pixels, Processor
 from dsvl_tune.data.collate import stack_images
 from dsvl_tune.data.images import load_image, to_pixels
 from dsvl_tune.data.seen import keyed
-from dsvl_tune.schema import Conversation, ImageRef, Pixels, Processor
 
 Row = list[Conversation]
 FORK_FROM = 200

@@ -14,12 +14,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.encode import Overlong, tokenize
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.packing import tree_key
 from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.template import Form
-from dsvl_tune.schema import Conversation, Processor, UserError
 
 PLACEHOLDERS = re.compile(
     r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]",

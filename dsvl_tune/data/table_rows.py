@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pyarrow as pa
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 WRITTEN = 100
 """Rows of a record batch that `write` makes: one costs what many do, and their pictures lie in memory together."""

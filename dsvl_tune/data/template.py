@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from dsvl_tune.schema import Conversation, ImageRef, Processor, Turn, UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
 
 Form = Literal["training", "generation"]
 Part = str | ImageRef

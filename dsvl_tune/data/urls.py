@@ -7,8 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from dsvl_tune.data.cache import cached
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.cache_folder import cached
+from dsvl_tune.core.errors import UserError
 
 MAX_BYTES = 50_000_000
 """A longer answer is refused."""

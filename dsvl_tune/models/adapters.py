@@ -21,12 +21,12 @@ from peft import (
 from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
-from dsvl_tune.files import save_tensors, stream_tensors, write_whole
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import save_tensors, stream_tensors, write_whole
 from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.parts import LORA_TARGETS, PartPlan, Plan, part_of
 from dsvl_tune.models.sharding import whole
 from dsvl_tune.models.weights import read_file
-from dsvl_tune.schema import UserError
 
 Variant = Literal["lora", "rslora", "dora"]
 FULL_WEIGHTS = "full_parts.safetensors"

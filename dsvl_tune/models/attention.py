@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import PreTrainedModel
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 Attention = Literal["sdpa", "flex"]
 FLEX = "flex_attention"  # transformers' name

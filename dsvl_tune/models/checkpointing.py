@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 Checkpointed = Literal["siglip", "sam", "language_model"]
 MODULES: dict[Checkpointed, str] = {

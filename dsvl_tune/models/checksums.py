@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dsvl_tune.files import sha256, write_whole
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import sha256, write_whole
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")

@@ -8,7 +8,7 @@ from shutil import which
 import torch
 from transformers import PreTrainedModel
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 
 def compile_layers(model: PreTrainedModel) -> None:

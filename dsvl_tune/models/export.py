@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dsvl_tune.files import save_tensors, write_json, write_whole
-from dsvl_tune.models.headers import WEIGHTS, WEIGHTS_INDEX
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import save_tensors, write_json, write_whole
+from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.models.key_map import Pair
 from dsvl_tune.models.weights import UNUSED, Weights, read_tensor
-from dsvl_tune.schema import UserError
 
 Layout = Literal["transformers", "original"]
 Alter = Callable[[str, Tensor], Tensor]

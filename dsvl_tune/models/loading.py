@@ -17,8 +17,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.models.checksums import SUMS, check_own_sums
-from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.original import original_config
 from dsvl_tune.models.quantization import (
@@ -30,7 +31,6 @@ from dsvl_tune.models.quantization import (
 )
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.models.weights import CLASSES, Weights
-from dsvl_tune.schema import UserError
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CONFIGS = {"deepseek_vl": DeepseekVLConfig, "deepseek_vl_hybrid": DeepseekVLHybridConfig}

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.key_map import SAM, SIGLIP
-from dsvl_tune.schema import UserError
 
 Shapes = dict[str, tuple[int, ...]]
 

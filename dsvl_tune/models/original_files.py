@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Branch, ImageRule
 from dsvl_tune.models.original import (
     EPS,
     PROJECTOR_DEPTH,
@@ -15,7 +17,6 @@ from dsvl_tune.models.original import (
     Tower,
 )
 from dsvl_tune.models.tokenizer import IMAGE_TOKEN
-from dsvl_tune.schema import Branch, ImageRule, UserError
 
 # What the original's code has fixed, by the path of the key in transformers' configuration.
 FIXED: dict[str, Any] = {

@@ -10,12 +10,12 @@ from huggingface_hub import get_safetensors_metadata, hf_hub_download
 from huggingface_hub.errors import HFValidationError, NotASafetensorsRepoError, StrictDataclassError
 from transformers import PretrainedConfig, PreTrainedModel
 
-from dsvl_tune.models.headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.loading import CONFIGS, EMBEDDED, MODEL_TYPES
 from dsvl_tune.models.original import Shapes, original_config
 from dsvl_tune.models.weights import CLASSES
-from dsvl_tune.schema import UserError
 
 
 def read_outline(name: str) -> PretrainedConfig:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import nn
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 # Part -> prefixes of its tensors in transformers' layout; the longest prefix that fits wins.
 PREFIXES: dict[str, tuple[str, ...]] = {

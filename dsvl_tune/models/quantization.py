@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.parts import LORA_TARGETS, Plan, Preset, part_of
 from dsvl_tune.models.weights import Weights
-from dsvl_tune.schema import UserError
 
 Quantization = Literal["nf4"]
 PART = "language_model"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 IMAGE_TOKEN = "<image_placeholder>"
 

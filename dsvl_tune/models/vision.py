@@ -22,8 +22,8 @@ import transformers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.parts import HYBRID_ONLY, Plan, part_of
-from dsvl_tune.schema import UserError
 
 Features = dict[str, Tensor]
 TOWERS = ("siglip", "sam")

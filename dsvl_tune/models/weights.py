@@ -14,8 +14,9 @@ from transformers import (
     PretrainedConfig,
 )
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.weight_headers import Stored, is_original, read_header, read_headers
 from dsvl_tune.models.checksums import check_own_sums
-from dsvl_tune.models.headers import Stored, is_original, read_header, read_headers
 from dsvl_tune.models.key_map import (
     SIGLIP_HF,
     SIGLIP_HF_OLD,
@@ -23,7 +24,6 @@ from dsvl_tune.models.key_map import (
     pair_of_transformers,
     unused_shapes,
 )
-from dsvl_tune.schema import UserError
 
 CLASSES = {
     "deepseek_vl": DeepseekVLForConditionalGeneration,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 SHOWN_ROWS = 16
 """Rows of a bad step that its message names."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from dsvl_tune.schema import Batch, ImageRule, Prompts
+from dsvl_tune.core.types import Batch, ImageRule, Prompts
 
 
 def with_image(batch: Batch | Prompts, rule: ImageRule) -> Batch | Prompts:

@@ -21,9 +21,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
-from dsvl_tune.files import partial_of, put_in_place, remove, write_whole
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import partial_of, put_in_place, remove, write_whole
 from dsvl_tune.models.sharding import cut_like
-from dsvl_tune.schema import UserError
 from dsvl_tune.training.checkpoints import WholeFileIO
 
 REST = "rest.pt"

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from dsvl_tune.files import remove, sync_folder, write_whole
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import remove, sync_folder, write_whole
 
 FOLDER = Path("checkpoints")
 NEXT, LAST, PREVIOUS = FOLDER / "next.ckpt", FOLDER / "last.ckpt", FOLDER / "previous.ckpt"

@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from dsvl_tune.schema import Batch, Prompts, UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.training.checkpoints import newest_whole
 
 LOST_PEER = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|peer|timed out|nccl.*(abort|watchdog|remote)"

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.tensor_cache import TensorStore
+from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.models.parts import Plan
 from dsvl_tune.models.sharding import is_sharded
 from dsvl_tune.models.vision import (
@@ -24,8 +27,6 @@ from dsvl_tune.models.vision import (
     frozen_features,
     let_go,
 )
-from dsvl_tune.schema import Batch, Prompts, UserError
-from dsvl_tune.tensor_store import TensorStore
 
 FeatureDtype = Literal["bfloat16", "float32"]
 Seen = TypeVar("Seen", bound="Batch | Prompts")

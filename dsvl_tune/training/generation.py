@@ -15,8 +15,8 @@ from transformers import (
     TextStreamer,
 )
 
+from dsvl_tune.core.types import Prompts
 from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
-from dsvl_tune.schema import Prompts
 from dsvl_tune.training.loss import encode_images
 
 Answer = dict[str, Any]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.checkpoints import newest_whole
 from dsvl_tune.training.ranks import is_first
 

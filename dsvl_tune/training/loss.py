@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from dsvl_tune.core.types import IGNORE_INDEX, Batch, Prompts
 from dsvl_tune.models.attention import decoder_attention
 from dsvl_tune.models.vision import visual_tokens
-from dsvl_tune.schema import IGNORE_INDEX, Batch, Prompts
 from dsvl_tune.training.head_loss import head_loss
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import dsvl_tune
-from dsvl_tune.files import sha256
-from dsvl_tune.models.headers import weight_files
+from dsvl_tune.core.files import sha256
+from dsvl_tune.core.weight_headers import weight_files
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "safetensors", "tokenizers", "pillow")
 

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch
 from dsvl_tune.models.adapters import Variant
 from dsvl_tune.models.attention import Attention
 from dsvl_tune.models.building import adapted_model, build_model
@@ -19,7 +21,6 @@ from dsvl_tune.models.loading import resolve_checkpoint
 from dsvl_tune.models.parts import PartPlan, Plan, Preset, make_plan
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization, check_quantization, quantization_of
-from dsvl_tune.schema import Batch, UserError
 from dsvl_tune.training.answering import AnsweringModule
 from dsvl_tune.training.bad_steps import BadSteps
 from dsvl_tune.training.frozen_half import FeatureDtype, open_half, share_store

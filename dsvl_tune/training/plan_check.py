@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed, nn
 
-from dsvl_tune.files import write_json
+from dsvl_tune.core.files import write_json
+from dsvl_tune.core.text_table import format_table
 from dsvl_tune.models.parts import Plan, part_of
 from dsvl_tune.models.quantization import PART, four_bit_layers, parameter_sizes
 from dsvl_tune.models.sharding import local
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.table import format_table
 
 
 def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None = None) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import distributed
 
-from dsvl_tune.files import write_json_lines
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import write_json_lines
 from dsvl_tune.training.generation import Answer
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from dsvl_tune.schema import Batch
+from dsvl_tune.core.types import Batch
 
 
 class StepProgress(TQDMProgressBar):

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.checkpoint_io import without_shards
 from dsvl_tune.training.checkpoints import FOLDER, LAST, newest_whole, step_of
 

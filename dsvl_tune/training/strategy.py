@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import (
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.sharding import whole
-from dsvl_tune.schema import UserError
 from dsvl_tune.training.checkpoint_io import Checkpoint, over_tensors, read_checkpoint, write_folder
 
 SHARDED = "fsdp2"

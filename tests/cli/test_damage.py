@@ -16,8 +16,8 @@ from damages import EVERYWHERE, ORIGINAL, TRANSFORMERS, Damage, flip
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli import main
+from dsvl_tune.core.weight_headers import WEIGHTS_INDEX
 from dsvl_tune.models.checksums import SUMS, write_sums
-from dsvl_tune.models.headers import WEIGHTS_INDEX
 from dsvl_tune.models.loading import read_config
 from dsvl_tune.models.merging import merge_into
 from dsvl_tune.models.weights import Weights

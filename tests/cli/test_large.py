@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DeepseekVLHybridConfig
 
-from dsvl_tune.models.headers import WEIGHTS_INDEX, read_headers
+from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, read_headers
 from dsvl_tune.models.weights import (
     expected_shapes,
     original_shapes,

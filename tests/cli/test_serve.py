@@ -19,6 +19,7 @@ from openai import OpenAI
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli import main
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
 from dsvl_tune.models.loading import load_model, read_config
@@ -26,7 +27,6 @@ from dsvl_tune.models.merging import merge_into
 from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.tokenizer import load_tokenizer
 from dsvl_tune.models.weights import Weights
-from dsvl_tune.schema import Conversation, ImageRef, Turn
 from dsvl_tune.training.generation import answer_prompts
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -12,7 +12,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from torch import distributed
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.checkpoint_io import read_folder, write_folder
 
 distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)

@@ -14,9 +14,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from dsvl_tune.data.encode import encode, encode_prompt
-from dsvl_tune.data.images import load_image, resize_square, to_pixels, to_square
-from dsvl_tune.schema import (
+from dsvl_tune.core.types import (
     IGNORE_INDEX,
     Branch,
     Conversation,
@@ -25,6 +23,8 @@ from dsvl_tune.schema import (
     Processor,
     Turn,
 )
+from dsvl_tune.data.encode import encode, encode_prompt
+from dsvl_tune.data.images import load_image, resize_square, to_pixels, to_square
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = ("hybrid", "siglip")

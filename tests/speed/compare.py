@@ -29,7 +29,7 @@ from typing import Any
 
 from rig_inputs import VOCABULARY, write_inputs
 
-from dsvl_tune.training.table import format_table
+from dsvl_tune.core.text_table import format_table
 
 EPOCH = 2
 """Steps of an epoch."""

@@ -20,9 +20,9 @@ from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, TARGETS, Meter, data_f
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
+from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images import to_pixels
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Processor
 
 Row = dict[str, Any]
 

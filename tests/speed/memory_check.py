@@ -22,15 +22,15 @@ import torch
 from rig_inputs import write_inputs
 from torch.utils.data import DataLoader
 
+from dsvl_tune.core.text_table import format_table
+from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.outline import outline_model, read_outline
 from dsvl_tune.models.parts import fit_plan, make_plan
 from dsvl_tune.recipe import quieten
-from dsvl_tune.schema import IGNORE_INDEX, Batch
 from dsvl_tune.training.dry_step import RowShape
 from dsvl_tune.training.memory import estimate
 from dsvl_tune.training.module import FinetuneModule, torch_dtype
-from dsvl_tune.training.table import format_table
 
 # checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, learnt tokens
 CONFIGURATIONS: list[tuple[str, str, str, bool, int, int, int, int]] = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.checkpoints import (
     LAST,
     NEXT,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune.files import save_tensors, whole_folder, write_json, write_whole
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import save_tensors, whole_folder, write_json, write_whole
 
 
 def fill(path: Path) -> None:
@@ -37,8 +37,8 @@ def test_a_full_disk_while_saving_tensors(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, torch
 from pathlib import Path
-from dsvl_tune.files import save_tensors, write_whole
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.files import save_tensors, write_whole
+from dsvl_tune.core.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

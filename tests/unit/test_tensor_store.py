@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune import tensor_store
-from dsvl_tune.tensor_store import TensorStore
+from dsvl_tune.core import tensor_cache as tensor_store
+from dsvl_tune.core.tensor_cache import TensorStore
 
 SHAPES = {"low": (4, 8), "high": (16, 3)}
 

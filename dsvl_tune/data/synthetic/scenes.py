@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.synthetic.palette import COLOURS, JITTER, Colour, outline, shade
 from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
-from dsvl_tune.schema import Conversation, ImageRef, Turn
 
 WORDS = {
     str(number): word for number, word in enumerate(("two", "three", "four", "five", "six"), 2)

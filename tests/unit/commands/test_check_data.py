@@ -11,10 +11,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from dsvl_tune.commands.check_data import main
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.report import Report, kind_of, leaks
 from dsvl_tune.data.survey import Facts, look
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.schema import UserError
 
 
 def picture(seed: int) -> Image.Image:

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from dsvl_tune.commands.preview import main
+from dsvl_tune.core.types import IGNORE_INDEX, ImageRef
 from dsvl_tune.data.images import load_image, to_square
 from dsvl_tune.data.preview import MORE
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.schema import IGNORE_INDEX, ImageRef
 
 
 class Page(HTMLParser):

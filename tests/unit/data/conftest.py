@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import DeepseekVLConfig
 
+from dsvl_tune.core.types import Processor
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Processor
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

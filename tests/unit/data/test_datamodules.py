@@ -19,9 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 import dsvl_tune.datamodules
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.data.sources import open_rows
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.schema import Batch, Prompts, UserError
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from dsvl_tune.core.types import Batch, ImageRef
 from dsvl_tune.data.images import load_image, to_pixels
 from dsvl_tune.data.seen import keyed
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.datamodules.squares import kept_squares
-from dsvl_tune.schema import Batch, ImageRef
 
 
 @pytest.fixture

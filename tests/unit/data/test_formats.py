@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.conversations import open_conversations
 from dsvl_tune.data.formats import Format
-from dsvl_tune.schema import Conversation, UserError
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.references import Home, image_ref
-from dsvl_tune.schema import UserError
 
 NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Branch, ImageRef, ImageRule
 from dsvl_tune.data import images
 from dsvl_tune.data.images import load_image, to_pixels
-from dsvl_tune.schema import Branch, ImageRef, ImageRule, UserError
 
 HALF = (0.5, 0.5, 0.5)
 

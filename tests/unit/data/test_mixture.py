@@ -14,10 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch
 from dsvl_tune.data.mixing import Ramp
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.schema import Batch, UserError
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from published_shapes import SHAPES
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Processor
 from dsvl_tune.data.formats import FORMATS, read_row
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.references import Home, image_ref
 from dsvl_tune.data.survey import Examine
-from dsvl_tune.schema import Processor, UserError
 
 VALUES: list[Any] = [
     None,

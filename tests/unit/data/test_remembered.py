@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data import remembered
 from dsvl_tune.data.remembered import remembered_survey
 from dsvl_tune.data.survey import Examine, Facts, survey
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, ScenesDataModule
-from dsvl_tune.schema import Conversation, Processor
 
 ROWS = 50
 

@@ -22,7 +22,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from orders import ORDERS, make_data, write_rows
 from torch import Tensor
 
-from dsvl_tune.schema import Batch
+from dsvl_tune.core.types import Batch
 
 STEPS = 4
 """Of two micro-batches; three of them are an epoch of the smallest source."""

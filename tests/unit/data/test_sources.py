@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data import byte_rows, json_list
 from dsvl_tune.data.conversations import open_conversations
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.sources import open_rows
 from dsvl_tune.data.streams import Stream, StreamedRows
-from dsvl_tune.schema import Conversation, UserError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 

@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.commands.check_data import main as check_data
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data import streams
 from dsvl_tune.data.conversations import open_conversations
 from dsvl_tune.data.shards import read_shard
 from dsvl_tune.data.streams import Stream, StreamedRows, find_shards
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.schema import UserError
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 SIZES = (5, 11, 1, 7)

@@ -6,12 +6,12 @@ import time
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.synthetic import looks
 from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
 from dsvl_tune.data.synthetic.charts import chart_row
 from dsvl_tune.data.synthetic.palette import COLOURS
 from dsvl_tune.data.synthetic.scenes import SCENES, cell_colours, colour_name, scene_row
-from dsvl_tune.schema import Conversation
 
 
 def picture_of(row: list[Conversation]) -> Image.Image:

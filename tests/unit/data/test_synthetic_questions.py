@@ -6,11 +6,11 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.synthetic.charts import chart_row
 from dsvl_tune.data.synthetic.questions import VALUES, Item, ask, over
 from dsvl_tune.data.synthetic.scenes import scene_row
 from dsvl_tune.data.synthetic.text_tables import table_row
-from dsvl_tune.schema import Conversation
 
 ROWS = 600
 

@@ -7,9 +7,10 @@ import random
 import pytest
 from PIL import Image
 
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Turn
 from dsvl_tune.data.encode import encode, encode_prompt, tokenize
 from dsvl_tune.data.template import render
-from dsvl_tune.schema import IGNORE_INDEX, Conversation, ImageRef, Processor, Turn, UserError
 
 PIC = ImageRef(Image.new("RGB", (4, 4)), "pic")
 

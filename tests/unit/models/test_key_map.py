@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
+from dsvl_tune.core.types import Branch, ImageRule
 from dsvl_tune.models.key_map import Pair, pair_of_original, pair_of_transformers
 from dsvl_tune.models.original_files import config_json
 from dsvl_tune.models.weights import expected_shapes, original_shapes, pair_of, unused_of
-from dsvl_tune.schema import Branch, ImageRule
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAMILIES = {"hybrid": "deepseek_vl_hybrid", "siglip": "deepseek_vl"}

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
 from dsvl_tune.models.processor import ORIGINAL_SYSTEM_PROMPT, load_processor
 from dsvl_tune.models.tokenizer import load_tokenizer
-from dsvl_tune.schema import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -17,6 +17,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.models import quantization
 from dsvl_tune.models.adapters import apply_plan, save_trained
 from dsvl_tune.models.loading import load_model, read_config
@@ -31,7 +32,6 @@ from dsvl_tune.models.quantization import (
 )
 from dsvl_tune.models.sharding import empty_model
 from dsvl_tune.models.weights import Weights
-from dsvl_tune.schema import UserError
 
 
 def inputs(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsvl_tune.files import stream_tensors
+from dsvl_tune.core.files import stream_tensors
 from dsvl_tune.models.adapters import Variant, apply_plan
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.parts import PartPlan, make_plan

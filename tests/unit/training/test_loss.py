@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.types import Conversation, ImageRef, Processor, Sample, Turn
 from dsvl_tune.data.batches import make_batch
 from dsvl_tune.data.collate import collate
 from dsvl_tune.data.encode import encode
@@ -17,7 +18,6 @@ from dsvl_tune.data.packing import tree
 from dsvl_tune.models.attention import decoder_attention
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.models.processor import load_processor
-from dsvl_tune.schema import Conversation, ImageRef, Processor, Sample, Turn
 from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.strategy import FSDP2, choose_strategy
 
 

@@ -26,18 +26,6 @@ IGNORE_INDEX = -100
 """Label of a position that is not learnt (the `ignore_index` of torch's cross entropy)."""
 
 
-class UserError(Exception):
-    """Something the user can put right: told in one message with exit code 2, without a traceback.
-
-    The message says what is wrong and where, what was found, what was expected and what to do.
-    """
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader worker hands its exception over as text that contains the worker's whole traceback;
-        # what the user should read is what follows the last mention of this class.
-        super().__init__(message.rsplit("schema.UserError: ", 1)[-1].strip())
-
-
 @dataclass(frozen=True)
 class ImageRef:
     """An image that has not been read yet.

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """What safetensors calls the dtypes (github.com/huggingface/safetensors: Format)."""

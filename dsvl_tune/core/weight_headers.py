@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from dsvl_tune.schema import UserError
+from dsvl_tune.core.errors import UserError
 
 ORIGINAL = "multi_modality"
 """`model_type` of the original layout."""
