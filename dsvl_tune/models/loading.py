@@ -19,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checksums import SUMS, check_own_sums
-from dsvl_tune.models.kernels import install_kernels
 from dsvl_tune.models.original import original_config
 from dsvl_tune.models.quantization import (
     OnDemand,

@@ -21,8 +21,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from dsvl_tune.models.kernels import install_kernels
-from dsvl_tune.models.products import product
+from dsvl_tune.kernels.install import install_kernels
+from dsvl_tune.kernels.onednn_linear import product
 
 WIDTH, INNER, HEADS, LAYERS, ROWS, TOKENS = 1024, 2816, 8, 4, 4, 648
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -17,7 +17,7 @@ from contest import Work, added_mb, compare
 from torch import Tensor, nn
 from transformers import SamVisionConfig, SamVisionModel
 
-from dsvl_tune.models.kernels import install_kernels
+from dsvl_tune.kernels.install import install_kernels
 
 
 def towers() -> tuple[nn.Module, nn.Module]:

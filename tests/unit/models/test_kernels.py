@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from dsvl_tune.models import products
+from dsvl_tune.kernels import onednn_linear as products
+from dsvl_tune.kernels.install import FASTER, install_kernels
+from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraProduct
+from dsvl_tune.kernels.onednn_linear import FullWidthLinear
+from dsvl_tune.kernels.swiglu import SwiGLU
 from dsvl_tune.models.adapters import apply_plan, lora_config
-from dsvl_tune.models.kernels import FASTER, install_kernels
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.lora_linear import FusedLoraLinear, LoraProduct
 from dsvl_tune.models.parts import PREFIXES, PartPlan
-from dsvl_tune.models.products import FullWidthLinear
-from dsvl_tune.models.swiglu import SwiGLU
 
 LORA = {
     part: PartPlan(mode="lora", rank=4)

@@ -11,9 +11,14 @@ from torch.autograd import gradcheck
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
-from dsvl_tune.models import products, sam_attention
-from dsvl_tune.models.kernels import install_kernels
-from dsvl_tune.models.sam_attention import BlockAttention, FoldedSamAttention, widened_attention
+from dsvl_tune.kernels import onednn_linear as products
+from dsvl_tune.kernels import relative_position_attention as sam_attention
+from dsvl_tune.kernels.install import install_kernels
+from dsvl_tune.kernels.relative_position_attention import (
+    BlockAttention,
+    FoldedSamAttention,
+    widened_attention,
+)
 
 # heads, tokens a side that the tables are for, window (0: global), then batch, height and width of the input
 GEOMETRIES = {

@@ -9,7 +9,7 @@ from peft.tuners.lora.layer import Linear as PeftLoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dsvl_tune.models.products import FullWidthLinear, product
+from dsvl_tune.kernels.onednn_linear import FullWidthLinear, product
 
 
 class LoraProduct(torch.autograd.Function):

@@ -11,10 +11,10 @@ from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
-from dsvl_tune.models.lora_linear import FusedLoraLinear
-from dsvl_tune.models.products import FullWidthLinear
-from dsvl_tune.models.sam_attention import FoldedSamAttention
-from dsvl_tune.models.swiglu import LeanLlamaMLP
+from dsvl_tune.kernels.lora_linear import FusedLoraLinear
+from dsvl_tune.kernels.onednn_linear import FullWidthLinear
+from dsvl_tune.kernels.relative_position_attention import FoldedSamAttention
+from dsvl_tune.kernels.swiglu import LeanLlamaMLP
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: FullWidthLinear,

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
-from dsvl_tune.models.products import product
+from dsvl_tune.kernels.onednn_linear import product
 
 BLOCK = 2**19
 """Scores in a block: 2 MB of float32, which stays in the processor's cache; half and double measured no better."""

@@ -1,0 +1,1 @@
+"""Faster forwards for modules of transformers and peft."""
