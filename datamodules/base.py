@@ -20,8 +20,8 @@ from dsvl_tune.data.images import finish_pixels
 from dsvl_tune.data.mixed_sampler import MixedSampler
 from dsvl_tune.data.sampler import StepSampler
 from dsvl_tune.data.stored_images import image_keys
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import resolve_checkpoint
-from dsvl_tune.models.processor import load_processor
 
 from .floor import floor_of_rows
 from .squares import kept_squares

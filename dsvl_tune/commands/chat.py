@@ -21,9 +21,9 @@ from dsvl_tune.data.encode import encode_prompt
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.messages import fill_places, split_text
 from dsvl_tune.data.seen import SeenImage
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.loading import load_model, resolve_checkpoint
-from dsvl_tune.models.processor import load_processor
 from dsvl_tune.training.generation import Sampling, generate_ids
 
 IMAGE_COMMAND = "/image"

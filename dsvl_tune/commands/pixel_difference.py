@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor
 
 from dsvl_tune.core.types import Branch
 from dsvl_tune.data.images import to_pixels
-from dsvl_tune.models.processor import load_processor
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 SIZES = (
     (640, 480),

@@ -11,11 +11,11 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.export import Layout
 from dsvl_tune.models.export_files import main_dtype
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.processor import load_processor
 from dsvl_tune.models.quantization import Quantization
 from dsvl_tune.models.weights import ORIGINAL_FOLDER
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample
 from dsvl_tune.data.seen import SeenImage, see_image
-from dsvl_tune.data.template import Form, Segment, render
+from dsvl_tune.families.deepseek_vl.prompt import Form, Segment, render
 
 Overlong = Literal["error", "truncate"]
 

@@ -20,7 +20,7 @@ from dsvl_tune.data.encode import Overlong, tokenize
 from dsvl_tune.data.images import load_image
 from dsvl_tune.data.packing import tree_key
 from dsvl_tune.data.streams import StreamedRows
-from dsvl_tune.data.template import Form
+from dsvl_tune.families.deepseek_vl.prompt import Form
 
 PLACEHOLDERS = re.compile(
     r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]",

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import save_tensors, stream_tensors, write_whole
+from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, PartPlan, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
-from dsvl_tune.models.parts import LORA_TARGETS, PartPlan, Plan, part_of
 from dsvl_tune.models.sharding import whole
 from dsvl_tune.models.weights import read_file
 

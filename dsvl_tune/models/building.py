@@ -9,12 +9,12 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
+from dsvl_tune.families.deepseek_vl.parts import Plan, fit_plan
 from dsvl_tune.models.adapters import Variant, apply_plan
 from dsvl_tune.models.attention import Attention, use_attention
 from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
 from dsvl_tune.models.compiling import compile_layers
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import Plan, fit_plan
 from dsvl_tune.models.quantization import Quantization
 from dsvl_tune.models.sharding import drawable, empty_model, fill, shard
 from dsvl_tune.models.weights import Weights

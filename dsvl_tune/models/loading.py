@@ -19,9 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.families.deepseek_vl.config import original_config
+from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checksums import SUMS, check_own_sums
-from dsvl_tune.models.original import original_config
 from dsvl_tune.models.quantization import (
     OnDemand,
     Quantization,
@@ -29,7 +30,6 @@ from dsvl_tune.models.quantization import (
     finish_quantization,
     nf4_config,
 )
-from dsvl_tune.models.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.models.weights import CLASSES, Weights
 
 EMBEDDED = Path(__file__).parent / "embedded"

@@ -12,9 +12,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
+from dsvl_tune.families.deepseek_vl.config import Shapes, original_config
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.loading import CONFIGS, EMBEDDED, MODEL_TYPES
-from dsvl_tune.models.original import Shapes, original_config
 from dsvl_tune.models.weights import CLASSES
 
 

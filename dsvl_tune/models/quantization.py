@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.parts import LORA_TARGETS, Plan, Preset, part_of
+from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, Plan, Preset, part_of
 from dsvl_tune.models.weights import Weights
 
 Quantization = Literal["nf4"]

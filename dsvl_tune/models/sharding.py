@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.loading import finish_model, read_config
-from dsvl_tune.models.parts import part_of
 from dsvl_tune.models.quantization import Quantization, check_widths, empty_layers, pack
 from dsvl_tune.models.weights import CLASSES, Weights
 

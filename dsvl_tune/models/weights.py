@@ -16,14 +16,14 @@ from transformers import (
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, is_original, read_header, read_headers
-from dsvl_tune.models.checksums import check_own_sums
-from dsvl_tune.models.key_map import (
+from dsvl_tune.families.deepseek_vl.key_map import (
     SIGLIP_HF,
     SIGLIP_HF_OLD,
     Pair,
     pair_of_transformers,
     unused_shapes,
 )
+from dsvl_tune.models.checksums import check_own_sums
 
 CLASSES = {
     "deepseek_vl": DeepseekVLForConditionalGeneration,

@@ -17,9 +17,8 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import TensorStore
 from dsvl_tune.core.types import Batch, Prompts
-from dsvl_tune.models.parts import Plan
-from dsvl_tune.models.sharding import is_sharded
-from dsvl_tune.models.vision import (
+from dsvl_tune.families.deepseek_vl.parts import Plan
+from dsvl_tune.families.deepseek_vl.vision_features import (
     Features,
     feature_shapes,
     first_half,
@@ -27,6 +26,7 @@ from dsvl_tune.models.vision import (
     frozen_features,
     let_go,
 )
+from dsvl_tune.models.sharding import is_sharded
 
 FeatureDtype = Literal["bfloat16", "float32"]
 Seen = TypeVar("Seen", bound="Batch | Prompts")

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from dsvl_tune.core.types import IGNORE_INDEX, Batch, Prompts
+from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
 from dsvl_tune.models.attention import decoder_attention
-from dsvl_tune.models.vision import visual_tokens
 from dsvl_tune.training.head_loss import head_loss
 
 

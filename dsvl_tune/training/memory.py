@@ -15,8 +15,8 @@ from typing import NamedTuple
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, Plan, part_names, part_of
 from dsvl_tune.models.checkpointing import Checkpointed
-from dsvl_tune.models.parts import LORA_TARGETS, Plan, part_names, part_of
 from dsvl_tune.models.quantization import NF4_BYTES, PART
 from dsvl_tune.training.dry_step import RowShape, StepBytes, dry_steps
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dsvl_tune.models.parts import Plan, part_of
+from dsvl_tune.families.deepseek_vl.parts import Plan, part_of
 
 
 def make_optimizer(

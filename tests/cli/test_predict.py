@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from dsvl_tune.cli import main
-from dsvl_tune.models.tokenizer import load_tokenizer
+from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")

@@ -22,10 +22,10 @@ from dsvl_tune.cli import main
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.families.deepseek_vl.processor import load_processor
+from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 from dsvl_tune.models.loading import load_model, read_config
 from dsvl_tune.models.merging import merge_into
-from dsvl_tune.models.processor import load_processor
-from dsvl_tune.models.tokenizer import load_tokenizer
 from dsvl_tune.models.weights import Weights
 from dsvl_tune.training.generation import answer_prompts
 

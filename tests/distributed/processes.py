@@ -18,8 +18,8 @@ import lightning as L
 import torch
 
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
+from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.adapters import save_trained
-from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.models.sharding import local
 from dsvl_tune.recipe import quieten
 from dsvl_tune.training.checkpoint_io import RunCheckpointIO

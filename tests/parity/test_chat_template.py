@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dsvl_tune.models.chat_template import chat_template
-from dsvl_tune.models.processor import ORIGINAL_SYSTEM_PROMPT
-from dsvl_tune.models.tokenizer import load_tokenizer
+from dsvl_tune.families.deepseek_vl.chat_template import chat_template
+from dsvl_tune.families.deepseek_vl.processor import ORIGINAL_SYSTEM_PROMPT
+from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "golden" / "hybrid"
 CASES = json.loads((FOLDER / "conversations.json").read_text(encoding="utf-8"))["cases"]

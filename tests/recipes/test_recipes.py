@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.parts import part_of
+from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.quantization import NF4_BYTES
 from dsvl_tune.recipe import RecipeCLI
 

@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, 
 
 from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images import to_pixels
-from dsvl_tune.models.processor import load_processor
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 Row = dict[str, Any]
 

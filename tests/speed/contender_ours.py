@@ -15,7 +15,7 @@ from dsvl_tune.data.grouping import group_trees
 from dsvl_tune.data.survey import Facts
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
-from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.recipe import quieten
 from dsvl_tune.training.module import FinetuneModule
 

@@ -21,10 +21,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.batches import make_batch
+from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import fit_plan, make_plan
-from dsvl_tune.models.processor import load_processor
 from dsvl_tune.training.loss import supervised_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

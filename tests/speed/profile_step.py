@@ -19,9 +19,9 @@ from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
 
 from dsvl_tune.data.images import finish_pixels
+from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.training.loss import supervised_loss
 
 BATCH = 4

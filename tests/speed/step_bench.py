@@ -74,7 +74,7 @@ def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
     """(tokens, learnt tokens) of every row of the file, each conversation alone."""
     from dsvl_tune.data.conversations import open_conversations
     from dsvl_tune.data.encode import tokenize
-    from dsvl_tune.models.processor import load_processor
+    from dsvl_tune.families.deepseek_vl.processor import load_processor
 
     processor = load_processor(options.model)
     conversations = open_conversations(str(data_file(options)))

@@ -91,7 +91,7 @@ def test_every_room_is_walked() -> None:
     [
         ("__init__.py", "from dsvl_tune.core.types import UserError"),
         ("schema.py", "from dsvl_tune.core.files import write_json"),
-        ("files.py", "from dsvl_tune.models.parts import part_of"),
+        ("files.py", "from dsvl_tune.families.deepseek_vl.parts import part_of"),
         ("metrics/floor.py", "from dsvl_tune.core.types import Batch"),
         ("models/loading.py", "from dsvl_tune.data.encode import encode"),
         ("models/loading.py", "from dsvl_tune import data"),

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import DeepseekVLConfig
 
 from dsvl_tune.core.types import Processor
-from dsvl_tune.models.processor import load_processor
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from dsvl_tune.families.deepseek_vl.parts import PREFIXES, PartPlan
 from dsvl_tune.kernels import onednn_linear as products
 from dsvl_tune.kernels.install import FASTER, install_kernels
 from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraProduct
@@ -20,7 +21,6 @@ from dsvl_tune.kernels.onednn_linear import FullWidthLinear
 from dsvl_tune.kernels.swiglu import SwiGLU
 from dsvl_tune.models.adapters import apply_plan, lora_config
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import PREFIXES, PartPlan
 
 LORA = {
     part: PartPlan(mode="lora", rank=4)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
 from dsvl_tune.core.types import Branch, ImageRule
-from dsvl_tune.models.key_map import Pair, pair_of_original, pair_of_transformers
-from dsvl_tune.models.original_files import config_json
+from dsvl_tune.families.deepseek_vl.key_map import Pair, pair_of_original, pair_of_transformers
+from dsvl_tune.families.deepseek_vl.original_settings import config_json
 from dsvl_tune.models.weights import expected_shapes, original_shapes, pair_of, unused_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"

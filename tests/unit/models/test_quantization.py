@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan, part_of
 from dsvl_tune.models import quantization
 from dsvl_tune.models.adapters import apply_plan, save_trained
 from dsvl_tune.models.loading import load_model, read_config
 from dsvl_tune.models.merging import merge_into
-from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan, part_of
 from dsvl_tune.models.quantization import (
     NF4_BYTES,
     check_quantization,

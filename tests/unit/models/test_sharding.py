@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dsvl_tune.core.files import stream_tensors
+from dsvl_tune.families.deepseek_vl.parts import PartPlan, make_plan
 from dsvl_tune.models.adapters import Variant, apply_plan
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import PartPlan, make_plan
 from dsvl_tune.models.sharding import drawable, empty_model
 from dsvl_tune.models.weights import Weights, read_file
 

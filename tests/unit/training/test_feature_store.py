@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part_names
+from dsvl_tune.families.deepseek_vl.vision_features import first_half
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import PartPlan, Plan, make_plan, part_names
-from dsvl_tune.models.vision import first_half
 from dsvl_tune.training.frozen_half import FrozenHalf, open_half
 from dsvl_tune.training.generation import generate_ids
 from dsvl_tune.training.loss import supervised_loss

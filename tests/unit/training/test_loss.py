@@ -15,9 +15,9 @@ from dsvl_tune.data.batches import make_batch
 from dsvl_tune.data.collate import collate
 from dsvl_tune.data.encode import encode
 from dsvl_tune.data.packing import tree
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.attention import decoder_attention
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.processor import load_processor
 from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 
 

@@ -18,11 +18,11 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.batches import make_batch
+from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
+from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.checkpointing import MODULES, checkpoint_activations
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import PartPlan, fit_plan, make_plan
-from dsvl_tune.models.processor import load_processor
 from dsvl_tune.training.loss import encode_images, supervised_loss
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.optim import make_optimizer

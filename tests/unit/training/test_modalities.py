@@ -15,8 +15,8 @@ from PIL import Image
 from dsvl_tune.core.types import Batch
 from dsvl_tune.data.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
+from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.parts import PartPlan
 from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 from dsvl_tune.training.module import FinetuneModule
 

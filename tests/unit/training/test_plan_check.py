@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.models.parts import PartPlan
+from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.plan_check import PlanCheck
 

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Branch, ImageRule
-from dsvl_tune.models.original import (
+from dsvl_tune.families.deepseek_vl.config import (
     EPS,
     PROJECTOR_DEPTH,
     PROJECTORS,
@@ -16,7 +16,7 @@ from dsvl_tune.models.original import (
     SIGLIP_TOWERS,
     Tower,
 )
-from dsvl_tune.models.tokenizer import IMAGE_TOKEN
+from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
 # What the original's code has fixed, by the path of the key in transformers' configuration.
 FIXED: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.key_map import SAM, SIGLIP
+from dsvl_tune.families.deepseek_vl.key_map import SAM, SIGLIP
 
 Shapes = dict[str, tuple[int, ...]]
 

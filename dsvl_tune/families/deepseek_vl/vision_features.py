@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.parts import HYBRID_ONLY, Plan, part_of
+from dsvl_tune.families.deepseek_vl.parts import HYBRID_ONLY, Plan, part_of
 
 Features = dict[str, Tensor]
 TOWERS = ("siglip", "sam")

@@ -1,0 +1,1 @@
+"""DeepSeek-VL, both families: SigLIP-only and hybrid."""
