@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Literal
 
-from dsvl_tune.data.synthetic.charts import chart_row
-from dsvl_tune.data.synthetic.scenes import scene_row
+from dsvl_tune.demo.charts import chart_row
+from dsvl_tune.demo.generated_rows import GeneratedRows
+from dsvl_tune.demo.scenes import scene_row
 
 from .base import ConversationDataModule, Rows
-from .generated import GeneratedRows
 
 ChartKind = Literal["upright", "lying", "grouped", "line", "pie"]
 

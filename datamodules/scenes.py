@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any, Literal
 
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.synthetic.scenes import scene_row
-from dsvl_tune.data.synthetic.text_tables import table_row
+from dsvl_tune.demo.generated_rows import GeneratedRows
+from dsvl_tune.demo.scenes import scene_row
+from dsvl_tune.demo.text_tables import table_row
 
 from .base import ConversationDataModule, Rows
-from .generated import GeneratedRows
 
 PictureKind = Literal["tubes", "rods", "floats"]
 

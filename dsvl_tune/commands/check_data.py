@@ -17,9 +17,9 @@ from dsvl_tune.data.report import BINS, Report, leaks
 from dsvl_tune.data.streams import StreamedRows
 from dsvl_tune.data.survey import Examine
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
-from dsvl_tune.datamodules.generated import GeneratedRows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
+from dsvl_tune.demo.generated_rows import GeneratedRows
 from dsvl_tune.recipe import RecipeCLI, set_up_fit
 
 SHOWN = 3

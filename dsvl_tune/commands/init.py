@@ -8,8 +8,8 @@ from jsonargparse import auto_cli
 
 from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.synthetic.vocabulary import generator_texts
-from dsvl_tune.models.tiny import build_embedded, save_checkpoint
+from dsvl_tune.demo.build_model import build_embedded, save_checkpoint
+from dsvl_tune.demo.vocabulary import generator_texts
 
 
 def init(out: Path, seed: int = 1) -> None:

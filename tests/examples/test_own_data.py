@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
-from dsvl_tune.data.synthetic.charts import chart_row
 from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.demo.charts import chart_row
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_data"
 EXIF_ORIENTATION = 0x0112

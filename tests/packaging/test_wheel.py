@@ -80,9 +80,9 @@ def test_every_file_of_the_package_is_inside(wheel: Path) -> None:
 def test_fonts_weights_and_recipes_are_inside(wheel: Path) -> None:
     packed = zipfile.ZipFile(wheel).namelist()
     for name in (
-        "dsvl_tune/data/synthetic/fonts/DejaVuSans.ttf",
-        "dsvl_tune/models/embedded/model.safetensors",
-        "dsvl_tune/models/embedded/tokenizer.json",
+        "dsvl_tune/demo/fonts/DejaVuSans.ttf",
+        "dsvl_tune/demo/embedded/model.safetensors",
+        "dsvl_tune/demo/embedded/tokenizer.json",
         "dsvl_tune/recipes/charts_lora.yaml",
         "dsvl_tune/py.typed",
     ):

@@ -19,8 +19,8 @@ from PIL import Image
 from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration
 
 from dsvl_tune.core.types import Conversation, ImageRef
-from dsvl_tune.data.synthetic.charts import chart_row
-from dsvl_tune.models.tiny import build_tokenizer
+from dsvl_tune.demo.build_model import build_tokenizer
+from dsvl_tune.demo.charts import chart_row
 
 # 24 layers (as the 1.3B has) of width 256 have 19 million weights. With the published vocabulary the head has 1.4 times
 # as many; with 8192 tokens a ninth, about what the published models have (1.3B: a sixth, 7B: a fourteenth).

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.synthetic import looks
-from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
-from dsvl_tune.data.synthetic.charts import chart_row
-from dsvl_tune.data.synthetic.palette import COLOURS
-from dsvl_tune.data.synthetic.scenes import SCENES, cell_colours, colour_name, scene_row
+from dsvl_tune.demo import looks
+from dsvl_tune.demo.chart_drawing import DRAWINGS
+from dsvl_tune.demo.charts import chart_row
+from dsvl_tune.demo.palette import COLOURS
+from dsvl_tune.demo.scenes import SCENES, cell_colours, colour_name, scene_row
 
 
 def picture_of(row: list[Conversation]) -> Image.Image:

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 import pytest
 
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.synthetic.charts import chart_row
-from dsvl_tune.data.synthetic.questions import VALUES, Item, ask, over
-from dsvl_tune.data.synthetic.scenes import scene_row
-from dsvl_tune.data.synthetic.text_tables import table_row
+from dsvl_tune.demo.charts import chart_row
+from dsvl_tune.demo.questions import VALUES, Item, ask, over
+from dsvl_tune.demo.scenes import scene_row
+from dsvl_tune.demo.text_tables import table_row
 
 ROWS = 600
 

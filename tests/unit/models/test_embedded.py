@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsvl_tune.data.collate import collate_prompts
 from dsvl_tune.data.encode import encode_prompt
-from dsvl_tune.data.synthetic.scenes import scene_row
+from dsvl_tune.demo.scenes import scene_row
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import EMBEDDED, load_model
 from dsvl_tune.training.generation import answer_prompts, score

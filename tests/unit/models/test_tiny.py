@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from dsvl_tune.data.synthetic.vocabulary import generator_texts
+from dsvl_tune.demo.build_model import build_embedded, build_tokenizer, save_checkpoint
+from dsvl_tune.demo.init_weights import grid_waves
+from dsvl_tune.demo.vocabulary import generator_texts
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.tiny import build_embedded, build_tokenizer, save_checkpoint
-from dsvl_tune.models.tiny_init import grid_waves
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "hybrid" / "checkpoint"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
-from dsvl_tune.data.synthetic.charts import chart_row
-from dsvl_tune.data.synthetic.scenes import scene_row
-from dsvl_tune.data.synthetic.text_tables import table_row
+from dsvl_tune.demo.chart_drawing import DRAWINGS
+from dsvl_tune.demo.charts import chart_row
+from dsvl_tune.demo.scenes import scene_row
+from dsvl_tune.demo.text_tables import table_row
 
 ROWS = 200
 """Rows of each kind; every wording, colour and number comes up many times in so many."""

@@ -7,10 +7,10 @@ import random
 import zlib
 
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.synthetic.chart_drawing import DRAWINGS
-from dsvl_tune.data.synthetic.looks import HELD_OUT, TRAIN, draw_look
-from dsvl_tune.data.synthetic.palette import COLOURS, shade
-from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
+from dsvl_tune.demo.chart_drawing import DRAWINGS
+from dsvl_tune.demo.looks import HELD_OUT, TRAIN, draw_look
+from dsvl_tune.demo.palette import COLOURS, shade
+from dsvl_tune.demo.questions import VALUES, Item, Wording, ask
 
 NOUNS = {"upright": "bar", "lying": "bar", "grouped": "bar", "line": "point", "pie": "slice"}
 HELD_OUT_SHARE = 4

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from dsvl_tune.data.synthetic.palette import Colour
+from dsvl_tune.demo.palette import Colour
 
 FONTS = Path(__file__).parent / "fonts"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 from dsvl_tune.core.types import Conversation, Turn
-from dsvl_tune.data.synthetic.palette import COLOURS
-from dsvl_tune.data.synthetic.questions import VALUES, Item, ask, written
-from dsvl_tune.data.synthetic.scenes import QUESTIONS, training_wordings
+from dsvl_tune.demo.palette import COLOURS
+from dsvl_tune.demo.questions import VALUES, Item, ask, written
+from dsvl_tune.demo.scenes import QUESTIONS, training_wordings
 
 
 def table_row(

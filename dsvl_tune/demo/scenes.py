@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.synthetic.palette import COLOURS, JITTER, Colour, outline, shade
-from dsvl_tune.data.synthetic.questions import VALUES, Item, Wording, ask
+from dsvl_tune.demo.palette import COLOURS, JITTER, Colour, outline, shade
+from dsvl_tune.demo.questions import VALUES, Item, Wording, ask
 
 WORDS = {
     str(number): word for number, word in enumerate(("two", "three", "four", "five", "six"), 2)

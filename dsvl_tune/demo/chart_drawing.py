@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw
 
-from dsvl_tune.data.synthetic.looks import Look
-from dsvl_tune.data.synthetic.palette import Colour, outline
+from dsvl_tune.demo.looks import Look
+from dsvl_tune.demo.palette import Colour, outline
 
 Element = tuple[str, Colour, int]
 """Name, colour and value; a grouped chart's names begin with "left" or "right"."""

@@ -9,8 +9,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from dsvl_tune import demo as synthetic
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data import synthetic
 
 MakeRow = Callable[[int], list[Conversation]]
 

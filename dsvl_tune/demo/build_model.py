@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from dsvl_tune.demo.init_weights import prepare_weights
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
-from dsvl_tune.models.tiny_init import prepare_weights
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 LOW_SIZE, HIGH_SIZE = 96, 128
