@@ -14,17 +14,17 @@ from torch.utils.data import ConcatDataset, DataLoader
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor, Store
-from dsvl_tune.data.batches import make_batch, make_prompts, make_share
-from dsvl_tune.data.encode import Overlong
-from dsvl_tune.data.images import finish_pixels
-from dsvl_tune.data.mixed_sampler import MixedSampler
-from dsvl_tune.data.sampler import StepSampler
-from dsvl_tune.data.stored_images import image_keys
+from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
+from dsvl_tune.data.encoding.tokenize import Overlong
+from dsvl_tune.data.images.load import finish_pixels
+from dsvl_tune.data.images.load.padded_cache import kept_squares
+from dsvl_tune.data.images.missing_features import image_keys
+from dsvl_tune.data.sampling.epoch_sampler import StepSampler
+from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import resolve_checkpoint
 
 from .floor import floor_of_rows
-from .squares import kept_squares
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""

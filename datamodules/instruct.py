@@ -8,12 +8,12 @@ from typing import Any
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.conversations import Conversations, open_conversations
-from dsvl_tune.data.formats import Format
-from dsvl_tune.data.grouping import group_trees, hold_out
-from dsvl_tune.data.remembered import remembered_survey
-from dsvl_tune.data.streams import StreamedRows
-from dsvl_tune.data.survey import Examine, Facts, survey, tree_digest
+from dsvl_tune.data.formats.conversations import Conversations, open_conversations
+from dsvl_tune.data.formats.registry import Format
+from dsvl_tune.data.readers.stream import StreamedRows
+from dsvl_tune.data.sampling.holdout import group_trees, hold_out
+from dsvl_tune.data.validation.inspect import Examine, Facts, survey, tree_digest
+from dsvl_tune.data.validation.result_cache import remembered_survey
 
 from .base import Rows
 from .streamed import FIRST_ROWS, StreamingDataModule, is_far, open_stream

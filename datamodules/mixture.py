@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.lengths import MeasureRow, row_lengths
-from dsvl_tune.data.mixed_sampler import MixedSampler
-from dsvl_tune.data.mixing import Mixture, Ramp
-from dsvl_tune.data.streams import StreamedRows
+from dsvl_tune.data.readers.stream import StreamedRows
+from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
+from dsvl_tune.data.sampling.mixture_schedule import Mixture, Ramp
+from dsvl_tune.data.validation.lengths import MeasureRow, row_lengths
 
 from .base import ConversationDataModule, Rows
 from .floor import floor_of_rows

@@ -11,9 +11,9 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.formats import Format
-from dsvl_tune.data.sources import HUB_NAME
-from dsvl_tune.data.streams import Stream, StreamedRows, StreamSampler, find_shards
+from dsvl_tune.data.formats.registry import Format
+from dsvl_tune.data.readers.open import HUB_NAME
+from dsvl_tune.data.readers.stream import Stream, StreamedRows, StreamSampler, find_shards
 
 from .base import ConversationDataModule, Rows, StepLoader
 

@@ -22,7 +22,7 @@ from dsvl_tune.core.tensor_cache import (
     in_words,
 )
 from dsvl_tune.core.types import Processor
-from dsvl_tune.data.stored_images import image_keys, missing_pixels
+from dsvl_tune.data.images.missing_features import image_keys, missing_pixels
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.training.frozen_half import FrozenHalf

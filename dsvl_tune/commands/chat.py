@@ -16,11 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 from dsvl_tune.commands.command_parser import CommandParser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
-from dsvl_tune.data.collate import collate_prompts
-from dsvl_tune.data.encode import encode_prompt
-from dsvl_tune.data.images import load_image
-from dsvl_tune.data.messages import fill_places, split_text
-from dsvl_tune.data.seen import SeenImage
+from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode_prompt
+from dsvl_tune.data.formats.messages import fill_places, split_text
+from dsvl_tune.data.images.load import load_image
+from dsvl_tune.data.images.lookup import SeenImage
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import load_trained
 from dsvl_tune.models.loading import load_model, resolve_checkpoint

@@ -12,10 +12,10 @@ from typing import Any
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.text_table import format_table
-from dsvl_tune.data.remembered import remembered_survey
-from dsvl_tune.data.report import BINS, Report, leaks
-from dsvl_tune.data.streams import StreamedRows
-from dsvl_tune.data.survey import Examine
+from dsvl_tune.data.readers.stream import StreamedRows
+from dsvl_tune.data.validation.inspect import Examine
+from dsvl_tune.data.validation.report import BINS, Report, leaks
+from dsvl_tune.data.validation.result_cache import remembered_survey
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule

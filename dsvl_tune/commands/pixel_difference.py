@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from dsvl_tune.core.types import Branch
-from dsvl_tune.data.images import to_pixels
+from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 SIZES = (

@@ -13,9 +13,9 @@ from jsonargparse.typing import PositiveInt
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
-from dsvl_tune.data.batches import make_sample
+from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.preview import page
-from dsvl_tune.data.streams import StreamedRows
+from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.recipe import RecipeCLI
 
 DESCRIPTION = """\

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli import main
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.collate import collate_prompts
-from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 from dsvl_tune.models.loading import load_model, read_config

@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.cli import main
-from dsvl_tune.data.collate import collate_prompts
-from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import load_trained

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 
 from dsvl_tune.core.types import Batch, Sample
-from dsvl_tune.data.collate import collate
+from dsvl_tune.data.encoding.collate import collate
 from dsvl_tune.families.deepseek_vl.parts import make_plan
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.sharding import drawable, empty_model, fill, local, shard

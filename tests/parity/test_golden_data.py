@@ -23,8 +23,8 @@ from dsvl_tune.core.types import (
     Processor,
     Turn,
 )
-from dsvl_tune.data.encode import encode, encode_prompt
-from dsvl_tune.data.images import load_image, resize_square, to_pixels, to_square
+from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
+from dsvl_tune.data.images.load import load_image, resize_square, to_pixels, to_square
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = ("hybrid", "siglip")

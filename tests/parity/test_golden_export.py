@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
 
 from dsvl_tune.commands.pixel_difference import pixel_differences
-from dsvl_tune.data.images import to_pixels
+from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import read_config
 from dsvl_tune.models.merging import merge_into

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Prompts, Turn
-from dsvl_tune.data.collate import collate, collate_prompts
-from dsvl_tune.data.encode import encode, encode_prompt
-from dsvl_tune.data.images import load_image, to_pixels
+from dsvl_tune.data.encoding.collate import collate, collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
+from dsvl_tune.data.images.load import load_image, to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import load_model
 from dsvl_tune.training.generation import generate_ids

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
 from dsvl_tune.core.types import Processor
-from dsvl_tune.data.images import to_pixels
+from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 Row = dict[str, Any]

@@ -10,9 +10,9 @@ import lightning as L
 from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
 from torch.utils.data import Sampler
 
-from dsvl_tune.data.conversations import Conversations
-from dsvl_tune.data.grouping import group_trees
-from dsvl_tune.data.survey import Facts
+from dsvl_tune.data.formats.conversations import Conversations
+from dsvl_tune.data.sampling.holdout import group_trees
+from dsvl_tune.data.validation.inspect import Facts
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan

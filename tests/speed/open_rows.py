@@ -24,7 +24,7 @@ from tarfile import TarFile, TarInfo
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dsvl_tune.data.conversations import open_conversations
+from dsvl_tune.data.formats.conversations import open_conversations
 
 READS = 20_000
 

@@ -20,7 +20,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
-from dsvl_tune.data.batches import make_batch
+from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import apply_plan

@@ -18,7 +18,7 @@ from contender_ours import InFileOrder
 from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
 
-from dsvl_tune.data.images import finish_pixels
+from dsvl_tune.data.images.load import finish_pixels
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.models.adapters import apply_plan
 from dsvl_tune.models.loading import load_model

@@ -72,8 +72,8 @@ def draw_adapters(model: torch.nn.Module) -> None:
 
 def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
     """(tokens, learnt tokens) of every row of the file, each conversation alone."""
-    from dsvl_tune.data.conversations import open_conversations
-    from dsvl_tune.data.encode import tokenize
+    from dsvl_tune.data.encoding.tokenize import tokenize
+    from dsvl_tune.data.formats.conversations import open_conversations
     from dsvl_tune.families.deepseek_vl.processor import load_processor
 
     processor = load_processor(options.model)

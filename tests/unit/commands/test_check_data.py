@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 
 from dsvl_tune.commands.check_data import main
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.report import Report, kind_of, leaks
-from dsvl_tune.data.survey import Facts, look
+from dsvl_tune.data.validation.inspect import Facts, look
+from dsvl_tune.data.validation.report import Report, kind_of, leaks
 from dsvl_tune.datamodules import InstructDataModule
 
 

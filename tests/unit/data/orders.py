@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dsvl_tune.data.mixing import Ramp
+from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.datamodules import ConversationDataModule, InstructDataModule, MixtureDataModule
 
 ROWS = {"text": 9, "pictures": 26, "shard0": 5, "shard1": 9, "shard2": 1, "shard3": 7}

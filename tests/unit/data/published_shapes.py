@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from dsvl_tune.data.formats import Format
+from dsvl_tune.data.formats.registry import Format
 
 PNG = io.BytesIO()
 Image.new("RGB", (3, 3), "red").save(PNG, "PNG")

@@ -21,7 +21,7 @@ from torch import Tensor
 import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Prompts
-from dsvl_tune.data.sources import open_rows
+from dsvl_tune.data.readers.open import open_rows
 from dsvl_tune.datamodules import InstructDataModule
 
 
@@ -290,7 +290,7 @@ def test_many_rows_are_checked_by_many_processes_with_the_same_result(
 ) -> None:
     plain = module(data, tiny_checkpoint)
     plain.setup("fit")
-    monkeypatch.setattr("dsvl_tune.data.survey.FORK_FROM", 1)
+    monkeypatch.setattr("dsvl_tune.data.validation.inspect.FORK_FROM", 1)
     forked = module(data, tiny_checkpoint)
     forked.setup("fit")
     assert list(forked.rows("train")) == list(plain.rows("train"))

@@ -12,10 +12,10 @@ from PIL import Image
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from dsvl_tune.core.types import Batch, ImageRef
-from dsvl_tune.data.images import load_image, to_pixels
-from dsvl_tune.data.seen import keyed
+from dsvl_tune.data.images.load import load_image, to_pixels
+from dsvl_tune.data.images.lookup import keyed
+from dsvl_tune.data.images.padded_cache import kept_squares
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.datamodules.squares import kept_squares
 
 
 @pytest.fixture

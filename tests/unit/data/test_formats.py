@@ -12,8 +12,8 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.conversations import open_conversations
-from dsvl_tune.data.formats import Format
+from dsvl_tune.data.formats.conversations import open_conversations
+from dsvl_tune.data.formats.registry import Format
 
 
 @pytest.fixture

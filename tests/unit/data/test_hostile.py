@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.images import load_image
-from dsvl_tune.data.references import Home, image_ref
+from dsvl_tune.data.formats.image_refs import Home, image_ref
+from dsvl_tune.data.images.load import load_image
 
 NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8))
 

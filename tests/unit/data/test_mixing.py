@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.mixed_sampler import WINDOW, MixedSampler
-from dsvl_tune.data.mixing import Counts, Mixture, Ramp
+from dsvl_tune.data.sampling.mixture_sampler import WINDOW, MixedSampler
+from dsvl_tune.data.sampling.mixture_schedule import Counts, Mixture, Ramp
 
 THREE = Mixture((5.0, 3.0, 2.0), (True, False, False))
 WARM_UP = Mixture(

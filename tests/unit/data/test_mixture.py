@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
-from dsvl_tune.data.mixing import Ramp
+from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.recipe import RecipeCLI
 
@@ -169,7 +169,7 @@ def test_lengths_are_measured_once_and_again_for_other_rows(
         data = mixture(files, tiny_checkpoint, **options)
         data.setup("fit")
         with monkeypatch.context() as patch:
-            patch.setattr("dsvl_tune.data.lengths.CHUNK", 7)
+            patch.setattr("dsvl_tune.data.validation.lengths.CHUNK", 7)
             lengths = data.lengths().tolist()
         return lengths, len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()])
 

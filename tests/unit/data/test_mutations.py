@@ -16,10 +16,10 @@ from published_shapes import SHAPES
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
-from dsvl_tune.data.formats import FORMATS, read_row
-from dsvl_tune.data.images import load_image
-from dsvl_tune.data.references import Home, image_ref
-from dsvl_tune.data.survey import Examine
+from dsvl_tune.data.formats.image_refs import Home, image_ref
+from dsvl_tune.data.formats.registry import FORMATS, read_row
+from dsvl_tune.data.images.load import load_image
+from dsvl_tune.data.validation.inspect import Examine
 
 VALUES: list[Any] = [
     None,

@@ -12,9 +12,9 @@ from published_shapes import DATA_URL, PNG, SHAPES
 import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef
-from dsvl_tune.data.formats import FORMATS, read_row
-from dsvl_tune.data.images import load_image
-from dsvl_tune.data.references import Home
+from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.registry import FORMATS, read_row
+from dsvl_tune.data.images.load import load_image
 
 
 def shape(conversation: Conversation) -> list[Any]:

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.data import remembered
-from dsvl_tune.data.remembered import remembered_survey
-from dsvl_tune.data.survey import Examine, Facts, survey
+from dsvl_tune.data.validation import result_cache as remembered
+from dsvl_tune.data.validation.inspect import Examine, Facts, survey
+from dsvl_tune.data.validation.result_cache import remembered_survey
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, ScenesDataModule
 
 ROWS = 50

@@ -11,9 +11,9 @@ from torch.nn.attention.flex_attention import create_block_mask, create_mask, fl
 from torch.nn.functional import scaled_dot_product_attention
 
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample, Turn
-from dsvl_tune.data.collate import collate, collate_prompts
-from dsvl_tune.data.encode import encode, encode_prompt
-from dsvl_tune.data.packing import pack, tree, tree_key
+from dsvl_tune.data.encoding.collate import collate, collate_prompts
+from dsvl_tune.data.encoding.packing import pack, tree, tree_key
+from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.models.attention import attention_mask, mask_rule
 
 RED = ImageRef(Image.new("RGB", (40, 20), "red"), "red")

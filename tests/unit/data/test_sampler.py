@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 
-from dsvl_tune.data.sampler import StepSampler
+from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 
 
 @pytest.mark.parametrize(("rows", "batch"), [(10, 3), (12, 4), (1, 8), (7, 1)])

@@ -16,11 +16,12 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data import byte_rows, json_list
-from dsvl_tune.data.conversations import open_conversations
-from dsvl_tune.data.images import load_image
-from dsvl_tune.data.sources import open_rows
-from dsvl_tune.data.streams import Stream, StreamedRows
+from dsvl_tune.data.formats.conversations import open_conversations
+from dsvl_tune.data.images.load import load_image
+from dsvl_tune.data.readers import indexed_file as byte_rows
+from dsvl_tune.data.readers import json_array as json_list
+from dsvl_tune.data.readers.open import open_rows
+from dsvl_tune.data.readers.stream import Stream, StreamedRows
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 

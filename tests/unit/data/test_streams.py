@@ -20,10 +20,10 @@ from PIL import Image
 
 from dsvl_tune.commands.check_data import main as check_data
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data import streams
-from dsvl_tune.data.conversations import open_conversations
-from dsvl_tune.data.shards import read_shard
-from dsvl_tune.data.streams import Stream, StreamedRows, find_shards
+from dsvl_tune.data.formats.conversations import open_conversations
+from dsvl_tune.data.readers import stream as streams
+from dsvl_tune.data.readers.remote import read_shard
+from dsvl_tune.data.readers.stream import Stream, StreamedRows, find_shards
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Turn
-from dsvl_tune.data.encode import encode, encode_prompt, tokenize
+from dsvl_tune.data.encoding.tokenize import encode, encode_prompt, tokenize
 from dsvl_tune.families.deepseek_vl.prompt import render
 
 PIC = ImageRef(Image.new("RGB", (4, 4)), "pic")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dsvl_tune.data.collate import collate_prompts
-from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.scenes import scene_row
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import EMBEDDED, load_model

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from dsvl_tune.core.types import Conversation, Turn
-from dsvl_tune.data.collate import collate_prompts
-from dsvl_tune.data.encode import encode_prompt
+from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.loading import load_model

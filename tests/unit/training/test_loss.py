@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Sample, Turn
-from dsvl_tune.data.batches import make_batch
-from dsvl_tune.data.collate import collate
-from dsvl_tune.data.encode import encode
-from dsvl_tune.data.packing import tree
+from dsvl_tune.data.encoding.batches import make_batch
+from dsvl_tune.data.encoding.collate import collate
+from dsvl_tune.data.encoding.packing import tree
+from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.attention import decoder_attention
 from dsvl_tune.models.loading import load_model

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
-from dsvl_tune.data.batches import make_batch
+from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.adapters import apply_plan

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dsvl_tune.core.types import Batch
-from dsvl_tune.data.batches import make_batch
+from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.loading import load_model

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.references import Home, image_ref
+from dsvl_tune.data.formats.image_refs import Home, image_ref
 
 PLACEHOLDER = "<image>"
 Part = str | ImageRef | None

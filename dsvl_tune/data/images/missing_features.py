@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dsvl_tune.core.types import Conversation, ImageRef, Pixels, Processor
-from dsvl_tune.data.collate import stack_images
-from dsvl_tune.data.images import load_image, to_pixels
-from dsvl_tune.data.seen import keyed
+from dsvl_tune.data.encoding.collate import stack_images
+from dsvl_tune.data.images.load import load_image, to_pixels
+from dsvl_tune.data.images.lookup import keyed
 
 Row = list[Conversation]
 FORK_FROM = 200

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dsvl_tune.core.types import IGNORE_INDEX, Batch, Features, Pixels, Prompts, Sample
-from dsvl_tune.data.encode import EncodedPrompt
+from dsvl_tune.data.encoding.tokenize import EncodedPrompt
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:

@@ -9,8 +9,8 @@ from typing import Any
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.messages import Message, build, split_text, take
-from dsvl_tune.data.references import Home
+from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.messages import Message, build, split_text, take
 
 CHARTQA_KINDS = ("human", "machine")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsvl_tune.core.types import Batch, Conversation, Processor, Prompts, Sample
-from dsvl_tune.data.collate import collate, collate_prompts
-from dsvl_tune.data.encode import Overlong, encode, encode_prompt
-from dsvl_tune.data.packing import pack, tree
-from dsvl_tune.data.seen import SeenImage
+from dsvl_tune.data.encoding.collate import collate, collate_prompts
+from dsvl_tune.data.encoding.packing import pack, tree
+from dsvl_tune.data.encoding.tokenize import Overlong, encode, encode_prompt
+from dsvl_tune.data.images.lookup import SeenImage
 
 
 def make_batch(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from dsvl_tune.data.mixing import Counts, Mixture
+from dsvl_tune.data.sampling.mixture_schedule import Counts, Mixture
 
 WINDOW = 32
 """Micro-batches whose rows are sorted by length together."""

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import overload
 
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats import Format, read_row
-from dsvl_tune.data.references import Home
-from dsvl_tune.data.sources import Rows, open_rows
+from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.registry import Format, read_row
+from dsvl_tune.data.readers.open import Rows, open_rows
 
 
 @dataclass(frozen=True)

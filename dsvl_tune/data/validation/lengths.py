@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from dsvl_tune.core.cache_folder import cached
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.data.encode import Overlong, tokenize
-from dsvl_tune.data.survey import Facts, processor_identity, survey
+from dsvl_tune.data.encoding.tokenize import Overlong, tokenize
+from dsvl_tune.data.validation.inspect import Facts, processor_identity, survey
 
 CHUNK = 20_000
 """Rows of a file in the cache."""

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample
-from dsvl_tune.data.seen import SeenImage, see_image
+from dsvl_tune.data.images.lookup import SeenImage, see_image
 from dsvl_tune.families.deepseek_vl.prompt import Form, Segment, render
 
 Overlong = Literal["error", "truncate"]

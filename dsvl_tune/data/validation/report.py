@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dsvl_tune.data.survey import Facts
+from dsvl_tune.data.validation.inspect import Facts
 
 BINS = 16
 """Bars of the length histogram up to the limit; one more holds what is longer."""

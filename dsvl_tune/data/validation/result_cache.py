@@ -19,7 +19,7 @@ from pathlib import Path
 import dsvl_tune
 from dsvl_tune.core.cache_folder import cache_folder, write_cached
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.survey import FORK_FROM, Examine, Facts, examined
+from dsvl_tune.data.validation.inspect import FORK_FROM, Examine, Facts, examined
 
 PIECE = 1000
 """Rows of a file in the cache."""

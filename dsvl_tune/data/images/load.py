@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Branch, ImageRef, ImageRule, Pixels, Prompts
-from dsvl_tune.data.urls import cached_picture
+from dsvl_tune.data.images.download import cached_picture
 
 Brought = TypeVar("Brought", Batch, Prompts)
 

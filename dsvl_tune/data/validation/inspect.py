@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.data.encode import Overlong, tokenize
-from dsvl_tune.data.images import load_image
-from dsvl_tune.data.packing import tree_key
-from dsvl_tune.data.streams import StreamedRows
+from dsvl_tune.data.encoding.packing import tree_key
+from dsvl_tune.data.encoding.tokenize import Overlong, tokenize
+from dsvl_tune.data.images.load import load_image
+from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.families.deepseek_vl.prompt import Form
 
 PLACEHOLDERS = re.compile(

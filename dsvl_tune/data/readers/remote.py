@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.json_list import BOM
-from dsvl_tune.data.row_text import (
+from dsvl_tune.data.readers.json_array import BOM
+from dsvl_tune.data.readers.parse import (
     CsvDialect,
     is_member,
     parse_csv,

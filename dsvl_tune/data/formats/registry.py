@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.messages import (
+from dsvl_tune.data.formats.image_refs import Home, image_ref
+from dsvl_tune.data.formats.messages import (
     Part,
     begin,
     build,
@@ -18,8 +19,7 @@ from dsvl_tune.data.messages import (
     take,
     take_weight,
 )
-from dsvl_tune.data.published import read_answers, read_caption, read_chartqa, read_scienceqa
-from dsvl_tune.data.references import Home, image_ref
+from dsvl_tune.data.formats.vqa import read_answers, read_caption, read_chartqa, read_scienceqa
 
 Row = Mapping[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.byte_rows import open_csv, open_json, open_lines, open_tar
-from dsvl_tune.data.table_rows import is_saved, named_files, open_arrow, open_named, open_parquet
+from dsvl_tune.data.readers.arrow import is_saved, named_files, open_arrow, open_named, open_parquet
+from dsvl_tune.data.readers.indexed_file import open_csv, open_json, open_lines, open_tar
 
 
 class Part(Protocol):

@@ -7,7 +7,7 @@ import torch
 from dsvl_tune.core.cache_folder import cache_folder
 from dsvl_tune.core.tensor_cache import Shapes, TensorStore
 from dsvl_tune.core.types import ImageRule
-from dsvl_tune.data.seen import rule_digest
+from dsvl_tune.data.images.lookup import rule_digest
 
 
 def kept_squares(rule: ImageRule, max_gb: float) -> TensorStore:

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.json_list import BLOCK, BOM, list_spans
-from dsvl_tune.data.row_text import (
+from dsvl_tune.data.readers.json_array import BLOCK, BOM, list_spans
+from dsvl_tune.data.readers.parse import (
     CsvDialect,
     is_member,
     parse_csv,

@@ -16,11 +16,11 @@ from torch.utils.data import Sampler
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats import Format, read_row
-from dsvl_tune.data.references import Home
-from dsvl_tune.data.shards import READERS, Record, ending, read_shard
-from dsvl_tune.data.sources import HUB_NAME
-from dsvl_tune.data.table_rows import named_files
+from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.registry import Format, read_row
+from dsvl_tune.data.readers.arrow import named_files
+from dsvl_tune.data.readers.open import HUB_NAME
+from dsvl_tune.data.readers.remote import READERS, Record, ending, read_shard
 
 WINDOW = 1000
 """Rows that are shuffled together; up to twice as many are in memory."""

@@ -1,0 +1,1 @@
+"""Conversations to samples, samples to batches."""

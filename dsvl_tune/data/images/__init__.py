@@ -1,0 +1,1 @@
+"""Image references to pixels or cached features."""

@@ -1,0 +1,1 @@
+"""Row validation, statistics and leakage."""
