@@ -22,7 +22,7 @@ from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.loading import resolve_checkpoint
+from dsvl_tune.models.checkpoint.load import resolve_checkpoint
 
 from .floor import floor_of_rows
 

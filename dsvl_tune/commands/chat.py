@@ -22,8 +22,8 @@ from dsvl_tune.data.formats.messages import fill_places, split_text
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.lookup import SeenImage
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.adapters import load_trained
-from dsvl_tune.models.loading import load_model, resolve_checkpoint
+from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
+from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.training.generation import Sampling, generate_ids
 
 IMAGE_COMMAND = "/image"

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.adapters import save_trained
+from dsvl_tune.models.finetuning.adapters import save_trained
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.config import SAM_TOWERS, SIGLIP_TOWERS
-from dsvl_tune.models.checksums import check_sums, read_sums, write_sums
+from dsvl_tune.models.checkpoint.checksums import check_sums, read_sums, write_sums
+from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
+from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, unused_of
 from dsvl_tune.models.export import Layout, compare_weights
-from dsvl_tune.models.loading import read_config, resolve_checkpoint
 from dsvl_tune.models.merging import merge_into
-from dsvl_tune.models.weights import UNUSED, Weights, unused_of
 
 
 def convert(

@@ -20,12 +20,12 @@ from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.parts import part_of
-from dsvl_tune.models.checksums import write_sums
+from dsvl_tune.models.checkpoint.checksums import write_sums
+from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
+from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.export import Layout, compare_weights
 from dsvl_tune.models.export_files import REPORT, main_dtype
-from dsvl_tune.models.loading import read_config, resolve_checkpoint
 from dsvl_tune.models.merging import check_changes, merge_into, read_changes
-from dsvl_tune.models.weights import Weights
 from dsvl_tune.training.manifest import checkpoint_hashes
 
 Dtype = Literal["base", "float32", "bfloat16", "float16"]

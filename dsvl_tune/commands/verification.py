@@ -12,12 +12,12 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.adapters import load_trained
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
 from dsvl_tune.models.export import Layout
 from dsvl_tune.models.export_files import main_dtype
-from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.quantization import Quantization
-from dsvl_tune.models.weights import ORIGINAL_FOLDER
+from dsvl_tune.models.finetuning.adapters import load_trained
+from dsvl_tune.models.finetuning.quantization import Quantization
 
 # Largest logit difference allowed, as a share of the logits' spread (standard deviation): float32 differs by the
 # order of additions (1.1e-5 was seen with DoRA on three layers), 16 bits by the rounding of every weight.

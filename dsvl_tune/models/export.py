@@ -15,7 +15,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import save_tensors, write_json, write_whole
 from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.families.deepseek_vl.key_map import Pair
-from dsvl_tune.models.weights import UNUSED, Weights, read_tensor
+from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, read_tensor
 
 Layout = Literal["transformers", "original"]
 Alter = Callable[[str, Tensor], Tensor]

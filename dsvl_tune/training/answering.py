@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.types import Batch, Processor, Prompts
-from dsvl_tune.models.attention import answering
-from dsvl_tune.models.sharding import is_sharded
+from dsvl_tune.models.runtime.attention_mask import answering
+from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.blank_image import with_image
 from dsvl_tune.training.frozen_half import FrozenHalf
 from dsvl_tune.training.generation import Answer, answer_prompts, score

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import partial_of, put_in_place, remove, write_whole
-from dsvl_tune.models.sharding import cut_like
+from dsvl_tune.models.runtime.fsdp import cut_like
 from dsvl_tune.training.checkpoints import WholeFileIO
 
 REST = "rest.pt"

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
 from dsvl_tune.training.head_loss import head_loss
 
 

@@ -26,7 +26,7 @@ from dsvl_tune.families.deepseek_vl.vision_features import (
     frozen_features,
     let_go,
 )
-from dsvl_tune.models.sharding import is_sharded
+from dsvl_tune.models.runtime.fsdp import is_sharded
 
 FeatureDtype = Literal["bfloat16", "float32"]
 Seen = TypeVar("Seen", bound="Batch | Prompts")

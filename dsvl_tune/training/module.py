@@ -15,12 +15,16 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, Preset, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.adapters import Variant
-from dsvl_tune.models.attention import Attention
-from dsvl_tune.models.building import adapted_model, build_model
-from dsvl_tune.models.checkpointing import Checkpointed
-from dsvl_tune.models.loading import resolve_checkpoint
-from dsvl_tune.models.quantization import Quantization, check_quantization, quantization_of
+from dsvl_tune.models.build import adapted_model, build_model
+from dsvl_tune.models.checkpoint.load import resolve_checkpoint
+from dsvl_tune.models.finetuning.adapters import Variant
+from dsvl_tune.models.finetuning.quantization import (
+    Quantization,
+    check_quantization,
+    quantization_of,
+)
+from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed
+from dsvl_tune.models.runtime.attention_mask import Attention
 from dsvl_tune.training.answering import AnsweringModule
 from dsvl_tune.training.bad_steps import BadSteps
 from dsvl_tune.training.frozen_half import FeatureDtype, open_half, share_store

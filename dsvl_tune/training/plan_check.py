@@ -16,8 +16,8 @@ from torch import Tensor, distributed, nn
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families.deepseek_vl.parts import Plan, part_of
-from dsvl_tune.models.quantization import PART, four_bit_layers, parameter_sizes
-from dsvl_tune.models.sharding import local
+from dsvl_tune.models.finetuning.quantization import PART, four_bit_layers, parameter_sizes
+from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.module import FinetuneModule
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.sharding import whole
+from dsvl_tune.models.runtime.fsdp import whole
 from dsvl_tune.training.checkpoint_io import Checkpoint, over_tensors, read_checkpoint, write_folder
 
 SHARDED = "fsdp2"

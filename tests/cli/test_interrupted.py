@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
 
 RECIPE = """
 model:

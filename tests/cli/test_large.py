@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from transformers import DeepseekVLHybridConfig
 
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, read_headers
-from dsvl_tune.models.weights import (
+from dsvl_tune.models.checkpoint.weights import (
     expected_shapes,
     original_shapes,
     pair_of,

@@ -16,9 +16,9 @@ from dsvl_tune.cli import main
 from dsvl_tune.commands import verification
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import read_headers
+from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.export import compare_weights
-from dsvl_tune.models.loading import load_model, read_config
-from dsvl_tune.models.weights import Weights
 
 RECIPE = """
 model:

@@ -20,8 +20,8 @@ from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.adapters import load_trained
-from dsvl_tune.models.loading import EMBEDDED, load_model
+from dsvl_tune.models.checkpoint.load import EMBEDDED, load_model
+from dsvl_tune.models.finetuning.adapters import load_trained
 
 ROOT = Path(__file__).parents[2]
 FEW = [

@@ -16,9 +16,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from dsvl_tune.core.types import Batch, Sample
 from dsvl_tune.data.encoding.collate import collate
 from dsvl_tune.families.deepseek_vl.parts import make_plan
-from dsvl_tune.models.adapters import apply_plan
-from dsvl_tune.models.sharding import drawable, empty_model, fill, local, shard
-from dsvl_tune.models.weights import Weights
+from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.runtime.fsdp import drawable, empty_model, fill, local, shard
 from dsvl_tune.training.loss import supervised_loss
 from dsvl_tune.training.optim import make_optimizer
 

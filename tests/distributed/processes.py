@@ -19,8 +19,8 @@ import torch
 
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
-from dsvl_tune.models.adapters import save_trained
-from dsvl_tune.models.sharding import local
+from dsvl_tune.models.finetuning.adapters import save_trained
+from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.recipe import quieten
 from dsvl_tune.training.checkpoint_io import RunCheckpointIO
 from dsvl_tune.training.module import FinetuneModule

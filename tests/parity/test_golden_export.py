@@ -15,9 +15,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 from dsvl_tune.commands.pixel_difference import pixel_differences
 from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.loading import read_config
+from dsvl_tune.models.checkpoint.load import read_config
+from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.merging import merge_into
-from dsvl_tune.models.weights import Weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SYSTEM = "You are a helpful language and vision assistant."

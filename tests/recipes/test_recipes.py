@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.parts import part_of
-from dsvl_tune.models.quantization import NF4_BYTES
+from dsvl_tune.models.finetuning.quantization import NF4_BYTES
 from dsvl_tune.recipe import RecipeCLI
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))

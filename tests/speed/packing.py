@@ -23,8 +23,8 @@ from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.adapters import apply_plan
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.training.loss import supervised_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -20,8 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from dsvl_tune.data.images.load import finish_pixels
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
-from dsvl_tune.models.adapters import apply_plan
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.training.loss import supervised_loss
 
 BATCH = 4

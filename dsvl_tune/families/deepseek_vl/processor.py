@@ -11,7 +11,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Branch, ImageRule, Processor
 from dsvl_tune.core.weight_headers import is_original, read_json
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
-from dsvl_tune.models.loading import read_config
+from dsvl_tune.models.checkpoint.load import read_config
 
 # DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
 ORIGINAL_SYSTEM_PROMPT = (

@@ -14,7 +14,7 @@ from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
 from dsvl_tune.data.encoding.packing import pack, tree, tree_key
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
-from dsvl_tune.models.attention import attention_mask, mask_rule
+from dsvl_tune.models.runtime.attention_mask import attention_mask, mask_rule
 
 RED = ImageRef(Image.new("RGB", (40, 20), "red"), "red")
 BLUE = ImageRef(Image.new("RGB", (20, 40), "blue"), "blue")

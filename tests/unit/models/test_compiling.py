@@ -10,9 +10,9 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.attention import answering
-from dsvl_tune.models.compiling import compile_layers
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.runtime.attention_mask import answering
+from dsvl_tune.models.runtime.compile import compile_layers
 
 
 def losses(model: torch.nn.Module, width: int) -> dict[str, Tensor]:

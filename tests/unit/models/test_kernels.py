@@ -19,8 +19,8 @@ from dsvl_tune.kernels.install import FASTER, install_kernels
 from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraProduct
 from dsvl_tune.kernels.onednn_linear import FullWidthLinear
 from dsvl_tune.kernels.swiglu import SwiGLU
-from dsvl_tune.models.adapters import apply_plan, lora_config
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.finetuning.adapters import apply_plan, lora_config
 
 LORA = {
     part: PartPlan(mode="lora", rank=4)

@@ -13,7 +13,7 @@ from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 from dsvl_tune.core.types import Branch, ImageRule
 from dsvl_tune.families.deepseek_vl.key_map import Pair, pair_of_original, pair_of_transformers
 from dsvl_tune.families.deepseek_vl.original_settings import config_json
-from dsvl_tune.models.weights import expected_shapes, original_shapes, pair_of, unused_of
+from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes, pair_of, unused_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAMILIES = {"hybrid": "deepseek_vl_hybrid", "siglip": "deepseek_vl"}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.processor import ORIGINAL_SYSTEM_PROMPT, load_processor
 from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
-from dsvl_tune.models.loading import load_model, resolve_checkpoint
+from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -9,8 +9,8 @@ import torch
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.parts import PRESETS, PartPlan, fit_plan, make_plan, part_of
-from dsvl_tune.models.adapters import apply_plan
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.finetuning.adapters import apply_plan
 
 
 def trained_parts(folder: Path, preset: str, parts: dict[str, PartPlan] | None = None) -> set[str]:

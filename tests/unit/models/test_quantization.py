@@ -19,19 +19,19 @@ from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan, part_of
-from dsvl_tune.models import quantization
-from dsvl_tune.models.adapters import apply_plan, save_trained
-from dsvl_tune.models.loading import load_model, read_config
-from dsvl_tune.models.merging import merge_into
-from dsvl_tune.models.quantization import (
+from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning import quantization
+from dsvl_tune.models.finetuning.adapters import apply_plan, save_trained
+from dsvl_tune.models.finetuning.quantization import (
     NF4_BYTES,
     check_quantization,
     four_bit_layers,
     nf4_config,
     parameter_sizes,
 )
-from dsvl_tune.models.sharding import empty_model
-from dsvl_tune.models.weights import Weights
+from dsvl_tune.models.merging import merge_into
+from dsvl_tune.models.runtime.fsdp import empty_model
 
 
 def inputs(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

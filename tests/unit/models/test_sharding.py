@@ -9,10 +9,10 @@ import torch
 
 from dsvl_tune.core.files import stream_tensors
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, make_plan
-from dsvl_tune.models.adapters import Variant, apply_plan
-from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.sharding import drawable, empty_model
-from dsvl_tune.models.weights import Weights, read_file
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.weights import Weights, read_file
+from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
+from dsvl_tune.models.runtime.fsdp import drawable, empty_model
 
 PLAN = make_plan("lora", {"aligner": PartPlan("lora", rank=4), "siglip": PartPlan("full")})
 

@@ -10,7 +10,7 @@ from dsvl_tune.demo.build_model import build_embedded, build_tokenizer, save_che
 from dsvl_tune.demo.init_weights import grid_waves
 from dsvl_tune.demo.vocabulary import generator_texts
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "hybrid" / "checkpoint"
 

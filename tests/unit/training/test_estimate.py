@@ -15,10 +15,10 @@ from dsvl_tune.commands.estimate_memory import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.families.deepseek_vl.parts import Preset, fit_plan, make_plan
-from dsvl_tune.models.adapters import apply_plan
-from dsvl_tune.models.checkpointing import checkpoint_activations
-from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.outline import outline_model, read_outline
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
+from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.training.dry_step import RowShape
 from dsvl_tune.training.loss import supervised_loss
 from dsvl_tune.training.memory import estimate

@@ -16,8 +16,8 @@ from dsvl_tune.data.encoding.collate import collate
 from dsvl_tune.data.encoding.packing import tree
 from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.attention import decoder_attention
-from dsvl_tune.models.loading import load_model
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.runtime.attention_mask import decoder_attention
 from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, make_plan
-from dsvl_tune.models.adapters import Variant
-from dsvl_tune.models.building import adapted_model, build_model
-from dsvl_tune.models.quantization import four_bit_layers
-from dsvl_tune.models.sharding import is_sharded
+from dsvl_tune.models.build import adapted_model, build_model
+from dsvl_tune.models.finetuning.adapters import Variant
+from dsvl_tune.models.finetuning.quantization import four_bit_layers
+from dsvl_tune.models.runtime.fsdp import is_sharded
 
 STEPS = 3
 

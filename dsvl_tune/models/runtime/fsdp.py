@@ -23,9 +23,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dsvl_tune.families.deepseek_vl.parts import part_of
-from dsvl_tune.models.loading import finish_model, read_config
-from dsvl_tune.models.quantization import Quantization, check_widths, empty_layers, pack
-from dsvl_tune.models.weights import CLASSES, Weights
+from dsvl_tune.models.checkpoint.load import finish_model, read_config
+from dsvl_tune.models.checkpoint.weights import CLASSES, Weights
+from dsvl_tune.models.finetuning.quantization import Quantization, check_widths, empty_layers, pack
 
 
 def empty_model(

@@ -14,8 +14,8 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.families.deepseek_vl.config import Shapes, original_config
 from dsvl_tune.kernels.install import install_kernels
-from dsvl_tune.models.loading import CONFIGS, EMBEDDED, MODEL_TYPES
-from dsvl_tune.models.weights import CLASSES
+from dsvl_tune.models.checkpoint.load import CONFIGS, EMBEDDED, MODEL_TYPES
+from dsvl_tune.models.checkpoint.weights import CLASSES
 
 
 def read_outline(name: str) -> PretrainedConfig:

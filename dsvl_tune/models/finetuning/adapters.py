@@ -25,8 +25,8 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import save_tensors, stream_tensors, write_whole
 from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, PartPlan, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
-from dsvl_tune.models.sharding import whole
-from dsvl_tune.models.weights import read_file
+from dsvl_tune.models.checkpoint.weights import read_file
+from dsvl_tune.models.runtime.fsdp import whole
 
 Variant = Literal["lora", "rslora", "dora"]
 FULL_WEIGHTS = "full_parts.safetensors"

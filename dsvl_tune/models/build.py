@@ -10,14 +10,14 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from dsvl_tune.families.deepseek_vl.parts import Plan, fit_plan
-from dsvl_tune.models.adapters import Variant, apply_plan
-from dsvl_tune.models.attention import Attention, use_attention
-from dsvl_tune.models.checkpointing import Checkpointed, checkpoint_activations
-from dsvl_tune.models.compiling import compile_layers
-from dsvl_tune.models.loading import load_model
-from dsvl_tune.models.quantization import Quantization
-from dsvl_tune.models.sharding import drawable, empty_model, fill, shard
-from dsvl_tune.models.weights import Weights
+from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
+from dsvl_tune.models.finetuning.quantization import Quantization
+from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.models.runtime.attention_mask import Attention, use_attention
+from dsvl_tune.models.runtime.compile import compile_layers
+from dsvl_tune.models.runtime.fsdp import drawable, empty_model, fill, shard
 
 
 def adapted_model(

@@ -23,7 +23,7 @@ from dsvl_tune.families.deepseek_vl.key_map import (
     pair_of_transformers,
     unused_shapes,
 )
-from dsvl_tune.models.checksums import check_own_sums
+from dsvl_tune.models.checkpoint.checksums import check_own_sums
 
 CLASSES = {
     "deepseek_vl": DeepseekVLForConditionalGeneration,

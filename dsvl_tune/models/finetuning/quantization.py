@@ -20,7 +20,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, Plan, Preset, part_of
-from dsvl_tune.models.weights import Weights
+from dsvl_tune.models.checkpoint.weights import Weights
 
 Quantization = Literal["nf4"]
 PART = "language_model"

@@ -1,0 +1,1 @@
+"""Base checkpoints: weights and checksums."""

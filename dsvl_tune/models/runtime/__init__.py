@@ -1,0 +1,1 @@
+"""Attention masks, activation checkpointing, compilation, sharding."""
