@@ -21,10 +21,9 @@ from dsvl_tune.data.images.load.padded_cache import kept_squares
 from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
+from dsvl_tune.evaluation.baseline_rows import floor_of_rows
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import resolve_checkpoint
-
-from .floor import floor_of_rows
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""

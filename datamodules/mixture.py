@@ -16,9 +16,9 @@ from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.data.sampling.mixture_schedule import Mixture, Ramp
 from dsvl_tune.data.validation.lengths import MeasureRow, row_lengths
+from dsvl_tune.evaluation.baseline_rows import floor_of_rows
 
 from .base import ConversationDataModule, Rows
-from .floor import floor_of_rows
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from lightning.pytorch.trainer import Trainer
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.evaluation.predictions import answers_file, gather_answers, write_answers
 from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
 from dsvl_tune.training.checkpoint_io import RunCheckpointIO
 from dsvl_tune.training.faults import faults_told
 from dsvl_tune.training.lock import one_at_a_time
 from dsvl_tune.training.manifest import manifest
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.predictions import answers_file, gather_answers, write_answers
 from dsvl_tune.training.ranks import (
     decided_by_first,
     die_with_first,

@@ -21,10 +21,10 @@ from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.data.formats.messages import fill_places, split_text
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.lookup import SeenImage
+from dsvl_tune.evaluation.generate import Sampling, generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
 from dsvl_tune.models.finetuning.adapters import load_trained
-from dsvl_tune.training.generation import Sampling, generate_ids
 
 IMAGE_COMMAND = "/image"
 DType = Literal["auto", "float32", "bfloat16", "float16"]

@@ -19,11 +19,11 @@ from tqdm import tqdm
 from dsvl_tune.core.files import write_json, write_json_lines
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import Prompts
+from dsvl_tune.evaluation.generate import Answer, score
+from dsvl_tune.evaluation.predictions import gather_answers
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.training.checkpoint_io import read_checkpoint
-from dsvl_tune.training.generation import Answer, score
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.predictions import gather_answers
 
 
 @torch.no_grad()

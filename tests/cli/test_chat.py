@@ -15,10 +15,10 @@ from dsvl_tune.cli import main
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
+from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.generation import answer_prompts
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -19,9 +19,9 @@ from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.data.images.load import load_image, to_pixels
+from dsvl_tune.evaluation.generate import generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.generation import generate_ids
 from dsvl_tune.training.loss import encode_images, supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -215,7 +215,7 @@ def test_weights_of_sources_and_modalities_reach_the_loss(
 def test_the_floor_knows_every_source(
     tmp_path: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dsvl_tune.datamodules.floor.FLOOR_ROWS", 8)
+    monkeypatch.setattr("dsvl_tune.evaluation.baseline_rows.FLOOR_ROWS", 8)
     for name, answer in (("many", "yes"), ("few", "no")):
         rows = [{"question": name, "answer": answer, "kind": name}] * 20
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -7,8 +7,12 @@ from fractions import Fraction
 
 import pytest
 
-from dsvl_tune.metrics.floor import Answered, constant_answer_floor
-from dsvl_tune.metrics.relaxed_accuracy import RelaxedAccuracy, accuracy_by_kind, relaxed_match
+from dsvl_tune.evaluation.majority_baseline import Answered, constant_answer_floor
+from dsvl_tune.evaluation.metrics.relaxed_accuracy import (
+    RelaxedAccuracy,
+    accuracy_by_kind,
+    relaxed_match,
+)
 
 
 def reference(prediction: str, target: str) -> bool:

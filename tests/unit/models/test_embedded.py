@@ -5,9 +5,9 @@ from __future__ import annotations
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.scenes import scene_row
+from dsvl_tune.evaluation.generate import answer_prompts, score
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import EMBEDDED, load_model
-from dsvl_tune.training.generation import answer_prompts, score
 
 
 def test_it_is_small_and_has_both_towers() -> None:

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.evaluation.generate import generate_ids
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part_names
 from dsvl_tune.families.deepseek_vl.vision_features import first_half
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.training.frozen_half import FrozenHalf, open_half
-from dsvl_tune.training.generation import generate_ids
 from dsvl_tune.training.loss import supervised_loss
 
 FULL, LORA = PartPlan("full"), PartPlan("lora", rank=4)

@@ -11,9 +11,9 @@ from dsvl_tune.core.types import Conversation, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
+from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids, score
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.generation import Sampling, answer_prompts, generate_ids, score
 from dsvl_tune.training.loss import encode_images
 
 

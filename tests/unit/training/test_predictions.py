@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch.utils.data import DistributedSampler
 
-from dsvl_tune.training.predictions import in_row_order
+from dsvl_tune.evaluation.predictions import in_row_order
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsvl_tune.core.types import Conversation, Turn
-from dsvl_tune.metrics.floor import Answered, constant_answer_floor
+from dsvl_tune.evaluation.majority_baseline import Answered, constant_answer_floor
 
 Floor = dict[str, float]
 FLOOR_ROWS = 2000

@@ -10,7 +10,7 @@ from torch import distributed
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json_lines
-from dsvl_tune.training.generation import Answer
+from dsvl_tune.evaluation.generate import Answer
 
 
 def answers_file(out: Path | None, run: Path | None, base: Path) -> Path:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind
+from dsvl_tune.evaluation.metrics.relaxed_accuracy import accuracy_by_kind
 
 
 class Answered(NamedTuple):

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from dsvl_tune.core.types import Prompts
-from dsvl_tune.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
+from dsvl_tune.evaluation.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
 from dsvl_tune.training.loss import encode_images
 
 Answer = dict[str, Any]
