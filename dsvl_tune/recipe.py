@@ -18,21 +18,21 @@ from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.predictions import answers_file, gather_answers, write_answers
 from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
-from dsvl_tune.training.checkpoint_io import RunCheckpointIO
-from dsvl_tune.training.faults import faults_told
-from dsvl_tune.training.lock import one_at_a_time
-from dsvl_tune.training.manifest import manifest
-from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.ranks import (
+from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
+from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
     die_with_first,
     is_first,
     was_launched_by_first,
 )
-from dsvl_tune.training.run_folder import existing_run_folder, kept_checkpoint, place_run
-from dsvl_tune.training.run_parts import run_callbacks, run_loggers
-from dsvl_tune.training.stopping import RunStopped, StopRequest
-from dsvl_tune.training.strategy import choose_strategy
+from dsvl_tune.training.distributed.strategy import choose_strategy
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks, run_loggers
+from dsvl_tune.training.run.error_messages import faults_told
+from dsvl_tune.training.run.folder import existing_run_folder, kept_checkpoint, place_run
+from dsvl_tune.training.run.lock import one_at_a_time
+from dsvl_tune.training.run.manifest import manifest
+from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
 BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
 

@@ -25,7 +25,7 @@ from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images.missing_features import image_keys, missing_pixels
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.training.frozen_half import FrozenHalf
+from dsvl_tune.training.feature_cache import FrozenHalf
 
 DESCRIPTION = """\
 cache-features: put every image of a recipe through the frozen vision towers, once, and keep what comes out

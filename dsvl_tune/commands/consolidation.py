@@ -28,8 +28,8 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
     from dsvl_tune.recipe import (
         RecipeCLI,
     )  # brings lightning, which merging a run's result does not need
-    from dsvl_tune.training.checkpoint_io import trained_tensors
-    from dsvl_tune.training.run_folder import kept_checkpoint
+    from dsvl_tune.training.checkpoints.sharded_io import trained_tensors
+    from dsvl_tune.training.run.folder import kept_checkpoint
 
     path = (
         kept_checkpoint(run, checkpoint, run)

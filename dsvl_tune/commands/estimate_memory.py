@@ -15,8 +15,8 @@ from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.quantization import quantization_of
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.training.dry_step import RowShape, StepBytes
-from dsvl_tune.training.memory import Estimate, estimate, stored_feature_bytes
+from dsvl_tune.training.memory.estimate import Estimate, estimate, stored_feature_bytes
+from dsvl_tune.training.memory.fake_step import RowShape, StepBytes
 from dsvl_tune.training.module import torch_dtype
 
 GPUS = (1, 2, 4, 8)

@@ -26,7 +26,7 @@ from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.export import Layout, compare_weights
 from dsvl_tune.models.export_files import REPORT, main_dtype
 from dsvl_tune.models.merging import check_changes, merge_into, read_changes
-from dsvl_tune.training.manifest import checkpoint_hashes
+from dsvl_tune.training.run.manifest import checkpoint_hashes
 
 Dtype = Literal["base", "float32", "bfloat16", "float16"]
 

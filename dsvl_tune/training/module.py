@@ -25,12 +25,12 @@ from dsvl_tune.models.finetuning.quantization import (
 )
 from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed
 from dsvl_tune.models.runtime.attention_mask import Attention
-from dsvl_tune.training.answering import AnsweringModule
-from dsvl_tune.training.bad_steps import BadSteps
-from dsvl_tune.training.frozen_half import FeatureDtype, open_half, share_store
-from dsvl_tune.training.loss import loss_by_modality
+from dsvl_tune.training.callbacks.nonfinite_steps import BadSteps
+from dsvl_tune.training.distributed.unused_parameters import allow_unused_parameters
+from dsvl_tune.training.evaluation_module import AnsweringModule
+from dsvl_tune.training.feature_cache import FeatureDtype, open_half, share_store
+from dsvl_tune.training.objectives.supervised import loss_by_modality
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
-from dsvl_tune.training.unused import allow_unused_parameters
 
 
 class FinetuneModule(AnsweringModule):

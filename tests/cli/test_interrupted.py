@@ -28,7 +28,7 @@ COMMAND = [sys.executable, "-m", "dsvl_tune", "fit", "--config", "recipe.yaml"]
 # first checkpoint is written, and is below that file's size.
 LIMITED = """
 import resource, signal, sys
-from dsvl_tune.training.saving import LastCheckpoint
+from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 plain = LastCheckpoint.on_train_batch_end

@@ -22,7 +22,7 @@ from dsvl_tune.commands.verification import answer
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.checkpoint.weights import read_file
 from dsvl_tune.models.finetuning.adapters import load_trained
-from dsvl_tune.training.run_parts import run_callbacks
+from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
 
 RECIPE = """
 model:

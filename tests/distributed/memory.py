@@ -19,7 +19,7 @@ from dsvl_tune.families.deepseek_vl.parts import make_plan
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.runtime.fsdp import drawable, empty_model, fill, local, shard
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.objectives.supervised import supervised_loss
 from dsvl_tune.training.optim import make_optimizer
 
 

@@ -22,10 +22,10 @@ from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.recipe import quieten
-from dsvl_tune.training.checkpoint_io import RunCheckpointIO
+from dsvl_tune.training.callbacks.plan_check import PlanCheck
+from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
+from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.plan_check import PlanCheck
-from dsvl_tune.training.strategy import choose_strategy
 
 
 class Told(FinetuneModule):

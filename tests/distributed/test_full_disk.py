@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.training.checkpoint_io import read_folder, write_folder
+from dsvl_tune.training.checkpoints.sharded_io import read_folder, write_folder
 
 distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
 path, weight = Path(sys.argv[1]) / "last.ckpt", torch.randn(50_000)

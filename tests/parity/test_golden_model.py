@@ -22,7 +22,7 @@ from dsvl_tune.data.images.load import load_image, to_pixels
 from dsvl_tune.evaluation.generate import generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.loss import encode_images, supervised_loss
+from dsvl_tune.training.objectives.supervised import encode_images, supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsvl_tune.training.head_loss import CHUNK, head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import CHUNK, head_loss
 
 
 def plain(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
 from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.recipe import quieten
-from dsvl_tune.training.dry_step import RowShape
-from dsvl_tune.training.memory import estimate
+from dsvl_tune.training.memory.estimate import estimate
+from dsvl_tune.training.memory.fake_step import RowShape
 from dsvl_tune.training.module import FinetuneModule, torch_dtype
 
 # checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, learnt tokens

@@ -25,7 +25,7 @@ from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import GOLDEN, write_image_settings

@@ -22,7 +22,7 @@ from dsvl_tune.data.images.load import finish_pixels
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 BATCH = 4
 

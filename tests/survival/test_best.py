@@ -10,9 +10,9 @@ import pytest
 import torch
 from runs import assert_equal_runs, fit, last, write_recipe
 
-from dsvl_tune.training.checkpoint_io import RunCheckpointIO
-from dsvl_tune.training.checkpoints import NEXT
-from dsvl_tune.training.saving import LastCheckpoint
+from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
+from dsvl_tune.training.checkpoints.files import NEXT
+from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 
 
 def test_a_best_checkpoint_that_was_replaced_just_before_a_kill(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.training.checkpoints import (
+from dsvl_tune.training.checkpoints.files import (
     LAST,
     NEXT,
     PREVIOUS,
@@ -23,8 +23,8 @@ from dsvl_tune.training.checkpoints import (
     keep_as_last,
     newest_whole,
 )
-from dsvl_tune.training.lock import lock_run, one_at_a_time
-from dsvl_tune.training.run_folder import kept_checkpoint
+from dsvl_tune.training.run.folder import kept_checkpoint
+from dsvl_tune.training.run.lock import lock_run, one_at_a_time
 
 
 def save(run: Path, step: int) -> None:

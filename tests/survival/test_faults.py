@@ -17,7 +17,7 @@ from runs import Commands, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
-from dsvl_tune.training.run_parts import run_callbacks
+from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
 
 ROWS = 8
 ODD = "Zebra"

@@ -13,8 +13,8 @@ import lightning as L
 import pytest
 from runs import STEPS, assert_equal_runs, fit, last, write_recipe
 
-from dsvl_tune.training.held_out import HeldOutReport
-from dsvl_tune.training.run_parts import run_callbacks
+from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutReport
+from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
 
 
 class SignalAt(L.Callback):

@@ -108,7 +108,10 @@ def test_every_room_is_walked() -> None:
         ("training/module.py", "from dsvl_tune import recipe"),
         ("datamodules/base.py", "from dsvl_tune.models.finetuning.adapters import apply_plan"),
         ("datamodules/base.py", "from dsvl_tune.models import adapters"),
-        ("datamodules/base.py", "from dsvl_tune.training.loss import supervised_loss"),
+        (
+            "datamodules/base.py",
+            "from dsvl_tune.training.objectives.supervised import supervised_loss",
+        ),
         ("commands/merge.py", "from dsvl_tune.cli import run"),
         ("recipe.py", "from dsvl_tune.cli import run"),
         ("__main__.py", "from dsvl_tune.recipe import main"),

@@ -19,9 +19,9 @@ from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
-from dsvl_tune.training.dry_step import RowShape
-from dsvl_tune.training.loss import supervised_loss
-from dsvl_tune.training.memory import estimate
+from dsvl_tune.training.memory.estimate import estimate
+from dsvl_tune.training.memory.fake_step import RowShape
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 SHAPE = RowShape(rows=3, tokens=400, images=1, learnt=100)
 VISUAL = 16

@@ -23,8 +23,8 @@ from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part
 from dsvl_tune.families.deepseek_vl.vision_features import first_half
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.training.frozen_half import FrozenHalf, open_half
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.feature_cache import FrozenHalf, open_half
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 FULL, LORA = PartPlan("full"), PartPlan("lora", rank=4)
 ALIGNER = {"low", "high"}

@@ -14,7 +14,7 @@ from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids, score
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.loss import encode_images
+from dsvl_tune.training.objectives.supervised import encode_images
 
 
 def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsvl_tune.training import head_loss as module
-from dsvl_tune.training.head_loss import head_loss
+from dsvl_tune.training.objectives import chunked_cross_entropy as module
+from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 TOKENS, WIDTH, VOCABULARY, CHUNK = 13, 4, 37, 5
 

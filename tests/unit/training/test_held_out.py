@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from dsvl_tune.training.held_out import summary_text
+from dsvl_tune.training.callbacks.heldout_evaluation import summary_text
 
 SUMMARY = {
     **{

@@ -18,7 +18,7 @@ from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
-from dsvl_tune.training.loss import loss_by_modality, supervised_loss
+from dsvl_tune.training.objectives.supervised import loss_by_modality, supervised_loss
 
 
 def picture(seed: int) -> ImageRef:

@@ -23,8 +23,8 @@ from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.runtime.activation_checkpointing import MODULES, checkpoint_activations
-from dsvl_tune.training.loss import encode_images, supervised_loss
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.objectives.supervised import encode_images, supervised_loss
 from dsvl_tune.training.optim import make_optimizer
 
 

@@ -17,8 +17,8 @@ from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.loss import loss_by_modality, supervised_loss
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.objectives.supervised import loss_by_modality, supervised_loss
 
 
 @pytest.fixture

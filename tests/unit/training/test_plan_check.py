@@ -11,8 +11,8 @@ import torch
 
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.plan_check import PlanCheck
 
 
 class Fault(L.Callback):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from dsvl_tune.recipe import RecipeCLI
-from dsvl_tune.training.run_folder import kept_checkpoint
+from dsvl_tune.training.run.folder import kept_checkpoint
 
 RECIPE = """
 model:

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, StrategyRegistry
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.training.strategy import FSDP2, choose_strategy
+from dsvl_tune.training.distributed.strategy import FSDP2, choose_strategy
 
 
 def test_several_processes_are_ddp_unless_said_otherwise() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from dsvl_tune.training.checkpoints import NEXT, keep_as_last
-from dsvl_tune.training.stopping import RunStopped, StopRequest
+from dsvl_tune.training.checkpoints.files import NEXT, keep_as_last
+from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
 
 class LastCheckpoint(Checkpoint):

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.training.checkpoint_io import without_shards
-from dsvl_tune.training.checkpoints import FOLDER, LAST, newest_whole, step_of
+from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
+from dsvl_tune.training.checkpoints.sharded_io import without_shards
 
 RUN_KEYS = ("resume", "time_limit_s", "checkpoint_every_steps")
 """Keys of a recipe that say how a run is run, not what comes of it: they may differ when it is gone on with."""

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from dsvl_tune.core.types import IGNORE_INDEX, Batch, Prompts
 from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
-from dsvl_tune.training.head_loss import head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
 def encode_images(

@@ -20,7 +20,12 @@ from torch.optim import Optimizer
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.runtime.fsdp import whole
-from dsvl_tune.training.checkpoint_io import Checkpoint, over_tensors, read_checkpoint, write_folder
+from dsvl_tune.training.checkpoints.sharded_io import (
+    Checkpoint,
+    over_tensors,
+    read_checkpoint,
+    write_folder,
+)
 
 SHARDED = "fsdp2"
 

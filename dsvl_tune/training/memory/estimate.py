@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, Plan, part_names, part_of
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES, PART
 from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed
-from dsvl_tune.training.dry_step import RowShape, StepBytes, dry_steps
+from dsvl_tune.training.memory.fake_step import RowShape, StepBytes, dry_steps
 
 MOMENTS = 2
 LAYER = re.compile(r".*\.layers\.\d+\.")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.training.checkpoints import newest_whole
-from dsvl_tune.training.ranks import is_first
+from dsvl_tune.training.checkpoints.files import newest_whole
+from dsvl_tune.training.distributed.rank_agreement import is_first
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
 from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
-from dsvl_tune.training.head_loss import head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
 class RowShape(NamedTuple):

@@ -7,12 +7,12 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from dsvl_tune.training.checkpoints import FOLDER
-from dsvl_tune.training.held_out import HeldOutReport
-from dsvl_tune.training.plan_check import PlanCheck
-from dsvl_tune.training.progress import StepProgress
-from dsvl_tune.training.saving import LastCheckpoint
-from dsvl_tune.training.stopping import StopRequest
+from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutReport
+from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
+from dsvl_tune.training.callbacks.plan_check import PlanCheck
+from dsvl_tune.training.callbacks.progress_bar import StepProgress
+from dsvl_tune.training.checkpoints.files import FOLDER
+from dsvl_tune.training.run.stop_request import StopRequest
 
 
 def run_callbacks(

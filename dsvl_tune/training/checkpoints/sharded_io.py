@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import partial_of, put_in_place, remove, write_whole
 from dsvl_tune.models.runtime.fsdp import cut_like
-from dsvl_tune.training.checkpoints import WholeFileIO
+from dsvl_tune.training.checkpoints.files import WholeFileIO
 
 REST = "rest.pt"
 """In a folder of shards: all of the checkpoint that is no tensor of the model or the optimizer."""

@@ -13,7 +13,7 @@ import torch
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Prompts
-from dsvl_tune.training.checkpoints import newest_whole
+from dsvl_tune.training.checkpoints.files import newest_whole
 
 LOST_PEER = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|peer|timed out|nccl.*(abort|watchdog|remote)"
 """What gloo's and NCCL's errors say when a process at the other end is gone."""

@@ -22,7 +22,7 @@ from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.generate import Answer, score
 from dsvl_tune.evaluation.predictions import gather_answers
 from dsvl_tune.models.finetuning.adapters import save_trained
-from dsvl_tune.training.checkpoint_io import read_checkpoint
+from dsvl_tune.training.checkpoints.sharded_io import read_checkpoint
 from dsvl_tune.training.module import FinetuneModule
 
 

@@ -15,9 +15,9 @@ from dsvl_tune.evaluation.generate import Answer, answer_prompts, score
 from dsvl_tune.evaluation.predictions import gather_answers
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
-from dsvl_tune.training.blank_image import with_image
-from dsvl_tune.training.frozen_half import FrozenHalf
-from dsvl_tune.training.loss import supervised_loss
+from dsvl_tune.training.distributed.blank_image import with_image
+from dsvl_tune.training.feature_cache import FrozenHalf
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 
 class AnsweringModule(L.LightningModule):

@@ -1,0 +1,1 @@
+"""Run checkpoints: files and sharded folders."""

@@ -1,0 +1,1 @@
+"""Strategies and agreement between ranks."""

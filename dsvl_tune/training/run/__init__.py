@@ -1,0 +1,1 @@
+"""Run folder, lock, manifest, stop requests and error messages."""
