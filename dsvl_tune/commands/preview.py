@@ -14,9 +14,9 @@ from jsonargparse.typing import PositiveInt
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
 from dsvl_tune.data.encoding.batches import make_sample
-from dsvl_tune.data.preview import page
 from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.report.data_preview import page
 
 DESCRIPTION = """\
 preview: an HTML page of rows as the model will see them

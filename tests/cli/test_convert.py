@@ -192,7 +192,7 @@ def test_settings_that_changed_since_are_not_put_back_silently(
 # Stops in the middle of the second weight file, where the parent kills it.
 SLOW = """
 import sys, time
-from dsvl_tune.models import export
+from dsvl_tune.export import write_weights as export
 
 plain = export.save_tensors
 

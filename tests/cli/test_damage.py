@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli import main
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX
+from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.models.checkpoint.checksums import SUMS, write_sums
 from dsvl_tune.models.checkpoint.load import read_config
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.merging import merge_into
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SEEDS = range(6)

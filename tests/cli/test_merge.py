@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli import main
-from dsvl_tune.commands import verification
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import read_headers
+from dsvl_tune.export import verify as verification
+from dsvl_tune.export.write_weights import compare_weights
 from dsvl_tune.models.checkpoint.load import load_model, read_config
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.export import compare_weights
 
 RECIPE = """
 model:

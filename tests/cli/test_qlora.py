@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.cli import main
 from dsvl_tune.commands.merge import held_out_prompts
-from dsvl_tune.commands.verification import answer
+from dsvl_tune.export.verify import answer
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.checkpoint.weights import read_file
 from dsvl_tune.models.finetuning.adapters import load_trained

@@ -23,11 +23,11 @@ from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 from dsvl_tune.models.checkpoint.load import load_model, read_config
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.merging import merge_into
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 # Sizes whose short side transformers rounds to what the original truncates to; at others the pixels differ.

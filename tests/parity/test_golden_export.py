@@ -12,12 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
 
-from dsvl_tune.commands.pixel_difference import pixel_differences
 from dsvl_tune.data.images.load import to_pixels
+from dsvl_tune.export.merge_adapter import merge_into
+from dsvl_tune.export.pixel_difference import pixel_differences
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import read_config
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.merging import merge_into
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SYSTEM = "You are a helpful language and vision assistant."

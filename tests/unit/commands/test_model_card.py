@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsvl_tune.commands.model_card import scores_text
+from dsvl_tune.export.model_card import scores_text
 
 
 def test_what_there_is_none_of_is_a_dash() -> None:

@@ -17,8 +17,8 @@ from PIL import Image
 from dsvl_tune.commands.preview import main
 from dsvl_tune.core.types import IGNORE_INDEX, ImageRef
 from dsvl_tune.data.images.load import load_image, to_square
-from dsvl_tune.data.preview import MORE
 from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.report.data_preview import MORE
 
 
 class Page(HTMLParser):

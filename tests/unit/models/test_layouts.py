@@ -18,11 +18,11 @@ from transformers import GenerationConfig
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
+from dsvl_tune.export.merge_adapter import merge_into
+from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model, read_config
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.export import Layout
-from dsvl_tune.models.merging import merge_into
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FORMS = ("original", "transformers", "old transformers")

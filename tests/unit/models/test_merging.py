@@ -13,13 +13,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedM
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import weight_files
+from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
+from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model, read_config
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.export import Layout
 from dsvl_tune.models.finetuning.adapters import apply_plan, load_trained, save_trained
-from dsvl_tune.models.merging import check_changes, merge_into, read_changes
 
 PARTS = {
     "language_model": PartPlan("lora", rank=4),

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan, part_of
 from dsvl_tune.models.checkpoint.load import load_model, read_config
 from dsvl_tune.models.checkpoint.weights import Weights
@@ -30,7 +31,6 @@ from dsvl_tune.models.finetuning.quantization import (
     nf4_config,
     parameter_sizes,
 )
-from dsvl_tune.models.merging import merge_into
 from dsvl_tune.models.runtime.fsdp import empty_model
 
 

@@ -11,11 +11,11 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
+from dsvl_tune.export.write_settings import main_dtype
+from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
-from dsvl_tune.models.export import Layout
-from dsvl_tune.models.export_files import main_dtype
 from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.models.finetuning.quantization import Quantization
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_header, read_json
+from dsvl_tune.export.write_settings import write_other_files
+from dsvl_tune.export.write_weights import Layout, write_weights
 from dsvl_tune.models.checkpoint.weights import Weights, read_file, read_tensor
-from dsvl_tune.models.export import Layout, write_weights
-from dsvl_tune.models.export_files import write_other_files
 from dsvl_tune.models.finetuning.adapters import FULL_WEIGHTS
 
 

@@ -12,12 +12,12 @@ from transformers import GenerationConfig
 from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.core.types import ImageRule
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, read_headers, read_json
+from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.original_settings import original_settings
 from dsvl_tune.families.deepseek_vl.processor import default_system_prompt, read_image_rule
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.models.checkpoint.weights import CLASSES, ORIGINAL_FOLDER, Weights
-from dsvl_tune.models.export import Layout
 
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 CHAT_TEMPLATE = "chat_template.jinja"

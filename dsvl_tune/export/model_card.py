@@ -9,9 +9,9 @@ import transformers
 import yaml
 
 import dsvl_tune
-from dsvl_tune.commands.pixel_difference import Difference, pixel_differences
 from dsvl_tune.core.weight_headers import read_json
-from dsvl_tune.models.export import Layout
+from dsvl_tune.export.pixel_difference import Difference, pixel_differences
+from dsvl_tune.export.write_weights import Layout
 
 LICENCE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
 # In our words, of LICENSE-MODEL's paragraphs 4 and 5 and its Attachment A.

@@ -1,0 +1,1 @@
+"""Writing, merging and verifying checkpoints."""
