@@ -25,7 +25,7 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
     if checkpoint is None:
         yield run / "adapter"
         return
-    from dsvl_tune.recipe import (
+    from dsvl_tune.cli.finetune_cli import (
         RecipeCLI,
     )  # brings lightning, which merging a run's result does not need
     from dsvl_tune.training.checkpoints.sharded_io import trained_tensors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 
 
 def run(

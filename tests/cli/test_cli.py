@@ -11,7 +11,7 @@ import pytest
 from command_line import refused, run
 
 import dsvl_tune
-from dsvl_tune.cli import COMMANDS
+from dsvl_tune.cli.main import COMMANDS
 
 HEAVY = {
     "torch",
@@ -41,7 +41,7 @@ def test_nothing_heavy_is_imported(argument: str) -> None:
     script = f"""
 import json, sys
 sys.argv = ["dsvl-tune", {argument!r}]
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 try:
     main()
 except SystemExit:
@@ -56,7 +56,7 @@ except SystemExit:
         check=True,
     )
     modules = set(json.loads(result.stdout.splitlines()[-1]))
-    assert "dsvl_tune.cli" in modules
+    assert "dsvl_tune.cli.main" in modules
     assert not modules & HEAVY
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 from dsvl_tune.core.files import sha256
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, weight_files
 
@@ -206,7 +206,7 @@ def slow(path, tensors):
 
 export.save_tensors = slow
 sys.argv = ["dsvl-tune", "convert", "source", "there", "--to", "transformers"]
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 
 main()
 """

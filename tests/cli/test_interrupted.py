@@ -42,7 +42,7 @@ def limited(self, trainer, module, *rest):
 
 LastCheckpoint.on_train_batch_end = limited
 sys.argv = ["dsvl-tune", "fit", "--config", "recipe.yaml"]
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 
 main()
 """

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import read_headers
 from dsvl_tune.export import verify as verification

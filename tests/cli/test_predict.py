@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"

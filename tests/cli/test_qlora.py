@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from dsvl_tune.cli import main
-from dsvl_tune.commands.merge import held_out_prompts
+from dsvl_tune.cli.commands.merge import held_out_prompts
+from dsvl_tune.cli.main import main
 from dsvl_tune.export.verify import answer
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.checkpoint.weights import read_file
@@ -98,7 +98,7 @@ def test_the_run_says_what_was_in_4_bits_and_keeps_what_trained() -> None:
 def test_stopped_and_resumed_equals_never_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         callbacks = lambda *args, **kept: [InterruptAt(), *run_callbacks(*args, **kept)]  # noqa: E731
-        patch.setattr("dsvl_tune.recipe.run_callbacks", callbacks)
+        patch.setattr("dsvl_tune.cli.finetune_cli.run_callbacks", callbacks)
         assert run("fit", "--config", "tiny.yaml") == 130
     assert run("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
     whole, resumed = (

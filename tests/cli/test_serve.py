@@ -18,7 +18,7 @@ import torch
 from openai import OpenAI
 from safetensors.torch import load_file, save_file
 
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt

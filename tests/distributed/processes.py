@@ -17,11 +17,11 @@ from typing import Any
 import lightning as L
 import torch
 
+from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.models.runtime.fsdp import local
-from dsvl_tune.recipe import quieten
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy

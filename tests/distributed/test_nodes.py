@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune.cli import main
+from dsvl_tune.cli.main import main
 
 RECIPE = """
 model:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES
-from dsvl_tune.recipe import RecipeCLI
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 PUBLISHED = [

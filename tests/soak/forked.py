@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dsvl_tune.recipe
+import dsvl_tune.cli.finetune_cli
 
 SCRIPT = str(Path(dsvl_tune.__file__).with_name("__main__.py"))
 """What `python -m dsvl_tune` runs, for a command that starts further processes of itself."""
@@ -51,7 +51,7 @@ def start(
             )
             resource.setrlimit(resource.RLIMIT_AS, (there + memory_bytes, there + memory_bytes))
         sys.argv = [SCRIPT, *arguments]
-        from dsvl_tune.cli import main
+        from dsvl_tune.cli.main import main
 
         main()
         code = 0

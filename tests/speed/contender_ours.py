@@ -10,13 +10,13 @@ import lightning as L
 from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
 from torch.utils.data import Sampler
 
+from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.data.formats.conversations import Conversations
 from dsvl_tune.data.sampling.holdout import group_trees
 from dsvl_tune.data.validation.inspect import Facts
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
-from dsvl_tune.recipe import quieten
 from dsvl_tune.training.module import FinetuneModule
 
 

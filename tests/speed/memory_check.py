@@ -22,12 +22,12 @@ import torch
 from rig_inputs import write_inputs
 from torch.utils.data import DataLoader
 
+from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
 from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.recipe import quieten
 from dsvl_tune.training.memory.estimate import estimate
 from dsvl_tune.training.memory.fake_step import RowShape
 from dsvl_tune.training.module import FinetuneModule, torch_dtype

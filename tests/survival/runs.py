@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 
 STEPS = 11
 """Of a run, two micro-batches each; a validation comes after every four of those."""

@@ -78,7 +78,7 @@ class Poison(L.Callback):
 
 def watch(callback: L.Callback, monkeypatch: pytest.MonkeyPatch) -> None:
     callbacks = lambda *args, **kept: [callback, *run_callbacks(*args, **kept)]  # noqa: E731
-    monkeypatch.setattr("dsvl_tune.recipe.run_callbacks", callbacks)
+    monkeypatch.setattr("dsvl_tune.cli.finetune_cli.run_callbacks", callbacks)
 
 
 def test_a_loss_that_is_nan_stops_before_it_does_harm(

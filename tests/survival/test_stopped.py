@@ -37,7 +37,7 @@ def fit_with(
 ) -> int:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dsvl_tune.recipe.run_callbacks",
+            "dsvl_tune.cli.finetune_cli.run_callbacks",
             lambda *args, **kept: [callback, *run_callbacks(*args, **kept)],
         )
         return fit(recipe, *more)

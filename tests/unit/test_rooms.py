@@ -112,9 +112,9 @@ def test_every_room_is_walked() -> None:
             "datamodules/base.py",
             "from dsvl_tune.training.objectives.supervised import supervised_loss",
         ),
-        ("commands/merge.py", "from dsvl_tune.cli import run"),
-        ("recipe.py", "from dsvl_tune.cli import run"),
-        ("__main__.py", "from dsvl_tune.recipe import main"),
+        ("commands/merge.py", "from dsvl_tune.cli.main import run"),
+        ("recipe.py", "from dsvl_tune.cli.main import run"),
+        ("__main__.py", "from dsvl_tune.cli.finetune_cli import main"),
     ],
 )
 def test_the_rule_bites(file: str, source: str) -> None:
@@ -128,7 +128,7 @@ def test_the_rule_bites(file: str, source: str) -> None:
         ("cli.py", "from dsvl_tune import __version__"),
         ("datamodules/base.py", "from dsvl_tune.models import processor"),
         ("datamodules/charts.py", "from .base import Rows"),
-        ("commands/merge.py", "from dsvl_tune.recipe import RecipeCLI"),
+        ("commands/merge.py", "from dsvl_tune.cli.finetune_cli import RecipeCLI"),
     ],
 )
 def test_the_rule_lets_pass(file: str, source: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from dsvl_tune.commands.check_data import main
+from dsvl_tune.cli.commands.check_data import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.validation.inspect import Facts, look
 from dsvl_tune.data.validation.report import Report, kind_of, leaks

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsvl_tune.commands.preview import main
+from dsvl_tune.cli.commands.preview import main
 from dsvl_tune.core.types import IGNORE_INDEX, ImageRef
 from dsvl_tune.data.images.load import load_image, to_square
 from dsvl_tune.datamodules import InstructDataModule

@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.recipe import RecipeCLI
 
 
 @pytest.fixture

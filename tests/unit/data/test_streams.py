@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dsvl_tune.commands.check_data import main as check_data
+from dsvl_tune.cli.commands.check_data import main as check_data
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.formats.conversations import open_conversations
 from dsvl_tune.data.readers import stream as streams

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
-from dsvl_tune.commands.estimate_memory import main
+from dsvl_tune.cli.commands.estimate_memory import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.families.deepseek_vl.parts import Preset, fit_plan, make_plan

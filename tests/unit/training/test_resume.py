@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune.recipe import RecipeCLI
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.training.run.folder import kept_checkpoint
 
 RECIPE = """

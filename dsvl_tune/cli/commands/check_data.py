@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from dsvl_tune.cli.finetune_cli import RecipeCLI, set_up_fit
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.text_table import format_table
@@ -20,7 +21,6 @@ from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
 from dsvl_tune.demo.generated_rows import GeneratedRows
-from dsvl_tune.recipe import RecipeCLI, set_up_fit
 
 SHOWN = 3
 """Errors of a kind that are printed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from dsvl_tune.commands.command_parser import CommandParser
+from dsvl_tune.cli.command_parser import CommandParser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.demo.build_model import build_embedded, save_checkpoint
 from dsvl_tune.demo.vocabulary import generator_texts

@@ -13,11 +13,11 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 
+from dsvl_tune.cli.parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.predictions import answers_file, gather_answers, write_answers
-from dsvl_tune.recipe_parser import DESCRIPTION, RecipeParser, recipe_name, with_shipped_recipes
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,

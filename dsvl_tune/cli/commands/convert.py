@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from dsvl_tune.commands.command_parser import CommandParser
+from dsvl_tune.cli.command_parser import CommandParser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder
 from dsvl_tune.core.weight_headers import read_json

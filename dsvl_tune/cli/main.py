@@ -24,39 +24,55 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "fit": Command(
-        "dsvl_tune.recipe", "main", "train by a recipe; score held-out data before and after"
+        "dsvl_tune.cli.finetune_cli",
+        "main",
+        "train by a recipe; score held-out data before and after",
     ),
     "validate": Command(
-        "dsvl_tune.recipe", "main", "loss and generated answers on the recipe's validation data"
+        "dsvl_tune.cli.finetune_cli",
+        "main",
+        "loss and generated answers on the recipe's validation data",
     ),
     "test": Command(
-        "dsvl_tune.recipe", "main", "scores of generated answers on the recipe's test data"
+        "dsvl_tune.cli.finetune_cli",
+        "main",
+        "scores of generated answers on the recipe's test data",
     ),
     "predict": Command(
-        "dsvl_tune.recipe", "main", "answer every question of the recipe's test data into a file"
+        "dsvl_tune.cli.finetune_cli",
+        "main",
+        "answer every question of the recipe's test data into a file",
     ),
     "check-data": Command(
-        "dsvl_tune.commands.check_data", "main", "read every row of a recipe's data and report"
+        "dsvl_tune.cli.commands.check_data", "main", "read every row of a recipe's data and report"
     ),
     "preview": Command(
-        "dsvl_tune.commands.preview", "main", "a page of rows as the model will see them"
+        "dsvl_tune.cli.commands.preview", "main", "a page of rows as the model will see them"
     ),
     "cache-features": Command(
-        "dsvl_tune.commands.cache_features", "main", "keep what frozen towers make of images"
+        "dsvl_tune.cli.commands.cache_features", "main", "keep what frozen towers make of images"
     ),
     "estimate-memory": Command(
-        "dsvl_tune.commands.estimate_memory", "main", "what a recipe takes, without loading it"
+        "dsvl_tune.cli.commands.estimate_memory", "main", "what a recipe takes, without loading it"
     ),
     "merge": Command(
-        "dsvl_tune.commands.merge", "main", "put a run's adapter into its base checkpoint, verified"
+        "dsvl_tune.cli.commands.merge",
+        "main",
+        "put a run's adapter into its base checkpoint, verified",
     ),
     "convert": Command(
-        "dsvl_tune.commands.convert", "main", "a checkpoint in transformers' or the original layout"
+        "dsvl_tune.cli.commands.convert",
+        "main",
+        "a checkpoint in transformers' or the original layout",
     ),
     "init": Command(
-        "dsvl_tune.commands.init", "main", "an untrained small checkpoint, to train from nothing"
+        "dsvl_tune.cli.commands.init",
+        "main",
+        "an untrained small checkpoint, to train from nothing",
     ),
-    "chat": Command("dsvl_tune.commands.chat", "main", "ask a model about images, in the terminal"),
+    "chat": Command(
+        "dsvl_tune.cli.commands.chat", "main", "ask a model about images, in the terminal"
+    ),
 }
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)

@@ -11,7 +11,7 @@ import yaml
 from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt
 
-from dsvl_tune.commands.command_parser import CommandParser
+from dsvl_tune.cli.command_parser import CommandParser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
@@ -133,7 +133,9 @@ def write_merged(
 
 def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
     """The first held-out questions of a run's own data; the recipe as `fit` takes it."""
-    from dsvl_tune.recipe import RecipeCLI  # brings lightning, which merging alone does not need
+    from dsvl_tune.cli.finetune_cli import (
+        RecipeCLI,  # brings lightning, which merging alone does not need
+    )
 
     data = RecipeCLI([*recipe, "--data.init_args.eval_batch_size", str(rows)], run=False).datamodule
     data.setup("test")

@@ -8,13 +8,13 @@ from typing import Any
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PretrainedConfig
 
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, fit_plan, make_plan
 from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.quantization import quantization_of
-from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.training.memory.estimate import Estimate, estimate, stored_feature_bytes
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes
 from dsvl_tune.training.module import torch_dtype

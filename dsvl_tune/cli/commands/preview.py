@@ -11,11 +11,11 @@ from typing import Any
 
 from jsonargparse.typing import PositiveInt
 
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
 from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.readers.stream import StreamedRows
-from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.report.data_preview import page
 
 DESCRIPTION = """\

@@ -12,7 +12,8 @@ import lightning as L
 from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, Subset
 
-from dsvl_tune.commands.check_data import set_up
+from dsvl_tune.cli.commands.check_data import set_up
+from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import (
     KEPT_FREE_BYTES,
@@ -24,7 +25,6 @@ from dsvl_tune.core.tensor_cache import (
 from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images.missing_features import image_keys, missing_pixels
 from dsvl_tune.datamodules.base import Rows
-from dsvl_tune.recipe import RecipeCLI
 from dsvl_tune.training.feature_cache import FrozenHalf
 
 DESCRIPTION = """\

@@ -13,7 +13,7 @@ from jsonargparse import auto_cli
 from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
-from dsvl_tune.commands.command_parser import CommandParser
+from dsvl_tune.cli.command_parser import CommandParser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
