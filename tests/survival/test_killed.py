@@ -1,4 +1,4 @@
-"""Commands that are killed, alone and in two processes; `tests/soak/kill.py` does it at random, many times."""
+"""Commands that are killed, alone and in two processes; `benchmarks/soak/kill.py` does it at random, many times."""
 
 from __future__ import annotations
 

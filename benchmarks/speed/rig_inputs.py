@@ -1,6 +1,6 @@
 """What the rig trains on: random models of the published token geometry, and charts with questions as files.
 
-    python tests/speed/rig_inputs.py FOLDER
+    python benchmarks/speed/rig_inputs.py FOLDER
 
 writes FOLDER/vocabulary and FOLDER/proportions (checkpoints), FOLDER/one and FOLDER/four (`charts.openai.jsonl` with
 images: one question an image, four questions an image). An image has 576 tokens for the decoder and 4096 for SAM.

@@ -1,6 +1,6 @@
 """Pulls the plug at random moments, gives the same command again, and compares with the run that was never stopped.
 
-    python tests/soak/kill.py --kills 120
+    python benchmarks/soak/kill.py --kills 120
 
 Run by hand: it takes minutes. Every other kill waits until a checkpoint is being written. A line tells each kill, the
 last line the verdict; the exit code is 0 only if every sequence ended with the same bits.

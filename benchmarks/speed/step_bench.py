@@ -1,6 +1,6 @@
 """Some LoRA steps of one trainer, and what they cost, as one line `BENCH_JSON {...}`.
 
-    python tests/speed/step_bench.py --model DIR --data DIR --set charts --steps S --warmup W --batch-size B \
+    python benchmarks/speed/step_bench.py --model DIR --data DIR --set charts --steps S --warmup W --batch-size B \
         --dtype float32 --workers N [--contender ours|hf|trl] [--share-images] [--feature-store DIR]
 
 `--model` is a folder in transformers' layout, of either family; `--data` holds SET.openai.jsonl and its images. Every

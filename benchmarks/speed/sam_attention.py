@@ -1,6 +1,6 @@
 """SAM-B of real size (1024 px, 4096 tokens, 4 of 12 layers global) beside transformers' own; float32, random weights.
 
-    OMP_NUM_THREADS=1 python tests/speed/sam_attention.py [ROUNDS]
+    OMP_NUM_THREADS=1 python benchmarks/speed/sam_attention.py [ROUNDS]
 
 Prints for the whole tower without gradients, and for a layer of each kind with them: CPU seconds in turn (medians of
 ROUNDS, default 3), the median of the paired ratios, the memory added at the peak, and the largest difference.

@@ -1,6 +1,6 @@
 """What packing saves: padding and CPU seconds of a step on rows of mixed lengths, and what a mask costs.
 
-    python tests/speed/packing.py [STEPS]
+    python benchmarks/speed/packing.py [STEPS]
 
 The model is random, SigLIP-only, with 576 tokens an image, a decoder of 2 layers of width 256 and a tiny tower. A
 micro-batch has 8 rows: every other one shows an image, questions and answers have 10 to 80 words. The contenders take

@@ -1,6 +1,6 @@
 """A LoRA step of the decoder beside plain transformers and peft, and beside what its arithmetic alone would take.
 
-    OMP_NUM_THREADS=1 python tests/speed/decoder_step.py [ROUNDS]
+    OMP_NUM_THREADS=1 python benchmarks/speed/decoder_step.py [ROUNDS]
 
 A Llama decoder of real proportions (width 1024, inner 2816, heads of 128, 4 layers) with random weights, float32; 4
 rows of 648 tokens, as an image of 576 and a short conversation make; adapters of rank 16 on all seven linear layers.

@@ -1,6 +1,6 @@
 """What estimate-memory says beside what training takes, each configuration in a process of its own.
 
-    python tests/speed/memory_check.py FOLDER
+    python benchmarks/speed/memory_check.py FOLDER
 
 FOLDER as compare.py has it. Measured is the process's highest resident memory over two steps of FinetuneModule in
 Lightning's Trainer (VmHWM, reset when the model is loaded), less what it had before the model was made, after a small

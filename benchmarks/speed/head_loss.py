@@ -1,6 +1,6 @@
 """What head and cross entropy cost, forward and backward: in chunks, plainly, and by torch's fused function.
 
-    python tests/speed/head_loss.py [N [WIDTH [VOCABULARY [ROUNDS]]]]
+    python benchmarks/speed/head_loss.py [N [WIDTH [VOCABULARY [ROUNDS]]]]
 
 Every measurement has a process of its own; the contenders take turns. Prints the median CPU seconds, their ratio to the
 plain way, and the peak memory above what weights and inputs take. "fused" is `F.linear_cross_entropy`, which knows no

@@ -1,6 +1,6 @@
 """Where the time of one of our steps goes: CPU seconds of each part, then the operators by their own CPU time.
 
-    python tests/speed/profile_step.py MODEL DATA [--share-images]
+    python benchmarks/speed/profile_step.py MODEL DATA [--share-images]
 
 MODEL and DATA as compare.py writes them (FOLDER/proportions, FOLDER/one). A step of batch 4 after a warm-up step; the
 parts' forward passes are timed by hooks, the backward pass as a whole.

@@ -1,6 +1,6 @@
 """Images/s that the loader brings at 384 + 1024 px from files as they come, beside what a step takes. Run by hand:
 
-    OMP_NUM_THREADS=1 python tests/speed/loader.py --images 64 --workers 0 1 2 --step_s 0.5
+    OMP_NUM_THREADS=1 python benchmarks/speed/loader.py --images 64 --workers 0 1 2 --step_s 0.5
 
 Half of the images are photographs (JPEG, 2000 x 1500 px), half are scanned pages (PNG, 1240 x 1754 px). Every line is
 a fresh process, and the best of `--rounds`. CPU seconds are of all processes, "here" of the training process alone:

@@ -1,7 +1,7 @@
 """dsvl-tune, Hugging Face Trainer with peft, and TRL's SFTTrainer: same rows, same losses, what each costs.
 
     pip install -c constraints.txt -e '.[speed]'
-    python tests/speed/compare.py FOLDER [--rounds 3] [--models vocabulary,proportions] [--sets one,four] [--store]
+    python benchmarks/speed/compare.py FOLDER [--rounds 3] [--models vocabulary,proportions] [--sets one,four] [--store]
 
 Writes models and charts into FOLDER (see rig_inputs.py), then runs every contender in a process of its own, one after
 the other, round by round. It fails if the losses of two contenders differ by more than 1e-4 in any step. CPU seconds

@@ -1,6 +1,6 @@
 """How long a large set takes to open, how much memory that costs, and how fast rows come out of it in any order.
 
-    python tests/speed/open_rows.py [ROWS] [FOLDER]
+    python benchmarks/speed/open_rows.py [ROWS] [FOLDER]
 
 Writes ROWS rows (default 1,000,000) of each kind into FOLDER (default: a temporary one), opens each in a process of its
 own and prints a table. The rows name images, which are not read.
