@@ -17,8 +17,8 @@ from dsvl_tune.core.types import Conversation, Processor, Store
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
 from dsvl_tune.data.encoding.tokenize import Overlong
 from dsvl_tune.data.images.load import finish_pixels
-from dsvl_tune.data.images.load.padded_cache import kept_squares
 from dsvl_tune.data.images.missing_features import image_keys
+from dsvl_tune.data.images.padded_cache import kept_squares
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.evaluation.baseline_rows import floor_of_rows

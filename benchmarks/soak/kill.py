@@ -265,7 +265,7 @@ def main() -> None:
 def build(root: Path) -> Path:
     """The tiny checkpoint, made in another process: this one forks, so torch may not have threads in it."""
     folder = root / "checkpoint"
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from pathlib import Path; "
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2] / 'tests')!r}); from pathlib import Path; "
     code += f"from conftest import build_checkpoint; build_checkpoint(Path({str(folder)!r}), 'deepseek_vl_hybrid')"
     subprocess.run(
         [sys.executable, "-c", code],

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-CHECKPOINT = Path(__file__).parents[1] / "golden" / "hybrid" / "checkpoint"
+CHECKPOINT = Path(__file__).parents[2] / "tests" / "golden" / "hybrid" / "checkpoint"
 
 
 def make_files(folder: Path, images: int) -> None:

@@ -27,7 +27,7 @@ from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from conftest import GOLDEN, write_image_settings
 
 CONTENDERS = {

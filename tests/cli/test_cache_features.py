@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
+from dsvl_tune.cli.commands import cache_features
 from dsvl_tune.cli.main import main
-from dsvl_tune.cli.main.commands import cache_features
 
 SMALL = {
     "train_charts": 8,

@@ -21,7 +21,7 @@ def whole_run(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def commands() -> Iterator[Commands]:
-    script = Path(__file__).parents[1] / "soak" / "forked.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "soak" / "forked.py"
     with subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:

@@ -15,9 +15,9 @@ import PIL
 from PIL import Image
 
 from dsvl_tune.core.types import Features, ImageRef, ImageRule, Pixels, Processor
+from dsvl_tune.data.images import load as images
 from dsvl_tune.data.images.download import cached_picture
 from dsvl_tune.data.images.load import from_levels, load_image, to_levels
-from dsvl_tune.data.images.load import load as images
 
 SeenImage: TypeAlias = "Pixels | Features"
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Branch, ImageRef, ImageRule
-from dsvl_tune.data.images.load import load as images
+from dsvl_tune.data.images import load as images
 from dsvl_tune.data.images.load import load_image, to_pixels
 
 HALF = (0.5, 0.5, 0.5)

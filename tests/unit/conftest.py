@@ -14,7 +14,7 @@ from transformers import DeepseekVLConfig
 from dsvl_tune.core.types import Processor
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
