@@ -15,10 +15,10 @@ from torch.utils.data import ConcatDataset, DataLoader
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor, Store
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
-from dsvl_tune.data.encoding.tokenize import Overlong
+from dsvl_tune.data.encoding.tokenize import OnOverflow
 from dsvl_tune.data.images.load import finish_pixels
 from dsvl_tune.data.images.missing_features import image_keys
-from dsvl_tune.data.images.padded_cache import kept_squares
+from dsvl_tune.data.images.padded_cache import padded_image_cache
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.evaluation.baseline_rows import floor_of_rows
@@ -39,7 +39,7 @@ class ConversationDataModule(L.LightningDataModule):
         num_workers: processes that read and encode beside the training one; 0 does it there.
         seed: of the order of the training rows.
         max_tokens: longest conversation, image tokens counted; null takes the checkpoint's context.
-        overlong: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
+        on_overflow: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
             answer, then the end of the answer; no question and no image is cut in two.
         system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
         pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which do not see each
@@ -56,7 +56,7 @@ class ConversationDataModule(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 1,
         max_tokens: int | None = None,
-        overlong: Overlong = "error",
+        on_overflow: OnOverflow = "error",
         system_prompt: str | None = None,
         pack_tokens: int | None = None,
         pixel_cache_gb: float = 0.0,
@@ -70,7 +70,7 @@ class ConversationDataModule(L.LightningDataModule):
             num_workers,
         )
         self.seed = seed
-        self.max_tokens, self.overlong = max_tokens, overlong
+        self.max_tokens, self.on_overflow = max_tokens, on_overflow
         self.system_prompt, self.pack_tokens, self.pixel_cache_gb = (
             system_prompt,
             pack_tokens,
@@ -97,7 +97,7 @@ class ConversationDataModule(L.LightningDataModule):
         """Another one if the training rows are others than a run was stopped with; 0 where the settings tell it."""
         return 0
 
-    def probes(self) -> dict[str, Rows]:
+    def retention_sets(self) -> dict[str, Rows]:
         """Other held-out sets by name, asked to see what the model forgets."""
         return {}
 
@@ -171,15 +171,15 @@ class ConversationDataModule(L.LightningDataModule):
         """Prompts over "test"."""
         return self.test_dataloader()
 
-    def probe_dataloaders(self) -> dict[str, DataLoader[Any]]:
-        """Prompts over each of `probes`."""
-        return {name: self.prompt_loader(rows) for name, rows in self.probes().items()}
+    def retention_dataloaders(self) -> dict[str, DataLoader[Any]]:
+        """Prompts over each of `retention_sets`."""
+        return {name: self.prompt_loader(rows) for name, rows in self.retention_sets().items()}
 
     def every_row(self) -> Rows:
-        """All that a run may show: every split's rows, then the probes'."""
+        """All that a run may show: every split's rows, then the retention_sets'."""
         splits = [
             *(self.rows(split) for split in ("train", "validation", "test")),
-            *self.probes().values(),
+            *self.retention_sets().values(),
         ]
         return ConcatDataset([rows for rows in splits if len(rows)])  # type: ignore
 
@@ -221,13 +221,13 @@ class ConversationDataModule(L.LightningDataModule):
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
         squares = (
-            kept_squares(self.processor.image_rule, self.pixel_cache_gb)
+            padded_image_cache(self.processor.image_rule, self.pixel_cache_gb)
             if self.pixel_cache_gb
             else None
         )
         processor = replace(self.processor, features=self.features, squares=squares, compact=True)
         return partial(
-            make, processor=processor, max_tokens=self.max_tokens, overlong=self.overlong
+            make, processor=processor, max_tokens=self.max_tokens, on_overflow=self.on_overflow
         )
 
     def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,10 +23,10 @@ class ChartsDataModule(ConversationDataModule):
         train_charts: charts in an epoch.
         validation_charts: charts scored during training, they choose the best checkpoint.
         test_charts: charts scored before and after.
-        probe_scenes: pictures of the embedded model's own domain, scored before and after: what was forgotten.
+        retention_scenes: pictures of the embedded model's own domain, scored before and after: what was forgotten.
         kinds: kinds of chart: upright, lying, grouped, line, pie.
         questions: most questions on a training chart; they are branches of one message tree.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
             pack_tokens.
     """
 
@@ -35,14 +35,14 @@ class ChartsDataModule(ConversationDataModule):
         train_charts: int = 10_000,
         validation_charts: int = 30,
         test_charts: int = 120,
-        probe_scenes: int = 40,
+        retention_scenes: int = 40,
         kinds: tuple[ChartKind, ...] = ("upright", "lying"),
         questions: int = 8,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.charts = {"train": train_charts, "validation": validation_charts, "test": test_charts}
-        self.probe_scenes, self.kinds, self.questions = probe_scenes, kinds, questions
+        self.retention_scenes, self.kinds, self.questions = retention_scenes, kinds, questions
 
     def rows(self, split: str) -> GeneratedRows:
         """A chart a row, its questions as conversations."""
@@ -53,9 +53,9 @@ class ChartsDataModule(ConversationDataModule):
         """The generator and its settings."""
         return self.rows(split).identity
 
-    def probes(self) -> dict[str, Rows]:
+    def retention_sets(self) -> dict[str, Rows]:
         """The embedded model's own domain."""
         scenes = GeneratedRows(
-            partial(scene_row, split="test"), self.probe_scenes, "scenes of test"
+            partial(scene_row, split="test"), self.retention_scenes, "scenes of test"
         )
-        return {"scenes": scenes} if self.probe_scenes else {}
+        return {"scenes": scenes} if self.retention_scenes else {}

@@ -13,7 +13,7 @@ from dsvl_tune.data.formats.registry import Format
 from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.data.sampling.holdout import group_trees, hold_out
 from dsvl_tune.data.validation.inspect import Examine, Facts, survey, tree_digest
-from dsvl_tune.data.validation.result_cache import remembered_survey
+from dsvl_tune.data.validation.result_cache import cached_inspection
 
 from .base import Rows
 from .streamed import FIRST_ROWS, StreamingDataModule, is_far, open_stream
@@ -231,12 +231,12 @@ class InstructDataModule(StreamingDataModule):
             assert self.processor is not None
             form: Any = "generation" if split == "test" else "training"
             examine = Examine(
-                self.processor, form, self.max_tokens, self.overlong, self.verify_images
+                self.processor, form, self.max_tokens, self.on_overflow, self.verify_images
             )
         found, title = [], f"checking {split} rows"
         known = survey(rows, examine, title)
         if isinstance(rows, EachRow) and isinstance(examine, Examine):
-            known = remembered_survey(rows, examine, rows.identity, title)
+            known = cached_inspection(rows, examine, rows.identity, title)
         for one in known:
             if one.error:
                 raise UserError(one.error)
@@ -266,6 +266,6 @@ class InstructDataModule(StreamingDataModule):
 def outline(row: list[Conversation]) -> list[Facts]:
     """What every process must know of a row; the first one checks the rest."""
     return [
-        Facts(one.origin, images=tuple(ref.name for ref in one.images), tree=tree_digest(one))
+        Facts(one.source, images=tuple(ref.name for ref in one.images), tree=tree_digest(one))
         for one in row
     ]

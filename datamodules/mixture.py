@@ -50,13 +50,15 @@ class Source(Sequence[list[Conversation]]):
         """The conversation with this source's weights."""
         if self.text and conversation.images:
             raise UserError(
-                f"{conversation.origin}: an image, but text_only names its source {self.name!r}. Correct one."
+                f"{conversation.source}: an image, but text_only names its source {self.name!r}. Correct one."
             )
         weight = self.weight * self.modality_weights["image" if conversation.images else "text"]
         turns = conversation.turns
         if weight != 1:
             turns = tuple(replace(turn, weight=turn.weight * weight) for turn in turns)
-        return replace(conversation, turns=turns, kind=conversation.kind or self.name)
+        return replace(
+            conversation, turns=turns, question_type=conversation.question_type or self.name
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class MixtureDataModule(ConversationDataModule):
 
     The order is exact: what a step sees follows from seed, mixture and step, also after a resume, with any number of
     workers, and with another number of processes if batch_size times processes stays the same. A source that is smaller
-    than its share is gone through again, in a new order. Validation, test and probe rows of all sources are joined.
+    than its share is gone through again, in a new order. Validation, test and retention_set rows of all sources are joined.
 
     Args:
         sources: data modules by name; their `checkpoint` and other common keys are this module's.
@@ -89,7 +91,7 @@ class MixtureDataModule(ConversationDataModule):
         text_only: names of the sources that hold text alone.
         text_share: share of the text sources together, by optimizer step: start, end, steps, first, shape (linear,
             cosine). The paper's modality warm-up is {start: 1.0, end: 0.7, steps: ...}. null keeps `shares`.
-        whole_steps: optimizer steps all of text or without a text source, in the same shares: a step of text skips the
+        homogeneous_steps: optimizer steps all of text or without a text source, in the same shares: a step of text skips the
             vision towers (the paper's modality grouping, 20 % faster there).
         length_grouped: micro-batches of rows of about one length, image tokens counted; rows of files are measured
             once, into a cache.
@@ -97,7 +99,7 @@ class MixtureDataModule(ConversationDataModule):
         loss_weights: weight of the answers of a source, by name; 1 if not named.
         modality_weights: weight of the answers in rows with "image" and of "text"; 1 if not named.
         epoch_rows: rows after which an epoch ends; null takes all sources' rows. trainer.max_steps ends by steps.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
             pack_tokens.
     """
 
@@ -107,7 +109,7 @@ class MixtureDataModule(ConversationDataModule):
         shares: dict[str, float] | None = None,
         text_only: tuple[str, ...] = (),
         text_share: Ramp | None = None,
-        whole_steps: bool = False,
+        homogeneous_steps: bool = False,
         length_grouped: bool = False,
         with_replacement: tuple[str, ...] = (),
         loss_weights: dict[str, float] | None = None,
@@ -117,7 +119,11 @@ class MixtureDataModule(ConversationDataModule):
     ) -> None:
         super().__init__(**options)
         self.sources, self.shares = sources, shares
-        self.text_only, self.text_share, self.whole_steps = text_only, text_share, whole_steps
+        self.text_only, self.text_share, self.homogeneous_steps = (
+            text_only,
+            text_share,
+            homogeneous_steps,
+        )
         self.length_grouped, self.with_replacement, self.epoch_rows = (
             length_grouped,
             with_replacement,
@@ -159,7 +165,7 @@ class MixtureDataModule(ConversationDataModule):
         self.check_names()
         for source in self.sources.values():
             source.trainer, source.processor, source.seed = self.trainer, self.processor, self.seed
-            source.max_tokens, source.overlong = self.max_tokens, self.overlong
+            source.max_tokens, source.on_overflow = self.max_tokens, self.on_overflow
             source.setup(stage)
         self.mixture()
 
@@ -197,12 +203,12 @@ class MixtureDataModule(ConversationDataModule):
             for key, rows in one.unchecked().items()
         }
 
-    def probes(self) -> dict[str, Rows]:
-        """Every source's probes, by source and name."""
+    def retention_sets(self) -> dict[str, Rows]:
+        """Every source's retention_sets, by source and name."""
         return {
-            f"{name}_{probe}": rows
+            f"{name}_{retention_set}": rows
             for name, one in self.sources.items()
-            for probe, rows in one.probes().items()
+            for retention_set, rows in one.retention_sets().items()
         }
 
     def mixture(self) -> Mixture:
@@ -220,7 +226,7 @@ class MixtureDataModule(ConversationDataModule):
             tuple(shares[name] for name in self.sources),
             tuple(name in self.text_only for name in self.sources),
             self.text_share,
-            self.whole_steps,
+            self.homogeneous_steps,
             self.trainer.accumulate_grad_batches if self.trainer else 1,
         )
 
@@ -243,7 +249,7 @@ class MixtureDataModule(ConversationDataModule):
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of every training row, one source after another."""
         assert self.processor is not None
-        measure = MeasureRow(self.processor, self.max_tokens, self.overlong)
+        measure = MeasureRow(self.processor, self.max_tokens, self.on_overflow)
         return np.concatenate(
             [
                 row_lengths(one.rows("train"), measure, one.identity("train"))

@@ -23,13 +23,13 @@ class ScenesDataModule(ConversationDataModule):
         text_share: share of tables among the training rows, 0..1; they are spread evenly.
         validation_rows: pictures scored during training, they choose the best checkpoint.
         test_rows: pictures scored before and after.
-        probe_tables: written tables scored before and after.
+        retention_tables: written tables scored before and after.
         kinds: kinds of picture: tubes, rods, floats.
         questions: most questions in a training row; they are branches of one message tree.
         most: most elements in a training picture or table; held-out ones have up to six.
         cells: questions that label every cell of a training picture, see `scenes.scene_row`.
         types: question types to ask about training pictures and tables; null asks all.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, overlong, system_prompt,
+        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
             pack_tokens.
     """
 
@@ -39,7 +39,7 @@ class ScenesDataModule(ConversationDataModule):
         text_share: float = 0.3,
         validation_rows: int = 20,
         test_rows: int = 60,
-        probe_tables: int = 20,
+        retention_tables: int = 20,
         kinds: tuple[PictureKind, ...] = ("tubes", "rods", "floats"),
         questions: int = 10,
         most: int = 6,
@@ -49,7 +49,7 @@ class ScenesDataModule(ConversationDataModule):
     ) -> None:
         super().__init__(**options)
         self.amounts = {"train": train_rows, "validation": validation_rows, "test": test_rows}
-        self.text_share, self.probe_tables = text_share, probe_tables
+        self.text_share, self.retention_tables = text_share, retention_tables
         self.kinds, self.questions, self.most = kinds, questions, most
         self.cells, self.types = cells, types
 
@@ -76,9 +76,9 @@ class ScenesDataModule(ConversationDataModule):
             index, split, self.kinds, self.questions, self.most, self.cells, self.types
         )
 
-    def probes(self) -> dict[str, Rows]:
+    def retention_sets(self) -> dict[str, Rows]:
         """Written tables."""
         tables = GeneratedRows(
-            partial(table_row, split="test"), self.probe_tables, "tables of test"
+            partial(table_row, split="test"), self.retention_tables, "tables of test"
         )
-        return {"tables": tables} if self.probe_tables else {}
+        return {"tables": tables} if self.retention_tables else {}

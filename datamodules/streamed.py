@@ -63,7 +63,7 @@ class StreamingDataModule(ConversationDataModule):
         """
         if isinstance(self.rows("train"), StreamedRows):
             raise UserError(
-                "model.feature_store: with data.streaming nobody knows every image of the run beforehand. Leave one of "
+                "model.feature_cache: with data.streaming nobody knows every image of the run beforehand. Leave one of "
                 "the two out."
             )
         return super().every_row()

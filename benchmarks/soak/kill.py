@@ -34,13 +34,13 @@ CHARTS = {
         "train_charts": 23,
         "validation_charts": 2,
         "test_charts": 2,
-        "probe_scenes": 1,
+        "retention_scenes": 1,
         "questions": 3,
     },
 }
 SCENES = {
     "class_path": "dsvl_tune.datamodules.ScenesDataModule",
-    "init_args": {"train_rows": 12, "validation_rows": 2, "test_rows": 2, "probe_tables": 0},
+    "init_args": {"train_rows": 12, "validation_rows": 2, "test_rows": 2, "retention_tables": 0},
 }
 MIXTURE = {
     "class_path": "dsvl_tune.datamodules.MixtureDataModule",
@@ -52,7 +52,7 @@ MIXTURE = {
         "shares": {"tables": 1, "charts": 1},
         "text_only": ["tables"],
         "text_share": {"start": 1.0, "end": 0.4, "steps": 12, "shape": "cosine"},
-        "whole_steps": True,
+        "homogeneous_steps": True,
         "length_grouped": True,
     },
 }
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "store": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 1),
     "ddp": (CHARTS, {"max_steps": 26, "devices": 2, "strategy": "ddp"}, 1),
 }
-STORE = {"feature_store": "features"}
+STORE = {"feature_cache": "features"}
 """Of the case of that name: a kill may come while an entry is being written."""
 
 
@@ -94,7 +94,7 @@ def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
         }
         | trainer,
         "checkpoint_every_steps": 2,
-        "best_by": "val/loss",  # it falls, so that every validation replaces the best checkpoint
+        "monitor": "val/loss",  # it falls, so that every validation replaces the best checkpoint
     }
     folder.mkdir(parents=True)
     (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")

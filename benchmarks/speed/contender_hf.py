@@ -50,7 +50,7 @@ class Collator:
         return batch
 
     def tokens(self, row: Row) -> tuple[Tensor, Tensor]:
-        """Ids and labels of one conversation: answers and their end tokens are learnt."""
+        """Ids and labels of one conversation: answers and their end tokens are supervised."""
         image = self.processor.image_token * self.processor.image_tokens
         system = self.processor.default_system
         ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
@@ -60,12 +60,12 @@ class Collator:
                     f"User: {message['content'].strip().replace('<image>', image)}\n\nAssistant:"
                 )
                 continue
-            for piece, learnt in (
+            for piece, supervised in (
                 (text, False),
                 (f" {message['content'].strip()}{self.eos}", True),
             ):
                 new = self.processor.tokenizer(piece, add_special_tokens=False)["input_ids"]
-                ids, labels = ids + new, labels + (new if learnt else [-100] * len(new))
+                ids, labels = ids + new, labels + (new if supervised else [-100] * len(new))
             text = ""
         return torch.tensor(ids), torch.tensor(labels)
 

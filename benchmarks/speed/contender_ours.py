@@ -80,13 +80,13 @@ class Marks(L.Callback):
 def train(options: argparse.Namespace, meter: Meter) -> None:
     quieten()
     checkpoint, sixteen_bit = str(options.model), options.dtype != "float32"
-    store = {} if options.feature_store is None else {"feature_store": str(options.feature_store)}
+    store = {} if options.feature_cache is None else {"feature_cache": str(options.feature_cache)}
     module = FinetuneModule(
         checkpoint,
         parts={"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)},
         lr=LEARNING_RATE,
         warmup_steps=0,
-        final_lr_share=1.0,
+        min_lr_ratio=1.0,
         betas=BETAS,
         dtype=options.dtype,
         **(

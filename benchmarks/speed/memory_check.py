@@ -32,7 +32,7 @@ from dsvl_tune.training.memory.estimate import estimate
 from dsvl_tune.training.memory.fake_step import RowShape
 from dsvl_tune.training.module import FinetuneModule, torch_dtype
 
-# checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, learnt tokens
+# checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, supervised tokens
 CONFIGURATIONS: list[tuple[str, str, str, bool, int, int, int, int]] = [
     ("proportions", "lora", "float32", False, 2, 640, 1, 16),
     ("proportions", "lora", "float32", True, 1, 1024, 1, 448),
@@ -51,7 +51,7 @@ MMAP = {
 
 
 def batch_of(shape: RowShape, config: Any) -> Batch:
-    """Random tokens, images first, the last tokens learnt."""
+    """Random tokens, images first, the last tokens supervised."""
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(10, 300, (shape.rows, shape.tokens), generator=draw)
     visual = (
@@ -59,7 +59,7 @@ def batch_of(shape: RowShape, config: Any) -> Batch:
     )
     ids[:, :visual] = config.image_token_id
     labels = torch.full_like(ids, IGNORE_INDEX)
-    labels[:, shape.tokens - shape.learnt :] = ids[:, shape.tokens - shape.learnt :]
+    labels[:, shape.tokens - shape.supervised :] = ids[:, shape.tokens - shape.supervised :]
     images = shape.rows * shape.images
     sizes = (config.vision_config.image_size, config.high_res_vision_config.image_size)
     low, high = (
@@ -75,7 +75,7 @@ def batch_of(shape: RowShape, config: Any) -> Batch:
         pixel_values=low,
         high_res_pixel_values=high,
         image_index=torch.arange(images),
-        origins=[""] * shape.rows,
+        sources=[""] * shape.rows,
     )
 
 
@@ -167,7 +167,7 @@ def main() -> None:
         rows.append([", ".join(map(str, configuration)), f"{step / 1e6:,.0f}", *cells])
         print(rows[-1], flush=True)
     head = [
-        "checkpoint, preset, dtype, checkpointing, rows, tokens, images, learnt",
+        "checkpoint, preset, dtype, checkpointing, rows, tokens, images, supervised",
         "of it the step",
     ]
     print("\n" + format_table([*head, "estimated MB", "measured MB", "difference"], rows))

@@ -129,8 +129,8 @@ def square_charts(questions: int) -> list[list[Conversation]]:
 
 def picture(conversation: Conversation) -> Image.Image:
     (ref,) = conversation.images
-    assert isinstance(ref.source, Image.Image)
-    return ref.source
+    assert isinstance(ref.content, Image.Image)
+    return ref.content
 
 
 def write_charts(folder: Path, images: int, questions: int) -> None:

@@ -11,7 +11,7 @@ weight decay, no dropout, no clipping, no gradient checkpointing.
 A sample is a conversation (a row of the file), shared or not; a step always has B of them. With --share-images the
 conversations of one step that stand together in the file and show the same image become one message tree.
 total_tokens_per_s counts every conversation as if it stood alone, its image's tokens and no padding, whatever was
-shared or stored: it says how fast the file's content is learnt, so contenders can be compared by it. Rates are over
+shared or stored: it says how fast the file's content is fitted, so contenders can be compared by it. Rates are over
 the steps after the warm-up, loading included. peak_rss_mb is the training process's over its whole life, cpu_s_per_step
 is user and system time of it and its workers. `steps` has time and CPU time of each step.
 """
@@ -71,7 +71,7 @@ def draw_adapters(model: torch.nn.Module) -> None:
 
 
 def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """(tokens, learnt tokens) of every row of the file, each conversation alone."""
+    """(tokens, supervised tokens) of every row of the file, each conversation alone."""
     from dsvl_tune.data.encoding.tokenize import tokenize
     from dsvl_tune.data.formats.conversations import open_conversations
     from dsvl_tune.families.deepseek_vl.processor import load_processor
@@ -109,7 +109,7 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
     return {
         "contender": options.contender,
         "samples_per_s": len(seen) / seconds,
-        "supervised_tokens_per_s": sum(learnt for _, learnt in seen) / seconds,
+        "supervised_tokens_per_s": sum(supervised for _, supervised in seen) / seconds,
         "total_tokens_per_s": sum(tokens for tokens, _ in seen) / seconds,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "losses": meter.losses,
@@ -142,7 +142,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--feature-store", type=Path, help="ours alone: folder of the frozen towers' features"
     )
     options = parser.parse_args(arguments)
-    if options.contender != "ours" and (options.share_images or options.feature_store):
+    if options.contender != "ours" and (options.share_images or options.feature_cache):
         parser.error("--share-images and --feature-store are of ours alone")
     if options.warmup >= options.steps:
         parser.error("--steps must be more than --warmup")

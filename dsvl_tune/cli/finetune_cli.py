@@ -28,13 +28,13 @@ from dsvl_tune.training.distributed.rank_agreement import (
 from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks, run_loggers
-from dsvl_tune.training.run.error_messages import faults_told
+from dsvl_tune.training.run.error_messages import explained_errors
 from dsvl_tune.training.run.folder import existing_run_folder, kept_checkpoint, place_run
 from dsvl_tune.training.run.lock import one_at_a_time
 from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
-BestBy = Literal["val/relaxed_accuracy", "val/loss", "last"]
+Monitor = Literal["val/relaxed_accuracy", "val/loss", "last"]
 
 
 class RecipeCLI(LightningCLI):
@@ -93,8 +93,8 @@ class RecipeCLI(LightningCLI):
             help="name of the run (default: the recipe's name)",
         )
         parser.add_argument(
-            "--best_by",
-            type=BestBy,
+            "--monitor",
+            type=Monitor,
             default="val/relaxed_accuracy",
             help="what picks the checkpoint that the run's result is; last takes the last step",
         )
@@ -189,7 +189,7 @@ class RecipeCLI(LightningCLI):
             return super().instantiate_trainer(logger=False, **kwargs)
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
-        keys = ("best_by", "keep_best", "checkpoint_every_steps")
+        keys = ("monitor", "keep_best", "checkpoint_every_steps")
         kept = {key: self._get(self.config_init, key) for key in keys}
         callbacks = run_callbacks(self.run_folder, progress, self.stop, **kept)
         if isinstance(settings["val_check_interval"], int):
@@ -211,7 +211,7 @@ class RecipeCLI(LightningCLI):
             with (
                 self.stop,
                 one_at_a_time(self.run_folder),
-                faults_told(self.trainer, self.run_folder),
+                explained_errors(self.trainer, self.run_folder),
             ):
                 set_up_fit(datamodule)
                 self.describe_run(model)

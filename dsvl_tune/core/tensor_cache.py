@@ -32,7 +32,7 @@ SUFFIX, PARTIAL = ".safetensors", ".partial"
 
 
 @dataclass
-class TensorStore:
+class TensorCache:
     """Entries of equal names, shapes and dtype in one folder of a store.
 
     Attributes:

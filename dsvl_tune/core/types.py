@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IGNORE_INDEX = -100
-"""Label of a position that is not learnt (the `ignore_index` of torch's cross entropy)."""
+"""Label of a position that is not supervised (the `ignore_index` of torch's cross entropy)."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class ImageRef:
     """An image that has not been read yet.
 
     Attributes:
-        source: a file, encoded bytes (PNG, JPEG, ...), a picture in memory, or the URL of one that may be fetched.
+        content: a file, encoded bytes (PNG, JPEG, ...), a picture in memory, or the URL of one that may be fetched.
         name: unique name of the picture; two references with one name are the same picture and are encoded once.
     """
 
-    source: Path | bytes | Image | str
+    content: Path | bytes | Image | str
     name: str
 
 
@@ -46,7 +46,7 @@ class Turn:
     Attributes:
         role: "user" or "assistant".
         parts: text and images; the text holds no placeholder strings, images stand for themselves.
-        weight: loss weight of each learnt token (only assistant turns are learnt); 0 leaves the turn unlearnt.
+        weight: loss weight of each supervised token (only assistant turns are supervised); 0 leaves the turn unsupervised.
     """
 
     role: Literal["user", "assistant"]
@@ -59,15 +59,15 @@ class Conversation:
     """Alternating turns, the first of the user.
 
     Attributes:
-        turns: at least one user turn. origin: file and row, or seed: named in every error about this conversation.
+        turns: at least one user turn. source: file and row, or seed: named in every error about this conversation.
         system: the system prompt; None takes the checkpoint's default, "" has none.
-        kind: question type, for metrics per type ("" without types).
+        question_type: question type, for metrics per type ("" without types).
     """
 
     turns: tuple[Turn, ...]
-    origin: str
+    source: str
     system: str | None = None
-    kind: str = ""
+    question_type: str = ""
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -106,7 +106,7 @@ class ImageRule:
 
 
 class Store(Protocol):
-    """Tensors made of an image, by a key of its content: `tensor_store.TensorStore`."""
+    """Tensors made of an image, by a key of its content: `tensor_store.TensorCache`."""
 
     def has(self, key: str) -> bool: ...
     def get(self, key: str) -> dict[str, Tensor] | None: ...
@@ -162,14 +162,14 @@ class Sample:
 
     Attributes:
         input_ids: [T], image tokens expanded to V each.
-        labels: [T], the token itself where it is learnt, else IGNORE_INDEX (as in transformers: the loss pairs hidden
-            state t - 1 with label t). A learnt token is never the first of its branch.
+        labels: [T], the token itself where it is supervised, else IGNORE_INDEX (as in transformers: the loss pairs hidden
+            state t - 1 with label t). A supervised token is never the first of its branch.
         loss_weights: [T] float. position_ids: [T], as if each conversation stood alone.
         segments: [T], which member of a packed row, from 0; a member is a conversation or a tree. Members do not see
             each other.
         branches: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token sees the tokens before it
             of its segment that have branch 0 or its own branch. A conversation without a tree has 0 everywhere.
-        images: in reading order, one per image slot. origins: of each conversation in the row.
+        images: in reading order, one per image slot. sources: of each conversation in the row.
     """
 
     input_ids: list[int]
@@ -179,7 +179,7 @@ class Sample:
     segments: list[int]
     branches: list[int]
     images: list[Pixels | Features]
-    origins: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -213,7 +213,7 @@ class Batch(Shown):
 
     Attributes:
         input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
-        origins: of every conversation in the batch, for error messages.
+        sources: of every conversation in the batch, for error messages.
     """
 
     input_ids: Tensor
@@ -222,7 +222,7 @@ class Batch(Shown):
     position_ids: Tensor
     segments: Tensor
     branches: Tensor
-    origins: list[str]
+    sources: list[str]
 
 
 @dataclass(kw_only=True)
@@ -231,12 +231,12 @@ class Prompts(Shown):
 
     Attributes:
         input_ids, attention_mask: [B, T] int64.
-        references, kinds, questions, origins: of each row the expected answer, the question's type and text, the place.
+        references, question_types, questions, sources: of each row the expected answer, the question's type and text, the place.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     references: list[str]
-    kinds: list[str]
+    question_types: list[str]
     questions: list[str]
-    origins: list[str]
+    sources: list[str]

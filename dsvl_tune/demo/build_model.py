@@ -45,7 +45,7 @@ def build_embedded(
 
     Args:
         seed: of the random weights.
-        texts: what the tokenizer's words are learnt from.
+        texts: the tokenizer is trained on them.
     """
     tokenizer = build_tokenizer(texts)
     torch.manual_seed(seed)

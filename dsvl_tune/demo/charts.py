@@ -45,12 +45,12 @@ def chart_row(
     if split == "train":
         asked += (
             Wording("listing", "list", f"List all {NOUNS[kind]}s."),
-        )  # long answers are learnt and not scored
+        )  # long answers are supervised and not scored
     return [
         Conversation(
             turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))),
-            origin=name,
-            kind=type_,
+            source=name,
+            question_type=type_,
         )
         for type_, question, answer in ask(rng, items, asked, questions)
     ]

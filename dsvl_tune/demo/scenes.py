@@ -37,7 +37,7 @@ DESCRIPTIONS = (
     Wording("ranking", "rank", "Rank all."),
 )
 TRAINING_QUESTIONS = QUESTIONS + DESCRIPTIONS
-"""Descriptions are long answers that teach reading in order; they are learnt from and not scored."""
+"""Descriptions are long answers that teach reading in order; they are supervised from and not scored."""
 
 
 def training_wordings(types: tuple[str, ...] | None) -> tuple[Wording, ...]:
@@ -99,8 +99,8 @@ def scene_row(
     return [
         Conversation(
             turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))),
-            origin=name,
-            kind=f"scene {type_}",
+            source=name,
+            question_type=f"scene {type_}",
         )
         for type_, question, answer in asked
     ]

@@ -31,8 +31,8 @@ def table_row(
     return [
         Conversation(
             turns=(Turn("user", (f"{table}. {question}",)), Turn("assistant", (answer,))),
-            origin=f"text_tables/{split}/{seed}",
-            kind=f"table {kind}",
+            source=f"text_tables/{split}/{seed}",
+            question_type=f"table {kind}",
         )
         for kind, question, answer in ask(rng, items, wordings, questions)
     ]

@@ -29,7 +29,7 @@ def floor_of_rows(
 def answered(conversation: Conversation) -> Answered:
     """The last question of a conversation with its answer."""
     question, answer = (text_of(turn) for turn in conversation.turns[-2:])
-    return Answered(conversation.kind, question, answer)
+    return Answered(conversation.question_type, question, answer)
 
 
 def text_of(turn: Turn) -> str:

@@ -20,7 +20,7 @@ from dsvl_tune.evaluation.metrics.relaxed_accuracy import accuracy_by_kind, rela
 from dsvl_tune.training.objectives.supervised import encode_images
 
 Answer = dict[str, Any]
-"""One answered prompt: origin, kind, question, reference ("" if none), answer, whether it came to its end (`complete`),
+"""One answered prompt: source, kind, question, reference ("" if none), answer, whether it came to its end (`complete`),
 and whether it is `right` (None without a reference)."""
 
 
@@ -102,8 +102,8 @@ def answer_prompts(
         answer, reference = text.strip(), prompts.references[row]
         records.append(
             {
-                "origin": prompts.origins[row],
-                "kind": prompts.kinds[row],
+                "source": prompts.sources[row],
+                "question_type": prompts.question_types[row],
                 "question": prompts.questions[row],
                 "reference": reference,
                 "answer": answer,
@@ -117,5 +117,7 @@ def answer_prompts(
 def score(answers: list[Answer]) -> dict[str, float]:
     """Metrics of the answered prompts that have a reference; none without any."""
     known = [answer for answer in answers if answer["reference"]]
-    columns = ([answer[key] for answer in known] for key in ("answer", "reference", "kind"))
+    columns = (
+        [answer[key] for answer in known] for key in ("answer", "reference", "question_type")
+    )
     return accuracy_by_kind(*columns) if known else {}

@@ -39,7 +39,7 @@ class Change:
     def apply(self, base: Tensor) -> Tensor:
         """The trained tensor in float32.
 
-        LoRA: W + scaling * B A (arXiv 2106.09685, section 4.1). DoRA: rows of that scaled to the learnt magnitude
+        LoRA: W + scaling * B A (arXiv 2106.09685, section 4.1). DoRA: rows of that scaled to the trained magnitude
         (arXiv 2402.09353, equation 5).
         """
         if self.replacement is not None:

@@ -1,4 +1,4 @@
-"""Rows as a page: the pixels that the model gets and its tokens, coloured by what is learnt."""
+"""Rows as a page: the pixels that the model gets and its tokens, coloured by what is supervised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ figcaption { color: #555; font-size: .85em }
 .tokens { font-family: ui-monospace, monospace; font-size: 13px; line-height: 2; overflow-wrap: anywhere }
 .tokens span { border-radius: 3px; padding: 2px 1px; margin-right: 1px; white-space: pre-wrap }
 .plain { background: #ececec }
-.learnt { background: #bfe8bf }
+.supervised { background: #bfe8bf }
 .image { background: #bcd8f7; padding: 2px 6px }
 .special { white-space: nowrap !important; outline: 1px solid #8a2be2; color: #6a1bb2 }
 .branch { display: block; margin: .7em 0 .2em; color: #8a5a00; font-weight: bold }
@@ -36,7 +36,7 @@ MORE = "◦"
 MOST_PIECES = 8
 """Tokens tried together: a character has up to four bytes, and a token may hold the end of one and the next."""
 KEY = (
-    '<span class="learnt">learnt</span> <span class="plain">not learnt</span> <span class="image">image</span> '
+    '<span class="supervised">supervised</span> <span class="plain">not supervised</span> <span class="image">image</span> '
     '<span class="plain special">special token</span>'
 )
 
@@ -66,11 +66,11 @@ def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
 
 def section(sample: Sample, processor: Processor, number: int) -> str:
     """One row."""
-    learnt = [weight for weight in sample.loss_weights if weight > 0]
-    weights = ", ".join(f"{weight:g}" for weight in sorted(set(learnt)))
+    supervised = [weight for weight in sample.loss_weights if weight > 0]
+    weights = ", ".join(f"{weight:g}" for weight in sorted(set(supervised)))
     facts = (
-        f"{len(sample.input_ids):,} of {processor.context_tokens:,} tokens; {len(learnt):,} learnt, weight {weights}; "
-        f"{len(sample.images)} image(s) of {processor.image_tokens} tokens; {len(sample.origins)} conversation(s)"
+        f"{len(sample.input_ids):,} of {processor.context_tokens:,} tokens; {len(supervised):,} supervised, weight {weights}; "
+        f"{len(sample.images)} image(s) of {processor.image_tokens} tokens; {len(sample.sources)} conversation(s)"
     )
     pictures = "".join(
         figures(image, processor, place)
@@ -78,7 +78,7 @@ def section(sample: Sample, processor: Processor, number: int) -> str:
         if isinstance(image, Pixels)
     )
     return (
-        f'<section id="row{number}"><h2>{escape("; ".join(sample.origins))}</h2><p class="facts">{facts}</p>{pictures}'
+        f'<section id="row{number}"><h2>{escape("; ".join(sample.sources))}</h2><p class="facts">{facts}</p>{pictures}'
         f'<div class="tokens">{"".join(spans(sample, processor))}</div></section>'
     )
 
@@ -144,9 +144,9 @@ def token_texts(sample: Sample, processor: Processor) -> list[str]:
 def token_span(sample: Sample, index: int, text: str, processor: Processor) -> str:
     """One token of text."""
     token, weight = sample.input_ids[index], sample.loss_weights[index]
-    learnt = sample.labels[index] != IGNORE_INDEX
+    supervised = sample.labels[index] != IGNORE_INDEX
     special = " special" if token in processor.tokenizer.all_special_ids else ""
     title = f"id {token}, position {sample.position_ids[index]}, branch {sample.branches[index]}, weight {weight:g}"
-    note = f"<sub>{weight:g}</sub>" if learnt and weight != 1 else ""
+    note = f"<sub>{weight:g}</sub>" if supervised and weight != 1 else ""
     shown = escape(text).replace(" ", "·").replace("\n", "↵\n").replace("\t", "→")
-    return f'<span class="{"learnt" if learnt else "plain"}{special}" title="{title}">{shown}{note}</span>'
+    return f'<span class="{"supervised" if supervised else "plain"}{special}" title="{title}">{shown}{note}</span>'

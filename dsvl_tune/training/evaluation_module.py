@@ -16,7 +16,7 @@ from dsvl_tune.evaluation.predictions import gather_answers
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.distributed.blank_image import with_image
-from dsvl_tune.training.feature_cache import FrozenHalf
+from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
 
@@ -31,7 +31,7 @@ class AnsweringModule(L.LightningModule):
         super().__init__()
         self.processor, self.max_new_tokens = processor, max_new_tokens
         self.model: PreTrainedModel | None = None
-        self.frozen_half: FrozenHalf | None = None
+        self.feature_extractor: FeatureExtractor | None = None
         self.in_work: Batch | Prompts | None = None
         self.answers: list[Answer] = []
         self.validation_sums: list[Tensor] = []
@@ -48,15 +48,17 @@ class AnsweringModule(L.LightningModule):
         In a sharded model all processes gather a tower's layers together or not at all, so a process whose batch is of
         text alone encodes a blank image, which no slot shows, when another has images.
         """
-        if self.frozen_half is not None:
-            batch = self.frozen_half.see(batch, self.trainer.precision_plugin.forward_context())
+        if self.feature_extractor is not None:
+            batch = self.feature_extractor.see(
+                batch, self.trainer.precision_plugin.forward_context()
+            )
         if not is_sharded(self.network):
             return function(self.network, batch)
         if self.trainer.strategy.reduce_boolean_decision(batch.pixel_values is not None, all=False):
             batch = with_image(batch, self.processor.image_rule)
         return self.network.run(function, batch)
 
-    # Validation: the loss over all learnt tokens, and answers by generation.
+    # Validation: the loss over all supervised tokens, and answers by generation.
 
     def validation_step(
         self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0

@@ -15,16 +15,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.tensor_cache import TensorStore
+from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.families.deepseek_vl.parts import Plan
 from dsvl_tune.families.deepseek_vl.vision_features import (
     Features,
+    extractor_digest,
     feature_shapes,
-    first_half,
-    first_half_digest,
     frozen_features,
-    let_go,
+    frozen_features_of,
+    unload,
 )
 from dsvl_tune.models.runtime.fsdp import is_sharded
 
@@ -33,17 +33,17 @@ Seen = TypeVar("Seen", bound="Batch | Prompts")
 
 
 @dataclass
-class FrozenHalf:
+class FeatureExtractor:
     """What `models.vision` makes of pixels without gradient, and the store that holds it.
 
     Attributes:
-        model: the run's. halves: from `first_half`. store: of its features.
+        model: the run's. halves: from `frozen_features_of`. store: of its features.
         loaded: whether its weights are in memory.
     """
 
     model: PreTrainedModel
     halves: dict[str, set[str]]
-    store: TensorStore
+    store: TensorCache
     loaded: bool = True
 
     def see(self, batch: Seen, precision: AbstractContextManager[Any]) -> Seen:
@@ -61,7 +61,7 @@ class FrozenHalf:
         if batch.pixel_values is not None:
             if not self.loaded:
                 raise UserError(
-                    f"{', '.join(batch.origins)}: an image there was in the feature store {self.store.root} when the "
+                    f"{', '.join(batch.sources)}: an image there was in the feature store {self.store.root} when the "
                     "run began, and is not any more, or its file has changed. Start the run again with --ckpt_path "
                     "last: the vision towers are then loaded."
                 )
@@ -88,18 +88,18 @@ class FrozenHalf:
 
     def leave_out(self) -> None:
         """Free the weights: every image of the run is stored."""
-        let_go(self.model, self.halves)
+        unload(self.model, self.halves)
         self.loaded = False
 
 
-def open_half(
+def open_feature_extractor(
     model: PreTrainedModel,
     plan: Plan,
     root: str,
     dtype: FeatureDtype,
     max_gb: float,
     precision: str,
-) -> FrozenHalf:
+) -> FeatureExtractor:
     """The first half of a model whose plan is applied, with its store.
 
     Args:
@@ -112,17 +112,17 @@ def open_half(
     """
     if is_sharded(model):
         raise UserError(
-            "model.feature_store: with trainer.strategy fsdp2 no process has a whole tower to make features with. "
+            "model.feature_cache: with trainer.strategy fsdp2 no process has a whole tower to make features with. "
             "Take strategy ddp, or leave the store out."
         )
-    halves = first_half(plan)
+    halves = frozen_features_of(plan)
     for name in ("vision_config", "high_res_vision_config"):
         if getattr(getattr(model.config, name, None), "attention_dropout", 0.0) > 0:
             raise UserError(
-                f"model.feature_store: the checkpoint's {name} has attention_dropout, so an image has other features "
+                f"model.feature_cache: the checkpoint's {name} has attention_dropout, so an image has other features "
                 "each time. Set it to 0 there or leave the store out."
             )
-    said = f"{first_half_digest(model, halves)} {precision} {dtype}"
+    said = f"{extractor_digest(model, halves)} {precision} {dtype}"
     folder = hashlib.sha256(said.encode()).hexdigest()[:32]
     shapes = feature_shapes(model.config, set(halves))
     path = Path(root).expanduser()
@@ -130,14 +130,14 @@ def open_half(
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"model.feature_store: {path} cannot be made ({error.strerror}). Give another folder."
+            f"model.feature_cache: {path} cannot be made ({error.strerror}). Give another folder."
         ) from None
-    return FrozenHalf(
-        model, halves, TensorStore(path, folder, shapes, getattr(torch, dtype), int(max_gb * 1e9))
+    return FeatureExtractor(
+        model, halves, TensorCache(path, folder, shapes, getattr(torch, dtype), int(max_gb * 1e9))
     )
 
 
-def share_store(half: FrozenHalf, trainer: L.Trainer) -> None:
+def attach_cache(half: FeatureExtractor, trainer: L.Trainer) -> None:
     """Tell the data of the store; in training, leave the weights out of memory if every image of the run is stored."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if data is None:

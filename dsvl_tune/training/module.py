@@ -25,10 +25,10 @@ from dsvl_tune.models.finetuning.quantization import (
 )
 from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed
 from dsvl_tune.models.runtime.attention_mask import Attention
-from dsvl_tune.training.callbacks.nonfinite_steps import BadSteps
+from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
 from dsvl_tune.training.distributed.unused_parameters import allow_unused_parameters
 from dsvl_tune.training.evaluation_module import AnsweringModule
-from dsvl_tune.training.feature_cache import FeatureDtype, open_half, share_store
+from dsvl_tune.training.feature_cache import FeatureDtype, attach_cache, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import loss_by_modality
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
@@ -44,7 +44,7 @@ class FinetuneModule(AnsweringModule):
             embed_tokens, language_model, lm_head.
         lr: learning rate of parts that name none of their own.
         warmup_steps: optimizer steps of linear warm-up.
-        final_lr_share: share of the rate that the cosine ends at, 0..1.
+        min_lr_ratio: share of the rate that the cosine ends at, 0..1.
         betas: AdamW's.
         weight_decay: AdamW's, on matrices only.
         lora_variant: lora, rslora or dora.
@@ -58,13 +58,13 @@ class FinetuneModule(AnsweringModule):
             tree or a packed row does not see.
         compile: compile the language model's layers with torch.compile; the first step then takes minutes.
         max_new_tokens: longest answer that validate, test and predict generate.
-        max_bad_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
+        max_nonfinite_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
             names their rows; the next one stops the run. The step counts, the weights stay.
-        feature_store: folder that keeps what frozen vision towers made of images, so that each image passes them once;
+        feature_cache: folder that keeps what frozen vision towers made of images, so that each image passes them once;
             null keeps nothing. `dsvl-tune cache-features` fills it beforehand.
         feature_dtype: bfloat16 or float32, of what is stored. float32 changes nothing; bfloat16 takes half the room and
             rounds each feature by up to 0.4 %.
-        feature_store_gb: bound on the store's folder; when it is reached, nothing more is added.
+        feature_cache_gb: bound on the store's folder; when it is reached, nothing more is added.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class FinetuneModule(AnsweringModule):
         parts: dict[str, PartPlan] | None = None,
         lr: float = 2e-4,
         warmup_steps: int = 20,
-        final_lr_share: float = 0.0,
+        min_lr_ratio: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
         lora_variant: Variant = "lora",
@@ -85,10 +85,10 @@ class FinetuneModule(AnsweringModule):
         attention: Attention = "sdpa",
         compile: bool = False,
         max_new_tokens: int = 32,
-        max_bad_steps: int = 0,
-        feature_store: str | None = None,
+        max_nonfinite_steps: int = 0,
+        feature_cache: str | None = None,
         feature_dtype: FeatureDtype = "bfloat16",
-        feature_store_gb: float = 100.0,
+        feature_cache_gb: float = 100.0,
     ) -> None:
         folder = resolve_checkpoint(checkpoint)
         super().__init__(load_processor(folder), max_new_tokens)
@@ -97,7 +97,7 @@ class FinetuneModule(AnsweringModule):
             False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
         )
         requested = make_plan(preset, parts)
-        self.lr, self.warmup_steps, self.final_lr_share = lr, warmup_steps, final_lr_share
+        self.lr, self.warmup_steps, self.min_lr_ratio = lr, warmup_steps, min_lr_ratio
         self.betas, self.weight_decay = betas, weight_decay
         self.quantization = quantization_of(preset, quantization)
         if self.quantization is not None:
@@ -122,11 +122,11 @@ class FinetuneModule(AnsweringModule):
             precision,
         )
         self.gradient_checkpointing = gradient_checkpointing
-        self.bad_steps = BadSteps(max_bad_steps)
-        self.feature_store, self.feature_dtype, self.feature_store_gb = (
-            feature_store,
+        self.nonfinite_steps = NonfiniteSteps(max_nonfinite_steps)
+        self.feature_cache, self.feature_dtype, self.feature_cache_gb = (
+            feature_cache,
             feature_dtype,
-            feature_store_gb,
+            feature_cache_gb,
         )
         self.plan: Plan = {}
         self.step_sums: list[Tensor] = []
@@ -143,12 +143,12 @@ class FinetuneModule(AnsweringModule):
         self.model, self.plan = self.build(
             self.device_mesh["data_parallel"] if self.device_mesh else None
         )
-        if self.feature_store is not None:
-            settings = (self.feature_store, self.feature_dtype, self.feature_store_gb)
-            self.frozen_half = open_half(
+        if self.feature_cache is not None:
+            settings = (self.feature_cache, self.feature_dtype, self.feature_cache_gb)
+            self.feature_extractor = open_feature_extractor(
                 self.model, self.plan, *settings, str(self.trainer.precision)
             )
-            share_store(self.frozen_half, self.trainer)
+            attach_cache(self.feature_extractor, self.trainer)
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
     # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in
@@ -167,7 +167,7 @@ class FinetuneModule(AnsweringModule):
         """Sum of the weighted losses of a micro-batch."""
         self.in_work = batch
         loss_sum, sums = self.compute(loss_by_modality, batch)
-        self.bad_steps.origins.append(batch.origins)
+        self.nonfinite_steps.sources.append(batch.sources)
         self.step_sums.append(sums)
         return loss_sum * self.trainer.accumulate_grad_batches
 
@@ -182,7 +182,7 @@ class FinetuneModule(AnsweringModule):
         for gradient in gradients:
             gradient.mul_(self.trainer.world_size / weight_sum)
         self.step_sums.clear()
-        if self.bad_steps.judge(
+        if self.nonfinite_steps.judge(
             self.trainer, loss_sum / weight_sum, own[:, :, 0].sum(1), gradients
         ):
             optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer does nothing
@@ -206,7 +206,7 @@ class FinetuneModule(AnsweringModule):
         """AdamW with a group for each part; warm-up and cosine by optimizer step."""
         optimizer = make_optimizer(self.network, self.plan, self.lr, self.betas, self.weight_decay)
         total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.final_lr_share)
+        schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.min_lr_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Checkpoints hold what trains; the base is in its own folder.
@@ -217,11 +217,11 @@ class FinetuneModule(AnsweringModule):
         checkpoint["state_dict"] = {
             name: t for name, t in checkpoint["state_dict"].items() if name in trained
         }
-        checkpoint["bad_steps"] = self.bad_steps.seen
+        checkpoint["nonfinite_steps"] = self.nonfinite_steps.seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""
-        self.bad_steps.seen = checkpoint.get("bad_steps", 0)
+        self.nonfinite_steps.seen = checkpoint.get("nonfinite_steps", 0)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         saved = set(checkpoint["state_dict"])
         if trained != saved:

@@ -23,7 +23,7 @@ SMALL = {
     "train_charts": 8,
     "validation_charts": 2,
     "test_charts": 3,
-    "probe_scenes": 2,
+    "retention_scenes": 2,
     "batch_size": 2,
 }
 RECIPE: dict[str, Any] = {
@@ -41,7 +41,7 @@ RECIPE: dict[str, Any] = {
         "enable_progress_bar": False,
     },
 }
-STORE = ("--model.feature_store", "features", "--model.feature_dtype", "float32")
+STORE = ("--model.feature_cache", "features", "--model.feature_dtype", "float32")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -84,7 +84,7 @@ def test_a_run_with_a_store_is_the_run_without(
 ) -> None:
     monkeypatch.chdir(plain)
     name = f"filled_{filled}"
-    store = ("--model.feature_store", name, "--model.feature_dtype", "float32")
+    store = ("--model.feature_cache", name, "--model.feature_dtype", "float32")
     if filled:
         run(monkeypatch, "cache-features", "--config", "small.yaml", *store)
         assert "images: 15 distinct; 0 were stored, 15 added" in capsys.readouterr().out
@@ -142,7 +142,7 @@ def test_the_bound_is_said(
     plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(plain)
-    bounded = ("--model.feature_store", "bounded", "--model.feature_store_gb", "1.2e-5")
+    bounded = ("--model.feature_cache", "bounded", "--model.feature_cache_gb", "1.2e-5")
     run(monkeypatch, "cache-features", "--config", "small.yaml", *bounded)
     output = capsys.readouterr().out
     kept = len(list(Path("bounded").rglob("*.safetensors")))
@@ -156,12 +156,12 @@ def test_the_bound_is_said(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "no folder to fill. Give one: --model.feature_store"),
+        ([], "no folder to fill. Give one: --model.feature_cache"),
         ([*STORE, "--model.parts.siglip.mode", "full"], "siglip trains (full)"),
         ([*STORE, "--model.feature_dtype", "int8"], "feature_dtype"),
-        (["--model.feature_store", "small.yaml"], "model.feature_store: small.yaml cannot be made"),
+        (["--model.feature_cache", "small.yaml"], "model.feature_cache: small.yaml cannot be made"),
         (
-            ["--model.feature_store", "full_disk"],
+            ["--model.feature_cache", "full_disk"],
             "full_disk: 15 images of 2.05 kB need 30.72 kB, the disk has 0.00 kB",
         ),
     ],

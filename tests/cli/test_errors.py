@@ -44,7 +44,7 @@ def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         (["--data.kinds", "[uprigth]"], ["kinds", "'upright'", "'pie'"]),
         (["--ckpt_path", "best"], ["best: no such file. Give a checkpoint of a run, or last."]),
         (["--ckpt_path", "last"], ["there is no run", "Start without"]),
-        (["--best_by", "val/accuracy"], ["best_by", "val/relaxed_accuracy"]),
+        (["--monitor", "val/accuracy"], ["monitor", "val/relaxed_accuracy"]),
     ],
 )
 def test_wrong_keys(

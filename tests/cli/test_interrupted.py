@@ -20,7 +20,7 @@ model:
   max_new_tokens: 2
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {{train_charts: 400, validation_charts: 1, test_charts: 1, probe_scenes: 0, batch_size: 1, questions: 2}}
+  init_args: {{train_charts: 400, validation_charts: 1, test_charts: 1, retention_scenes: 0, batch_size: 1, questions: 2}}
 trainer: {{max_steps: 400, val_check_interval: 3, enable_progress_bar: false}}
 """
 COMMAND = [sys.executable, "-m", "dsvl_tune", "fit", "--config", "recipe.yaml"]

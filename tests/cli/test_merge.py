@@ -31,7 +31,7 @@ model:
     sam_neck_hd: {mode: full}
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {train_charts: 8, validation_charts: 1, test_charts: 2, probe_scenes: 0, batch_size: 1, questions: 2}
+  init_args: {train_charts: 8, validation_charts: 1, test_charts: 2, retention_scenes: 0, batch_size: 1, questions: 2}
 trainer: {max_steps: 2, val_check_interval: 2, enable_progress_bar: false}
 """
 

@@ -21,7 +21,7 @@ SMALL = {
     "train_charts": 8,
     "validation_charts": 1,
     "test_charts": 2,
-    "probe_scenes": 0,
+    "retention_scenes": 0,
     "batch_size": 2,
 }
 RECIPE: dict[str, Any] = {
@@ -91,7 +91,7 @@ def test_a_batch_of_golden_questions(
         if case["id"] in GENERATION
     ]
     assert [answer["answer"] for answer in answers] == wanted
-    assert [answer["origin"] for answer in answers] == [
+    assert [answer["source"] for answer in answers] == [
         "test.jsonl:1",
         "test.jsonl:2",
         "test.jsonl:3",

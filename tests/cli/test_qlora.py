@@ -38,7 +38,7 @@ model:
   gradient_checkpointing: true
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {{train_charts: 8, validation_charts: 1, test_charts: 2, probe_scenes: 0, batch_size: 2, questions: 2}}
+  init_args: {{train_charts: 8, validation_charts: 1, test_charts: 2, retention_scenes: 0, batch_size: 2, questions: 2}}
 trainer: {{max_steps: 4, val_check_interval: 1, precision: bf16-mixed, enable_progress_bar: false}}
 """
 

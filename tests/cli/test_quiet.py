@@ -12,7 +12,7 @@ ROWS = {
     "train_charts": 4,
     "validation_charts": 2,
     "test_charts": 2,
-    "probe_scenes": 2,
+    "retention_scenes": 2,
     "batch_size": 2,
 }
 
@@ -22,7 +22,7 @@ ROWS = {
     [
         ["check-data"],
         ["preview", "--rows", "2"],
-        ["cache-features", "--model.feature_store", "features"],
+        ["cache-features", "--model.feature_cache", "features"],
         [
             "fit",
             "--trainer.max_steps",

@@ -34,7 +34,7 @@ FEW = [
         "false",
     ),
     *("--data.train_charts", "16", "--data.validation_charts", "2", "--data.test_charts", "3"),
-    *("--data.probe_scenes", "1", "--data.batch_size", "2", "--data.num_workers", "0"),
+    *("--data.retention_scenes", "1", "--data.batch_size", "2", "--data.num_workers", "0"),
 ]
 
 
@@ -111,7 +111,7 @@ def test_chat_answers_alike_with_merged_and_adapter(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    source = chart_row(5, "test")[0].images[0].source
+    source = chart_row(5, "test")[0].images[0].content
     assert isinstance(source, Image.Image)
     source.save("chart.png")
     question = ["--image", "chart.png", "--prompt", "What is the number of bars?", "--system", ""]

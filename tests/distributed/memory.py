@@ -39,7 +39,7 @@ class PeakMemory(threading.Thread):
 
 
 def text_batch(tokens: int = 64) -> Batch:
-    """A row of text that is learnt whole."""
+    """A row of text that is supervised whole."""
     ids, nothing = [token % 97 + 1 for token in range(tokens)], [0] * tokens
     return collate(
         [Sample(ids, ids, [1.0] * tokens, list(range(tokens)), nothing, nothing, [])], pad_id=0

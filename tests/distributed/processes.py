@@ -83,7 +83,7 @@ def train(
     module = Told(
         checkpoint,
         parts={k: PartPlan(**how) for k, how in parts.items()},
-        final_lr_share=1.0,
+        min_lr_ratio=1.0,
         **model,
     )
     module.told = {}

@@ -21,11 +21,11 @@ model:
   checkpoint: {checkpoint}
   preset: align
   lr: 1.0e-3
-  final_lr_share: 1.0
+  min_lr_ratio: 1.0
   max_new_tokens: 4
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {{train_charts: 11, validation_charts: 3, test_charts: 3, probe_scenes: 1, batch_size: 4, questions: 3}}
+  init_args: {{train_charts: 11, validation_charts: 3, test_charts: 3, retention_scenes: 1, batch_size: 4, questions: 3}}
 trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 2, enable_progress_bar: false}}
 """
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"

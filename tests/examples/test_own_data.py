@@ -61,12 +61,12 @@ def test_it_is_read_and_batched(file: str, checkpoint: Path) -> None:
     assert {len(conversation.turns) > 2 for conversation in conversations} == {True, False}
     assert any(conversation.system for conversation in conversations)
     batches: list[Batch] = list(data.train_dataloader())
-    assert sum(len(batch.origins) for batch in batches) == len(conversations)
+    assert sum(len(batch.sources) for batch in batches) == len(conversations)
     assert all((batch.labels != IGNORE_INDEX).any() for batch in batches)
     assert len(data.rows("test")) == 2
 
 
 def test_the_example_chart_is_a_held_out_one() -> None:
-    drawn = chart_row(1008, "test", kinds=("upright",))[0].images[0].source
+    drawn = chart_row(1008, "test", kinds=("upright",))[0].images[0].content
     assert isinstance(drawn, Image.Image)
     assert Image.open(EXAMPLE.parent / "chart.png").tobytes() == drawn.tobytes()

@@ -47,5 +47,7 @@ def test_golden_prompts(case: dict[str, Any], parts: bool) -> None:
         messages, return_dict=True, return_assistant_tokens_mask=True
     )
     assert encoded["input_ids"] == case["input_ids"]
-    learnt = {position for start, end in case["supervised"] for position in range(start, end)}
-    assert {position for position, mask in enumerate(encoded["assistant_masks"]) if mask} == learnt
+    supervised = {position for start, end in case["supervised"] for position in range(start, end)}
+    assert {
+        position for position, mask in enumerate(encoded["assistant_masks"]) if mask
+    } == supervised

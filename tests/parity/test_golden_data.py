@@ -128,7 +128,7 @@ def conversation(case: dict[str, Any], folder: Path, image_token: str) -> Conver
             parts += [next(refs), text]
         turns.append(Turn("user" if message["role"] == "User" else "assistant", tuple(parts)))
     system = None if case["system"]["kind"] == "default" else case["system"]["text"]
-    return Conversation(tuple(turns), origin=case["id"], system=system)
+    return Conversation(tuple(turns), source=case["id"], system=system)
 
 
 @pytest.mark.parametrize(("family", "case"), CASES)
@@ -150,10 +150,12 @@ def test_ids_and_masks(family: str, case: dict[str, Any]) -> None:
         n for m in case["messages"] for n in m.get("images", ())
     ]
 
-    learnt = {p for start, end in case.get("supervised_expanded", ()) for p in range(start, end)}
-    expected = [token if p in learnt else IGNORE_INDEX for p, token in enumerate(expanded)]
+    supervised = {
+        p for start, end in case.get("supervised_expanded", ()) for p in range(start, end)
+    }
+    expected = [token if p in supervised else IGNORE_INDEX for p, token in enumerate(expanded)]
     assert sample.labels == expected
-    assert sample.loss_weights == [1.0 if p in learnt else 0.0 for p in range(len(expanded))]
+    assert sample.loss_weights == [1.0 if p in supervised else 0.0 for p in range(len(expanded))]
     assert sample.position_ids == list(range(len(expanded)))
 
     if case["form"] == "generation":

@@ -96,17 +96,19 @@ def test_logits_and_greedy_ids_in_plain_transformers(
 
 
 def test_training_form_in_plain_transformers(family: str, export: Path) -> None:
-    """Ids and assistant mask of the golden training cases, as TRL asks for them; the final end token is learnt."""
+    """Ids and assistant mask of the golden training cases, as TRL asks for them; the final end token is supervised."""
     tokenizer = AutoTokenizer.from_pretrained(export)
     for case in cases(family, "training"):
         encoded = tokenizer.apply_chat_template(
             messages(case), return_dict=True, return_assistant_tokens_mask=True
         )
         assert encoded["input_ids"] == case["input_ids"]
-        learnt = {position for start, end in case["supervised"] for position in range(start, end)}
+        supervised = {
+            position for start, end in case["supervised"] for position in range(start, end)
+        }
         assert {
             position for position, mask in enumerate(encoded["assistant_masks"]) if mask
-        } == learnt
+        } == supervised
         assert (
             encoded["input_ids"][-1] == tokenizer.eos_token_id
             and encoded["assistant_masks"][-1] == 1

@@ -38,7 +38,7 @@ def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
                     "train_charts": 9,
                     "validation_charts": 2,
                     "test_charts": 2,
-                    "probe_scenes": 0,
+                    "retention_scenes": 0,
                     "questions": 3,
                 },
                 **{"batch_size": 2, "system_prompt": ""},

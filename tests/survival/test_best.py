@@ -20,8 +20,8 @@ def test_a_best_checkpoint_that_was_replaced_just_before_a_kill(
 ) -> None:
     """The loss falls, so each validation removes the best checkpoint of the one before."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert fit(write_recipe(whole, hybrid_checkpoint, best_by="val/loss")) == 0
-    recipe = write_recipe(killed, hybrid_checkpoint, best_by="val/loss")
+    assert fit(write_recipe(whole, hybrid_checkpoint, monitor="val/loss")) == 0
+    recipe = write_recipe(killed, hybrid_checkpoint, monitor="val/loss")
     run = killed / "runs" / "run"
 
     def die(*_: Any) -> None:

@@ -99,7 +99,9 @@ def test_as_many_bad_steps_as_allowed_change_nothing(
     rows_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watch(poison := Poison(), monkeypatch)
-    assert fit(rows_recipe, "--model.max_bad_steps", "1", "--trainer.max_steps", str(ROWS)) == 0
+    assert (
+        fit(rows_recipe, "--model.max_nonfinite_steps", "1", "--trainer.max_steps", str(ROWS)) == 0
+    )
     said = next(line for line in capsys.readouterr().out.splitlines() if "the loss is nan" in line)
     assert (
         f"step {BAD_STEP}:" in said
@@ -113,10 +115,10 @@ def test_as_many_bad_steps_as_allowed_change_nothing(
     ]
     assert [step for step, same in enumerate(unchanged, start=2) if same] == [BAD_STEP]
     # The count is kept: the bad row of the second epoch is one too many, also after going on.
-    with pytest.raises(UserError, match=r"--model.max_bad_steps 2"):
+    with pytest.raises(UserError, match=r"--model.max_nonfinite_steps 2"):
         fit(
             rows_recipe,
-            "--model.max_bad_steps",
+            "--model.max_nonfinite_steps",
             "1",
             "--trainer.max_steps",
             str(2 * ROWS),

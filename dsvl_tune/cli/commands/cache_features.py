@@ -17,7 +17,7 @@ from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import (
     KEPT_FREE_BYTES,
-    TensorStore,
+    TensorCache,
     folder_bytes,
     free_bytes,
     in_words,
@@ -25,18 +25,18 @@ from dsvl_tune.core.tensor_cache import (
 from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images.missing_features import image_keys, missing_pixels
 from dsvl_tune.datamodules.base import Rows
-from dsvl_tune.training.feature_cache import FrozenHalf
+from dsvl_tune.training.feature_cache import FeatureExtractor
 
 DESCRIPTION = """\
 cache-features: put every image of a recipe through the frozen vision towers, once, and keep what comes out
 
-  dsvl-tune cache-features --config mine.yaml --model.feature_store features
-  dsvl-tune fit            --config mine.yaml --model.feature_store features
+  dsvl-tune cache-features --config mine.yaml --model.feature_cache features
+  dsvl-tune fit            --config mine.yaml --model.feature_cache features
 
-fit then decodes no image and loads no frozen tower. Training, validation, test and probe images are stored; those that
+fit then decodes no image and loads no frozen tower. Training, validation, test and retention_set images are stored; those that
 are there already are left alone, so a command that was stopped goes on, and several may fill one folder at a time, also
 by --trainer.devices. data.num_workers processes decode (0: as many as there are cores). All keys of a recipe can be
-given, as with fit; --model.feature_dtype and --model.feature_store_gb say how, and how much."""
+given, as with fit; --model.feature_dtype and --model.feature_cache_gb say how, and how much."""
 
 
 class FeatureFiller(L.LightningModule):
@@ -50,7 +50,7 @@ class FeatureFiller(L.LightningModule):
 
     def __init__(
         self,
-        half: FrozenHalf,
+        half: FeatureExtractor,
         rows: Rows,
         numbers: list[int],
         processor: Processor,
@@ -99,7 +99,7 @@ def look(rows: Rows, processor: Processor) -> tuple[dict[str, bool], list[int]]:
     return known, numbers
 
 
-def check_room(store: TensorStore, missing: int) -> str:
+def check_room(store: TensorCache, missing: int) -> str:
     """What filling will take.
 
     Raises:
@@ -111,11 +111,11 @@ def check_room(store: TensorStore, missing: int) -> str:
         raise UserError(
             f"{store.root}: {missing:,} images of {in_words(store.entry_bytes)} need {in_words(needed)}, the disk has "
             f"{in_words(max(free, 0))} to spare. Make room, give another folder, or bound the store by "
-            "--model.feature_store_gb."
+            "--model.feature_cache_gb."
         )
     said = f"{missing:,} to store, {in_words(store.entry_bytes)} each, {in_words(missing * store.entry_bytes)} in all"
     if room < missing:
-        said += f"; {room:,} of them fit into --model.feature_store_gb {store.max_bytes / 1e9:g}"
+        said += f"; {room:,} of them fit into --model.feature_cache_gb {store.max_bytes / 1e9:g}"
     return said
 
 
@@ -129,14 +129,14 @@ def main(arguments: list[str]) -> None:
     since = time.monotonic()
     cli = FillerCLI(recipe, run=False)
     module, data, trainer = cli.model, cli.datamodule, cli.trainer
-    if module.feature_store is None:
+    if module.feature_cache is None:
         raise UserError(
-            "cache-features: no folder to fill. Give one: --model.feature_store features."
+            "cache-features: no folder to fill. Give one: --model.feature_cache features."
         )
     set_up(data)
     module.trainer = trainer
     module.configure_model()
-    half = module.frozen_half
+    half = module.feature_extractor
     assert half is not None and data.processor is not None
     half.model.lm_head = half.model.model.language_model = (
         None  # towers and aligner are all that is needed
@@ -161,7 +161,7 @@ def main(arguments: list[str]) -> None:
         print(report(half.store, known, time.monotonic() - since))
 
 
-def report(store: TensorStore, known: dict[str, bool], wall_s: float) -> str:
+def report(store: TensorCache, known: dict[str, bool], wall_s: float) -> str:
     """What the store holds of the images, at the end."""
     hits = sum(known.values())
     added = sum(store.has(key) for key, stored in known.items() if not stored)

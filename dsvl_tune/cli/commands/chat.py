@@ -20,7 +20,7 @@ from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.data.formats.messages import fill_places, split_text
 from dsvl_tune.data.images.load import load_image
-from dsvl_tune.data.images.lookup import SeenImage
+from dsvl_tune.data.images.lookup import EncodedImage
 from dsvl_tune.evaluation.generate import Sampling, generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
@@ -109,18 +109,18 @@ def load(model: str, adapter: Path | None, dtype: DType) -> tuple[PreTrainedMode
     return network.to(device).eval(), load_processor(folder)
 
 
-def show(path: Path, origin: str) -> ImageRef:
-    """A picture to be shown, proved to be one; `origin` is for the error.
+def show(path: Path, source: str) -> ImageRef:
+    """A picture to be shown, proved to be one; `source` is for the error.
 
     Raises:
         UserError: as `load_image`.
     """
     ref = ImageRef(path.expanduser(), str(path.expanduser().resolve()))
-    load_image(ref, origin)
+    load_image(ref, source)
     return ref
 
 
-def place(pictures: list[ImageRef], question: str, origin: str) -> tuple[str | ImageRef, ...]:
+def place(pictures: list[ImageRef], question: str, source: str) -> tuple[str | ImageRef, ...]:
     """The parts of a question: pictures where it has `<image>`, before the text if it has none.
 
     Raises:
@@ -129,7 +129,7 @@ def place(pictures: list[ImageRef], question: str, origin: str) -> tuple[str | I
     parts = split_text(question)
     if len(parts) == 1:
         return (*pictures, question)
-    fill_places([("user", parts, 1.0)], pictures, origin)
+    fill_places([("user", parts, 1.0)], pictures, source)
     return tuple(part for part in parts if part is not None)
 
 
@@ -171,7 +171,7 @@ class Talk:
     max_new_tokens: int
     pictures: list[ImageRef]
     turns: tuple[Turn, ...] = ()
-    seen: dict[str, SeenImage] = field(default_factory=dict)
+    seen: dict[str, EncodedImage] = field(default_factory=dict)
 
     def hear(self, line: str) -> None:
         """Take a picture, or answer a question."""
@@ -181,10 +181,10 @@ class Talk:
         else:
             self.ask(line, "conversation")
 
-    def ask(self, question: str, origin: str) -> None:
+    def ask(self, question: str, source: str) -> None:
         """Print the answer as it is made, and remember both."""
-        turns = (*self.turns, Turn("user", place(self.pictures, question, origin)))
-        conversation = Conversation(turns, origin, self.system)
+        turns = (*self.turns, Turn("user", place(self.pictures, question, source)))
+        conversation = Conversation(turns, source, self.system)
         prompt = encode_prompt(conversation, self.processor, seen=self.seen)
         prompts = to_device(collate_prompts([prompt], self.processor.pad_id), self.network)
         tokenizer = self.processor.tokenizer

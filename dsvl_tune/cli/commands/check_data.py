@@ -16,7 +16,7 @@ from dsvl_tune.core.text_table import format_table
 from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.data.validation.inspect import Examine
 from dsvl_tune.data.validation.report import BINS, Report, leaks
-from dsvl_tune.data.validation.result_cache import remembered_survey
+from dsvl_tune.data.validation.result_cache import cached_inspection
 from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
@@ -42,24 +42,24 @@ def check_data(data: ConversationDataModule) -> tuple[dict[str, Report], dict[st
     reports, splits = {}, data.unchecked()
     for split, rows in splits.items():
         form: Any = "generation" if split.endswith("test") else "training"
-        examine = Examine(processor, form, data.max_tokens, data.overlong, looks=True)
+        examine = Examine(processor, form, data.max_tokens, data.on_overflow, looks=True)
         reports[split] = Report(limit)
         identity = rows.identity if isinstance(rows, (EachRow, GeneratedRows)) else None
-        for facts in remembered_survey(rows, examine, identity, f"checking {split}"):
+        for facts in cached_inspection(rows, examine, identity, f"checking {split}"):
             reports[split].add(facts)
     return reports, splits
 
 
 def overview(reports: dict[str, Report]) -> str:
     """A table of totals, a histogram, shares and warnings of all splits."""
-    head = ["", "rows", "errors", "cut", "with images", "tokens", "mean", "longest", "learnt"]
+    head = ["", "rows", "errors", "cut", "with images", "tokens", "mean", "longest", "supervised"]
     rows = []
     for split, report in reports.items():
         good = max(report.conversations - len(report.errors), 1)
         counts = [f"{n:,}" for n in (report.conversations, len(report.errors), report.cut)]
         sizes = [f"{n:,}" for n in (report.tokens, report.tokens // good, report.longest)]
-        images, learnt = report.with_images / good, report.learnt / max(report.tokens, 1)
-        rows.append([split, *counts, f"{100 * images:.0f} %", *sizes, f"{100 * learnt:.0f} %"])
+        images, supervised = report.with_images / good, report.supervised / max(report.tokens, 1)
+        rows.append([split, *counts, f"{100 * images:.0f} %", *sizes, f"{100 * supervised:.0f} %"])
     return "\n\n".join(
         [format_table(head, rows), *(details(split, report) for split, report in reports.items())]
     )

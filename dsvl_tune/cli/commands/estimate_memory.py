@@ -24,11 +24,11 @@ DESCRIPTION = """\
 estimate-memory: what a recipe's training takes, part by part, on 1, 2, 4 and 8 GPUs, without loading weights
 
   dsvl-tune estimate-memory --config deepseek_vl_7b_chat_lora
-  dsvl-tune estimate-memory --config mine.yaml --tokens 900 --learnt 120
+  dsvl-tune estimate-memory --config mine.yaml --tokens 900 --supervised 120
 
 Of the checkpoint only config.json and the headers of its files are read (of a hub name too). Activations are those of
 the step itself, run on tensors without storage. Each row is taken as long as data.max_tokens (or the checkpoint's
-context) allows, all of it but images learnt: the most it can be. `dsvl-tune check-data` shows how long yours are. Not
+context) allows, all of it but images supervised: the most it can be. `dsvl-tune check-data` shows how long yours are. Not
 counted: CUDA's own half gigabyte, unused blocks of its allocator, generation of answers. All keys of a recipe can be
 given, as with fit."""
 
@@ -55,7 +55,9 @@ def main(arguments: list[str]) -> None:
         "--images", type=NonNegativeInt, default=1, help="images of a row, all different"
     )
     parser.add_argument(
-        "--learnt", type=PositiveInt, help="learnt tokens of a row (default: all but images')"
+        "--supervised",
+        type=PositiveInt,
+        help="supervised tokens of a row (default: all but images')",
     )
     options, rest = parser.parse_known_args(arguments[1:])
     recipe = ParsedRecipe(rest, run=False).config
@@ -69,24 +71,24 @@ def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) 
     """The micro-batch on one GPU.
 
     Raises:
-        UserError: the images do not fit into a row, more is learnt than there is, or the row is beyond the context.
+        UserError: the images do not fit into a row, more is supervised than there is, or the row is beyond the context.
     """
     visual = (
         options.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
     )
     context = config.text_config.max_position_embeddings
     tokens = options.tokens or data.max_tokens or context
-    learnt = tokens - visual if options.learnt is None else options.learnt
-    if not 0 < learnt <= tokens - visual:
+    supervised = tokens - visual if options.supervised is None else options.supervised
+    if not 0 < supervised <= tokens - visual:
         raise UserError(
-            f"--tokens {tokens}, --images {options.images}: images take {visual} tokens of a row, so {learnt} learnt "
-            "ones do not fit. Give more --tokens, or fewer --images or --learnt."
+            f"--tokens {tokens}, --images {options.images}: images take {visual} tokens of a row, so {supervised} supervised "
+            "ones do not fit. Give more --tokens, or fewer --images or --supervised."
         )
     if tokens > context:
         raise UserError(
             f"--tokens {tokens}: the checkpoint's context is {context} tokens. Give that or less."
         )
-    return RowShape(data.batch_size, tokens, options.images, learnt)
+    return RowShape(data.batch_size, tokens, options.images, supervised)
 
 
 def estimate_recipe(
@@ -112,7 +114,7 @@ def report(
     """The three tables and the store's line."""
     checkpointing = bool(recipe.model.gradient_checkpointing)
     stored = stored_feature_bytes(config, plan)
-    rows = f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.learnt:,} learnt tokens"
+    rows = f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.supervised:,} supervised tokens"
     return "\n\n".join(
         [
             f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, {recipe.trainer.precision}",

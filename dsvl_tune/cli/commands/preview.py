@@ -24,7 +24,7 @@ preview: an HTML page of rows as the model will see them
   dsvl-tune preview --config charts_lora
   dsvl-tune preview --config mine.yaml --rows 20 --out mine.html
 
-For each row: both branches' pixels after padding and scaling, every token with its colour (learnt, not learnt, image),
+For each row: both branches' pixels after padding and scaling, every token with its colour (supervised, not supervised, image),
 special tokens, weights, length. The page holds everything and loads nothing. All keys of a recipe can be given, as
 with fit; rows come in the order in which training begins."""
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     if options.split == "train":
         numbers = chain.from_iterable(data.sampler(rows))
     samples = [
-        make_sample(rows[number], data.processor, data.max_tokens, data.overlong)
+        make_sample(rows[number], data.processor, data.max_tokens, data.on_overflow)
         for number in islice(numbers, options.rows)
     ]
     total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dsvl_tune.core.types import Batch, Conversation, Processor, Prompts, Sample
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
 from dsvl_tune.data.encoding.packing import pack, tree
-from dsvl_tune.data.encoding.tokenize import Overlong, encode, encode_prompt
-from dsvl_tune.data.images.lookup import SeenImage
+from dsvl_tune.data.encoding.tokenize import OnOverflow, encode, encode_prompt
+from dsvl_tune.data.images.lookup import EncodedImage
 
 
 def make_batch(
     rows: Sequence[list[Conversation]],
     processor: Processor,
     max_tokens: int | None,
-    overlong: Overlong,
+    on_overflow: OnOverflow,
     pack_tokens: int | None = None,
 ) -> Batch:
     """Rows encoded, packed if wanted, and collated; an image that several of them show is read once.
@@ -23,7 +23,9 @@ def make_batch(
     Arguments are those of `ConversationDataModule`. Packing stays within these rows, so the order of the data, and with
     it a resume, knows nothing of it.
     """
-    return make_share(list(enumerate(rows)), (0, 1), processor, max_tokens, overlong, pack_tokens)
+    return make_share(
+        list(enumerate(rows)), (0, 1), processor, max_tokens, on_overflow, pack_tokens
+    )
 
 
 def make_share(
@@ -31,7 +33,7 @@ def make_share(
     share: tuple[int, int],
     processor: Processor,
     max_tokens: int | None,
-    overlong: Overlong,
+    on_overflow: OnOverflow,
     pack_tokens: int | None = None,
 ) -> Batch:
     """`make_batch` of rows with their numbers, in which the rows of other processes weigh nothing.
@@ -42,10 +44,10 @@ def make_share(
         numbered: number and row. share: (rank, number of processes). The others are those of `make_batch`.
     """
     rank, world_size = share
-    seen: dict[str, SeenImage] = {}
+    seen: dict[str, EncodedImage] = {}
     samples = []
     for number, row in numbered:
-        sample = make_sample(row, processor, max_tokens, overlong, seen)
+        sample = make_sample(row, processor, max_tokens, on_overflow, seen)
         if number % world_size != rank:
             sample.loss_weights = [0.0] * len(sample.loss_weights)
         samples.append(sample)
@@ -56,12 +58,12 @@ def make_sample(
     row: list[Conversation],
     processor: Processor,
     max_tokens: int | None,
-    overlong: Overlong,
-    seen: dict[str, SeenImage] | None = None,
+    on_overflow: OnOverflow,
+    seen: dict[str, EncodedImage] | None = None,
 ) -> Sample:
     """A row encoded, several conversations as a message tree."""
     seen = {} if seen is None else seen
-    samples = [encode(one, processor, "training", max_tokens, overlong, seen) for one in row]
+    samples = [encode(one, processor, "training", max_tokens, on_overflow, seen) for one in row]
     return tree(samples, processor.image_token_id)
 
 
@@ -69,9 +71,9 @@ def make_prompts(
     conversations: Sequence[Conversation],
     processor: Processor,
     max_tokens: int | None,
-    overlong: Overlong,
+    on_overflow: OnOverflow,
 ) -> Prompts:
     """Prompts encoded and collated."""
-    seen: dict[str, SeenImage] = {}
-    prompts = [encode_prompt(c, processor, max_tokens, overlong, seen) for c in conversations]
+    seen: dict[str, EncodedImage] = {}
+    prompts = [encode_prompt(c, processor, max_tokens, on_overflow, seen) for c in conversations]
     return collate_prompts(prompts, processor.pad_id)

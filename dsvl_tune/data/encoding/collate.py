@@ -14,7 +14,7 @@ from dsvl_tune.data.encoding.tokenize import EncodedPrompt
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
-    """Right-padded rows as a `Batch`. The pad id is never learnt, even where it equals the end token's."""
+    """Right-padded rows as a `Batch`. The pad id is never supervised, even where it equals the end token's."""
     width = max(len(sample.input_ids) for sample in samples)
     return Batch(
         input_ids=pad_right([sample.input_ids for sample in samples], width, pad_id),
@@ -24,7 +24,7 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
         segments=pad_right([sample.segments for sample in samples], width, -1),
         branches=pad_right([sample.branches for sample in samples], width, -1),
         **stack_images([image for sample in samples for image in sample.images]),
-        origins=list(chain.from_iterable(sample.origins for sample in samples)),
+        sources=list(chain.from_iterable(sample.sources for sample in samples)),
     )
 
 
@@ -39,9 +39,9 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
         attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in pads]),
         **stack_images([image for prompt in prompts for image in prompt.images]),
         references=[prompt.reference for prompt in prompts],
-        kinds=[prompt.kind for prompt in prompts],
+        question_types=[prompt.question_type for prompt in prompts],
         questions=[prompt.question for prompt in prompts],
-        origins=[prompt.origin for prompt in prompts],
+        sources=[prompt.source for prompt in prompts],
     )
 
 

@@ -36,8 +36,8 @@ def tree_key(conversation: Conversation) -> Hashable | None:
 def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
     """One row of several samples that show the same images; a single sample is returned as it is.
 
-    The prefix is the longest common beginning that leaves every branch a token of its own before its first learnt one:
-    a learnt token is predicted from the one before it in the row, which must be of the same conversation.
+    The prefix is the longest common beginning that leaves every branch a token of its own before its first supervised one:
+    a supervised token is predicted from the one before it in the row, which must be of the same conversation.
 
     Args:
         samples: encoded alone, with the same images by name and order, all inside the common beginning.
@@ -48,16 +48,16 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
     """
     if len(samples) == 1:
         return samples[0]
-    origins = [origin for sample in samples for origin in sample.origins]
+    sources = [source for sample in samples for source in sample.sources]
     names = [[pixels.name for pixels in sample.images] for sample in samples]
     if any(other != names[0] for other in names):
         raise ValueError(
-            f"conversations of one row must show the same images in the same order: {origins}"
+            f"conversations of one row must show the same images in the same order: {sources}"
         )
     prefix = shared_length(samples)
     if any(image_token_id in sample.input_ids[prefix:] for sample in samples):
         raise ValueError(
-            f"conversations of one row must begin alike up to their last image: {origins}"
+            f"conversations of one row must begin alike up to their last image: {sources}"
         )
     row = Sample(
         input_ids=samples[0].input_ids[:prefix],
@@ -67,7 +67,7 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
         segments=[],
         branches=[0] * prefix,
         images=samples[0].images,
-        origins=origins,
+        sources=sources,
     )
     for branch, sample in enumerate(samples, start=1):
         row.input_ids += sample.input_ids[prefix:]
@@ -80,13 +80,13 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
 
 
 def shared_length(samples: Sequence[Sample]) -> int:
-    """Tokens of the common beginning, short of the last token before the first learnt one of any sample."""
+    """Tokens of the common beginning, short of the last token before the first supervised one of any sample."""
     columns = zip(*(sample.input_ids for sample in samples), strict=False)
     common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    first_learnt = [
+    first_supervised = [
         next(i for i, weight in enumerate(sample.loss_weights) if weight) for sample in samples
     ]
-    return min(common, *(first - 1 for first in first_learnt))
+    return min(common, *(first - 1 for first in first_supervised))
 
 
 def pack(samples: Sequence[Sample], limit_tokens: int) -> list[Sample]:
@@ -127,7 +127,7 @@ def joined(samples: Sequence[Sample]) -> Sample:
             "position_ids",
             "branches",
             "images",
-            "origins",
+            "sources",
         )
     }
     segments = [number for number, sample in enumerate(samples) for _ in sample.input_ids]

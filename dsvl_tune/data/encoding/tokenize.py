@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample
-from dsvl_tune.data.images.lookup import SeenImage, see_image
+from dsvl_tune.data.images.lookup import EncodedImage, load_vision_input
 from dsvl_tune.families.deepseek_vl.prompt import Form, Segment, render
 
-Overlong = Literal["error", "truncate"]
+OnOverflow = Literal["error", "truncate"]
 
 
 @dataclass
@@ -38,11 +38,11 @@ class EncodedPrompt:
     """A prompt that ends in "Assistant:", and what is expected of it. Fields as in `Prompts`."""
 
     input_ids: list[int]
-    images: list[SeenImage]
+    images: list[EncodedImage]
     reference: str
-    kind: str
+    question_type: str
     question: str
-    origin: str
+    source: str
 
 
 def encode(
@@ -50,8 +50,8 @@ def encode(
     processor: Processor,
     form: Form = "training",
     max_tokens: int | None = None,
-    overlong: Overlong = "error",
-    seen: dict[str, SeenImage] | None = None,
+    on_overflow: OnOverflow = "error",
+    seen: dict[str, EncodedImage] | None = None,
 ) -> Sample:
     """One conversation as a row.
 
@@ -60,13 +60,13 @@ def encode(
         processor: the checkpoint's tokenizer and image rule.
         form: as in `template.render`.
         max_tokens: longest row allowed, image tokens counted; None takes the checkpoint's context.
-        overlong: what becomes of a longer one, see `tokenize`.
+        on_overflow: what becomes of a longer one, see `tokenize`.
         seen: images already read, by name; filled here, so rows encoded together share them.
 
     Raises:
         UserError: as `tokenize` and `images.load_image`.
     """
-    tokens = tokenize(conversation, processor, form, max_tokens, overlong)
+    tokens = tokenize(conversation, processor, form, max_tokens, on_overflow)
     length = len(tokens.input_ids)
     return Sample(
         input_ids=tokens.input_ids,
@@ -76,9 +76,9 @@ def encode(
         segments=[0] * length,
         branches=[0] * length,
         images=make_pixels(
-            tokens.images, processor, conversation.origin, {} if seen is None else seen
+            tokens.images, processor, conversation.source, {} if seen is None else seen
         ),
-        origins=[conversation.origin],
+        sources=[conversation.source],
     )
 
 
@@ -86,15 +86,15 @@ def encode_prompt(
     conversation: Conversation,
     processor: Processor,
     max_tokens: int | None = None,
-    overlong: Overlong = "error",
-    seen: dict[str, SeenImage] | None = None,
+    on_overflow: OnOverflow = "error",
+    seen: dict[str, EncodedImage] | None = None,
 ) -> EncodedPrompt:
     """The prompt up to the last "Assistant:"; the text of the last assistant turn is the reference ("" if none).
 
     Arguments and errors are those of `encode`. Truncating drops whole pairs only, so that the last one left is asked.
     """
     limit = processor.context_tokens if max_tokens is None else max_tokens
-    if overlong == "truncate":
+    if on_overflow == "truncate":
         conversation = drop_pairs(conversation, processor, "generation", limit)
     tokens = tokenize(conversation, processor, "generation", limit)
     last = conversation.turns[-1]
@@ -103,12 +103,12 @@ def encode_prompt(
     return EncodedPrompt(
         input_ids=tokens.input_ids,
         images=make_pixels(
-            tokens.images, processor, conversation.origin, {} if seen is None else seen
+            tokens.images, processor, conversation.source, {} if seen is None else seen
         ),
         reference="".join(part for part in reference if isinstance(part, str)).strip(),
-        kind=conversation.kind,
+        question_type=conversation.question_type,
         question="".join(part for part in question if isinstance(part, str)).strip(),
-        origin=conversation.origin,
+        source=conversation.source,
     )
 
 
@@ -117,28 +117,28 @@ def tokenize(
     processor: Processor,
     form: Form = "training",
     max_tokens: int | None = None,
-    overlong: Overlong = "error",
+    on_overflow: OnOverflow = "error",
 ) -> Tokens:
     """The conversation as tokens; reads no image.
 
-    With `overlong="truncate"` a conversation that is too long loses its last pairs of question and answer, images
+    With `on_overflow="truncate"` a conversation that is too long loses its last pairs of question and answer, images
     included. If one pair alone is too long, it loses the end of its answer and with it the end token. A question or
-    an image is never cut, and at least one learnt token stays.
+    an image is never cut, and at least one supervised token stays.
 
     Raises:
         UserError: the conversation cannot be rendered, or is too long and may not or cannot be cut.
     """
     limit = processor.context_tokens if max_tokens is None else max_tokens
-    if overlong == "truncate":
+    if on_overflow == "truncate":
         conversation = drop_pairs(conversation, processor, form, limit)
     tokens = join_tokens(render(conversation, processor, form), processor)
     if len(tokens.input_ids) <= limit:
         return tokens
-    if overlong == "truncate":
-        return cut_answer(tokens, limit, conversation.origin)
+    if on_overflow == "truncate":
+        return cut_answer(tokens, limit, conversation.source)
     raise UserError(
-        f"{conversation.origin}: {len(tokens.input_ids)} tokens, {len(tokens.images) * processor.image_tokens} of them "
-        f"for images, but the limit is {limit}. Shorten the row, raise max_tokens, or set overlong: truncate."
+        f"{conversation.source}: {len(tokens.input_ids)} tokens, {len(tokens.images) * processor.image_tokens} of them "
+        f"for images, but the limit is {limit}. Shorten the row, raise max_tokens, or set on_overflow: truncate."
     )
 
 
@@ -157,8 +157,8 @@ def drop_pairs(
     return replace(conversation, turns=turns)
 
 
-def cut_answer(tokens: Tokens, limit: int, origin: str) -> Tokens:
-    """The first `limit` tokens. After `drop_pairs` only the last answer is learnt, so every image comes before it."""
+def cut_answer(tokens: Tokens, limit: int, source: str) -> Tokens:
+    """The first `limit` tokens. After `drop_pairs` only the last answer is supervised, so every image comes before it."""
     cut = Tokens(
         tokens.input_ids[:limit], tokens.labels[:limit], tokens.loss_weights[:limit], tokens.images
     )
@@ -168,7 +168,7 @@ def cut_answer(tokens: Tokens, limit: int, origin: str) -> Tokens:
         (i for i, weight in enumerate(tokens.loss_weights) if weight), len(tokens.input_ids)
     )
     raise UserError(
-        f"{origin}: {prompt} tokens come before the first learnt one, but the limit is {limit}, and neither questions "
+        f"{source}: {prompt} tokens come before the first supervised one, but the limit is {limit}, and neither questions "
         "nor images are cut. Shorten the question, show fewer images, or raise max_tokens."
     )
 
@@ -183,7 +183,7 @@ def join_tokens(segments: list[Segment], processor: Processor) -> Tokens:
         else:
             ids = token_ids(processor.tokenizer, segment.content)
         tokens.input_ids += ids
-        tokens.labels += ids if segment.learn else [IGNORE_INDEX] * len(ids)
+        tokens.labels += ids if segment.supervised else [IGNORE_INDEX] * len(ids)
         tokens.loss_weights += [segment.weight] * len(ids)
     return tokens
 
@@ -196,10 +196,10 @@ def token_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def make_pixels(
-    images: list[ImageRef], processor: Processor, origin: str, seen: dict[str, SeenImage]
-) -> list[SeenImage]:
+    images: list[ImageRef], processor: Processor, source: str, seen: dict[str, EncodedImage]
+) -> list[EncodedImage]:
     """What each slot shows; every distinct image is read once."""
     for ref in images:
         if ref.name not in seen:
-            seen[ref.name] = see_image(ref, processor, origin)
+            seen[ref.name] = load_vision_input(ref, processor, source)
     return [seen[ref.name] for ref in images]

@@ -46,7 +46,7 @@ class Conversations(Sequence[Conversation]):
             return [self[i] for i in range(*index.indices(len(self)))]
         part, row = self.rows.locate(index)
         home = Home(self.images_root or part.root, self.allow_urls)
-        return read_row(part.row(row), part.origin(row), home, self.format)
+        return read_row(part.row(row), part.source(row), home, self.format)
 
 
 def open_conversations(

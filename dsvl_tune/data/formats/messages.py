@@ -28,7 +28,7 @@ OTHER_KEYS = (
     "img",
     "img_path",
 )
-"""Keys under which other tools' rows have their images. A row that has them there alone would be learnt without."""
+"""Keys under which other tools' rows have their images. A row that has them there alone would be supervised without."""
 JSON_NAMES = {
     str: "text",
     list: "a list",
@@ -67,7 +67,7 @@ def take_weight(message: Mapping[str, Any], where: str) -> float:
     weight = float(take(message, key, (int, float, bool), where))
     if not (math.isfinite(weight) and weight >= 0):
         raise UserError(
-            f"{where}.{key}: {weight}, expected a number that is not negative; 0 leaves it unlearnt."
+            f"{where}.{key}: {weight}, expected a number that is not negative; 0 leaves it unsupervised."
         )
     return weight
 
@@ -92,10 +92,10 @@ def filled(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     return [key for key in keys if row.get(key) not in (None, [], "")]
 
 
-def begin(row: Mapping[str, Any], origin: str) -> list[Message]:
+def begin(row: Mapping[str, Any], source: str) -> list[Message]:
     """The messages before a row's own: the system prompt that it has beside them, if any."""
     return (
-        [] if row.get("system") is None else [("system", [take(row, "system", str, origin)], 1.0)]
+        [] if row.get("system") is None else [("system", [take(row, "system", str, source)], 1.0)]
     )
 
 
@@ -111,7 +111,7 @@ def check_message(message: Any, where: str) -> None:
 def build(
     row: Mapping[str, Any],
     messages: list[Message],
-    origin: str,
+    source: str,
     home: Home,
     images_first: bool = False,
 ) -> Conversation:
@@ -119,27 +119,27 @@ def build(
 
     With `images_first`, images of a row whose text has no placeholder come before its first question.
     """
-    images = row_images(row, origin, home)
+    images = row_images(row, source, home)
     if not images and not any(
         isinstance(part, ImageRef) for _, parts, _ in messages for part in parts
     ):
-        check_keys(row, OTHER_KEYS, origin)
+        check_keys(row, OTHER_KEYS, source)
     places = any(part is None for _, parts, _ in messages for part in parts)
     if images_first and images and not places:
         question = next((parts for role, parts, _ in messages if role == "user"), [])
         question[:0] = [None] * len(images)
-    fill_places(messages, images, origin)
+    fill_places(messages, images, source)
     system = None
     if messages and messages[0][0] == "system":
         parts = messages.pop(0)[1]
         if any(isinstance(part, ImageRef) for part in parts):
             raise UserError(
-                f"{origin}: an image in the system message. Move it to a user's message."
+                f"{source}: an image in the system message. Move it to a user's message."
             )
         system = "".join(map(str, parts))
     if any(role == "system" for role, _, _ in messages):
         raise UserError(
-            f"{origin}: a system message after another message. Expected it first and once."
+            f"{source}: a system message after another message. Expected it first and once."
         )
     turns = tuple(
         Turn(
@@ -149,19 +149,19 @@ def build(
         )
         for role, parts, weight in messages
     )
-    return Conversation(turns, origin, system, kind=take({"kind": "", **row}, "kind", str, origin))
+    return Conversation(turns, source, system, question_type=take_question_type(row, source))
 
 
-def row_images(row: Mapping[str, Any], origin: str, home: Home) -> list[ImageRef]:
+def row_images(row: Mapping[str, Any], source: str, home: Home) -> list[ImageRef]:
     """The images that the row lists beside its text: `images` or `image`, one or a list of them."""
     given = filled(row, IMAGE_KEYS)
     if len(given) > 1:
-        raise UserError(f"{origin}: both 'image' and 'images'. Keep the one that is meant.")
+        raise UserError(f"{source}: both 'image' and 'images'. Keep the one that is meant.")
     if not given:
         return []
     listed = row[given[0]]
-    sources = listed if isinstance(listed, list) else [listed]
-    return [image_ref(source, home, f"{origin}: {given[0]}") for source in sources]
+    references = listed if isinstance(listed, list) else [listed]
+    return [image_ref(reference, home, f"{source}: {given[0]}") for reference in references]
 
 
 def check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
@@ -172,15 +172,22 @@ def check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
         )
 
 
-def fill_places(messages: list[Message], images: list[ImageRef], origin: str) -> None:
+def fill_places(messages: list[Message], images: list[ImageRef], source: str) -> None:
     """Put the row's images where the messages have None, in order."""
     places = [
         (parts, i) for _, parts, _ in messages for i, part in enumerate(parts) if part is None
     ]
     if len(places) != len(images):
         raise UserError(
-            f"{origin}: {len(places)} image placeholder(s) in the text, {len(images)} image(s) beside it. Expected as "
+            f"{source}: {len(places)} image placeholder(s) in the text, {len(images)} image(s) beside it. Expected as "
             f"many of one as of the other: write one {PLACEHOLDER} where each image is shown."
         )
     for (parts, i), image in zip(places, images, strict=True):
         parts[i] = image
+
+
+def take_question_type(row: Mapping[str, Any], source: str) -> str:
+    """The row's `question_type`, or `kind` as versions before 0.2 called it; "" without either."""
+    key = "question_type" if row.get("question_type") is not None else "kind"
+    question_type: str = take({key: "", **row}, key, str, source)
+    return question_type

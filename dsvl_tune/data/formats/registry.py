@@ -24,16 +24,16 @@ from dsvl_tune.data.formats.vqa import read_answers, read_caption, read_chartqa,
 Row = Mapping[str, Any]
 
 
-def read_openai(row: Row, origin: str, home: Home) -> Conversation:
+def read_openai(row: Row, source: str, home: Home) -> Conversation:
     """OpenAI's `messages`: content is text, or parts of type text, image (a path) and image_url (a path or data: URL).
 
     Text may also hold `<image>` placeholders for the row's `images`, in order, as ms-swift and TRL write it.
-    `weight: 0` on an assistant's message leaves it unlearnt, as in OpenAI's fine-tuning files; ms-swift's
+    `weight: 0` on an assistant's message leaves it unsupervised, as in OpenAI's fine-tuning files; ms-swift's
     `loss: false` does the same.
     """
-    messages = begin(row, origin)
-    for number, message in enumerate(take(row, "messages", list, origin)):
-        where = f"{origin}: messages[{number}]"
+    messages = begin(row, source)
+    for number, message in enumerate(take(row, "messages", list, source)):
+        where = f"{source}: messages[{number}]"
         check_message(message, where)
         role = known(
             take(message, "role", str, where), {name: name for name in ROLES}, f"{where}.role"
@@ -48,32 +48,32 @@ def read_openai(row: Row, origin: str, home: Home) -> Conversation:
                 for p in read_part(part, f"{where}.content[{i}]", home)
             ]
         messages.append((role, parts, take_weight(message, where)))
-    return build(row, messages, origin, home)
+    return build(row, messages, source, home)
 
 
-def read_llava(row: Row, origin: str, home: Home) -> Conversation:
+def read_llava(row: Row, source: str, home: Home) -> Conversation:
     """LLaVA's and ShareGPT's `conversations`: `from` human or gpt, `value` with an `<image>` for each of the images."""
-    messages = begin(row, origin)
-    for number, message in enumerate(take(row, "conversations", list, origin)):
-        where = f"{origin}: conversations[{number}]"
+    messages = begin(row, source)
+    for number, message in enumerate(take(row, "conversations", list, source)):
+        where = f"{source}: conversations[{number}]"
         check_message(message, where)
         role = known(take(message, "from", str, where), LLAVA_ROLES, f"{where}.from")
         messages.append(
             (role, split_text(take(message, "value", str, where)), take_weight(message, where))
         )
-    return build(row, messages, origin, home)
+    return build(row, messages, source, home)
 
 
-def read_deepseek(row: Row, origin: str, home: Home) -> Conversation:
+def read_deepseek(row: Row, source: str, home: Home) -> Conversation:
     """The official DeepSeek-VL form: role User or Assistant, content with `<image_placeholder>`, the message's images.
 
     The list stands alone as a row, or under the key `conversation` or `messages`.
     """
     key = "conversation" if "conversation" in row else "messages"
-    messages = begin(row, origin)
+    messages = begin(row, source)
     images: list[Any] = []
-    for number, message in enumerate(take(row, key, list, origin)):
-        where = f"{origin}: {key}[{number}]"
+    for number, message in enumerate(take(row, key, list, source)):
+        where = f"{source}: {key}[{number}]"
         role = known(take(message, "role", str, where), DEEPSEEK_ROLES, f"{where}.role")
         parts = split_text(take(message, "content", str, where), "<image_placeholder>")
         messages.append((role, parts, take_weight(message, where)))
@@ -84,15 +84,15 @@ def read_deepseek(row: Row, origin: str, home: Home) -> Conversation:
                 "Expected as many of one as of the other: write one <image_placeholder> where each image is shown."
             )
         images += shown
-    return build({**row, "images": images, "image": None}, messages, origin, home)
+    return build({**row, "images": images, "image": None}, messages, source, home)
 
 
-def read_swift(row: Row, origin: str, home: Home) -> Conversation:
+def read_swift(row: Row, source: str, home: Home) -> Conversation:
     """ms-swift's `query` and `response`, `system`, `history` (pairs), `images`; without tags these come first."""
-    messages = begin(row, origin)
-    history = take({**row, "history": row.get("history") or []}, "history", list, origin)
+    messages = begin(row, source)
+    history = take({**row, "history": row.get("history") or []}, "history", list, source)
     for number, pair in enumerate([*history, [row.get("query"), row.get("response")]]):
-        where = f"{origin}: history[{number}]" if number < len(history) else origin
+        where = f"{source}: history[{number}]" if number < len(history) else source
         if (
             not isinstance(pair, list)
             or len(pair) != 2
@@ -102,15 +102,15 @@ def read_swift(row: Row, origin: str, home: Home) -> Conversation:
                 f"{where}: {str(pair)[:80]}, expected a question and an answer, both text."
             )
         messages += [("user", split_text(pair[0]), 1.0), ("assistant", split_text(pair[1]), 1.0)]
-    return build(row, messages, origin, home, images_first=True)
+    return build(row, messages, source, home, images_first=True)
 
 
-def read_question_answer(row: Row, origin: str, home: Home) -> Conversation:
+def read_question_answer(row: Row, source: str, home: Home) -> Conversation:
     """Columns `question` and `answer`, with `system`, `image` or `images`; without placeholders images come first."""
-    messages = begin(row, origin)
-    messages.append(("user", split_text(take(row, "question", str, origin)), 1.0))
-    messages.append(("assistant", split_text(take(row, "answer", str, origin)), 1.0))
-    return build(row, messages, origin, home, images_first=True)
+    messages = begin(row, source)
+    messages.append(("user", split_text(take(row, "question", str, source)), 1.0))
+    messages.append(("assistant", split_text(take(row, "answer", str, source)), 1.0))
+    return build(row, messages, source, home, images_first=True)
 
 
 ROLES = ("system", "user", "assistant")
@@ -152,12 +152,12 @@ FORMATS: dict[str, tuple[tuple[str, ...], Reader]] = {
 }
 
 
-def read_row(row: Any, origin: str, home: Home, format: Format = "auto") -> Conversation:
+def read_row(row: Any, source: str, home: Home, format: Format = "auto") -> Conversation:
     """One row as a conversation. Its images are not read yet.
 
     Args:
         row: what the file holds; a list is taken as the official form.
-        origin: file and row, for errors.
+        source: file and row, for errors.
         home: where its images may come from.
         format: a name in `FORMATS`; "auto" tells it from the row's keys.
 
@@ -168,21 +168,21 @@ def read_row(row: Any, origin: str, home: Home, format: Format = "auto") -> Conv
         row = {"conversation": row}
     if not isinstance(row, dict):
         raise UserError(
-            f"{origin}: {type(row).__name__}, expected a JSON object with the keys of a conversation."
+            f"{source}: {type(row).__name__}, expected a JSON object with the keys of a conversation."
         )
     if format != "auto":
-        return FORMATS[format][1](row, origin, home)
+        return FORMATS[format][1](row, source, home)
     present = {key for key, value in row.items() if value is not None}
     for keys, reader in FORMATS.values():
         if present.issuperset(keys):
             official = keys == ("messages",) and is_official(row["messages"])
-            return (read_deepseek if official else reader)(row, origin, home)
+            return (read_deepseek if official else reader)(row, source, home)
     expected = " or ".join(f"{'+'.join(keys)} ({name})" for name, (keys, _) in FORMATS.items())
     found = (
         ", ".join(f"{key!r}{' (null)' if value is None else ''}" for key, value in row.items())
         or "none"
     )
-    raise UserError(f"{origin}: keys {found}, expected {expected}. Rename the row's keys.")
+    raise UserError(f"{source}: keys {found}, expected {expected}. Rename the row's keys.")
 
 
 def is_official(messages: Any) -> bool:

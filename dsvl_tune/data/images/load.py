@@ -51,7 +51,7 @@ DECODE_ERRORS = (
 )
 
 
-def load_image(ref: ImageRef, origin: str) -> Image.Image:
+def load_image(ref: ImageRef, source: str) -> Image.Image:
     """The picture, fully decoded, upright (EXIF rotation applied), RGB.
 
     Transparency is dropped and the colour under it shows, as `convert("RGB")` does in the original. One kind of damage
@@ -59,15 +59,15 @@ def load_image(ref: ImageRef, origin: str) -> Image.Image:
 
     Args:
         ref: what to read.
-        origin: file and row that show it, for the error.
+        source: file and row that show it, for the error.
 
     Raises:
         UserError: no such file, not an image, truncated, empty, several pictures in one file (an animation, pages), or
             more than `MAX_PIXELS`.
     """
-    where = f"{origin}: image {ref.source if isinstance(ref.source, Path) else ref.name}"
-    source = cached_picture(ref.source, where) if isinstance(ref.source, str) else ref.source
-    image = open_image(source, where)
+    where = f"{source}: image {ref.content if isinstance(ref.content, Path) else ref.name}"
+    content = cached_picture(ref.content, where) if isinstance(ref.content, str) else ref.content
+    image = open_image(content, where)
     check_size(image, where)
     try:
         frames = getattr(image, "n_frames", 1)

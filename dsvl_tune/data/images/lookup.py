@@ -19,10 +19,10 @@ from dsvl_tune.data.images import load as images
 from dsvl_tune.data.images.download import cached_picture
 from dsvl_tune.data.images.load import from_levels, load_image, to_levels
 
-SeenImage: TypeAlias = "Pixels | Features"
+EncodedImage: TypeAlias = "Pixels | Features"
 
 
-def see_image(ref: ImageRef, processor: Processor, origin: str) -> SeenImage:
+def load_vision_input(ref: ImageRef, processor: Processor, source: str) -> EncodedImage:
     """Features or pixels.
 
     Raises:
@@ -30,35 +30,35 @@ def see_image(ref: ImageRef, processor: Processor, origin: str) -> SeenImage:
     """
     rule, key = processor.image_rule, ""
     if processor.features is not None or processor.squares is not None:
-        ref, key = keyed(ref, rule, origin)
+        ref, key = keyed(ref, rule, source)
     if processor.features is not None and (stored := processor.features.get(key)) is not None:
         return Features(ref.name, stored)
     kept = None if processor.squares is None else processor.squares.get(key)
-    levels = to_levels(load_image(ref, origin), rule) if kept is None else kept["square"]
+    levels = to_levels(load_image(ref, source), rule) if kept is None else kept["square"]
     if kept is None and processor.squares is not None:
         processor.squares.put(key, {"square": levels})
     pixels = from_levels(levels, rule, ref.name, processor.compact)
     return pixels if processor.features is None else replace(pixels, key=key)
 
 
-def keyed(ref: ImageRef, rule: ImageRule, origin: str) -> tuple[ImageRef, str]:
+def keyed(ref: ImageRef, rule: ImageRule, source: str) -> tuple[ImageRef, str]:
     """The image with its bytes read, and the key of its features: a file that changes meanwhile cannot mix two images.
 
     Raises:
         UserError: the image cannot be read; one in memory only, others are not decoded here.
     """
-    if isinstance(ref.source, Image.Image):
-        picture = load_image(ref, origin)
-        ref, content = replace(ref, source=picture), f"{picture.size}".encode() + picture.tobytes()
+    if isinstance(ref.content, Image.Image):
+        picture = load_image(ref, source)
+        ref, content = replace(ref, content=picture), f"{picture.size}".encode() + picture.tobytes()
     else:
-        source = ref.source
-        if isinstance(source, str):
-            source = cached_picture(source, f"{origin}: image {ref.name}")
-        if isinstance(source, Path):
-            if not source.is_file():
-                load_image(ref, origin)  # says what is wrong
-            source = source.read_bytes()
-        ref, content = replace(ref, source=source), source
+        data = ref.content
+        if isinstance(data, str):
+            data = cached_picture(data, f"{source}: image {ref.name}")
+        if isinstance(data, Path):
+            if not data.is_file():
+                load_image(ref, source)  # says what is wrong
+            data = data.read_bytes()
+        ref, content = replace(ref, content=data), data
     digest = hashlib.sha256(rule_digest(rule))
     digest.update(content)
     return ref, digest.hexdigest()

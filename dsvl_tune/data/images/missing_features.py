@@ -42,8 +42,8 @@ class NewImages:
                 if ref.name not in self.seen:
                     self.seen.add(ref.name)
                     yield (
-                        *keyed(ref, self.processor.image_rule, conversation.origin),
-                        conversation.origin,
+                        *keyed(ref, self.processor.image_rule, conversation.source),
+                        conversation.source,
                     )
 
     def stored(self, key: str) -> bool:
@@ -65,8 +65,8 @@ class MissingPixels(NewImages):
     def __getitem__(self, index: int) -> list[Pixels]:
         rule = self.processor.image_rule
         return [
-            replace(to_pixels(load_image(ref, origin), rule, ref.name), key=key)
-            for ref, key, origin in self.new(self.rows[index])
+            replace(to_pixels(load_image(ref, source), rule, ref.name), key=key)
+            for ref, key, source in self.new(self.rows[index])
             if not self.stored(key)
         ]
 

@@ -44,7 +44,7 @@ class TableRows:
         """The name's last part, ending in .arrow."""
         return f"{Path(self.name.partition('#')[0]).stem}.arrow"
 
-    def origin(self, index: int) -> str:
+    def source(self, index: int) -> str:
         """File and row, as errors name them."""
         return f"{self.name}: row {index + 1}"
 

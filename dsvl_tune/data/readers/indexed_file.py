@@ -42,8 +42,8 @@ class ByteRows:
         path: the file.
         stamp: its size in bytes and its time of change in ns: another file under this name is not read by these spans.
         spans: [R, 3] int64: first byte, byte after the last, and the number that errors name.
-        parse: a row's bytes and its origin to its value.
-        mark: what stands between path and number in an origin.
+        parse: a row's bytes and its source to its value.
+        mark: what stands between path and number in an source.
         frame: bytes before, between and after the rows of a file of this kind.
     """
 
@@ -81,7 +81,7 @@ class ByteRows:
         """Where image paths start from unless told otherwise."""
         return self.path.parent
 
-    def origin(self, index: int) -> str:
+    def source(self, index: int) -> str:
         """File and row, as errors name them."""
         return f"{self.path}{self.mark}{self.spans[index, 2]}"
 
@@ -96,7 +96,7 @@ class ByteRows:
         Raises:
             UserError: it is not what a file of this kind holds.
         """
-        return self.parse(self.content(index), self.origin(index))
+        return self.parse(self.content(index), self.source(index))
 
     def write(self, kept: Sequence[int], path: Path) -> None:
         """A file of the same kind with some of the rows, byte for byte."""

@@ -37,7 +37,7 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def origin(self, index: int) -> str:
+    def source(self, index: int) -> str:
         """File and row."""
 
     def row(self, index: int) -> Any:

@@ -39,7 +39,7 @@ class Record(NamedTuple):
 
     content: Any
     parse: Parse
-    origin: str
+    source: str
     root: Path
 
     def value(self) -> Any:
@@ -48,7 +48,7 @@ class Record(NamedTuple):
         Raises:
             UserError: it is not what a file of this kind holds.
         """
-        return self.parse(self.content, self.origin)
+        return self.parse(self.content, self.source)
 
 
 def read_shard(path: str, skip: int = 0) -> Iterator[Record]:

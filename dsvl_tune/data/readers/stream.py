@@ -117,7 +117,7 @@ class StreamedRows(Sequence[list[Conversation]]):
         """
         record = index if isinstance(index, Record) else self.first[index]
         home = Home(self.images_root or record.root, self.allow_urls)
-        return [read_row(record.value(), record.origin, home, self.format)]
+        return [read_row(record.value(), record.source, home, self.format)]
 
     def records(self) -> Iterator[Record]:
         """Every row once, as the shards lie there."""

@@ -57,14 +57,14 @@ class Mixture:
         text: whether each source is text alone.
         text_share: of the text sources together, by optimizer step; the others share the rest. None leaves it to
             `shares`.
-        whole_steps: whether an optimizer step is all text or has no text source in it.
+        homogeneous_steps: whether an optimizer step is all text or has no text source in it.
         batches_per_step: micro-batches of an optimizer step.
     """
 
     shares: tuple[float, ...]
     text: tuple[bool, ...]
     text_share: Ramp | None = None
-    whole_steps: bool = False
+    homogeneous_steps: bool = False
     batches_per_step: int = 1
 
     def __post_init__(self) -> None:
@@ -74,9 +74,9 @@ class Mixture:
             )
         if self.text_share is not None:
             self.text_share.check()
-        if (self.text_share or self.whole_steps) and len(set(self.text)) < 2:
+        if (self.text_share or self.homogeneous_steps) and len(set(self.text)) < 2:
             raise UserError(
-                "data.text_share and whole_steps part text from images, but the sources are all of one kind. Name the "
+                "data.text_share and homogeneous_steps part text from images, but the sources are all of one kind. Name the "
                 "sources of text in text_only, and have another one."
             )
 
@@ -133,7 +133,9 @@ class Counts:
     def text_step(self, batch: int) -> bool:
         """Whether a micro-batch belongs to a whole step of text."""
         self.before(batch + 1)
-        return self.mixture.whole_steps and self.is_text[batch // self.mixture.batches_per_step]
+        return (
+            self.mixture.homogeneous_steps and self.is_text[batch // self.mixture.batches_per_step]
+        )
 
     def advance(self) -> None:
         """Pay out the next micro-batch."""
@@ -141,7 +143,7 @@ class Counts:
         batch = len(self.before_flat) // width - 1
         step = batch // self.mixture.batches_per_step
         part = self.mixture.text_part(step)
-        if self.mixture.whole_steps:
+        if self.mixture.homogeneous_steps:
             if step == len(self.is_text):
                 self.step_owed += part
                 self.is_text.append(self.step_owed >= 0.5)
@@ -151,7 +153,7 @@ class Counts:
             text, images = self.kinds[True][i], self.kinds[False][i]
             self.owed[i] += self.rows * (text * part + images * (1 - part))
         owed = [
-            debt if not self.mixture.whole_steps or kind == part else -math.inf
+            debt if not self.mixture.homogeneous_steps or kind == part else -math.inf
             for debt, kind in self.debts()
         ]
         paid = pay(owed, self.rows)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.encoding.packing import tree_key
-from dsvl_tune.data.encoding.tokenize import Overlong, tokenize
+from dsvl_tune.data.encoding.tokenize import OnOverflow, tokenize
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.families.deepseek_vl.prompt import Form
@@ -36,10 +36,10 @@ class Facts:
     """What one conversation turned out to be.
 
     Attributes:
-        origin: file and row.
+        source: file and row.
         error: what `fit` would stop with; "" if nothing. The rest is then 0 or empty.
-        tokens: its length, images counted, before any truncation. learnt: how many of them are learnt.
-        cut: whether `overlong: truncate` shortens it.
+        tokens: its length, images counted, before any truncation. supervised: how many of them are supervised.
+        cut: whether `on_overflow: truncate` shortens it.
         turns: turns of both sides.
         images: names of its images in order.
         looks: a 64-bit fingerprint of each image's look; empty unless asked for.
@@ -48,10 +48,10 @@ class Facts:
         tree: equal for conversations that one message tree may hold; None for one that stays alone.
     """
 
-    origin: str
+    source: str
     error: str = ""
     tokens: int = 0
-    learnt: int = 0
+    supervised: int = 0
     cut: bool = False
     turns: int = 0
     images: tuple[str, ...] = ()
@@ -67,7 +67,7 @@ class Examine:
 
     Attributes:
         processor: the checkpoint's.
-        form, max_tokens, overlong: as in `encode.tokenize`.
+        form, max_tokens, on_overflow: as in `encode.tokenize`.
         decode: whether images are decoded, each distinct one once a process.
         looks: whether the images' looks are noted.
     """
@@ -75,7 +75,7 @@ class Examine:
     processor: Processor
     form: Form = "training"
     max_tokens: int | None = None
-    overlong: Overlong = "error"
+    on_overflow: OnOverflow = "error"
     decode: bool = True
     looks: bool = False
 
@@ -89,12 +89,12 @@ class Examine:
             try:
                 found.append(self.facts(conversation))
             except UserError as error:
-                found.append(Facts(conversation.origin, str(error)))
+                found.append(Facts(conversation.source, str(error)))
         return found
 
     def identity(self) -> str:
         """What the facts depend on beside the row."""
-        settings = (self.form, self.max_tokens, self.overlong, self.decode, self.looks)
+        settings = (self.form, self.max_tokens, self.on_overflow, self.decode, self.looks)
         return f"{settings}{processor_identity(self.processor)}"
 
     def facts(self, conversation: Conversation) -> Facts:
@@ -104,18 +104,18 @@ class Examine:
             UserError: what `fit` would stop with.
         """
         limit = self.processor.context_tokens if self.max_tokens is None else self.max_tokens
-        tokens = tokenize(conversation, self.processor, self.form, limit, self.overlong)
+        tokens = tokenize(conversation, self.processor, self.form, limit, self.on_overflow)
         whole = tokens
-        if self.overlong == "truncate":
+        if self.on_overflow == "truncate":
             whole = tokenize(conversation, self.processor, self.form, 1 << 60)
         for ref in conversation.images if self.decode else ():
             if ref.name not in self.seen:
-                image = load_image(ref, conversation.origin)
+                image = load_image(ref, conversation.source)
                 self.seen[ref.name] = look(image) if self.looks else 0
         return Facts(
-            conversation.origin,
+            conversation.source,
             tokens=len(whole.input_ids),
-            learnt=sum(weight > 0 for weight in whole.loss_weights),
+            supervised=sum(weight > 0 for weight in whole.loss_weights),
             cut=len(whole.input_ids) > len(tokens.input_ids),
             turns=len(conversation.turns),
             images=tuple(ref.name for ref in conversation.images),
@@ -148,7 +148,7 @@ def survey(
     examine: Callable[[list[Conversation]], list[Facts]],
     title: str = "checking rows",
 ) -> Iterator[Facts]:
-    """The facts of every row, in order. A row that cannot even be read has one, with its error and no origin.
+    """The facts of every row, in order. A row that cannot even be read has one, with its error and no source.
 
     Args:
         rows: read one by one; of a stream all of them, as its shards lie there.

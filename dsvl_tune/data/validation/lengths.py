@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dsvl_tune.core.cache_folder import cached
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.data.encoding.tokenize import Overlong, tokenize
+from dsvl_tune.data.encoding.tokenize import OnOverflow, tokenize
 from dsvl_tune.data.validation.inspect import Facts, processor_identity, survey
 
 CHUNK = 20_000
@@ -27,7 +27,7 @@ class MeasureRow:
 
     processor: Processor
     max_tokens: int | None = None
-    overlong: Overlong = "error"
+    on_overflow: OnOverflow = "error"
 
     def __call__(self, row: list[Conversation]) -> list[Facts]:
         """The row's tokens, as one fact.
@@ -36,14 +36,15 @@ class MeasureRow:
             UserError: as `encode.tokenize`.
         """
         rows = [
-            tokenize(one, self.processor, "training", self.max_tokens, self.overlong) for one in row
+            tokenize(one, self.processor, "training", self.max_tokens, self.on_overflow)
+            for one in row
         ]
         shared = (len(row) - 1) * len(rows[0].images) * self.processor.image_tokens
-        return [Facts(row[0].origin, tokens=sum(len(tokens.input_ids) for tokens in rows) - shared)]
+        return [Facts(row[0].source, tokens=sum(len(tokens.input_ids) for tokens in rows) - shared)]
 
     def identity(self) -> str:
         """What a length depends on beside the row."""
-        return f"{(self.max_tokens, self.overlong)}{processor_identity(self.processor)}"
+        return f"{(self.max_tokens, self.on_overflow)}{processor_identity(self.processor)}"
 
 
 @dataclass(frozen=True)

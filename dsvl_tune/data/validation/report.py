@@ -25,7 +25,7 @@ class Report:
 
     Attributes:
         limit: longest conversation allowed, in tokens.
-        conversations, tokens, learnt, cut, with_images: totals; `cut` are those that truncation shortens.
+        conversations, tokens, supervised, cut, with_images: totals; `cut` are those that truncation shortens.
         longest: tokens of the longest.
         histogram: conversations by length, `BINS` bars up to the limit and one beyond it.
         turns, images: conversations by number of turns and of images.
@@ -37,7 +37,7 @@ class Report:
     limit: int
     conversations: int = 0
     tokens: int = 0
-    learnt: int = 0
+    supervised: int = 0
     cut: int = 0
     with_images: int = 0
     longest: int = 0
@@ -56,7 +56,7 @@ class Report:
         if facts.error:
             return
         self.tokens += facts.tokens
-        self.learnt += facts.learnt
+        self.supervised += facts.supervised
         self.cut += facts.cut
         self.with_images += bool(facts.images)
         self.longest = max(self.longest, facts.tokens)
@@ -79,7 +79,7 @@ class Report:
             "limit",
             "conversations",
             "tokens",
-            "learnt",
+            "supervised",
             "cut",
             "with_images",
             "longest",

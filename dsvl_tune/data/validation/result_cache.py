@@ -26,7 +26,7 @@ PIECE = 1000
 Stamps = dict[str, tuple[int, int] | None]
 
 
-def remembered_survey(
+def cached_inspection(
     rows: Sequence[list[Conversation]], examine: Examine, identity: str | None, title: str
 ) -> Iterator[Facts]:
     """As `survey.survey`, without examining rows again that are known.

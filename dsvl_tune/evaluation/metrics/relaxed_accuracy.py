@@ -66,7 +66,7 @@ def accuracy_by_kind(
 ) -> dict[str, float]:
     """`relaxed_accuracy`, the mean over question types, and `relaxed_accuracy/TYPE` for each type; 0..1.
 
-    The mean over types and not over questions: a type with many easy questions must not hide one that is not learnt.
+    The mean over types and not over questions: a type with many easy questions must not hide one that fails.
     Data without types (all "") give the plain share.
     """
     metrics: dict[str, RelaxedAccuracy] = defaultdict(RelaxedAccuracy)

@@ -1,4 +1,4 @@
-r"""The prompt of DeepSeek-VL, with what is learnt decided while it is written.
+r"""The prompt of DeepSeek-VL, with what is supervised decided while it is written.
 
 The original is deepseek_vl/utils/conversation.py (template "deepseek") and deepseek_vl/models/processing_vlm.py::
 
@@ -26,22 +26,22 @@ class Segment:
 
     Attributes:
         content: text, special tokens included, or an image.
-        weight: loss weight of each of its tokens; 0 if the segment is not learnt.
+        weight: loss weight of each of its tokens; 0 if the segment is not supervised.
     """
 
     content: Part
     weight: float = 0.0
 
     @property
-    def learn(self) -> bool:
-        """Whether its tokens are learnt."""
+    def supervised(self) -> bool:
+        """Whether its tokens are supervised."""
         return self.weight > 0
 
 
 def render(
     conversation: Conversation, processor: Processor, form: Form = "training"
 ) -> list[Segment]:
-    """The whole prompt without the BOS token, neighbouring text that is not learnt joined.
+    """The whole prompt without the BOS token, neighbouring text that is not supervised joined.
 
     Segments meet at special tokens and before the space of an answer, where the tokenizer splits anyway: tokenising
     them one by one gives the ids of the whole string.
@@ -54,27 +54,27 @@ def render(
 
     Raises:
         UserError: turns that do not alternate, an empty turn, an image in an answer, a special token as text, or, for
-            training, no answer that is learnt.
+            training, no answer that is supervised.
     """
     turns = conversation.turns
     if form == "generation" and turns and turns[-1].role == "assistant":
         turns = turns[:-1]
-    check_order(turns, form, conversation.origin)
+    check_order(turns, form, conversation.source)
 
     system = processor.default_system if conversation.system is None else conversation.system
-    check_text(system, processor, f"{conversation.origin}: system prompt")
+    check_text(system, processor, f"{conversation.source}: system prompt")
     segments = [Segment((system + "\n\n").lstrip())] if system else []
     for number, turn in enumerate(turns, start=1):
         segments += render_turn(
-            turn, processor, f"{conversation.origin}: turn {number} ({turn.role})"
+            turn, processor, f"{conversation.source}: turn {number} ({turn.role})"
         )
-    if form == "training" and not any(segment.learn for segment in segments):
+    if form == "training" and not any(segment.supervised for segment in segments):
         raise UserError(
-            f"{conversation.origin}: every answer has weight 0, so nothing is learnt. Leave the row out."
+            f"{conversation.source}: every answer has weight 0, so nothing is supervised. Leave the row out."
         )
     if form == "generation":
         segments = [Segment(segment.content) for segment in segments]
-    return join_unlearnt(segments)
+    return join_unsupervised(segments)
 
 
 def render_turn(turn: Turn, processor: Processor, where: str) -> list[Segment]:
@@ -115,11 +115,11 @@ def strip_parts(parts: tuple[Part, ...]) -> list[Part]:
     return [part for part in joined if part != ""]
 
 
-def join_unlearnt(segments: list[Segment]) -> list[Segment]:
-    """Neighbouring texts that are not learnt as one segment: a token may span them."""
+def join_unsupervised(segments: list[Segment]) -> list[Segment]:
+    """Neighbouring texts that are not supervised as one segment: a token may span them."""
     joined: list[Segment] = []
     for plain, run in groupby(
-        segments, key=lambda segment: isinstance(segment.content, str) and not segment.learn
+        segments, key=lambda segment: isinstance(segment.content, str) and not segment.supervised
     ):
         alike = list(run)
         if plain:
@@ -129,19 +129,19 @@ def join_unlearnt(segments: list[Segment]) -> list[Segment]:
     return joined
 
 
-def check_order(turns: tuple[Turn, ...], form: Form, origin: str) -> None:
+def check_order(turns: tuple[Turn, ...], form: Form, source: str) -> None:
     """Raise unless the turns alternate from the user's to the one that `form` ends with."""
     for number, turn in enumerate(turns, start=1):
         expected = "user" if number % 2 else "assistant"
         if turn.role != expected:
             raise UserError(
-                f"{origin}: turn {number} is of role {turn.role!r}, expected {expected!r}: the user begins and turns "
+                f"{source}: turn {number} is of role {turn.role!r}, expected {expected!r}: the user begins and turns "
                 "alternate. Join turns of one side or drop the row."
             )
     if not turns or (form == "training" and turns[-1].role == "user"):
         wrong = "the last question has no answer" if turns else "no turns"
         raise UserError(
-            f"{origin}: {wrong}. Expected pairs of a user's and an assistant's turn; add the answer or drop the turn."
+            f"{source}: {wrong}. Expected pairs of a user's and an assistant's turn; add the answer or drop the turn."
         )
 
 

@@ -29,7 +29,7 @@ Features = dict[str, Tensor]
 TOWERS = ("siglip", "sam")
 
 
-def first_half(plan: Plan) -> dict[str, set[str]]:
+def frozen_features_of(plan: Plan) -> dict[str, set[str]]:
     """Names of the tensors that the frozen first half ends in -> the parts that each is made by.
 
     Args:
@@ -42,7 +42,7 @@ def first_half(plan: Plan) -> dict[str, set[str]]:
     for tower in TOWERS:
         if tower in trained:
             raise UserError(
-                f"model.feature_store: {tower} trains ({plan[tower].mode}), so what it makes of an image changes with "
+                f"model.feature_cache: {tower} trains ({plan[tower].mode}), so what it makes of an image changes with "
                 f"every step and cannot be kept. Freeze it (model.parts.{tower}.mode: frozen) or leave the store out."
             )
     hybrid = "sam" in plan
@@ -89,7 +89,7 @@ def frozen_features(
     """The first half.
 
     Args:
-        model: a complete one. names: from `first_half`.
+        model: a complete one. names: from `frozen_features_of`.
         low, high: [I, 3, S, S], as `pixel_values` and `high_res_pixel_values` of `schema.Batch`.
 
     Returns:
@@ -139,7 +139,7 @@ def downsampled(model: PreTrainedModel, features: Features) -> Tensor:
     return (project(last) + project(after_global) * alpha).flatten(2).transpose(1, 2)
 
 
-def first_half_digest(model: PreTrainedModel, halves: dict[str, set[str]]) -> str:
+def extractor_digest(model: PreTrainedModel, halves: dict[str, set[str]]) -> str:
     """Differs when the first half would make other features: its tensors' bytes, its settings, or transformers."""
     parts = set().union(*halves.values())
     named = {name: p for name, p in model.named_parameters() if part_of(name) in parts}
@@ -159,7 +159,7 @@ def tensor_digest(tensor: Tensor) -> str:
     return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(flat.data).hexdigest()}"
 
 
-def let_go(model: PreTrainedModel, halves: dict[str, set[str]]) -> None:
+def unload(model: PreTrainedModel, halves: dict[str, set[str]]) -> None:
     """Free the weights of the first half; alpha stays, which is used after the neck that it belongs to."""
     parts = set().union(*halves.values())
     gone = parts if "aligned" in halves or "high" in halves else parts - {"sam_neck_hd"}

@@ -53,7 +53,7 @@ def decoder_attention(
 ) -> dict[str, Tensor | BlockMask | None]:
     """The arguments that hold a batch's conversations apart, for the model's kind of attention.
 
-    A batch with one conversation a row needs none: padding is on the right, where no learnt token sees it, and without
+    A batch with one conversation a row needs none: padding is on the right, where no supervised token sees it, and without
     a mask the kernel skips what lies above the diagonal. Positions are left out too then, because transformers takes
     positions that start anew, as the padding's do, for a packed row, and would make the mask.
 

@@ -75,11 +75,11 @@ class HeldOutReport(L.Callback):
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, when: str
     ) -> dict[str, float]:
-        """Metrics on the test rows, and on each probe under its name; answers are kept as JSON lines."""
+        """Metrics on the test rows, and on each retention_set under its name; answers are kept as JSON lines."""
         assert isinstance(pl_module, FinetuneModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         metrics: dict[str, float] = {}
-        for name, rows in {"test": data.rows("test"), **data.probes()}.items():
+        for name, rows in {"test": data.rows("test"), **data.retention_sets()}.items():
             own = answer_all(pl_module, data.prompt_loader(rows), f"{name}, {when}")
             answers = gather_answers(own, rows)
             if trainer.is_global_zero:
@@ -143,7 +143,7 @@ def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
     rows = []
     for metric, after in summary["after"].items():
         if metric.count("/") > 1:
-            continue  # the types of a probe are in summary.json
+            continue  # the types of a retention_set are in summary.json
         floor = summary["floor"].get(metric)
         cells = [summary["before"].get(metric), after, floor]
         rows.append([metric, *("-" if cell is None else f"{100 * cell:.1f} %" for cell in cells)])

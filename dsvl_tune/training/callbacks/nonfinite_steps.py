@@ -15,7 +15,7 @@ SHOWN_ROWS = 16
 """Rows of a bad step that its message names."""
 
 
-class BadSteps:
+class NonfiniteSteps:
     """Counts them and stops the run at one too many; every process comes to the same result.
 
     Args:
@@ -23,12 +23,12 @@ class BadSteps:
 
     Attributes:
         seen: so many have been. found: whether the step in work is one.
-        origins: of the rows of each micro-batch of the step in work, in this process.
+        sources: of the rows of each micro-batch of the step in work, in this process.
     """
 
     def __init__(self, allowed: int) -> None:
         self.allowed, self.seen, self.found = allowed, 0, False
-        self.origins: list[list[str]] = []
+        self.sources: list[list[str]] = []
 
     def judge(
         self, trainer: L.Trainer, loss: Tensor, losses: Tensor, gradients: Sequence[Tensor]
@@ -50,16 +50,16 @@ class BadSteps:
         if self.found:
             self.seen += 1
             message = bad_step_message(
-                trainer.global_step + 1, loss, rows_of_bad_step(self.origins, losses)
+                trainer.global_step + 1, loss, rows_of_bad_step(self.sources, losses)
             )
             if self.seen > self.allowed:
                 raise UserError(
-                    f"{message} Lower model.lr, or look at the rows (dsvl-tune preview); --model.max_bad_steps "
+                    f"{message} Lower model.lr, or look at the rows (dsvl-tune preview); --model.max_nonfinite_steps "
                     f"{self.seen} --ckpt_path last goes on without such a step."
                 )
             if trainer.is_global_zero:
                 print(f"{message} Left out, {self.seen} of at most {self.allowed}.", flush=True)
-        self.origins.clear()
+        self.sources.clear()
         return self.found
 
 
@@ -71,21 +71,21 @@ def is_finite_step(loss: Tensor, gradients: Sequence[Tensor]) -> bool:
     return bool(torch.isfinite(loss + norm))
 
 
-def rows_of_bad_step(origins: list[list[str]], losses: Tensor) -> list[str]:
+def rows_of_bad_step(sources: list[list[str]], losses: Tensor) -> list[str]:
     """Rows of the micro-batches whose loss is not finite, in all processes; of all, where only a gradient is not."""
     bad = [
-        rows for rows, finite in zip(origins, losses.isfinite().tolist(), strict=True) if not finite
+        rows for rows, finite in zip(sources, losses.isfinite().tolist(), strict=True) if not finite
     ]
-    found = [(bad, origins)]
+    found = [(bad, sources)]
     if distributed.is_available() and distributed.is_initialized():
         found = found * distributed.get_world_size()
-        distributed.all_gather_object(found, (bad, origins))
+        distributed.all_gather_object(found, (bad, sources))
     named = [rows for bad, _ in found for rows in bad] or [
         rows for _, every in found for rows in every
     ]
     return list(
         dict.fromkeys(row for rows in named for row in rows)
-    )  # the conversations of a row have one origin
+    )  # the conversations of a row have one source
 
 
 def bad_step_message(step: int, loss: Tensor, rows: list[str]) -> str:

@@ -130,7 +130,7 @@ class PlanCheck(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        if not self.with_gradient or pl_module.bad_steps.found:
+        if not self.with_gradient or pl_module.nonfinite_steps.found:
             return
         watched = {
             name: parameter

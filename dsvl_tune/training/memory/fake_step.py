@@ -25,12 +25,12 @@ from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
 class RowShape(NamedTuple):
-    """What a micro-batch holds: `rows` rows of `tokens` tokens with `images` images and `learnt` learnt tokens each."""
+    """What a micro-batch holds: `rows` rows of `tokens` tokens with `images` images and `supervised` supervised tokens each."""
 
     rows: int
     tokens: int
     images: int
-    learnt: int
+    supervised: int
 
 
 class StepBytes(NamedTuple):
@@ -182,8 +182,8 @@ def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Te
 
 
 def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
-    """The loss of the learnt positions, as `training.loss` takes it."""
-    places = torch.zeros(shape.rows * shape.learnt, dtype=torch.int64)
+    """The loss of the supervised positions, as `training.loss` takes it."""
+    places = torch.zeros(shape.rows * shape.supervised, dtype=torch.int64)
     loss_sum, _ = head_loss(
         model.lm_head, hidden.flatten(0, 1)[places], places, torch.ones(len(places))
     )

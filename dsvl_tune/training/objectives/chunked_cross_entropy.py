@@ -1,4 +1,4 @@
-"""Head and cross entropy in chunks, so that the logits of all learnt tokens never exist at once."""
+"""Head and cross entropy in chunks, so that the logits of all supervised tokens never exist at once."""
 
 from __future__ import annotations
 

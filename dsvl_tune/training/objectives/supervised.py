@@ -34,7 +34,7 @@ def encode_images(
 
 
 def supervised_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the losses of the learnt tokens, and the sum of their weights.
+    """Weighted sum of the losses of the supervised tokens, and the sum of their weights.
 
     Returns:
         (loss_sum, weight_sum), float32 scalars; a mean is loss_sum / weight_sum, over as many batches as one likes.
@@ -53,12 +53,12 @@ def loss_by_modality(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tens
         are the sums over all.
     """
     targets = batch.labels[:, 1:]
-    learnt = targets != IGNORE_INDEX
-    weights = batch.loss_weights[:, 1:][learnt]
+    supervised = targets != IGNORE_INDEX
+    weights = batch.loss_weights[:, 1:][supervised]
     loss_sum, losses = head_loss(
-        model.lm_head, hidden_states(model, batch)[:, :-1][learnt], targets[learnt], weights
+        model.lm_head, hidden_states(model, batch)[:, :-1][supervised], targets[supervised], weights
     )
-    image = shows_image(batch, model.config.image_token_id)[:, 1:][learnt]
+    image = shows_image(batch, model.config.image_token_id)[:, 1:][supervised]
     sums = torch.stack([losses * weights, weights])
     return loss_sum, torch.stack([sums[:, ~image].sum(1), sums[:, image].sum(1)])
 

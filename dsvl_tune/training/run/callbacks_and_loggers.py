@@ -19,7 +19,7 @@ def run_callbacks(
     run_folder: Path,
     progress: bool,
     stop: StopRequest,
-    best_by: str,
+    monitor: str,
     keep_best: int,
     checkpoint_every_steps: int | None,
 ) -> list[Callback]:
@@ -29,15 +29,15 @@ def run_callbacks(
         run_folder: checkpoints go to `checkpoints/` in it.
         progress: whether to show the bar.
         stop: says when the run should stop.
-        best_by: logged metric that picks the best one, or "last" to keep no other than the last.
+        monitor: logged metric that picks the best one, or "last" to keep no other than the last.
         keep_best: how many of the best stay.
         checkpoint_every_steps: optimizer steps between the last ones, besides validations; None for no more.
     """
     best = ModelCheckpoint(
         dirpath=run_folder / FOLDER,
         filename="best-{step}",
-        monitor=best_by,
-        mode="min" if "loss" in best_by else "max",
+        monitor=monitor,
+        mode="min" if "loss" in monitor else "max",
         save_top_k=keep_best,
         save_on_train_epoch_end=False,
         enable_version_counter=False,  # a run that goes on from before a kill writes the same file again
@@ -46,7 +46,7 @@ def run_callbacks(
         *([StepProgress()] if progress else []),
         PlanCheck(run_folder),
         HeldOutReport(run_folder),
-        *([best] if best_by != "last" else []),
+        *([best] if monitor != "last" else []),
         LastCheckpoint(run_folder, stop, checkpoint_every_steps),
     ]
 

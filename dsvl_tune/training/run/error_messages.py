@@ -21,7 +21,7 @@ LOST_WORKER = r"DataLoader worker \(pid\(?s?\)? .*(killed by signal|exited unexp
 
 
 @contextmanager
-def faults_told(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
+def explained_errors(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
     """Turn errors of the block that the user can do something about into one message; ours stay as they are.
 
     Raises:

@@ -17,15 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from dsvl_tune.core import tensor_cache as tensor_store
-from dsvl_tune.core.tensor_cache import TensorStore
+from dsvl_tune.core.tensor_cache import TensorCache
 
 SHAPES = {"low": (4, 8), "high": (16, 3)}
 
 
 def open_store(
     root: Path, dtype: torch.dtype = torch.float32, max_bytes: int = 1 << 30
-) -> TensorStore:
-    return TensorStore(root, "one", SHAPES, dtype, max_bytes)
+) -> TensorCache:
+    return TensorCache(root, "one", SHAPES, dtype, max_bytes)
 
 
 def entry(number: int) -> dict[str, torch.Tensor]:
@@ -104,12 +104,12 @@ def test_another_images_entry_is_a_miss(tmp_path: Path) -> None:
 def test_entries_of_other_shapes_are_a_miss(tmp_path: Path) -> None:
     open_store(tmp_path).put(key(1), entry(1))
     assert (
-        TensorStore(tmp_path, "one", {**SHAPES, "low": (8, 4)}, torch.float32, 1 << 30).get(key(1))
+        TensorCache(tmp_path, "one", {**SHAPES, "low": (8, 4)}, torch.float32, 1 << 30).get(key(1))
         is None
     )
     open_store(tmp_path).put(key(1), entry(1))
     assert (
-        TensorStore(tmp_path, "one", {**SHAPES, "more": (1,)}, torch.float32, 1 << 30).get(key(1))
+        TensorCache(tmp_path, "one", {**SHAPES, "more": (1,)}, torch.float32, 1 << 30).get(key(1))
         is None
     )
 

@@ -16,8 +16,11 @@ MIXTURES: dict[str, dict[str, Any]] = {
     "mixture": {},
     "with replacement": {"with_replacement": ("text", "pictures")},
     "ramp": {"text_share": Ramp(1.0, 0.3, steps=4)},
-    "whole steps": {"text_share": Ramp(1.0, 0.3, steps=4, shape="cosine"), "whole_steps": True},
-    "by length": {"length_grouped": True, "whole_steps": True},
+    "whole steps": {
+        "text_share": Ramp(1.0, 0.3, steps=4, shape="cosine"),
+        "homogeneous_steps": True,
+    },
+    "by length": {"length_grouped": True, "homogeneous_steps": True},
 }
 ORDERS = ("plain", "trees", *MIXTURES, "streamed")
 

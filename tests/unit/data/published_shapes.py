@@ -58,7 +58,7 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
         },
         [("u", ["#1.jpg", "Who?"], 1.0), ("a", ["They."], 1.0)],
     ),
-    # ms-swift, docs/Customization/Custom-dataset: standard form, with a reply that is not learnt
+    # ms-swift, docs/Customization/Custom-dataset: standard form, with a reply that is not supervised
     "swift messages": (
         "openai",
         {

@@ -69,8 +69,8 @@ class Recorder(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if len(self.seen) == self.dies_at:
             raise RuntimeError("the machine went down")
-        self.seen.append(batch.origins)
-        return self.weight * len(batch.origins)
+        self.seen.append(batch.sources)
+        return self.weight * len(batch.sources)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -114,7 +114,7 @@ def test_a_stopped_run_goes_on_with_the_rows_it_had_left(
     whole = fit(data, tiny_checkpoint, 20, tmp_path / "whole", num_workers=workers)
     assert len(whole.seen) == 20
     for epoch in (whole.seen[:8], whole.seen[8:16]):
-        assert len({origin for batch in epoch for origin in batch}) == sum(map(len, epoch)) == 25
+        assert len({source for batch in epoch for source in batch}) == sum(map(len, epoch)) == 25
     assert whole.seen[:8] != whole.seen[8:16]
     for stop in (1, 7, 8, 9, 16, 19) if workers == 0 else (3, 8):
         saved = tmp_path / f"whole/step={stop}.ckpt"
@@ -188,10 +188,10 @@ def test_loaders(data: Path, tiny_checkpoint: str) -> None:
     assert all(isinstance(batch, Batch) for batch in batches) and all(
         isinstance(p, Prompts) for p in prompts
     )
-    held = [origin for batch in batches for origin in batch.origins]
-    assert held == [origin for prompt in prompts for origin in prompt.origins] and len(held) == 5
-    assert sum(len(p.origins) for p in plain.test_dataloader()) == 25
-    trained = [origin for batch in plain.train_dataloader() for origin in batch.origins]
+    held = [source for batch in batches for source in batch.sources]
+    assert held == [source for prompt in prompts for source in prompt.sources] and len(held) == 5
+    assert sum(len(p.sources) for p in plain.test_dataloader()) == 25
+    trained = [source for batch in plain.train_dataloader() for source in batch.sources]
     assert len(trained) == 20 and not set(trained) & set(held)
 
 

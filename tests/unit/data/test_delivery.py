@@ -14,7 +14,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from dsvl_tune.core.types import Batch, ImageRef
 from dsvl_tune.data.images.load import load_image, to_pixels
 from dsvl_tune.data.images.lookup import keyed
-from dsvl_tune.data.images.padded_cache import kept_squares
+from dsvl_tune.data.images.padded_cache import padded_image_cache
 from dsvl_tune.datamodules import InstructDataModule
 
 
@@ -50,19 +50,19 @@ def by_origin(data: InstructDataModule) -> dict[str, tuple[torch.Tensor, torch.T
         )
         assert large.dtype == torch.uint8
         batch = data.on_after_batch_transfer(batch, 0)
-        for row, origin in enumerate(batch.origins):
+        for row, source in enumerate(batch.sources):
             image = batch.image_index[row]
             high = batch.high_res_pixel_values
-            found[origin] = batch.pixel_values[image], None if high is None else high[image]
+            found[source] = batch.pixel_values[image], None if high is None else high[image]
     return found
 
 
 def assert_same(found: dict[str, Any], rows: Path, data: InstructDataModule) -> None:
     assert data.processor is not None and len(found) == 3
-    for i, origin in enumerate(sorted(found)):
+    for i, source in enumerate(sorted(found)):
         ref = ImageRef(rows.parent / f"{i}.png", "it")
         wanted = to_pixels(load_image(ref, "test"), data.processor.image_rule, "it")
-        low, high = found[origin]
+        low, high = found[source]
         assert low.dtype == torch.float32 and torch.equal(low, wanted.low)
         assert (high is None and wanted.high is None) or torch.equal(high, wanted.high)
 
@@ -82,7 +82,7 @@ def test_kept_squares_are_used_and_belong_to_bytes_and_rule(checkpoint: Path, ro
         assert_same(by_origin(data), rows, data)
     assert data.processor is not None
     rule = data.processor.image_rule
-    store = kept_squares(rule, 1.0)
+    store = padded_image_cache(rule, 1.0)
     assert len(list(store.root.rglob("*.safetensors"))) == 3
 
     _, key = keyed(ImageRef(rows.parent / "0.png", "it"), rule, "test")
@@ -108,7 +108,7 @@ def test_a_loader_pins_every_tensor(
     batch = next(iter(data_of(hybrid_checkpoint, rows).train_dataloader()))
     batch.features = {"low": torch.ones(2)}
     pinned = pin_memory(batch)
-    assert isinstance(pinned, Batch) and pinned.origins == batch.origins
+    assert isinstance(pinned, Batch) and pinned.sources == batch.sources
     tensors = {
         name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)
     }

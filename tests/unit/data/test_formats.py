@@ -107,7 +107,7 @@ def official(*contents: str) -> dict[str, Any]:
 def test_the_same_conversation_in_every_format(row: dict[str, Any], root: Path) -> None:
     conversation = one(root, row)
     assert shape(conversation) == EXPECTED
-    assert (conversation.system, conversation.kind) == (None, "")
+    assert (conversation.system, conversation.question_type) == (None, "")
 
 
 def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
@@ -117,7 +117,7 @@ def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
         "And <image>?",
         "Yes.",
         image=["a.png", "b.png", "a.png"],
-        kind="pairs",
+        question_type="pairs",
     )
     expected = [
         ("user", 1.0, ["a.png", "b.png", " Same?"]),
@@ -128,7 +128,7 @@ def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
     row["conversations"].insert(0, {"from": "system", "value": "Be brief."})
     conversation = one(root, row)
     assert shape(conversation) == expected
-    assert (conversation.system, conversation.kind) == ("Be brief.", "pairs")
+    assert (conversation.system, conversation.question_type) == ("Be brief.", "pairs")
     for row in (llava("Hi", "Ho"), openai("Hi", "Ho"), official("Hi", "Ho")):
         assert one(root, {**row, "system": "Be long."}).system == "Be long."
 
@@ -143,20 +143,20 @@ def test_data_url_is_the_picture_itself(root: Path) -> None:
     content = (root / "a.png").read_bytes()
     url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
     (ref,) = one(root, openai([{"type": "image_url", "image_url": {"url": url}}], "x")).images
-    assert ref.source == content
+    assert ref.content == content
 
 
 def test_list_and_lines_name_their_rows(root: Path) -> None:
     rows = [llava("Hi", "Ho"), openai("Hi", "Ho")]
     path = write(root, *rows, as_list=True)
-    assert [c.origin for c in read_conversations(path, root)] == [
+    assert [c.source for c in read_conversations(path, root)] == [
         f"{path}: row 1",
         f"{path}: row 2",
     ]
     path.write_text(
         f"{json.dumps(rows[0])}\n\n{json.dumps(openai('a b', 'c'), ensure_ascii=False)}\n"
     )
-    assert [c.origin for c in read_conversations(path, root)] == [f"{path}:1", f"{path}:3"]
+    assert [c.source for c in read_conversations(path, root)] == [f"{path}:1", f"{path}:3"]
 
 
 BAD = [

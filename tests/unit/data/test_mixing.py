@@ -17,7 +17,11 @@ WARM_UP = Mixture(
     (1.0, 2.0, 1.0), (True, False, False), Ramp(1.0, 0.7, steps=40), batches_per_step=2
 )
 GROUPED = Mixture(
-    (1.0, 2.0, 1.0), (True, False, False), Ramp(1.0, 0.7, 40), whole_steps=True, batches_per_step=3
+    (1.0, 2.0, 1.0),
+    (True, False, False),
+    Ramp(1.0, 0.7, 40),
+    homogeneous_steps=True,
+    batches_per_step=3,
 )
 SIZES = [17, 40, 9]
 

@@ -63,8 +63,8 @@ class Recorder(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with (self.folder / f"rank{self.global_rank}").open("a") as file:
-            file.write(json.dumps([origin.rpartition("/")[2] for origin in batch.origins]) + "\n")
-        return self.weight * len(batch.origins)
+            file.write(json.dumps([source.rpartition("/")[2] for source in batch.sources]) + "\n")
+        return self.weight * len(batch.sources)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -102,7 +102,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "shares": {},
     "warm-up": {
         "text_share": Ramp(1.0, 0.3, steps=6),
-        "whole_steps": True,
+        "homogeneous_steps": True,
         "with_replacement": ("pictures",),
     },
     "by length": {"length_grouped": True},
@@ -205,10 +205,10 @@ def test_weights_of_sources_and_modalities_reach_the_loss(
     )
     data.setup("fit")
     for batch in data.train_dataloader():
-        for row, origin in enumerate(batch.origins):
+        for row, source in enumerate(batch.sources):
             weights = set(batch.loss_weights[row].tolist()) - {0.0}
-            assert weights == ({0.25} if "text" in origin else {3.0})
-    kinds = {conversation.kind for row in data.rows("train") for conversation in row}
+            assert weights == ({0.25} if "text" in source else {3.0})
+    kinds = {conversation.question_type for row in data.rows("train") for conversation in row}
     assert kinds == {"text", "pictures"}
 
 
@@ -280,6 +280,6 @@ def test_a_recipe_names_sources_and_ramp(
     assert data.text_share == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")
     assert len(data.rows("train")) == 9 + 5  # six trees of five questions, one of them held out
-    assert {conversation.kind for row in data.rows("validation") for conversation in row} == {
-        "pictures"
-    }
+    assert {
+        conversation.question_type for row in data.rows("validation") for conversation in row
+    } == {"pictures"}

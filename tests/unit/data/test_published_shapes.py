@@ -60,7 +60,7 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
     row = {"question": "?", "answer": "!", "image": source}
     (ref,) = read_row(row, "x", Home(Path("root"))).images
     assert load_image(ref, "x").getpixel((1, 1)) == (255, 0, 0)
-    assert ref.source == PNG.getvalue()
+    assert ref.content == PNG.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -156,5 +156,5 @@ def test_ready_made_data_modules(
     data = getattr(dsvl_tune.datamodules, name)(str(path), checkpoint=tiny_checkpoint, **held)
     data.setup("fit")
     batches = list(data.train_dataloader())
-    assert sum(len(batch.origins) for batch in batches) == 3
-    assert {one.kind for one_row in data.rows("test") for one in one_row} == {kind}
+    assert sum(len(batch.sources) for batch in batches) == 3
+    assert {one.question_type for one_row in data.rows("test") for one in one_row} == {kind}

@@ -17,7 +17,7 @@ from PIL import Image
 from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.validation import result_cache as remembered
 from dsvl_tune.data.validation.inspect import Examine, Facts, survey
-from dsvl_tune.data.validation.result_cache import remembered_survey
+from dsvl_tune.data.validation.result_cache import cached_inspection
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, ScenesDataModule
 
 ROWS = 50
@@ -31,7 +31,7 @@ class Noted(Examine):
 
     def __call__(self, row: list[Conversation]) -> list[Facts]:
         with self.log.open("a") as file:
-            file.write(row[0].origin.rpartition(":")[2] + "\n")
+            file.write(row[0].source.rpartition(":")[2] + "\n")
         return super().__call__(row)
 
 
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def surveyed(folder: Path, processor: Processor, **settings: Any) -> Iterator[Facts]:
     data = InstructDataModule(str(folder / "rows.jsonl"))
     rows: Any = data.unchecked()["train"]
-    return remembered_survey(
+    return cached_inspection(
         rows, Noted(processor, log=folder / "log", **settings), rows.identity, "checking"
     )
 

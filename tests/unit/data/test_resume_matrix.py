@@ -59,7 +59,7 @@ class Run:
         while True:
             for batch in self.loader:
                 total.processed += 1
-                yield batch.origins
+                yield batch.sources
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -38,9 +38,9 @@ class Recorder(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         self.rows.append(
-            (self.global_step, [origin.rpartition("/")[2] for origin in batch.origins])
+            (self.global_step, [source.rpartition("/")[2] for source in batch.sources])
         )
-        return self.weight * len(batch.origins)
+        return self.weight * len(batch.sources)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

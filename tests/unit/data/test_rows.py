@@ -25,7 +25,7 @@ def ask(question: str, answer: str, *images: ImageRef, system: str | None = "") 
         (Turn("user", (*images, question)), Turn("assistant", (answer,))),
         question,
         system,
-        kind=answer,
+        question_type=answer,
     )
 
 
@@ -50,7 +50,7 @@ def test_every_branch_of_a_tree_is_its_conversation_alone(processor: Processor) 
         assert branch(row, number) == branch(sample, 0)
     assert row.input_ids.count(processor.image_token_id) == 2 * processor.image_tokens
     assert [pixels.name for pixels in row.images] == ["red", "blue"]
-    assert row.origins == ["Which?", "Which one?", "How many?", "Which?"]
+    assert row.sources == ["Which?", "Which one?", "How many?", "Which?"]
 
 
 def test_a_learnt_token_follows_one_of_its_own_branch(processor: Processor) -> None:
@@ -59,8 +59,8 @@ def test_a_learnt_token_follows_one_of_its_own_branch(processor: Processor) -> N
         encode(ask("Which?", answer, RED), processor) for answer in ("left", "leftmost", "left")
     ]
     row = tree(samples, processor.image_token_id)
-    learnt = [t for t, label in enumerate(row.labels) if label != IGNORE_INDEX]
-    assert all(row.branches[t] == row.branches[t - 1] != 0 for t in learnt)
+    supervised = [t for t, label in enumerate(row.labels) if label != IGNORE_INDEX]
+    assert all(row.branches[t] == row.branches[t - 1] != 0 for t in supervised)
     assert (
         row.branches.count(0)
         == branch(samples[0], 0).index(next(c for c in branch(samples[0], 0) if c[2])) - 1
@@ -153,7 +153,7 @@ def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor)
         columns(sample, 0) for sample in samples
     ]
     assert row.images == [pixels for sample in samples for pixels in sample.images]
-    assert row.origins == [origin for sample in samples for origin in sample.origins]
+    assert row.sources == [source for sample in samples for source in sample.sources]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> Non
     assert batch.high_res_pixel_values is None
     assert (
         batch.labels == processor.eos_id
-    ).sum() == 3  # one end token a row is learnt, though padding has its id
+    ).sum() == 3  # one end token a row is supervised, though padding has its id
 
 
 def test_text_only_batch_has_no_pixels(processor: Processor) -> None:
@@ -216,4 +216,4 @@ def test_prompts_pad_left(processor: Processor) -> None:
         prompts.input_ids[0, -lengths[0] :]
     ) == processor.tokenizer.decode(encode_prompt(rows[0], processor).input_ids)
     assert prompts.image_index.tolist() == [0, 0]
-    assert (prompts.references, prompts.kinds) == (["b", "c"], ["b", "c"])
+    assert (prompts.references, prompts.question_types) == (["b", "c"], ["b", "c"])

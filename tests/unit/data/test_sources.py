@@ -198,7 +198,7 @@ def as_shards(root: Path) -> str:
 def test_webdataset_shards(root: Path) -> None:
     rows = read(as_shards(root))
     assert [said(row) for row in rows] == [[RED, "a"], [BLUE, "b"], [RED, "\nWhat?", "Red."]]
-    assert [row.origin for row in rows] == [
+    assert [row.source for row in rows] == [
         *(f"{root}/00000.tar: sample {n}" for n in (1, 2)),
         f"{root}/00001.tar: sample 1",
     ]
@@ -231,7 +231,7 @@ def test_a_picture_inside_a_table_of_text(root: Path) -> None:
         f'question,answer,image\nWhat?,Noise.,"data:image/png;base64,{url}"\n'
     )
     (row,) = read(root / "rows.csv")
-    assert row.images[0].source == (root / "noise.png").read_bytes()
+    assert row.images[0].content == (root / "noise.png").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_streamed_rows_are_those_of_opened_files(
     far = StreamedRows(Stream(find_shards(f"file://{pattern}")))
     found = [far[record] for record in far.records()]
     assert [row[0].turns for row in found] == [row[0].turns for row in opened]
-    assert found[0][0].origin.startswith("file://")
+    assert found[0][0].source.startswith("file://")
 
 
 def test_parquet_gives_what_datasets_streams(tmp_path: Path) -> None:
@@ -119,15 +119,15 @@ def test_the_order_from_any_row(window: int, folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(streams, "WINDOW", window)
     shards, total = find_shards(f"{folder}/*"), sum(SIZES)
     unbroken = Stream(shards, seed=3)
-    whole = [record.origin for record in islice(unbroken.rows_from(0), 3 * total)]
+    whole = [record.source for record in islice(unbroken.rows_from(0), 3 * total)]
     epochs = [whole[start : start + total] for start in range(0, 3 * total, total)]
     assert all(len(set(epoch)) == total for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
     for start in range(2 * total):
         later = Stream(shards, 3, dict(unbroken.counts))
-        assert [record.origin for record in islice(later.rows_from(start), total)] == whole[
+        assert [record.source for record in islice(later.rows_from(start), total)] == whole[
             start : start + total
         ]
-    assert [one.origin for one in islice(Stream(shards, 4).rows_from(0), total)] != epochs[0]
+    assert [one.source for one in islice(Stream(shards, 4).rows_from(0), total)] != epochs[0]
 
 
 def test_a_resume_opens_no_shard_that_it_is_past(
@@ -141,7 +141,7 @@ def test_a_resume_opens_no_shard_that_it_is_past(
         rows = first.rows_from(0)
         list(islice(rows, stop))
         counts = dict(first.counts)
-        rest = [record.origin for record in islice(rows, 3)]
+        rest = [record.source for record in islice(rows, 3)]
         after = Stream(
             [shard if i not in counts else f"{shard}.gone" for i, shard in enumerate(shards)],
             3,
@@ -151,9 +151,9 @@ def test_a_resume_opens_no_shard_that_it_is_past(
             sum(counts.values()) <= stop // 2 * 2
         )  # else rows of a counted shard are still to come
         if behind:
-            assert [record.origin for record in islice(after.rows_from(stop), 3)] == rest
+            assert [record.source for record in islice(after.rows_from(stop), 3)] == rest
         assert [
-            record.origin for record in islice(Stream(shards, 3, counts).rows_from(stop), 3)
+            record.source for record in islice(Stream(shards, 3, counts).rows_from(stop), 3)
         ] == rest
 
 
@@ -269,7 +269,7 @@ def test_streamed_rows_are_packed_too_and_have_no_end_to_store(
     data = module(lines, tiny_checkpoint, batch_size=4, pack_tokens=10_000)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    assert len(batch.origins) == 4 and len(batch.input_ids) == 1
+    assert len(batch.sources) == 4 and len(batch.input_ids) == 1
     with pytest.raises(UserError, match=r"with data.streaming nobody knows every image"):
         data.every_row()
 
@@ -284,7 +284,7 @@ def test_held_out_rows_that_are_far_are_read(lines: Path, tiny_checkpoint: str) 
     data.setup("fit")
     assert [len(data.rows(split)) for split in ("validation", "test")] == [SIZES[1], SIZES[3]]
     batch = next(iter(data.val_dataloader()[0]))
-    assert batch.origins[0] == f"file://{lines}/part1.jsonl:1"
+    assert batch.sources[0] == f"file://{lines}/part1.jsonl:1"
     assert data.floor()
 
 

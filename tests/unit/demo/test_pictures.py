@@ -15,7 +15,7 @@ from dsvl_tune.demo.scenes import SCENES, cell_colours, colour_name, scene_row
 
 
 def picture_of(row: list[Conversation]) -> Image.Image:
-    source = row[0].images[0].source
+    source = row[0].images[0].content
     assert isinstance(source, Image.Image)
     return source
 
@@ -78,7 +78,9 @@ def test_bar_lengths_are_the_answers() -> None:
         row = chart_row(seed, "test", kinds=("lying",), questions=30)
         picture = picture_of(row)
         said = [
-            (str(c.turns[0].parts[-1]), str(c.turns[1].parts[0])) for c in row if c.kind == "value"
+            (str(c.turns[0].parts[-1]), str(c.turns[1].parts[0]))
+            for c in row
+            if c.question_type == "value"
         ]
         answers = {question.split()[6]: int(answer) for question, answer in said}
         lengths: dict[str, int] = {}

@@ -69,7 +69,7 @@ def test_a_yes_no_question_gives_nothing_away(kind: str) -> None:
     yes: dict[str, list[bool]] = defaultdict(list)
     for seed in range(3 * ROWS):
         for conversation in chart_row(seed, "train"):
-            if conversation.kind == kind:
+            if conversation.question_type == kind:
                 question, answer = texts(conversation)
                 yes["all"].append(answer == "yes")
                 for word in re.findall(r"over \d+", question) + re.findall(
@@ -95,7 +95,7 @@ def test_types_are_asked_equally_often_and_never_twice() -> None:
     for seed in range(100):
         row = chart_row(seed, "test", questions=7)
         assert len({texts(conversation)[0] for conversation in row}) == len(row) == 7
-        kinds.update(conversation.kind for conversation in row)
+        kinds.update(conversation.question_type for conversation in row)
     assert set(kinds.values()) == {100}
 
 

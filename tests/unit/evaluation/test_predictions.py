@@ -13,11 +13,11 @@ from dsvl_tune.evaluation.predictions import in_row_order
 def test_rows_come_back_in_order(rows: int, processes: int) -> None:
     shares = [
         [
-            {"origin": f"row {row}"}
+            {"source": f"row {row}"}
             for row in DistributedSampler(range(rows), processes, rank, shuffle=False)
         ]
         for rank in range(processes)
     ]
-    assert [answer["origin"] for answer in in_row_order(shares, rows)] == [
+    assert [answer["source"] for answer in in_row_order(shares, rows)] == [
         f"row {row}" for row in range(rows)
     ]

@@ -40,13 +40,15 @@ def test_weights_follow_the_turns(processor: Processor) -> None:
         Turn("assistant", ("d",), 0.5),
     )
     sample = encode(Conversation(turns, "o", ""), processor)
-    learnt = [
+    supervised = [
         (token, w)
         for token, w in zip(sample.labels, sample.loss_weights, strict=True)
         if token != IGNORE_INDEX
     ]
-    assert processor.tokenizer.decode([token for token, _ in learnt]) == " d<｜end▁of▁sentence｜>"
-    assert {weight for _, weight in learnt} == {0.5}
+    assert (
+        processor.tokenizer.decode([token for token, _ in supervised]) == " d<｜end▁of▁sentence｜>"
+    )
+    assert {weight for _, weight in supervised} == {0.5}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_weights_follow_the_turns(processor: Processor) -> None:
         (talk("hello"), "no answer"),
         (talk("hello", "  \n"), "turn 2 .assistant.: empty"),
         (talk("", "yes"), "turn 1 .user.: empty"),
-        (talk("a", "b", weight=0.0), "nothing is learnt"),
+        (talk("a", "b", weight=0.0), "nothing is supervised"),
         (
             Conversation((Turn("assistant", ("a",)), Turn("user", ("b",))), "rows.jsonl:3"),
             "turn 1 is of role 'assistant'",
@@ -96,10 +98,13 @@ def test_pieces_tokenise_as_the_whole_string_does(processor: Processor) -> None:
 
 def test_prompt_and_reference(processor: Processor) -> None:
     row = Conversation(
-        (Turn("user", (PIC, " Why?")), Turn("assistant", (" Because. ",))), "o", "", kind="why"
+        (Turn("user", (PIC, " Why?")), Turn("assistant", (" Because. ",))),
+        "o",
+        "",
+        question_type="why",
     )
     prompt = encode_prompt(row, processor)
-    assert (prompt.reference, prompt.question, prompt.kind) == ("Because.", "Why?", "why")
+    assert (prompt.reference, prompt.question, prompt.question_type) == ("Because.", "Why?", "why")
     assert processor.tokenizer.decode(prompt.input_ids).endswith(" Why?\n\nAssistant:")
     open_row = Conversation(row.turns[:1], "o", "")
     assert encode_prompt(open_row, processor).input_ids == prompt.input_ids
@@ -122,26 +127,26 @@ def test_truncation_drops_pairs_then_the_end_of_the_answer(processor: Processor)
         len(tokenize(talk(*[t.parts[0] for t in row.turns[:n]]), processor).input_ids)
         for n in (2, 4, 6)
     ]
-    assert tokenize(row, processor, max_tokens=lengths[2], overlong="truncate") == tokenize(
+    assert tokenize(row, processor, max_tokens=lengths[2], on_overflow="truncate") == tokenize(
         row, processor
     )
     two = talk("one", "answer one", "two", "answer two")
     for limit in (lengths[1], lengths[2] - 1):
-        assert tokenize(row, processor, max_tokens=limit, overlong="truncate") == tokenize(
+        assert tokenize(row, processor, max_tokens=limit, on_overflow="truncate") == tokenize(
             two, processor
         )
     one = tokenize(talk("one", "answer one"), processor)
-    cut = tokenize(row, processor, max_tokens=lengths[0] - 2, overlong="truncate")
+    cut = tokenize(row, processor, max_tokens=lengths[0] - 2, on_overflow="truncate")
     assert cut.input_ids == one.input_ids[:-2] and cut.labels == one.labels[:-2]
     assert processor.eos_id not in cut.input_ids
 
     shortest = one.labels.index(next(label for label in one.labels if label != IGNORE_INDEX)) + 1
     assert (
-        tokenize(row, processor, max_tokens=shortest, overlong="truncate").labels[-1]
+        tokenize(row, processor, max_tokens=shortest, on_overflow="truncate").labels[-1]
         != IGNORE_INDEX
     )
-    with pytest.raises(UserError, match="come before the first learnt one"):
-        tokenize(row, processor, max_tokens=shortest - 1, overlong="truncate")
+    with pytest.raises(UserError, match="come before the first supervised one"):
+        tokenize(row, processor, max_tokens=shortest - 1, on_overflow="truncate")
 
 
 def test_truncation_never_cuts_an_image_and_keeps_the_pair_that_learns(
@@ -154,14 +159,14 @@ def test_truncation_never_cuts_an_image_and_keeps_the_pair_that_learns(
         Turn("assistant", ("d",)),
     )
     with pytest.raises(UserError, match="come before"):
-        tokenize(Conversation(late, "o", ""), processor, max_tokens=20, overlong="truncate")
+        tokenize(Conversation(late, "o", ""), processor, max_tokens=20, on_overflow="truncate")
     pairs = (
         Turn("user", ("a",)),
         Turn("assistant", ("b",)),
         Turn("user", (PIC, "c")),
         Turn("assistant", ("d",)),
     )
-    kept = tokenize(Conversation(pairs, "o", ""), processor, max_tokens=20, overlong="truncate")
+    kept = tokenize(Conversation(pairs, "o", ""), processor, max_tokens=20, on_overflow="truncate")
     assert kept.images == [] and processor.image_token_id not in kept.input_ids
 
 

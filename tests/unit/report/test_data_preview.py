@@ -89,7 +89,11 @@ def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_pat
             if token != module.processor.image_token_id
         ]
     found = [
-        (int(re.findall(r"id (\d+)", title)[0]), "learnt" in kind, float(title.rpartition(" ")[2]))
+        (
+            int(re.findall(r"id (\d+)", title)[0]),
+            "supervised" in kind,
+            float(title.rpartition(" ")[2]),
+        )
         for kind, title, _ in shown
     ]
     assert found == expected

@@ -23,7 +23,7 @@ from dsvl_tune.training.memory.estimate import estimate
 from dsvl_tune.training.memory.fake_step import RowShape
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
-SHAPE = RowShape(rows=3, tokens=400, images=1, learnt=100)
+SHAPE = RowShape(rows=3, tokens=400, images=1, supervised=100)
 VISUAL = 16
 """Visual tokens of an image of the tiny checkpoints."""
 
@@ -34,11 +34,11 @@ def planned(model: PreTrainedModel, preset: Preset) -> PreTrainedModel:
 
 
 def batch_of(model: PreTrainedModel) -> Batch:
-    rows, tokens, learnt = SHAPE.rows, SHAPE.tokens, SHAPE.learnt
+    rows, tokens, supervised = SHAPE.rows, SHAPE.tokens, SHAPE.supervised
     ids = torch.arange(rows * tokens).view(rows, tokens) % 200 + 100
     ids[:, :VISUAL] = model.config.image_token_id
     labels = torch.full_like(ids, IGNORE_INDEX)
-    labels[:, -learnt:] = ids[:, -learnt:]
+    labels[:, -supervised:] = ids[:, -supervised:]
     return Batch(
         input_ids=ids,
         labels=labels,
@@ -49,7 +49,7 @@ def batch_of(model: PreTrainedModel) -> Batch:
         pixel_values=torch.randn(rows, 3, 32, 32),
         high_res_pixel_values=torch.randn(rows, 3, 64, 64),
         image_index=torch.arange(rows),
-        origins=[""] * rows,
+        sources=[""] * rows,
     )
 
 

@@ -20,10 +20,10 @@ from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.evaluation.generate import generate_ids
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part_names
-from dsvl_tune.families.deepseek_vl.vision_features import first_half
+from dsvl_tune.families.deepseek_vl.vision_features import frozen_features_of
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.training.feature_cache import FrozenHalf, open_half
+from dsvl_tune.training.feature_cache import FeatureExtractor, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
 FULL, LORA = PartPlan("full"), PartPlan("lora", rank=4)
@@ -88,7 +88,9 @@ def model_of(checkpoint: Path, overrides: dict[str, PartPlan]) -> tuple[PreTrain
     return model, plan
 
 
-def data_of(checkpoint: Path, rows: Path, half: FrozenHalf | None = None) -> InstructDataModule:
+def data_of(
+    checkpoint: Path, rows: Path, half: FeatureExtractor | None = None
+) -> InstructDataModule:
     data = InstructDataModule(
         str(rows), validation=str(rows), checkpoint=str(checkpoint), batch_size=2, seed=1
     )
@@ -97,18 +99,20 @@ def data_of(checkpoint: Path, rows: Path, half: FrozenHalf | None = None) -> Ins
     return data
 
 
-def open_(model: PreTrainedModel, plan: Plan, root: Path, dtype: Any = "float32") -> FrozenHalf:
-    return open_half(model, plan, str(root), dtype, 1.0, "32-true")
+def open_(
+    model: PreTrainedModel, plan: Plan, root: Path, dtype: Any = "float32"
+) -> FeatureExtractor:
+    return open_feature_extractor(model, plan, str(root), dtype, 1.0, "32-true")
 
 
-def seen(data: InstructDataModule, half: FrozenHalf | None) -> Iterator[Batch]:
+def seen(data: InstructDataModule, half: FeatureExtractor | None) -> Iterator[Batch]:
     for batch in data.train_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
         yield half.see(batch, nullcontext()) if half else batch
 
 
 def step(
-    model: PreTrainedModel, data: InstructDataModule, half: FrozenHalf | None
+    model: PreTrainedModel, data: InstructDataModule, half: FeatureExtractor | None
 ) -> dict[str, Tensor]:
     """The loss of each micro-batch, the gradient of all of them together, and the answers."""
     found: dict[str, Tensor] = {}
@@ -134,7 +138,7 @@ def assert_equal(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert torch.equal(got["answers"], wanted["answers"])
 
 
-def entries(half: FrozenHalf) -> list[Path]:
+def entries(half: FeatureExtractor) -> list[Path]:
     return sorted((half.store.root / half.store.folder).rglob("*.safetensors"))
 
 
@@ -231,7 +235,11 @@ def test_what_changes_is_a_miss(hybrid_checkpoint: Path, rows: Path, tmp_path: P
     model.config.vision_config.layer_norm_eps *= 2
     folders.add(open_(model, plan, tmp_path).store.folder)
     folders.add(open_(model, plan, tmp_path, "bfloat16").store.folder)
-    folders.add(open_half(model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed").store.folder)
+    folders.add(
+        open_feature_extractor(
+            model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed"
+        ).store.folder
+    )
     folders.add(open_(model, plan | {"aligner": FULL}, tmp_path).store.folder)
     assert len(folders) == 6
     assert (
@@ -266,7 +274,7 @@ def test_images_are_known_by_their_bytes(
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_tower_that_trains_is_refused(part: str, mode: Any) -> None:
     with pytest.raises(UserError, match=rf"{part} trains \({mode}\)"):
-        first_half(make_plan("lora", {part: PartPlan(mode)}))
+        frozen_features_of(make_plan("lora", {part: PartPlan(mode)}))
 
 
 def test_towers_that_drop_out_are_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def picture(seed: int) -> ImageRef:
 
 
 def conversation(*parts: str | ImageRef, answer: str, weight: float = 1.0) -> Conversation:
-    return Conversation((Turn("user", parts), Turn("assistant", (answer,), weight)), origin="test")
+    return Conversation((Turn("user", parts), Turn("assistant", (answer,), weight)), source="test")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def rows() -> list[list[Conversation]]:
             Turn("user", ("And now?", three)),
             Turn("assistant", ("The third, by far.",)),
         ),
-        origin="long",
+        source="long",
     )
     questions = [
         conversation(one, text, answer=answer)
@@ -123,7 +123,7 @@ def test_questions_of_a_tree_do_not_see_each_other(
 def test_a_batch_without_trees_needs_no_mask(
     checkpoint: Path, rows: list[list[Conversation]]
 ) -> None:
-    """Padding on the right is seen by no learnt token, so the kernel may take its causal path."""
+    """Padding on the right is seen by no supervised token, so the kernel may take its causal path."""
     processor = load_processor(checkpoint)
     model = load_model(checkpoint)
     batch = make_batch([row[:1] for row in rows], processor, None, "error")

@@ -88,7 +88,7 @@ def run(
     parts = {"language_model": PartPlan("full"), "aligner": PartPlan("full")}
     module = Told(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
     module.path, module.told = path, []
-    whole_steps = options.pop("whole_steps", False)
+    homogeneous_steps = options.pop("homogeneous_steps", False)
     trainer = L.Trainer(
         max_steps=4,
         max_epochs=-1,
@@ -101,7 +101,9 @@ def run(
         log_every_n_steps=log_every,
         **options,
     )
-    trainer.fit(module, data(files, checkpoint, batch_size, whole_steps=whole_steps, seed=1))
+    trainer.fit(
+        module, data(files, checkpoint, batch_size, homogeneous_steps=homogeneous_steps, seed=1)
+    )
     kept: dict[str, Any] = torch.load(path, weights_only=True)
     return kept
 
@@ -115,12 +117,12 @@ def test_each_modality_has_the_mean_of_its_own_tokens(
     (batch,) = (module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader())
     assert isinstance(batch, Batch) and module.processor is not None
     alone = torch.zeros(2, 2)
-    rows = {row[0].origin: row for row in (module.rows("train")[i] for i in range(13))}
+    rows = {row[0].source: row for row in (module.rows("train")[i] for i in range(13))}
     with torch.no_grad():
         _, sums = loss_by_modality(model, batch)
-        for origin in batch.origins:
-            one = make_batch([rows[origin]], module.processor, None, "error")
-            alone[int("image" in Path(origin).name)] += torch.stack(supervised_loss(model, one))
+        for source in batch.sources:
+            one = make_batch([rows[source]], module.processor, None, "error")
+            alone[int("image" in Path(source).name)] += torch.stack(supervised_loss(model, one))
     torch.testing.assert_close(sums, alone, atol=1e-4, rtol=1e-5)
     assert (alone[:, 1] > 0).all()
 
@@ -129,9 +131,11 @@ def test_what_is_told_is_the_mean_since_the_last_line(
     files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path
 ) -> None:
     """With whole steps a line would else tell of one kind alone."""
-    told = run(files, hybrid_checkpoint, tmp_path / "log", 4, log_every=4, whole_steps=True)["told"]
+    told = run(files, hybrid_checkpoint, tmp_path / "log", 4, log_every=4, homogeneous_steps=True)[
+        "told"
+    ]
     assert [len(line) for line in told] == [1, 1, 1, 3]
-    each = run(files, hybrid_checkpoint, tmp_path / "each", 4, log_every=1, whole_steps=True)[
+    each = run(files, hybrid_checkpoint, tmp_path / "each", 4, log_every=1, homogeneous_steps=True)[
         "told"
     ]
     for name in ("train/loss_text", "train/loss_image"):
@@ -140,9 +144,9 @@ def test_what_is_told_is_the_mean_since_the_last_line(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("whole_steps", [False, True])
+@pytest.mark.parametrize("homogeneous_steps", [False, True])
 def test_two_processes_train_and_report_as_one(
-    whole_steps: bool,
+    homogeneous_steps: bool,
     files: dict[str, str],
     hybrid_checkpoint: Path,
     tmp_path: Path,
@@ -154,13 +158,13 @@ def test_two_processes_train_and_report_as_one(
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    one = run(files, hybrid_checkpoint, tmp_path / "one", 4, whole_steps=whole_steps)
+    one = run(files, hybrid_checkpoint, tmp_path / "one", 4, homogeneous_steps=homogeneous_steps)
     two = run(
         files,
         hybrid_checkpoint,
         tmp_path / "two",
         1,
-        whole_steps=whole_steps,
+        homogeneous_steps=homogeneous_steps,
         devices=2,
         strategy="ddp_fork",
         use_distributed_sampler=False,
@@ -172,6 +176,6 @@ def test_two_processes_train_and_report_as_one(
     for ours, theirs in zip(one["told"], two["told"], strict=True):
         assert ours == pytest.approx(theirs, abs=2e-5)
         kinds = {name for name in ours if name.startswith("train/loss_")}
-        assert (len(kinds) == 1) == whole_steps
+        assert (len(kinds) == 1) == homogeneous_steps
     for name, weight in one["weights"].items():
         torch.testing.assert_close(weight, two["weights"][name], atol=5e-5, rtol=1e-4)

@@ -26,7 +26,7 @@ data:
     train_charts: 10
     validation_charts: 2
     test_charts: 2
-    probe_scenes: 0
+    retention_scenes: 0
     batch_size: 2
     questions: 3
     num_workers: {workers}
@@ -58,7 +58,7 @@ def test_the_last_step_is_kept_where_no_metric_picks(
         ),
         encoding="utf-8",
     )
-    RecipeCLI(["fit", "--config", str(recipe), "--best_by", "last"])
+    RecipeCLI(["fit", "--config", str(recipe), "--monitor", "last"])
     run = tmp_path / "runs" / "tiny"
     kept = load_file(run / "adapter" / "adapter_model.safetensors")
     for name, tensor in weights(run).items():
@@ -82,7 +82,7 @@ def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(
     )
     for rate in ("1.0", "0.3", "3.0"):
         options = [
-            "--best_by",
+            "--monitor",
             "val/loss",
             "--keep_best",
             "3",
