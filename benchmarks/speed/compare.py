@@ -47,7 +47,7 @@ def contenders(questions: str, store: bool) -> dict[str, list[str]]:
         "TRL": ["--contender", "trl"],
         "dsvl-tune": ours,
     }
-    return {**found, "dsvl-tune, store": [*ours, "--feature-store"]} if store else found
+    return {**found, "dsvl-tune, store": [*ours, "--feature-cache"]} if store else found
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
 ) -> Result:
     """One contender in a fresh process; a store begins empty."""
     steps = EPOCH + 1
-    if arguments[-1] == "--feature-store":
+    if arguments[-1] == "--feature-cache":
         shutil.rmtree(scratch, ignore_errors=True)
         arguments, steps = [*arguments, str(scratch)], 3 * EPOCH
     command = [

@@ -1,7 +1,7 @@
 """Some LoRA steps of one trainer, and what they cost, as one line `BENCH_JSON {...}`.
 
     python benchmarks/speed/step_bench.py --model DIR --data DIR --set charts --steps S --warmup W --batch-size B \
-        --dtype float32 --workers N [--contender ours|hf|trl] [--share-images] [--feature-store DIR]
+        --dtype float32 --workers N [--contender ours|hf|trl] [--share-images] [--feature-cache DIR]
 
 `--model` is a folder in transformers' layout, of either family; `--data` holds SET.openai.jsonl and its images. Every
 contender trains the same: rows in file order (from the beginning again after the last), LoRA r 16 alpha 32 on
@@ -139,11 +139,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--share-images", action="store_true", help="ours alone: one message tree an image and step"
     )
     parser.add_argument(
-        "--feature-store", type=Path, help="ours alone: folder of the frozen towers' features"
+        "--feature-cache", type=Path, help="ours alone: folder of the frozen towers' features"
     )
     options = parser.parse_args(arguments)
     if options.contender != "ours" and (options.share_images or options.feature_cache):
-        parser.error("--share-images and --feature-store are of ours alone")
+        parser.error("--share-images and --feature-cache are of ours alone")
     if options.warmup >= options.steps:
         parser.error("--steps must be more than --warmup")
     return options

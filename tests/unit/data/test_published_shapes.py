@@ -108,7 +108,7 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
         ),
         (
             {"question": "q", "choices": ["a", "b"], "answer": 1, "subject": 7},
-            "kind: a number, expected text",
+            "question_type: a number, expected text",
         ),
         ({"question": "q", "answer": "x", "image": [["a.png"]]}, "image is list, expected a path"),
         ([{"role": "User"}], r"conversation\[0\]: no 'content' there"),
