@@ -14,7 +14,7 @@ from zlib import crc32
 import fsspec
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.readers.base import Reader, Record, RowFile
+from dsvl_tune.data.readers.base import Record, RowFile
 from dsvl_tune.data.readers.file_formats import (
     FORMATS,
     file_ending,
@@ -125,7 +125,7 @@ def open_file(path: Path) -> RowFile:
     return file_format(str(path)).open(path)
 
 
-def open_stream(name: str, seed: int) -> Reader:
+def open_stream(name: str, seed: int) -> Stream:
     """The rows that a recipe names, to be streamed.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.readers.base import Record, RowFile
+from dsvl_tune.data.readers.base import Reader, Record, RowFile
 from dsvl_tune.data.readers.file_formats import stream_format
 
 WINDOW_ROWS = 1000
@@ -149,6 +149,11 @@ class Stream:
                     "reads them; start a new run."
                 )
             start = 0
+
+
+def as_stream(reader: Reader) -> Stream | None:
+    """The reader if it is a stream."""
+    return reader if isinstance(reader, Stream) else None
 
 
 def read_shard(path: str, start: int = 0) -> Iterator[Record]:
