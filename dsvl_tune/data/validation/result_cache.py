@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import dsvl_tune
-from dsvl_tune.core.cache_folder import cache_folder, write_cached
+from dsvl_tune.core.cache_folder import cache_folder
+from dsvl_tune.core.files import write_cached
 from dsvl_tune.data.validation.row_stats import RowStats
 
 Stamp = tuple[int, int]
