@@ -6,14 +6,53 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.readers.base import RowFile
 from dsvl_tune.data.readers.stream import Stream
 
+Item = TypeVar("Item")
 
-class Rows(Sequence[list[Conversation]]):
+
+class LazyItems(Dataset[Item]):
+    """Numbered items, each read when it is asked for: a map-style data set that can be iterated."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of items."""
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Item:
+        """The item of that number."""
+
+    def __iter__(self) -> Iterator[Item]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class LoadedItems(LazyItems[Item]):
+    """Items in memory.
+
+    Attributes:
+        items: the items.
+    """
+
+    items: Sequence[Item]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Item:
+        return self.items[index]
+
+
+class Rows(LazyItems[list[Conversation]]):
     """Rows that are read when they are asked for.
 
     A row is a message tree: a list of conversations about the same images. Plain data has lists of
@@ -24,13 +63,17 @@ class Rows(Sequence[list[Conversation]]):
         identity: cache key: equal keys imply equal rows. None disables caching.
         checksum: changes whenever the rows change; 0 if the settings determine them.
         files: the opened files that hold the rows, in order; () if they are not opened from files.
+        images_root: folder that image paths are relative to; None takes the folder of each file.
         stream: where the rows come from if they are streamed.
+        lengths: [R] int64, tokens of each row if validation has measured them.
     """
 
     identity: str | None = None
     checksum: int = 0
     files: Sequence[RowFile] = ()
+    images_root: Path | None = None
     stream: Stream | None = None
+    lengths: NDArray[np.int64] | None = None
 
     @property
     @abstractmethod
@@ -38,19 +81,23 @@ class Rows(Sequence[list[Conversation]]):
         """Number of rows; None for a stream."""
 
     @abstractmethod
-    def __getitem__(self, key: Any) -> list[Conversation]:
+    def __getitem__(self, index: Any) -> list[Conversation]:
         """A row.
 
         Args:
-            key: its number, or what `keys` yields.
+            index: its number, or what `keys` yields.
 
         Raises:
             UserError: the row is damaged, or not in its format.
         """
 
     @abstractmethod
-    def flattened(self) -> Sequence[Conversation]:
-        """The conversations of all rows, in order; of rows without a length an error."""
+    def flattened(self) -> LazyItems[Conversation]:
+        """The conversations of all rows, in order.
+
+        Raises:
+            TypeError: the rows are a stream.
+        """
 
     def __len__(self) -> int:
         if self.num_rows is None:
@@ -84,9 +131,9 @@ class LoadedRows(Rows):
         """Number of rows."""
         return len(self.rows)
 
-    def __getitem__(self, key: Any) -> list[Conversation]:
-        return self.rows[key]
+    def __getitem__(self, index: Any) -> list[Conversation]:
+        return self.rows[index]
 
-    def flattened(self) -> list[Conversation]:
+    def flattened(self) -> LoadedItems[Conversation]:
         """The conversations of all rows, in order."""
-        return [conversation for row in self.rows for conversation in row]
+        return LoadedItems([conversation for row in self.rows for conversation in row])

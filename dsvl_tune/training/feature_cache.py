@@ -142,7 +142,7 @@ def attach_cache(half: FeatureExtractor, trainer: L.Trainer) -> None:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if data is None:
         return
-    data.features = half.store
+    data.attach_feature_cache(half.store)
     if trainer.state.fn != "fit":
         return
     first = trainer.is_global_zero

@@ -15,7 +15,6 @@ from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
 from dsvl_tune.data.encoding.batches import make_sample
-from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.report.data_preview import page
 
 DESCRIPTION = """\
@@ -45,16 +44,16 @@ def main(arguments: list[str]) -> None:
     data.setup("fit")
     assert data.processor is not None
     rows = data.rows(options.split)
-    if not len(rows):
+    if rows.num_rows == 0:
         raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
-    numbers: Iterable[Any] = range(len(rows))
+    numbers: Iterable[Any] = rows.keys()
     if options.split == "train":
         numbers = chain.from_iterable(data.sampler(rows))
     samples = [
         make_sample(rows[number], data.processor, data.max_tokens, data.on_overflow)
         for number in islice(numbers, options.rows)
     ]
-    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
+    total = "a stream" if rows.num_rows is None else f"{rows.num_rows:,}"
     text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {total}")
     write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
     print(f"page: {options.out}")

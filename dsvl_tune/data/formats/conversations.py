@@ -17,11 +17,11 @@ from dsvl_tune.data.formats.registry import Format, read_row
 from dsvl_tune.data.readers.base import LoadedRecords, Reader, Record, RowFile
 from dsvl_tune.data.readers.open import open_rows, open_stream
 from dsvl_tune.data.readers.stream import Stream, as_stream
-from dsvl_tune.data.rows import Rows
+from dsvl_tune.data.rows import LazyItems, Rows
 
 
 @dataclass(frozen=True)
-class Conversations(Sequence[Conversation]):
+class Conversations(LazyItems[Conversation]):
     """The conversation of each row; it is read anew every time, nothing is kept.
 
     Attributes:
@@ -42,16 +42,16 @@ class Conversations(Sequence[Conversation]):
             raise TypeError("a stream has no length")
         return self.reader.num_rows
 
-    def __getitem__(self, key: Any) -> Conversation:
+    def __getitem__(self, index: Any) -> Conversation:
         """A conversation.
 
         Args:
-            key: number of its row, or the row's record.
+            index: number of its row, or the row's record.
 
         Raises:
             UserError: the row is damaged, or not in the format.
         """
-        record = key if isinstance(key, Record) else self.reader.record(key)
+        record = index if isinstance(index, Record) else self.reader.record(index)
         home = Home(self.images_root or record.root, self.allow_urls)
         return read_row(record.value(), record.source, home, self.format)
 
@@ -64,7 +64,7 @@ class Conversations(Sequence[Conversation]):
 
 
 @dataclass(frozen=True)
-class SelectedConversations(Sequence[Conversation]):
+class SelectedConversations(LazyItems[Conversation]):
     """Some conversations of others.
 
     Attributes:
@@ -121,14 +121,19 @@ class ConversationRows(Rows):
         return self.conversations.reader.files
 
     @property
+    def images_root(self) -> Path | None:  # type: ignore[override]
+        """Folder that image paths are relative to; None takes the folder of each file."""
+        return self.conversations.images_root
+
+    @property
     def stream(self) -> Stream | None:  # type: ignore[override]
         """The stream that the rows come from."""
         return as_stream(self.conversations.reader)
 
-    def __getitem__(self, key: Any) -> list[Conversation]:
+    def __getitem__(self, index: Any) -> list[Conversation]:
         if self.trees is None:
-            return [self.conversations[key]]
-        return [self.conversations[number] for number in self.trees[key]]
+            return [self.conversations[index]]
+        return [self.conversations[number] for number in self.trees[index]]
 
     def keys(self) -> Iterator[Any]:
         """The number of every row; of a stream its records."""
@@ -141,7 +146,7 @@ class ConversationRows(Rows):
         keys = self.loaded if self.num_rows is None else range(self.num_rows)
         return (self[key] for key in islice(keys, limit))
 
-    def flattened(self) -> Sequence[Conversation]:
+    def flattened(self) -> LazyItems[Conversation]:
         """The conversations of all rows, in order."""
         if self.trees is None:
             return self.conversations

@@ -36,8 +36,9 @@ class Stream:
     of each epoch's shards, lane k of n takes every n-th from the k-th on, and is an endless order of
     its own. One lane is the whole order.
 
-    **Resuming.** A shard is counted once it was read to its end, and a counted shard is skipped
-    without opening it. So `counts` make a resume fast; they never change what is read.
+    **Resuming.** A shard is counted when it was read to its end. With these counts, which checkpoints
+    hold, the order continues from any row that was reached before; counted shards are skipped without
+    opening them.
 
     Attributes:
         name: what errors call the stream.
@@ -71,7 +72,7 @@ class Stream:
 
     def iterate(self, start: int = 0) -> Iterator[Record]:
         """Every row from number `start` on, once, in the order of the shards' names."""
-        return self.shard_rows(range(len(self.shards)), start)
+        return islice(self.shard_rows(range(len(self.shards))), start, None)
 
     def shuffled(self, start: int = 0, lane: int = 0, num_lanes: int = 1) -> Iterator[Record]:
         """The endless order of a lane, from its row number `start` on.
@@ -82,7 +83,7 @@ class Stream:
             num_lanes: number of lanes, at most the number of shards.
 
         Raises:
-            UserError: a shard cannot be read, changed, or no shard has a row.
+            UserError: a shard cannot be read, has changed since it was counted, or none has a row.
         """
         for epoch in count():
             shards = self.epoch_shards(epoch)[lane::num_lanes]
@@ -98,7 +99,7 @@ class Stream:
     def epoch_shards(self, epoch: int) -> list[int]:
         """Numbers of the shards in the order in which an epoch takes them."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards))
-        return order.tolist()  # type: ignore[no-any-return]
+        return order.tolist()
 
     def counted_rows(self, shards: Sequence[int]) -> int | None:
         """Rows of these shards; None unless each of them was counted."""
@@ -129,6 +130,10 @@ class Stream:
 
     def shard_rows(self, shards: Sequence[int], start: int = 0) -> Iterator[Record]:
         """The rows of shards, one shard after another, from row number `start` on.
+
+        Args:
+            shards: numbers of the shards.
+            start: rows to skip: those of counted shards, and of the first that is not counted.
 
         Raises:
             UserError: a shard cannot be read, or its number of rows changed.

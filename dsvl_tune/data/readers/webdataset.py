@@ -49,7 +49,7 @@ def open_tar(path: Path) -> IndexedTar:
     try:
         with tarfile.open(path, "r:") as tar:
             starts = [next(sample).offset for _, sample in tar_samples(tar)]
-            ends = [*starts[1:], tar.offset]  # type: ignore[attr-defined]
+            ends = [*starts[1:], tar.offset]
     except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"{path}: cannot be read: not an uncompressed tar ({error}). "

@@ -57,7 +57,8 @@ def hold_out(images: Sequence[Sequence[str]], wanted: int, seed: int, name: str)
     for members in groups:
         if len(held_out) + len(members) <= limit:
             held_out.update(members)
-    return held_out or set(min(groups, key=len))
+    smallest = min(groups, key=len)
+    return held_out or set(smallest)
 
 
 def group_by_image(images: Sequence[Iterable[str]]) -> list[list[int]]:

@@ -80,9 +80,7 @@ class StreamSampler(LaneSampler):
     def rows_at(self, batch: int) -> list[Record]:
         """Records of the rows of micro-batch number `batch` on this process."""
         rows = self.total_rows // self.num_lanes
-        return self.deal(
-            lambda lane: self.order.keys(lane, self.num_lanes, batch * rows, rows)
-        )
+        return self.deal(lambda lane: self.order.keys(lane, self.num_lanes, batch * rows, rows))
 
     def settings(self) -> dict[str, int]:
         """What the rows of a position depend on."""

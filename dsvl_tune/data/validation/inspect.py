@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
@@ -33,7 +33,7 @@ Inspect = Callable[[Sequence[Conversation]], list[RowStats]]
 
 
 @dataclass
-class InspectedRows:
+class InspectedRows(Dataset[list[RowStats]]):
     """A map-style data set of results, for the processes of a DataLoader.
 
     Attributes:
@@ -119,7 +119,7 @@ def inspect_keys(
     """
     workers = min(os.cpu_count() or 1, 16) if total is None or total >= fork_from else 0
     loader: DataLoader[Any] = DataLoader(
-        InspectedRows(rows, inspect),  # type: ignore[arg-type]  # has length and items
+        InspectedRows(rows, inspect),
         batch_sampler=iter(lambda: list(islice(keys, BATCH_ROWS)), []),
         num_workers=workers,
         collate_fn=list,
