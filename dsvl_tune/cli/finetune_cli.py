@@ -17,7 +17,9 @@ from dsvl_tune.cli.parser import DESCRIPTION, RecipeParser, recipe_name, with_sh
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.datamodules.base import ConversationDataModule
-from dsvl_tune.evaluation.predictions import answers_file, gather_answers, write_answers
+from dsvl_tune.evaluation.answers import gather_answers
+from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
+from dsvl_tune.evaluation.scoring import score_answers
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
@@ -245,9 +247,10 @@ class RecipeCLI(LightningCLI):
     ) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
+        answers = gather_answers([answer for batch in batches for answer in batch])
         if self.trainer.is_global_zero:
-            write_answers(self.out, answers, ckpt_path or model.folder)
+            write_answers(self.out, score_answers(answers, datamodule.metrics))
+            print_answers_summary(self.out, answers, ckpt_path or model.folder)
 
     def describe_run(self, model: FinetuneModule) -> None:
         """`config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutReport
+from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
 from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.callbacks.progress_bar import StepProgress
@@ -45,7 +45,7 @@ def run_callbacks(
     return [
         *([StepProgress()] if progress else []),
         PlanCheck(run_folder),
-        HeldOutReport(run_folder),
+        HeldOutEvaluation(run_folder),
         *([best] if monitor != "last" else []),
         LastCheckpoint(run_folder, stop, checkpoint_every_steps),
     ]
