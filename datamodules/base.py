@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -66,7 +66,7 @@ class ConversationDataModule(L.LightningDataModule):
         metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
     ) -> None:
         super().__init__()
-        self.metrics = find_metrics(metrics)
+        self._metrics = metrics
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint
         self.batch_size, self.eval_batch_size, self.num_workers = (
@@ -85,6 +85,15 @@ class ConversationDataModule(L.LightningDataModule):
         self.features: Store | None = (
             None  # set by the model, where it has frozen towers and a store
         )
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What scores generated answers.
+
+        Raises:
+            UserError: an unknown name, or two metrics of one name.
+        """
+        return find_metrics(self._metrics)
 
     @abstractmethod
     def rows(self, split: str) -> Rows:

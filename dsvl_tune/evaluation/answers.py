@@ -9,7 +9,7 @@ from typing import Any
 from torch import distributed
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: Lightning rebuilds predictions field by field
 class Answer:
     """What a model answered to one prompt.
 

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.evaluation.metrics.base import Metric
 from dsvl_tune.evaluation.metrics.relaxed_accuracy import RelaxedAccuracy
 
@@ -41,9 +40,4 @@ def _named(name: str) -> Metric:
     """A new metric of that name with its default settings."""
     if name in METRICS:
         return METRICS[name]()
-    near = get_close_matches(name, METRICS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UserError(
-        f"data.metrics: unknown metric {name!r}, expected one of {', '.join(METRICS)}, or the "
-        f"class path of a subclass of {Metric.__module__}.Metric in an importable module.{hint}"
-    )
+    raise unknown_name("metric in data.metrics", name, [*METRICS, "the class path of a Metric"])
