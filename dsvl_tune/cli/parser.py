@@ -107,7 +107,7 @@ class RecipeParser(LightningArgumentParser):
             )
         name = re.search(r"Expected a dot import path string: (\w+)", message)
         if name and nearest_name(name[1], dsvl_tune.datamodules.__all__, cutoff=0.8):
-            return unknown_name("data module", name[1], dsvl_tune.datamodules.__all__)
+            return str(unknown_name("data module", name[1], dsvl_tune.datamodules.__all__))
         unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
         kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
         if unknown and kind:
@@ -116,7 +116,7 @@ class RecipeParser(LightningArgumentParser):
         return f"{text}{'' if text.endswith('?') else '.'}{self.nearest(message)}"
 
     def nearest(self, message: str) -> str:
-        """ " Did you mean ...?" for a key that does not exist."""
+        """Return the suggestion (`Did you mean ...?`) for a key that does not exist."""
         unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
         if unknown is None or "Did you mean" in message:
             return ""

@@ -28,8 +28,16 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
     )
 
 
-def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
-    """Left-padded prompts as `Prompts`, so that every answer starts in the same column."""
+def collate_prompts(
+    prompts: Sequence[EncodedPrompt], pad_id: int, numbers: Sequence[int] | None = None
+) -> Prompts:
+    """Left-padded prompts as `Prompts`, so that every answer starts in the same column.
+
+    Args:
+        prompts: at least one.
+        pad_id: id of the padding token.
+        numbers: position of each prompt in the set that is answered; None counts from 0.
+    """
     width = max(len(prompt.input_ids) for prompt in prompts)
     pads = [width - len(prompt.input_ids) for prompt in prompts]
     return Prompts(
@@ -38,10 +46,11 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
         ),
         attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in pads]),
         **stack_images([image for prompt in prompts for image in prompt.images]),
-        references=[prompt.reference for prompt in prompts],
+        references=[list(prompt.references) for prompt in prompts],
         question_types=[prompt.question_type for prompt in prompts],
         questions=[prompt.question for prompt in prompts],
         sources=[prompt.source for prompt in prompts],
+        numbers=list(range(len(prompts)) if numbers is None else numbers),
     )
 
 

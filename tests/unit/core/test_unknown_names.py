@@ -27,9 +27,8 @@ def test_a_stricter_cutoff_finds_less() -> None:
 
 
 def test_without_a_near_name_all_are_listed() -> None:
-    assert unknown_name("part", "x", ["fit", "merge"]) == (
-        "unknown part 'x'. Expected one of: fit, merge."
-    )
+    error = unknown_name("part", "x", ["fit", "merge"])
+    assert str(error) == "unknown part 'x'. Known: fit, merge."
 
 
 def test_a_workers_traceback_is_cut_off() -> None:
