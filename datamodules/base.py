@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -27,7 +27,8 @@ from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
 from dsvl_tune.data.sampling.stream_sampler import StreamSampler
 from dsvl_tune.data.validation.inspect import row_lengths
 from dsvl_tune.data.validation.row_stats import RowInspector
-from dsvl_tune.evaluation.baseline_rows import floor_of_rows
+from dsvl_tune.evaluation.majority_baseline import majority_baseline
+from dsvl_tune.evaluation.metrics import Metric, find_metrics
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import resolve_checkpoint
 
@@ -55,6 +56,8 @@ class ConversationDataModule(L.LightningDataModule):
         pixel_cache_gb: bound on the cache of padded and scaled images (3.1 MB each at 1024 px), so that
             none is decoded and scaled twice; 0 caches none. It pays where rows or epochs show the same
             images.
+        metrics: what scores generated answers: names or class paths; the first picks the best
+            checkpoint unless `monitor` names another figure.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class ConversationDataModule(L.LightningDataModule):
         system_prompt: str | None = None,
         pack_tokens: int | None = None,
         pixel_cache_gb: float = 0.0,
+        metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
     ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
@@ -82,6 +86,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.system_prompt = system_prompt
         self.pack_tokens = pack_tokens
         self.pixel_cache_gb = pixel_cache_gb
+        self._metrics = metrics
         self.processor: Processor | None = None
         self.features: Store | None = None
 
@@ -252,10 +257,6 @@ class ConversationDataModule(L.LightningDataModule):
         """One prompt per conversation, in order."""
         return self.held_out_loader(rows.flattened(), self.eval_batch_size, make_prompts)
 
-    def num_prompts(self, rows: Rows) -> int:
-        """How many prompts `prompt_loader` makes of the rows, over all processes."""
-        return len(rows.flattened())
-
     def held_out_loader(
         self, items: LazyItems[Any], batch_size: int, make: Callable[..., Any]
     ) -> DataLoader[Any]:
@@ -274,12 +275,20 @@ class ConversationDataModule(L.LightningDataModule):
             collate_fn=self.encoding(make),
         )
 
-    def floor(self) -> dict[str, float]:
-        """What the best constant answers score on "test": see `metrics.floor`; counted on training rows.
+    # Scores.
 
-        Questions without an answer are not scored; with no other there is no floor.
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What scores generated answers.
+
+        Raises:
+            UserError: an unknown name, or two metrics of one name.
         """
-        return floor_of_rows([self.rows("train")], self.rows("test"))
+        return find_metrics(self._metrics)
+
+    def majority_baseline(self) -> dict[str, float]:
+        """Figures of the best constant answers to "test", counted on training rows."""
+        return majority_baseline([self.rows("train")], self.rows("test"), self.metrics)
 
     # Cached features.
 

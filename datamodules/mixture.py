@@ -12,7 +12,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.mixture_sampler import MixtureSampler
 from dsvl_tune.data.sampling.mixture_schedule import Mixture, Ramp
-from dsvl_tune.evaluation.baseline_rows import floor_of_rows
+from dsvl_tune.evaluation.majority_baseline import majority_baseline
 
 from .base import ConversationDataModule
 from .mixed_rows import MixedRows, SourceRows
@@ -163,9 +163,9 @@ class MixtureDataModule(ConversationDataModule):
         """Tokens of each training row, one source after another: [R] int64."""
         return np.concatenate([source.row_lengths() for source in self.sources.values()])
 
-    def floor(self) -> dict[str, float]:
-        """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""
-        return floor_of_rows(self.rows("train").sources, self.rows("test"))
+    def majority_baseline(self) -> dict[str, float]:
+        """As in `ConversationDataModule`, counted on rows of every source."""
+        return majority_baseline(self.rows("train").sources, self.rows("test"), self.metrics)
 
     def mixture(self) -> Mixture:
         """How the sources are mixed.

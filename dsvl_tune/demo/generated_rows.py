@@ -1,4 +1,4 @@
-"""Rows that a seeded generator makes when they are asked for."""
+"""Rows that a seeded generator makes on access."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune import demo
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.rows import LazyItems, LoadedRows, Rows
 
@@ -18,7 +17,7 @@ MakeRow = Callable[[int], list[Conversation]]
 
 @dataclass(frozen=True)
 class GeneratedRows(Rows):
-    """Rows that are each a pure function of their number: nothing is stored, workers make their own.
+    """Rows that are a pure function of their number: nothing is stored, workers make their own.
 
     Attributes:
         make: makes the row of a number.
@@ -53,6 +52,6 @@ class GeneratedRows(Rows):
 @lru_cache(maxsize=1)
 def generators_digest() -> str:
     """Digest of the code of all generators."""
-    folder = Path(str(demo.__file__)).parent
+    folder = Path(__file__).parent
     code = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
     return blake2b(code, digest_size=16).hexdigest()

@@ -96,13 +96,13 @@ def test_pictures_and_turns_add_up(
         prompt = encode_prompt(Conversation(turns, "test", system=""), processor)
         prompts = collate_prompts([prompt], processor.pad_id)
         answers.append(
-            answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0]["answer"]
+            answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0].text
         )
         turns = (*turns, Turn("assistant", (answers[-1],)))
     assert [text.strip() for text in output.out.split("> ") if text.strip()] == answers
     assert "no_such.png: no such file" in output.err
     assert "special token" in output.err
-    assert "placeholder(s) in the text, 0 image(s) beside it" in output.err
+    assert "placeholder(s) in the text, but 0 image(s)" in output.err
 
 
 def test_drawn_answers_follow_the_seed(

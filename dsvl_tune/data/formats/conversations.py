@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import Format, read_row
 from dsvl_tune.data.readers.base import LoadedRecords, Reader, Record, RowFile
 from dsvl_tune.data.readers.open import open_rows, open_stream
@@ -52,8 +52,8 @@ class Conversations(LazyItems[Conversation]):
             UserError: the row is damaged, or not in the format.
         """
         record = index if isinstance(index, Record) else self.reader.record(index)
-        home = Home(self.images_root or record.root, self.allow_urls)
-        return read_row(record.value(), record.source, home, self.format)
+        image_source = ImageSource(self.images_root or record.root, self.allow_urls)
+        return read_row(record.value(), record.source, image_source, self.format)
 
     @property
     def identity(self) -> str | None:

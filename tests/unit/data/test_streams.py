@@ -469,7 +469,7 @@ def test_a_stream_is_a_source_of_a_mixture(lines: Path, tiny_checkpoint: str) ->
         assert weights in ({0.5}, {1.0})
         kinds.append(weights == {0.5})
     assert sum(kinds) == 8
-    assert mixed.floor() == {} and list(mixed.rows("validation")) == []
+    assert mixed.majority_baseline() == {} and list(mixed.rows("validation")) == []
     with pytest.raises(UserError, match="model.feature_cache"):
         mixed.every_row()
     image_rows = module(write_shards(lines, "tar"), tiny_checkpoint)
@@ -506,7 +506,7 @@ def test_remote_held_out_rows_are_read_into_memory(lines: Path, tiny_checkpoint:
     assert [len(data.rows(split)) for split in ("validation", "test")] == [SIZES[1], SIZES[3]]
     batch = next(iter(data.val_dataloader()[0]))
     assert batch.sources[0] == f"file://{lines}/part1.jsonl:1"
-    assert data.floor()
+    assert data.majority_baseline()
 
 
 def test_rows_come_over_http(lines: Path) -> None:
