@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; give one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
 	@touch $@
 
 charts: setup  ## tune the small model on generated charts: CPU, minutes
@@ -30,9 +30,11 @@ stages: setup  ## the paper's three stages in small, on generated data: CPU, min
 test: setup  ## every test
 	$(BIN)/python -m pytest -q
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff (rules and format), mypy, and the import contracts of the rooms
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about half an hour
 	$(BIN)/dsvl-tune init runs/embedded_0

@@ -199,11 +199,8 @@ class ConversationDataModule(L.LightningDataModule):
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""
-        return self.loader(
-            [conversation for row in rows for conversation in row],
-            self.eval_batch_size,
-            make_prompts,
-        )
+        conversations = [conversation for row in rows for conversation in row]
+        return self.loader(list(enumerate(conversations)), self.eval_batch_size, make_prompts)
 
     def loader(self, rows: list[Any], batch_size: int, make: Callable[..., Any]) -> DataLoader[Any]:
         """Rows in order, every process its share; the first rows are repeated until all shares are equally long."""

@@ -105,7 +105,7 @@ class RecipeParser(LightningArgumentParser):
         return f"{text}{'' if text.endswith('?') else '.'}{self.nearest(message)}"
 
     def nearest(self, message: str) -> str:
-        """ " Did you mean ...?" for a key that does not exist."""
+        """Return the suggestion (`Did you mean ...?`) for a key that does not exist."""
         unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
         if unknown is None or "Did you mean" in message:
             return ""

@@ -60,6 +60,11 @@ class Turn:
     parts: tuple[str | ImageRef, ...]
     weight: float = 1.0
 
+    @property
+    def text(self) -> str:
+        """The text parts joined, without outer white space."""
+        return "".join(part for part in self.parts if isinstance(part, str)).strip()
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -70,12 +75,28 @@ class Conversation:
         source: file and row, or seed: named in every error about this conversation.
         system: the system prompt; None takes the checkpoint's default, "" has none.
         question_type: for metrics per type ("" without types).
+        references: every accepted answer to the last question; () accepts the last assistant turn
+            alone. What is trained on is always the assistant turn.
     """
 
     turns: tuple[Turn, ...]
     source: str
     system: str | None = None
     question_type: str = ""
+    references: tuple[str, ...] = ()
+
+    @property
+    def question(self) -> str:
+        """Text of the last user turn."""
+        return next(turn.text for turn in reversed(self.turns) if turn.role == "user")
+
+    @property
+    def accepted_answers(self) -> tuple[str, ...]:
+        """`references`, else the last assistant turn; () for a question that has no answer."""
+        last = self.turns[-1]
+        if last.role != "assistant":
+            return ()
+        return self.references or ((last.text,) if last.text else ())
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -247,15 +268,18 @@ class Prompts(VisionBatch):
     Attributes:
         input_ids: [B, T] int64.
         attention_mask: [B, T] int64, 0 on padding.
-        references: the expected answer of each prompt ("" if none).
+        references: accepted answers of each prompt; [] for a question without one.
         question_types: of each prompt ("" without types).
-        questions: text of each prompt's last question.
+        questions: text of each question.
         sources: file and row of each prompt.
+        numbers: position of each prompt in the set that is answered; processes share a set, and may
+            answer its first prompts twice to have equally many.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
-    references: list[str]
+    references: list[list[str]]
     question_types: list[str]
     questions: list[str]
     sources: list[str]
+    numbers: list[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsvl_tune.core.types import Conversation, Turn
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.evaluation.majority_baseline import Answered, constant_answer_floor
 
 Floor = dict[str, float]
@@ -28,10 +28,5 @@ def floor_of_rows(
 
 def answered(conversation: Conversation) -> Answered:
     """The last question of a conversation with its answer."""
-    question, answer = (text_of(turn) for turn in conversation.turns[-2:])
-    return Answered(conversation.question_type, question, answer)
-
-
-def text_of(turn: Turn) -> str:
-    """A turn without its images."""
-    return "".join(part for part in turn.parts if isinstance(part, str)).strip()
+    question, answer = conversation.turns[-2:]
+    return Answered(conversation.question_type, question.text, answer.text)

@@ -99,7 +99,8 @@ def answer_prompts(
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     records = []
     for row, text in enumerate(texts):
-        answer, reference = text.strip(), prompts.references[row]
+        answer, accepted = text.strip(), prompts.references[row]
+        reference = accepted[0] if accepted else ""
         records.append(
             {
                 "source": prompts.sources[row],

@@ -68,12 +68,15 @@ def make_sample(
 
 
 def make_prompts(
-    conversations: Sequence[Conversation],
+    numbered: Sequence[tuple[int, Conversation]],
     processor: Processor,
     max_tokens: int | None,
     on_overflow: OnOverflow,
 ) -> Prompts:
-    """Prompts encoded and collated."""
+    """Prompts encoded and collated, each with its number in the set that is answered."""
     seen: dict[str, EncodedImage] = {}
-    prompts = [encode_prompt(c, processor, max_tokens, on_overflow, seen) for c in conversations]
-    return collate_prompts(prompts, processor.pad_id)
+    prompts = [
+        encode_prompt(conversation, processor, max_tokens, on_overflow, seen)
+        for _, conversation in numbered
+    ]
+    return collate_prompts(prompts, processor.pad_id, [number for number, _ in numbered])

@@ -42,12 +42,15 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
     )
 
 
-def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
+def collate_prompts(
+    prompts: Sequence[EncodedPrompt], pad_id: int, numbers: Sequence[int] | None = None
+) -> Prompts:
     """Left-pad prompts to a batch, so that every answer begins in the same column.
 
     Args:
         prompts: at least one.
         pad_id: token id of padding.
+        numbers: position of each prompt in the set that is answered; None counts from 0.
     """
     width = max(len(prompt.input_ids) for prompt in prompts)
     input_ids = []
@@ -60,10 +63,11 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], pad_id: int) -> Prompts:
         input_ids=torch.tensor(input_ids),
         attention_mask=torch.tensor(attention_mask),
         **stack_images([image for prompt in prompts for image in prompt.images]),
-        references=[prompt.reference for prompt in prompts],
+        references=[list(prompt.references) for prompt in prompts],
         question_types=[prompt.question_type for prompt in prompts],
         questions=[prompt.question for prompt in prompts],
         sources=[prompt.source for prompt in prompts],
+        numbers=list(range(len(prompts)) if numbers is None else numbers),
     )
 
 

@@ -39,7 +39,7 @@ class EncodedPrompt:
 
     input_ids: list[int]
     images: list[EncodedImage]
-    reference: str
+    references: tuple[str, ...]
     question_type: str
     question: str
     source: str
@@ -89,7 +89,7 @@ def encode_prompt(
     on_overflow: OnOverflow = "error",
     seen: dict[str, EncodedImage] | None = None,
 ) -> EncodedPrompt:
-    """The prompt up to the last "Assistant:"; the text of the last assistant turn is the reference ("" if none).
+    """The prompt up to the last "Assistant:", with the accepted answers (() if none).
 
     Arguments and errors are those of `encode`. Truncating drops whole pairs only, so that the last one left is asked.
     """
@@ -97,17 +97,14 @@ def encode_prompt(
     if on_overflow == "truncate":
         conversation = drop_pairs(conversation, processor, "generation", limit)
     tokens = tokenize(conversation, processor, "generation", limit)
-    last = conversation.turns[-1]
-    reference = last.parts if last.role == "assistant" else ()
-    question = (conversation.turns[-2] if reference else last).parts
     return EncodedPrompt(
         input_ids=tokens.input_ids,
         images=make_pixels(
             tokens.images, processor, conversation.source, {} if seen is None else seen
         ),
-        reference="".join(part for part in reference if isinstance(part, str)).strip(),
+        references=conversation.accepted_answers,
         question_type=conversation.question_type,
-        question="".join(part for part in question if isinstance(part, str)).strip(),
+        question=conversation.question,
         source=conversation.source,
     )
 
@@ -154,7 +151,9 @@ def drop_pairs(
         if len(tokens.input_ids) <= limit or (form == "training" and not learns):
             break
         turns = fewer
-    return replace(conversation, turns=turns)
+    if len(turns) < len(conversation.turns):  # the references belong to a question that is gone
+        return replace(conversation, turns=turns, references=())
+    return conversation
 
 
 def cut_answer(tokens: Tokens, limit: int, source: str) -> Tokens:

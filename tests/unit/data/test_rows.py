@@ -216,4 +216,4 @@ def test_prompts_pad_left(processor: Processor) -> None:
         prompts.input_ids[0, -lengths[0] :]
     ) == processor.tokenizer.decode(encode_prompt(rows[0], processor).input_ids)
     assert prompts.image_index.tolist() == [0, 0]
-    assert (prompts.references, prompts.question_types) == (["b", "c"], ["b", "c"])
+    assert (prompts.references, prompts.question_types) == ([["b"], ["c"]], ["b", "c"])

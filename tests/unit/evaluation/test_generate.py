@@ -37,7 +37,10 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
         ]
         assert record["answer"] == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
         assert record["complete"] is (processor.eos_id in ids)
-        assert (record["source"], record["reference"]) == (prompt.source, prompt.reference)
+        assert (record["source"], record["reference"]) == (
+            prompt.source,
+            "".join(prompt.references),
+        )
     assert len({record["answer"] for record in answers}) > 1
     assert answers[-1]["right"] is None
     assert 0 <= score(answers)["relaxed_accuracy"] <= 1

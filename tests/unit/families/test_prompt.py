@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -104,11 +105,14 @@ def test_prompt_and_reference(processor: Processor) -> None:
         question_type="why",
     )
     prompt = encode_prompt(row, processor)
-    assert (prompt.reference, prompt.question, prompt.question_type) == ("Because.", "Why?", "why")
+    assert prompt.references == ("Because.",)
+    assert (prompt.question, prompt.question_type) == ("Why?", "why")
     assert processor.tokenizer.decode(prompt.input_ids).endswith(" Why?\n\nAssistant:")
     open_row = Conversation(row.turns[:1], "o", "")
     assert encode_prompt(open_row, processor).input_ids == prompt.input_ids
-    assert encode_prompt(open_row, processor).reference == ""
+    assert encode_prompt(open_row, processor).references == ()
+    accepted = replace(row, references=("Because.", "Since it is."))
+    assert encode_prompt(accepted, processor).references == ("Because.", "Since it is.")
 
 
 def test_too_long_is_an_error_that_tells_the_numbers(processor: Processor) -> None:
@@ -174,4 +178,7 @@ def test_truncated_prompt_asks_the_last_question_left(processor: Processor) -> N
     row = talk("one", "answer one", "two", "answer two")
     limit = len(encode_prompt(row, processor).input_ids) - 1
     prompt = encode_prompt(row, processor, limit, "truncate")
-    assert (prompt.question, prompt.reference) == ("one", "answer one")
+    assert (prompt.question, prompt.references) == ("one", ("answer one",))
+    several = replace(row, references=("answer two", "the second"))
+    prompt = encode_prompt(several, processor, limit, "truncate")
+    assert (prompt.question, prompt.references) == ("one", ("answer one",))

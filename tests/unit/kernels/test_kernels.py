@@ -135,10 +135,10 @@ def assert_is_peft(layer: FusedLoraLinear, dtype: torch.dtype = torch.float32) -
         x.grad = None
         output = forward(layer, x)
         found = (
-            gradients(layer, lambda: (output.float() ** 2).sum())
+            gradients(layer, lambda output=output: (output.float() ** 2).sum())
             if output.requires_grad
             else {"": output}
-        )  # noqa: B023
+        )
         results.append(
             {**found, "x": x.grad if x.grad is not None else output, "output": output.detach()}
         )
@@ -229,5 +229,8 @@ def test_a_compiled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = torch.compile(layer, fullgraph=True)
     x = torch.randn(64, 24)
     assert_equal(
-        *(gradients(layer, lambda: forward(x).square().sum()) for forward in (layer, compiled))
-    )  # noqa: B023
+        *(
+            gradients(layer, lambda forward=forward: forward(x).square().sum())
+            for forward in (layer, compiled)
+        )
+    )
