@@ -27,13 +27,11 @@ class ImageLoader:
     """Loads the images of conversations, each distinct one once.
 
     Attributes:
-        processor: of the checkpoint.
         feature_cache: where frozen features are found and will be added; None without.
         image_cache: where padded images are kept, see `padded_image_cache`; None without.
         loaded: images loaded so far by name and token count.
     """
 
-    processor: Processor
     feature_cache: TensorCache | None = None
     image_cache: TensorCache | None = None
     loaded: dict[tuple[str, int], EncodedImage] = field(default_factory=dict)
@@ -42,11 +40,14 @@ class ImageLoader:
         """The same loader without the images that this one has loaded."""
         return replace(self, loaded={})
 
-    def load(self, ref: ImageRef, tokens: int, images: int, source: str) -> EncodedImage:
+    def load(
+        self, ref: ImageRef, processor: Processor, *, tokens: int, images: int, source: str
+    ) -> EncodedImage:
         """One image.
 
         Args:
             ref: what to load.
+            processor: of the checkpoint.
             tokens: token ids that it occupies in the row. Together with the content they determine
                 its vision inputs.
             images: number of images in the conversation.
@@ -57,27 +58,29 @@ class ImageLoader:
         """
         identity = (ref.name, tokens)
         if identity not in self.loaded:
-            self.loaded[identity] = self._load(ref, tokens, images, source)
+            self.loaded[identity] = self._load(ref, processor, tokens, images, source)
         return self.loaded[identity]
 
-    def _load(self, ref: ImageRef, tokens: int, images: int, source: str) -> EncodedImage:
+    def _load(
+        self, ref: ImageRef, processor: Processor, tokens: int, images: int, source: str
+    ) -> EncodedImage:
         key = ""
         if self.feature_cache is not None or self.image_cache is not None:
-            ref, key = read_with_key(ref, tokens, self.processor, source)
+            ref, key = read_with_key(ref, tokens, processor, source)
         if self.feature_cache is not None:
             features = self.feature_cache.get(key)
             if features is not None:
                 return CachedFeatures(ref.name, tokens, features)
-        padded = self._padded_image(ref, images, source, key)
+        padded = self._padded_image(ref, processor, images, source, key)
         return VisionInput(
             ref.name,
             tokens,
-            self.processor.family.vision_input(padded, self.processor),
+            processor.family.vision_input(padded, processor),
             cache_key="" if self.feature_cache is None else key,
         )
 
     def _padded_image(
-        self, ref: ImageRef, images: int, source: str, key: str
+        self, ref: ImageRef, processor: Processor, images: int, source: str, key: str
     ) -> dict[str, Tensor]:
         """The image as `Family.pad_image` makes it, from the image cache if there is one."""
         if self.image_cache is not None:
@@ -85,7 +88,7 @@ class ImageLoader:
             if cached is not None:
                 return cached
         image = load_image(ref, source)
-        padded = self.processor.family.pad_image(image, self.processor, images)
+        padded = processor.family.pad_image(image, processor, images)
         if self.image_cache is not None:
             self.image_cache.put(key, padded)
         return padded
