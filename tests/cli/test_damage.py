@@ -16,9 +16,9 @@ from damages import EVERYWHERE, ORIGINAL, TRANSFORMERS, Damage, flip
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli.main import main
+from dsvl_tune.core.checksums import SUMS, write_sums
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX
 from dsvl_tune.export.merge_adapter import merge_into
-from dsvl_tune.models.checkpoint.checksums import SUMS, write_sums
 from dsvl_tune.models.checkpoint.load import read_config
 from dsvl_tune.models.checkpoint.weights import Weights
 

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.core.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder
 from dsvl_tune.core.weight_headers import read_json
@@ -14,7 +15,6 @@ from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors
 from dsvl_tune.export.write_weights import Layout, compare_weights
 from dsvl_tune.families.deepseek_vl.config import SAM_TOWERS, SIGLIP_TOWERS
-from dsvl_tune.models.checkpoint.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, unused_of
 

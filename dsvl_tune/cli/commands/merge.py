@@ -12,6 +12,7 @@ from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt
 
 from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.core.checksums import write_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
@@ -23,7 +24,6 @@ from dsvl_tune.export.verify import compare_processors, verify
 from dsvl_tune.export.write_settings import REPORT, main_dtype
 from dsvl_tune.export.write_weights import Layout, compare_weights
 from dsvl_tune.families.deepseek_vl.parts import part_of
-from dsvl_tune.models.checkpoint.checksums import write_sums
 from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.training.run.manifest import checkpoint_hashes

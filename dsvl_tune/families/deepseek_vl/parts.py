@@ -1,90 +1,109 @@
-"""The named parts of a DeepSeek-VL, and the plan that says what happens to each.
-
-A plan is data: part -> `PartPlan`. Presets are plans with names; a recipe overrides any part of one.
-"""
+"""The named parts of a DeepSeek-VL model, and the plans that have names."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.families.base import ModelPart, PartPlan, Plan
 
-# Part -> prefixes of its tensors in transformers' layout; the longest prefix that fits wins.
-PREFIXES: dict[str, tuple[str, ...]] = {
-    "siglip": ("model.vision_model.",),
-    "sam": ("model.high_res_vision_model.",),
-    "sam_neck": ("model.high_res_vision_model.vision_encoder.neck.",),
-    "sam_neck_hd": ("model.high_res_vision_neck.", "model.high_res_vision_alpha"),
-    "downsample": ("model.high_res_vision_proj.",),
-    "aligner": ("model.aligner.",),
-    "embed_tokens": ("model.language_model.embed_tokens.",),
-    "language_model": ("model.language_model.",),
-    "lm_head": ("lm_head.",),
+# LoRA targets are anchored at their part: bare names such as "q_proj" would also match SigLIP's
+# layers, and "all-linear" of peft its unused pooling head.
+PARTS: dict[str, ModelPart] = {
+    "siglip": ModelPart(
+        prefixes=("model.vision_model.",),
+        lora_targets=(
+            r"model\.vision_model\.encoder\.layers\.\d+"
+            r"\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
+        ),
+        checkpointed_module="vision_model",
+    ),
+    "sam": ModelPart(
+        prefixes=("model.high_res_vision_model.",),
+        lora_targets=(
+            r"model\.high_res_vision_model\.vision_encoder\.layers\.\d+"
+            r"\.(attn\.(qkv|proj)|mlp\.lin[12])"
+        ),
+        optional=True,
+        checkpointed_module="high_res_vision_model",
+    ),
+    "sam_neck": ModelPart(
+        prefixes=("model.high_res_vision_model.vision_encoder.neck.",),
+        optional=True,
+    ),
+    "sam_neck_hd": ModelPart(
+        prefixes=("model.high_res_vision_neck.", "model.high_res_vision_alpha"),
+        optional=True,
+    ),
+    "downsample": ModelPart(
+        prefixes=("model.high_res_vision_proj.",),
+        optional=True,
+    ),
+    "aligner": ModelPart(
+        prefixes=("model.aligner.",),
+        lora_targets=r"model\.aligner\.(vision_proj|high_res_vision_proj|proj|linear[12])",
+    ),
+    "embed_tokens": ModelPart(
+        prefixes=("model.language_model.embed_tokens.",),
+    ),
+    "language_model": ModelPart(
+        prefixes=("model.language_model.",),
+        lora_targets=(
+            r"model\.language_model\.layers\.\d+"
+            r"\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+        ),
+        checkpointed_module="language_model",
+    ),
+    "lm_head": ModelPart(
+        prefixes=("lm_head.",),
+        lora_targets=r"lm_head",
+    ),
 }
-HYBRID_ONLY = ("sam", "sam_neck", "sam_neck_hd", "downsample")
 
-# The linear layers of each part that has any, anchored at the part: bare names such as "q_proj" would also hit SigLIP,
-# and peft's "all-linear" its unused pooling head.
-LORA_TARGETS = {
-    "siglip": r"model\.vision_model\.encoder\.layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
-    "sam": r"model\.high_res_vision_model\.vision_encoder\.layers\.\d+\.(attn\.(qkv|proj)|mlp\.lin[12])",
-    "aligner": r"model\.aligner\.(vision_proj|high_res_vision_proj|proj|linear[12])",
-    "language_model": r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)",
-    "lm_head": r"lm_head",
-}
+SAM_PARTS = tuple(name for name, part in PARTS.items() if part.optional)
+"""The parts that the hybrid models have and the SigLIP-only ones lack."""
 
-Mode = Literal["frozen", "full", "lora"]
+FULL = PartPlan("full")
+LORA = PartPlan("lora")
 
-
-@dataclass(frozen=True)
-class PartPlan:
-    """What happens to one part.
-
-    Args:
-        mode: frozen (no gradient), full (every tensor trained) or lora (low-rank adapters on its linear layers).
-        lr: learning rate; None takes `model.lr`.
-        rank: width of the adapters (lora only).
-        alpha: adapters are scaled by alpha / rank; None takes 2 x rank.
-    """
-
-    mode: Mode = "frozen"
-    lr: float | None = None
-    rank: int = 16
-    alpha: float | None = None
-
-    @property
-    def scale_alpha(self) -> float:
-        """Alpha with its default filled in."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
-
-
-Plan = dict[str, PartPlan]
-
-_FULL, _LORA = PartPlan("full"), PartPlan("lora")
-
-# The paper's three stages (arXiv 2403.05525, section 3.2): which parts train. The two downsampling convolutions belong
-# to the adaptor in the paper; in the released code they are part of the SAM module. The necks and alpha train with them
-# in stage 1 here: alpha starts at 0, so some stage must have moved it.
+# The paper's three stages (arXiv 2403.05525, section 3.2): which parts train. In the paper the two
+# downsampling convolutions belong to the adaptor; in the released code they are part of the SAM
+# module. The necks and alpha train with them in stage 1 here: alpha starts at 0, so some stage must
+# have moved it.
 PRESETS: dict[str, Plan] = {
-    "align": {"aligner": _FULL, "downsample": _FULL, "sam_neck_hd": _FULL},
+    "align": {
+        "aligner": FULL,
+        "downsample": FULL,
+        "sam_neck_hd": FULL,
+    },
     "pretrain": {
-        **{"aligner": _FULL, "downsample": _FULL, "sam_neck_hd": _FULL},
-        **{"embed_tokens": _FULL, "language_model": _FULL, "lm_head": _FULL},
+        "aligner": FULL,
+        "downsample": FULL,
+        "sam_neck_hd": FULL,
+        "embed_tokens": FULL,
+        "language_model": FULL,
+        "lm_head": FULL,
     },
     "sft": {
-        "siglip": _FULL,
-        "aligner": _FULL,
-        **{"embed_tokens": _FULL, "language_model": _FULL, "lm_head": _FULL},
+        "siglip": FULL,
+        "aligner": FULL,
+        "embed_tokens": FULL,
+        "language_model": FULL,
+        "lm_head": FULL,
     },
-    "full": dict.fromkeys(PREFIXES, _FULL),
-    "lora": {"language_model": _LORA},
-    "qlora": {"language_model": _LORA},
+    "full": dict.fromkeys(PARTS, FULL),
+    "lora": {"language_model": LORA},
+    "qlora": {"language_model": LORA},
     "none": {},
 }
+
+# Until everything asks the family: the tables above under their former names.
+PREFIXES = {name: part.prefixes for name, part in PARTS.items()}
+LORA_TARGETS = {name: part.lora_targets for name, part in PARTS.items() if part.lora_targets}
+HYBRID_ONLY = SAM_PARTS
 Preset = Literal["align", "pretrain", "sft", "full", "lora", "qlora", "none"]
 
 

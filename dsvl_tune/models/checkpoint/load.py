@@ -18,12 +18,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 import dsvl_tune
+from dsvl_tune.core.checksums import SUMS, check_own_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import ORIGINAL, read_headers, read_json
 from dsvl_tune.families.deepseek_vl.config import original_config
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
 from dsvl_tune.kernels.install import install_kernels
-from dsvl_tune.models.checkpoint.checksums import SUMS, check_own_sums
 from dsvl_tune.models.checkpoint.weights import CLASSES, Weights
 from dsvl_tune.models.finetuning.quantization import (
     OnDemand,

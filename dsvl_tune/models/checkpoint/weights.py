@@ -14,6 +14,7 @@ from transformers import (
     PretrainedConfig,
 )
 
+from dsvl_tune.core.checksums import check_own_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, is_original, read_header, read_headers
 from dsvl_tune.families.deepseek_vl.key_map import (
@@ -23,7 +24,6 @@ from dsvl_tune.families.deepseek_vl.key_map import (
     pair_of_transformers,
     unused_shapes,
 )
-from dsvl_tune.models.checkpoint.checksums import check_own_sums
 
 CLASSES = {
     "deepseek_vl": DeepseekVLForConditionalGeneration,

@@ -1,0 +1,240 @@
+"""A base checkpoint: a folder that is opened once, and everything that is read of it.
+
+`families.open_checkpoint` makes one of a name. Whatever needs to know something about a checkpoint
+is given the object and asks it; nothing else reads its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dsvl_tune
+from dsvl_tune.core.checksums import SUMS, check_own_sums
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import sha256
+from dsvl_tune.core.weight_headers import (
+    WEIGHTS,
+    WEIGHTS_INDEX,
+    Stored,
+    read_headers,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+    from dsvl_tune.core.types import Processor
+    from dsvl_tune.families.base import Family, Layout
+
+EMBEDDED = Path(dsvl_tune.__file__).parent / "demo" / "embedded"
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS]
+
+
+class Checkpoint:
+    """A base checkpoint, in either layout.
+
+    Everything below is read when it is first asked for, and kept. It is shared by all that use the
+    checkpoint: copy a config or a tokenizer before changing it.
+
+    Args:
+        name: as the user gave it: "embedded", a folder or a hub name.
+        folder: with the files.
+        settings: content of config.json.
+        family: that the checkpoint belongs to.
+        headers: of its tensors where the weight files are not in the folder.
+        complete: False where the sizes alone are wanted. The folder then needs no tokenizer and, in
+            transformers' layout, no weights, and the config has no special token ids.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        family: Family,
+        *,
+        headers: dict[str, Stored] | None = None,
+        complete: bool = True,
+    ) -> None:
+        self.name = name
+        self.folder = folder
+        self.settings = settings
+        self.family = family
+        self.complete = complete
+        self._given_headers = headers
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout that the checkpoint is in."""
+        return self.family.layout(self.settings)
+
+    @cached_property
+    def headers(self) -> dict[str, Stored]:
+        """Every tensor by its name in the files, read from their headers.
+
+        Raises:
+            UserError: no safetensors there, a damaged or truncated file, or an index that does not
+                fit its files.
+        """
+        if self._given_headers is not None:
+            return self._given_headers
+        has_weights = any((self.folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX))
+        if not self.complete and self.layout == "transformers" and not has_weights:
+            return {}
+        return read_headers(self.folder)
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration in transformers' terms.
+
+        Published configs leave out bos, eos and pad, so these come from the tokenizer: with Llama's
+        defaults (1, 2, none) generation would never stop.
+
+        Raises:
+            UserError: config.json does not describe a model of the family.
+        """
+        from huggingface_hub.errors import StrictDataclassError
+
+        headers = self.headers
+        try:
+            config = self.family.read_config(self)
+        except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+            raise UserError(
+                f"{self.folder}/config.json: it does not describe a {self.family.name} model "
+                f"({type(error).__name__}: {error})."
+            ) from error
+        if self.layout == "transformers":
+            config.tie_word_embeddings = is_tied(self.settings, headers)
+        if self.complete:
+            for name, value in self.special_ids.items():
+                setattr(config.get_text_config(), name, value)
+        return config
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, with every token that a prompt of the family needs."""
+        return self.family.read_tokenizer(self)
+
+    @cached_property
+    def special_ids(self) -> dict[str, int]:
+        """Ids that begin, end and pad a text, by their names in transformers' configs.
+
+        A tokenizer without a pad token pads with the end token.
+        """
+        tokenizer = self.tokenizer
+        pad = tokenizer.pad_token_id
+        return {
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.eos_token_id if pad is None else pad,
+        }
+
+    @cached_property
+    def processor(self) -> Processor:
+        """Everything that turning a conversation into tokens and vision inputs needs."""
+        return self.family.read_processor(self)
+
+    @cached_property
+    def weight_hashes(self) -> dict[str, str]:
+        """SHA-256 of each weight file, by its name."""
+        paths = sorted({stored.path for stored in self.headers.values()})
+        return {path.name: sha256(path) for path in paths}
+
+    def check_weight_files(self) -> None:
+        """Compare the weight files with the folder's SHA256SUMS, if it has one.
+
+        Raises:
+            UserError: a file is missing, changed or not listed.
+        """
+        check_own_sums(self.folder, weights=True)
+
+
+def is_tied(settings: Mapping[str, Any], headers: Mapping[str, Stored]) -> bool:
+    """Whether lm_head shares the tensor of the embeddings, in transformers' layout.
+
+    Only where config.json says so and the files hold no lm_head. The default of transformers is
+    tied, but no published checkpoint is. Files with a `lm_head.weight` of their own are not tied
+    whatever the flag is, and a checkpoint that lost it must not become tied by default.
+    """
+    return settings.get("tie_word_embeddings") is True and "lm_head.weight" not in headers
+
+
+def refuse_quantized(place: str, settings: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint whose weights were quantized: merging and exact loading need the rest.
+
+    Args:
+        place: of the config.json, for the message.
+        settings: its content.
+
+    Raises:
+        UserError: it, or a part of it, has a `quantization_config`.
+    """
+    sections = {"": settings}
+    for name, section in settings.items():
+        if isinstance(section, dict):
+            sections[f"{name}."] = section
+    for prefix, section in sections.items():
+        if section.get("quantization_config"):
+            raise UserError(
+                f"{place}: {prefix}quantization_config says that these weights are quantized; "
+                "expected float32, bfloat16 or float16. Give the checkpoint that they were made "
+                "from; to train on a 4-bit base, add --model.quantization nf4 to it."
+            )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can only be one on the Hugging Face hub: owner/name, and no such folder."""
+    if name.count("/") != 1 or name.startswith((".", "~", "/")):
+        return False
+    return not Path(name).exists()
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """Folder of a checkpoint.
+
+    Args:
+        name: "embedded" (the small trained model inside the package), a local folder, or a name on
+            the Hugging Face hub, whose files are then downloaded (safetensors and JSON only). The
+            network is not touched for a folder.
+
+    Raises:
+        UserError: neither a folder nor a name that the hub knows.
+    """
+    if name == "embedded":
+        return EMBEDDED
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not is_hub_name(name):
+        raise UserError(
+            f"checkpoint {name!r}: no such folder. Expected 'embedded', a folder with config.json "
+            "and safetensors, or a hub name such as deepseek-ai/deepseek-vl-1.3b-chat."
+        )
+    return download(name)
+
+
+@cache
+def download(name: str) -> Path:
+    """Folder with the files of a checkpoint on the Hugging Face hub; asked for once a process.
+
+    Raises:
+        UserError: the hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except (OSError, HFValidationError) as error:
+        raise hub_error(name, error, "its files") from error
+
+
+def hub_error(name: str, error: Exception, wanted: str) -> UserError:
+    """The message for a checkpoint that is neither a folder here nor given by the hub."""
+    return UserError(
+        f"checkpoint {name!r}: no such folder here, and the Hugging Face hub did not give "
+        f"{wanted} ({type(error).__name__}: {str(error).splitlines()[0]}). Check the name and the "
+        "network, or download it and give its folder."
+    )

@@ -1,0 +1,309 @@
+"""What a model family answers: everything that data, models, training and export ask of it.
+
+A family is one object in a folder of its own (`families/deepseek_vl/family.py`) and one line in
+`families.FAMILIES`. Nothing outside `families/` knows a vision tower, a tensor name or a prompt.
+
+A family takes a `Checkpoint`; it never imports `data` or `models`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from dsvl_tune.core.types import Conversation, ImageRef
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+    from dsvl_tune.core.checkpoint import Checkpoint
+    from dsvl_tune.core.types import Processor, VisionInput  # type: ignore[attr-defined]
+
+PartMode = Literal["frozen", "full", "lora"]
+RenderMode = Literal["training", "generation"]
+Layout = Literal["transformers", "original"]
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """What happens to one model part.
+
+    Args:
+        mode: frozen (no gradient), full (every tensor trained) or lora (low-rank adapters on its
+            linear layers).
+        lr: learning rate; None takes `model.lr`.
+        rank: rank of the adapters (lora only).
+        alpha: adapters are scaled by alpha / rank; None takes 2 x rank.
+    """
+
+    mode: PartMode = "frozen"
+    lr: float | None = None
+    rank: int = 16
+    alpha: float | None = None
+
+    @property
+    def scale_alpha(self) -> float:
+        """Alpha with its default filled in."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+
+Plan = dict[str, PartPlan]
+"""What happens to each model part, by its name."""
+
+
+@dataclass(frozen=True)
+class ModelPart:
+    """A named part of a model.
+
+    Every family has the parts "language_model" (the only one whose linear layers can be quantized),
+    "embed_tokens" and "lm_head".
+
+    Attributes:
+        prefixes: of its tensors' names in transformers' layout; the longest prefix that fits wins,
+            over all parts.
+        lora_targets: regular expression of the full names of its linear layers; None where LoRA
+            cannot go (convolutions, embeddings, bare parameters).
+        optional: whether some checkpoints of the family lack this part.
+        checkpointed_module: attribute of `model.model` whose layers activation checkpointing can
+            recompute; None for parts without layers.
+    """
+
+    prefixes: tuple[str, ...]
+    lora_targets: str | None = None
+    optional: bool = False
+    checkpointed_module: str | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a prompt that is tokenized as a whole.
+
+    Attributes:
+        content: text, special tokens included, or an image.
+        weight: loss weight of each of its tokens; 0 if the segment is not supervised.
+    """
+
+    content: str | ImageRef
+    weight: float = 0.0
+
+    @property
+    def supervised(self) -> bool:
+        """Whether its tokens are trained on."""
+        return self.weight > 0
+
+
+@dataclass(frozen=True)
+class ImageCost:
+    """What one image of the costliest size takes in a training step.
+
+    Attributes:
+        tokens: that it occupies in a row.
+        inputs: shape of each of its vision inputs (float32), crops first.
+    """
+
+    tokens: int
+    inputs: Shapes
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What a family adds to the model card of a written checkpoint.
+
+    Attributes:
+        title: first words of the heading.
+        license_front_matter: license keys of the Hugging Face hub.
+        license: the section on the license, in Markdown.
+        use: how each layout is loaded, in Markdown; FOLDER stands for the checkpoint's folder.
+        pixels: how transformers' image processor differs from the one that training used.
+    """
+
+    title: str
+    license_front_matter: Mapping[str, str]
+    license: str
+    use: Mapping[Layout, str]
+    pixels: str
+
+
+class TensorGroup(Protocol):
+    """Tensors of the original layout and the tensors of transformers' that hold the same values.
+
+    Most groups are one tensor in each layout. A fused projection is one tensor there and three
+    here; fused experts would be many there and one here.
+
+    Attributes:
+        original: names in the original layout.
+        transformers: names in transformers' layout.
+    """
+
+    @property
+    def original(self) -> tuple[str, ...]: ...
+    @property
+    def transformers(self) -> tuple[str, ...]: ...
+
+    def to_transformers(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors of transformers' layout from those of the original, as views where possible."""
+
+    def to_original(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors of the original layout from those of transformers'."""
+
+
+class Family(Protocol):
+    """A model family: checkpoints, tensors, files, parts, prompt, images, cached features."""
+
+    name: str
+    """For messages and model cards, e.g. "DeepSeek-VL"."""
+
+    parts: Mapping[str, ModelPart]
+    """Model parts by name, in the order in which tables show them."""
+
+    presets: Mapping[str, Plan]
+    """Plans by name; parts that a plan does not name are frozen."""
+
+    card: CardText
+
+    # Checkpoints. What is read of one is kept by the `Checkpoint` itself.
+
+    def recognizes(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a config.json, in either layout, is of this family."""
+
+    def layout(self, settings: Mapping[str, Any]) -> Layout:
+        """The layout of a checkpoint with this config.json."""
+
+    def read_tokenizer(self, checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+        """The tokenizer, with every token that a prompt of the family needs.
+
+        Raises:
+            UserError: its files are missing or damaged.
+        """
+
+    def read_config(self, checkpoint: Checkpoint) -> PretrainedConfig:
+        """The configuration in transformers' terms, from either layout.
+
+        Raises:
+            UserError: config.json does not describe a model of this family.
+        """
+
+    def model_class(self, config: PretrainedConfig) -> type[PreTrainedModel]:
+        """The transformers class that a configuration builds."""
+
+    def read_processor(self, checkpoint: Checkpoint) -> Processor:
+        """Everything that turning a conversation into tokens and vision inputs needs.
+
+        Raises:
+            UserError: a file is missing or contradicts another.
+        """
+
+    # Tensors of the two layouts.
+
+    def tensor_group(self, name: str, config: PretrainedConfig) -> TensorGroup | None:
+        """The group of a tensor's name in transformers' layout; None if there is no such tensor."""
+
+    def unused_tensors(self, config: PretrainedConfig) -> Shapes:
+        """Tensors of the original layout that transformers has no place for.
+
+        They are kept in a side file and written back when a checkpoint returns to the original
+        layout.
+        """
+
+    def current_name(self, name: str) -> str:
+        """A tensor's name as current transformers has it, from the name in an older file."""
+
+    # Files next to the weights of a written checkpoint.
+
+    def write_settings(
+        self, checkpoint: Checkpoint, target: Path, layout: Layout, dtype: str
+    ) -> None:
+        """Write configuration, tokenizer, chat template and image settings.
+
+        Args:
+            checkpoint: the base, which never was in `layout`'s original form if that is "original".
+            target: folder with the weights.
+            layout: that the weights were written in.
+            dtype: of most of the weights ("float32", "bfloat16" or "float16").
+
+        Raises:
+            UserError: the layout cannot express a setting.
+        """
+
+    def conversion_notes(self, settings: Mapping[str, Any], absent: int) -> list[str]:
+        """What the reader of a checkpoint in the original layout has to know.
+
+        Args:
+            settings: its config.json.
+            absent: how many of `unused_tensors` the checkpoint lacks.
+        """
+
+    # Memory estimate, from the configuration alone.
+
+    def image_cost(self, config: PretrainedConfig, images: int) -> ImageCost:
+        """What one of `images` images of a row takes at most."""
+
+    # Prompt.
+
+    def render(
+        self, conversation: Conversation, processor: Processor, mode: RenderMode
+    ) -> list[Segment]:
+        """The prompt without BOS, in segments that are supervised or not.
+
+        Raises:
+            UserError: turns, text or images that the prompt has no form for.
+        """
+
+    # Images. Vision inputs and features are tensors by name; their first axis counts crops (1 in a
+    # family without tiles), so a batch is their concatenation.
+
+    needs_image_size: bool
+    """Whether `image_token_ids` depends on the size of the picture."""
+
+    def image_token_ids(
+        self, processor: Processor, size: tuple[int, int] | None, images: int
+    ) -> list[int]:
+        """The token ids that one image occupies in a row, marks and separators included.
+
+        Args:
+            processor: of the checkpoint.
+            size: (width, height) of the picture in px; None where `needs_image_size` is false.
+            images: number of images in the conversation.
+        """
+
+    def vision_input(self, image: Image, processor: Processor, compact: bool) -> VisionInput:
+        """One RGB picture as the vision side takes it."""
+
+    def encode_images(
+        self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]
+    ) -> Tensor | Sequence[Tensor]:
+        """The visual tokens of every image: [I, V, D], or one [V_i, D] for each image."""
+
+    def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
+        """The vision inputs of one blank image."""
+
+    # Cached features: what the frozen beginning of the vision side computes of an image, once.
+
+    def cacheable_features(self, plan: Plan) -> dict[str, set[str]]:
+        """Names of the tensors up to which everything is frozen -> the parts that compute each.
+
+        The only place that decides what a feature cache can keep: `cache-features`, `fit` and
+        `estimate-memory` ask it.
+
+        Raises:
+            UserError: a vision tower trains, so an image's features change with every step.
+        """
+
+    def feature_shapes(self, config: PretrainedConfig, names: set[str]) -> Shapes:
+        """Shape of each cached tensor of one image."""
+
+    def compute_features(
+        self, model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The tensors to cache, without gradient; each [I, ...]."""
+
+    def finish_images(
+        self, model: PreTrainedModel, features: Mapping[str, Tensor]
+    ) -> Tensor | Sequence[Tensor]:
+        """The visual tokens from cached features, with the gradient of what trains after them."""

@@ -1,0 +1,50 @@
+"""What DeepSeek-VL adds to the model card of a written checkpoint."""
+
+from __future__ import annotations
+
+from dsvl_tune.families.base import CardText
+
+LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
+
+# Our summary of paragraphs 4 and 5 of LICENSE-MODEL and of its Attachment A.
+LICENSE = f"""\
+The published DeepSeek-VL weights, and every model that began from them, are under the DeepSeek Model License
+([LICENSE-MODEL]({LICENSE_LINK})). Commercial use is allowed. Whoever passes the weights on, or offers them as a
+service, hands over a copy of the licence, states the changes, and binds the receivers to its use restrictions
+(Attachment A): among others nothing unlawful, no military use, no harm to minors, no disinformation or harassment, no
+personal data without authorisation, no fully automated decisions against a person's rights, no discrimination and no
+exploiting of people's vulnerabilities. The text of the licence counts, not this summary.
+"""
+
+USE_IN_TRANSFORMERS = """\
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    model = AutoModelForImageTextToText.from_pretrained("FOLDER", dtype="auto")
+    processor = AutoProcessor.from_pretrained("FOLDER", backend="pil")
+
+The chat template takes plain strings or lists of parts, puts a system message in the default prompt's place, ends every
+answer with the end token and marks what the assistant says (`return_assistant_tokens_mask`).
+"""
+
+USE_IN_THE_ORIGINAL = """\
+In the layout of github.com/deepseek-ai/DeepSeek-VL (`MultiModalityCausalLM.from_pretrained("FOLDER")`); transformers
+cannot load it. `dsvl-tune convert FOLDER DST --to transformers` makes what it can.
+"""
+
+PIXELS = """\
+The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers' image processor
+differs in two ways that none of its settings can change: it rounds the short side of a resized picture where the
+original truncates, which on some sizes moves the picture by a pixel row, and it makes the low branch of the hybrid
+family from 8-bit pixels. Its processor also refuses pictures that are not RGB (`image.convert("RGB")` first).
+"""
+
+CARD = CardText(
+    title="DeepSeek-VL",
+    license_front_matter={
+        "license": "other",
+        "license_name": "deepseek",
+        "license_link": LICENSE_LINK,
+    },
+    license=LICENSE,
+    use={"transformers": USE_IN_TRANSFORMERS, "original": USE_IN_THE_ORIGINAL},
+    pixels=PIXELS,
+)
