@@ -17,7 +17,7 @@ from transformers import (
 
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
-from dsvl_tune.training.objectives.supervised import encode_images
+from dsvl_tune.models.runtime.encode_images import encode_images
 
 Answer = dict[str, Any]
 """One answered prompt: source, kind, question, reference ("" if none), answer, whether it came to its end (`complete`),

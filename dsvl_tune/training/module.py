@@ -28,7 +28,7 @@ from dsvl_tune.models.runtime.attention_mask import Attention
 from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
 from dsvl_tune.training.distributed.unused_parameters import allow_unused_parameters
 from dsvl_tune.training.evaluation_module import AnsweringModule
-from dsvl_tune.training.feature_cache import FeatureDtype, attach_cache, open_feature_extractor
+from dsvl_tune.training.feature_cache import FeatureDtype, connect_feature_cache, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import loss_by_modality
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
@@ -148,7 +148,7 @@ class FinetuneModule(AnsweringModule):
             self.feature_extractor = open_feature_extractor(
                 self.model, self.plan, *settings, str(self.trainer.precision)
             )
-            attach_cache(self.feature_extractor, self.trainer)
+            connect_feature_cache(self.feature_extractor, self.trainer)
 
     # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
     # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in

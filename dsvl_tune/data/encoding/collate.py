@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,11 +15,14 @@ from dsvl_tune.core.types import (
     Batch,
     CachedFeatures,
     EncodedImage,
+    Processor,
     Prompts,
     Sample,
     VisionInput,
 )
 from dsvl_tune.data.encoding.tokenize import EncodedPrompt
+
+BatchT = TypeVar("BatchT", Batch, Prompts)
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
@@ -98,3 +102,9 @@ def concatenate(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of several images, concatenated by name; {} for no image."""
     names = images[0] if images else {}
     return {name: torch.cat([tensors[name] for tensors in images]) for name in names}
+
+
+def normalize_images(batch: BatchT, processor: Processor) -> BatchT:
+    """The batch with its vision inputs as the model takes them, on the device where they are."""
+    vision_inputs = processor.family.normalize(batch.vision_inputs, processor)
+    return replace(batch, vision_inputs=vision_inputs)

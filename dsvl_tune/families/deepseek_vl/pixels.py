@@ -57,6 +57,7 @@ class ImageSettings:
         background: padding color, RGB in 0..255.
         siglip: pixels of the SigLIP tower.
         sam: pixels of the SAM tower; None in the SigLIP-only models.
+        tokens: visual tokens of an image (V).
         min_size: shortest side of the resized picture in px.
     """
 
@@ -64,6 +65,7 @@ class ImageSettings:
     background: tuple[int, int, int]
     siglip: TowerPixels
     sam: TowerPixels | None
+    tokens: int
     min_size: int = 14
 
     @property
