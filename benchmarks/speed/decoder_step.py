@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
 from dsvl_tune.kernels.install import install_kernels
-from dsvl_tune.kernels.onednn_linear import product
+from dsvl_tune.kernels.onednn_linear import linear
 
 WIDTH, INNER, HEADS, LAYERS, ROWS, TOKENS = 1024, 2816, 8, 4, 4, 648
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -85,7 +85,7 @@ def rates() -> tuple[float, float]:
     """GFLOP per CPU second of `torch.mm` and of our product, at the size of the MLP's first layer; best of 5."""
     x, weight = torch.randn(ROWS * TOKENS, WIDTH), torch.randn(INNER, WIDTH)
     gflop = 2 * x.numel() * INNER / 1e9
-    ways = (lambda: torch.mm(x, weight.t()), lambda: product(x, weight))
+    ways = (lambda: torch.mm(x, weight.t()), lambda: linear(x, weight))
     plain, fast = (gflop / min(cpu_seconds(way) for _ in range(5)) for way in ways)
     return plain, fast
 

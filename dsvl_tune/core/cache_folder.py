@@ -1,4 +1,4 @@
-"""The folder of what is made once and found again: `$XDG_CACHE_HOME/dsvl_tune`."""
+"""The cache folder, `$XDG_CACHE_HOME/dsvl_tune`: what is computed once and reused by later runs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-
-def cache_folder(kind: str) -> Path:
-    """The folder where files of a kind are kept; not made here."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dsvl_tune" / kind
+from dsvl_tune.core.files import write_cached
 
 
-def cached(kind: str, name: str, make: Callable[[Path], object]) -> Path:
-    """The file of that kind and name; `make` writes it where it is not there yet. It appears whole or not at all."""
-    path = cache_folder(kind) / name
+def cache_folder(name: str) -> Path:
+    """The folder of one kind of cached files, e.g. "images"; not created here."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "dsvl_tune" / name
+
+
+def cached(folder: str, name: str, write: Callable[[Path], object]) -> Path:
+    """The cached file of that name, written first if it is missing.
+
+    Args:
+        folder: kind of the file, as in `cache_folder`.
+        name: of the file; may contain subfolders.
+        write: writes the content to the temporary path that it is given.
+    """
+    path = cache_folder(folder) / name
     if not path.is_file():
-        write_cached(path, make)
+        write_cached(path, write)
     return path
-
-
-def write_cached(path: Path, make: Callable[[Path], object]) -> None:
-    """Let `make` write a file, in place of one that is there; it appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        make(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Atomic files and folders: after a crash there is the old one or the new one, never a part.
+
+Every writer follows one pattern: write to a hidden path next to the target, then rename. What is
+kept (checkpoints, reports) is synced to disk first; caches skip that.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +24,24 @@ from torch import Tensor
 from dsvl_tune.core.errors import UserError
 
 KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-"""What safetensors calls the dtypes (github.com/huggingface/safetensors: Format)."""
+"""Names of dtypes in safetensors headers (github.com/huggingface/safetensors, "Format")."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file beside `path`, then put it in its place in one step.
+    """Write a file atomically and sync it to disk.
 
-    After a crash, a kill or a full disk at any moment, `path` is the old file or the new one, never a part.
+    For one writer at a time: the temporary path is the same at every attempt, so that a retry
+    overwrites what a killed attempt has left.
+
+    Args:
+        path: the file to make or replace.
+        write: writes the content to the temporary path that it is given.
 
     Raises:
-        UserError: the file could not be written (disk full, read-only folder); what stood there still does.
+        UserError: the file could not be written (disk full, read-only folder); an existing file is
+            unchanged.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_of(path)
     try:
         write(partial)
         with partial.open("rb+") as file:
@@ -41,12 +52,31 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
         raise UserError(
             f"{path}: could not be written ({getattr(error, 'strerror', None) or error}). "
-            "What was there before is untouched. Make room or give another folder."
+            "An existing file is unchanged. Free some disk space or choose another folder."
         ) from error
 
 
+def write_cached(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a cache file atomically, without syncing; several processes may write the same one.
+
+    Args:
+        path: the file to make or replace; its folder is created.
+        write: writes the content to the temporary path that it is given.
+
+    Raises:
+        OSError: the file could not be written; nothing is left of the attempt.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power loss: renaming alone leaves them in memory."""
+    """Sync a folder's entries to disk: a rename alone does not survive a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -55,48 +85,60 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Readable JSON, whole or not at all."""
+    """Write indented JSON atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def write_json_lines(path: Path, records: Iterable[Any]) -> None:
-    """A record a line (JSONL), whole or not at all."""
-    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    """Write JSONL, one record per line, atomically."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """A safetensors file with the permissions that other files get (safetensors itself makes it private)."""
-    save_file(
-        {name: t.detach().contiguous().cpu() for name, t in tensors.items()},
-        path,
-        metadata={"format": "pt"},
-    )
+    """Save tensors to a safetensors file with ordinary permissions.
+
+    safetensors itself creates files that only their owner can read.
+
+    Args:
+        path: the file to write.
+        tensors: any shapes and dtypes, by name.
+    """
+    on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    save_file(on_cpu, path, metadata={"format": "pt"})
     umask = os.umask(0)
     os.umask(umask)
     path.chmod(0o666 & ~umask)
 
 
 def stream_tensors(path: Path, like: dict[str, Tensor], read: Callable[[str], Tensor]) -> None:
-    """A safetensors file written tensor by tensor, so that one alone is in memory.
+    """Save a safetensors file tensor by tensor, holding one in memory at a time.
 
     Args:
-        path: of the file. like: names, shapes and dtypes. read: gives the values of a name.
+        path: the file to write.
+        like: tensors with the names, shapes and dtypes to write; their values are not used.
+        read: returns the values of a name, in the shape of `like`.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in like.items():
-        begin, end = end, end + tensor.numel() * tensor.element_size()
+        begin = end
+        end += tensor.numel() * tensor.element_size()
         header[name] = {
             "dtype": KINDS[tensor.dtype],
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors to 8 bytes
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
         for name, tensor in like.items():
             values = read(name).to(tensor.dtype).contiguous().cpu()
             file.write(values.flatten().view(torch.uint8).numpy().data)
@@ -104,22 +146,23 @@ def stream_tensors(path: Path, like: dict[str, Tensor], read: Callable[[str], Te
 
 @contextmanager
 def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Let the block fill a folder beside `target`, then put it in its place in one step.
+    """Fill a folder atomically: yields a hidden folder that replaces `target` when the block ends.
 
-    After an error nothing is left of it. After a kill or a crash a hidden folder may be left beside, which the next
-    attempt removes; `target` is absent, the old folder or the new one, never a part.
+    After an error nothing is left. After a kill the hidden folder may be left; the next attempt
+    removes it.
 
     Args:
         target: the folder to make.
-        overwrite: whether what stands there may be replaced, once the new folder is complete.
+        overwrite: whether an existing folder may be replaced, once the new one is complete.
 
     Raises:
-        UserError: `target` holds something and `overwrite` is off.
+        UserError: `target` exists and holds something, and `overwrite` is off.
     """
     target = target.absolute()
     settle(target)
-    if target.is_file() or (target.exists() and not overwrite and any(target.iterdir())):
-        raise UserError(f"{target}: exists and is not an empty folder. Give a new one.")
+    is_taken = target.is_file() or (target.exists() and not overwrite and any(target.iterdir()))
+    if is_taken:
+        raise UserError(f"{target}: exists and is not an empty folder. Choose a new one.")
     partial = partial_of(target)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -131,14 +174,22 @@ def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def partial_of(target: Path) -> Path:
-    """Where a folder is filled before it is put in its place."""
+    """The hidden path that a file or folder is written to before it is renamed."""
     return target.with_name(f".{target.name}.partial")
 
 
+def replaced_of(target: Path) -> Path:
+    """The hidden path that an existing file or folder is moved to while it is replaced."""
+    return target.with_name(f".{target.name}.replaced")
+
+
 def put_in_place(partial: Path, target: Path) -> None:
-    """Put a filled folder where another file or folder may stand; `settle` ends what a kill interrupts."""
+    """Rename a complete file or folder to `target`, replacing what is there.
+
+    Folders cannot be replaced in one step. `settle` completes what a kill interrupts here.
+    """
     settle(target)
-    replaced = target.with_name(f".{target.name}.replaced")
+    replaced = replaced_of(target)
     if target.exists():
         target.replace(replaced)
     partial.replace(target)
@@ -146,15 +197,15 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 
 def settle(target: Path) -> None:
-    """End what a kill has interrupted in `put_in_place`; for the one process that writes the target."""
-    replaced = target.with_name(f".{target.name}.replaced")
+    """Complete a replacement that a kill interrupted; for the only process that writes there."""
+    replaced = replaced_of(target)
     if replaced.exists() and not target.exists():
         replaced.replace(target)
     remove(replaced)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if there is one."""
+    """Remove a file or folder if it exists."""
     if path.is_file():
         path.unlink()
     else:
@@ -168,3 +219,18 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 24):
             digest.update(block)
     return digest.hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that can still be written on the disk of a path, which need not exist yet."""
+    path = path.absolute()
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def format_bytes(count: int) -> str:
+    """A size for people, in decimal units: "1.50 GB"."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count / 1e3:,.2f} kB"

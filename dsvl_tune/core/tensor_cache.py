@@ -1,15 +1,13 @@
-"""A bounded folder of small sets of tensors, found again by key, that several processes may fill and be killed at.
+"""A bounded on-disk cache of small sets of tensors, safe for several writers and for kills.
 
-An entry is a safetensors file of its own, which appears by a rename. Its metadata hold its key and the CRC-32 of names,
-shapes, types and bytes: whatever is cut off, garbled or in another's place is found when it is read, and is a miss.
+Each entry is one safetensors file that appears by a rename. Its metadata hold the key and a CRC-32
+of names, dtypes, shapes and bytes, so a truncated, corrupted or misplaced entry is a cache miss.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import time
-import uuid
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,26 +18,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dsvl_tune.core.files import format_bytes, free_bytes, write_cached
+
 Shapes = dict[str, tuple[int, ...]]
 
 KEPT_FREE_BYTES = 2 << 30
-"""The disk is never filled beyond this: the run's own checkpoints need room, too."""
+"""Disk space that the cache never uses: the run's own checkpoints need some."""
 COUNT_EVERY = 64
-"""Entries after which a writer counts the folder again, for what others have written meanwhile."""
+"""Entries after which a writer measures the folder again, to see what others have written."""
 ABANDONED_S = 3600
-"""Age from which on a file that was not finished is taken for one of a killed process."""
-SUFFIX, PARTIAL = ".safetensors", ".partial"
+"""Age in seconds from which a partial file counts as left by a killed process."""
+SUFFIX = ".safetensors"
+PARTIAL_SUFFIX = ".partial"
 
 
 @dataclass
 class TensorCache:
-    """Entries of equal names, shapes and dtype in one folder of a store.
+    """Entries with the same names, shapes and dtype in one folder of a cache.
 
     Attributes:
-        root: the store. max_bytes: bound on all that lies there, of this folder and of others.
-        folder: name of the folder below it; it must tell apart whatever makes entries of one key differ.
-        shapes: of each tensor of an entry. dtype: of all of them.
-        closed: why nothing is added any more ("" while there is room).
+        root: folder of the whole cache.
+        folder: name of this folder below `root`; it must differ wherever equal keys would have
+            different entries.
+        shapes: shape of each tensor of an entry, by name.
+        dtype: of every tensor.
+        max_bytes: limit on everything below `root`, this folder and others.
+        kept_free_bytes: disk space that is never used.
+        closed: why nothing is added anymore; "" while entries are added.
     """
 
     root: Path
@@ -47,104 +52,115 @@ class TensorCache:
     shapes: Shapes
     dtype: torch.dtype
     max_bytes: int
+    kept_free_bytes: int = KEPT_FREE_BYTES
     closed: str = ""
     used_bytes: int = field(default=0, init=False)
-    since_count: int = field(default=COUNT_EVERY, init=False)
+    puts_since_count: int = field(default=COUNT_EVERY, init=False)
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes of an entry's tensors."""
-        return (
-            sum(torch.Size(shape).numel() for shape in self.shapes.values()) * self.dtype.itemsize
-        )
+        """Bytes of one entry's tensors."""
+        elements = sum(torch.Size(shape).numel() for shape in self.shapes.values())
+        return elements * self.dtype.itemsize
 
     def path(self, key: str) -> Path:
-        """File of an entry; folders of 256 parts stay quick to search."""
+        """File of an entry; 256 subfolders keep directory listings short."""
         return self.root / self.folder / key[:2] / f"{key}{SUFFIX}"
 
     def has(self, key: str) -> bool:
-        """Whether there is a whole file of that key. Its bytes are not read; only `get` finds damage among them."""
+        """Whether there is a complete file for a key; only `get` detects corrupted bytes."""
         try:
             with safe_open(self.path(key), framework="pt") as file:
-                return bool((file.metadata() or {}).get("key") == key)
+                metadata = file.metadata() or {}
         except (OSError, SafetensorError):
             return False
+        return bool(metadata.get("key") == key)
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The entry of that key, its file mapped; None if there is none. A damaged one is removed."""
+        """The entry of a key, memory-mapped; None on a miss. A corrupted entry is removed.
+
+        Args:
+            key: hexadecimal.
+
+        Returns:
+            Tensors of `shapes` and `dtype` by name.
+        """
         path = self.path(key)
         try:
             with safe_open(path, framework="pt") as file:
-                said = file.metadata() or {}
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in self.shapes}
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError):
-            self.remove(path)
+            self._remove(path)
             return None
-        whole = all(
-            tuple(t.shape) == self.shapes[name] and t.dtype == self.dtype
-            for name, t in tensors.items()
+        fits = all(
+            tuple(tensor.shape) == self.shapes[name] and tensor.dtype == self.dtype
+            for name, tensor in tensors.items()
         )
-        if not whole or said.get("key") != key or said.get("crc32") != checksum(tensors):
-            self.remove(path)
+        if not fits or metadata.get("key") != key or metadata.get("crc32") != checksum(tensors):
+            self._remove(path)
             return None
         return tensors
 
-    def remove(self, path: Path) -> None:
-        """Take a damaged entry away, where that is allowed."""
-        with suppress(OSError):  # a folder that is only read: the entry stays a miss
-            path.unlink(missing_ok=True)
-
     def put(self, key: str, tensors: dict[str, Tensor]) -> bool:
-        """Keep an entry, unless there is no room: then nothing is added any more, which is said once.
+        """Add an entry unless the cache is full; the first refusal is reported once.
 
         Args:
-            key: hexadecimal. tensors: of the store's shapes, rounded to its dtype here.
+            key: hexadecimal.
+            tensors: of `shapes`, any floating dtype; converted to `dtype`.
+
+        Returns:
+            Whether the entry was added.
         """
         if self.closed:
             return False
-        tensors = {
+        converted = {
             name: tensors[name].detach().to("cpu", self.dtype).contiguous() for name in self.shapes
         }
-        content = save(tensors, metadata={"key": key, "crc32": checksum(tensors)})
-        if not self.has_room(len(content)):
+        content = save(converted, metadata={"key": key, "crc32": checksum(converted)})
+        if not self._has_space(len(content)):
             return False
-        path = self.path(key)
-        partial = path.with_name(f".{key}.{uuid.uuid4().hex}{PARTIAL}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            partial.replace(path)
+            write_cached(self.path(key), lambda partial: partial.write_bytes(content))
         except OSError as error:
-            self.close(error.strerror or str(error))
-            self.remove(partial)
+            self._close(error.strerror or str(error))
             return False
         self.used_bytes += len(content)
         return True
 
-    def has_room(self, more_bytes: int) -> bool:
-        """Whether that much more fits."""
-        self.since_count += 1
-        if self.since_count > COUNT_EVERY:
-            self.used_bytes, self.since_count = folder_bytes(self.root), 1
-            if free_bytes(self.root) - COUNT_EVERY * more_bytes < KEPT_FREE_BYTES:
-                self.close(f"the disk has only {in_words(free_bytes(self.root))} left")
+    def _remove(self, path: Path) -> None:
+        """Remove a corrupted entry; in a read-only folder it stays a miss."""
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+    def _has_space(self, more_bytes: int) -> bool:
+        """Whether that many bytes can be added; closes the cache if not."""
+        self.puts_since_count += 1
+        if self.puts_since_count > COUNT_EVERY:
+            self.used_bytes = folder_bytes(self.root)
+            self.puts_since_count = 1
+            free = free_bytes(self.root)
+            if free - COUNT_EVERY * more_bytes < self.kept_free_bytes:
+                self._close(f"only {format_bytes(free)} of disk space left")
         if self.used_bytes + more_bytes > self.max_bytes:
-            self.close(f"it has reached its {self.max_bytes / 1e9:g} GB")
+            self._close(f"limit of {self.max_bytes / 1e9:g} GB reached")
         return not self.closed
 
-    def close(self, reason: str) -> None:
-        """Add nothing from now on."""
+    def _close(self, reason: str) -> None:
+        """Add nothing from now on, and say so once."""
         if not self.closed:
             self.closed = reason
-            print(
-                f"{self.root}: nothing more is added: {reason}. What is there is used.", flush=True
-            )
+            print(f"cache {self.root}: nothing more is added: {reason}", flush=True)
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
-    """CRC-32 over names, dtypes, shapes and bytes, in the names' order."""
+    """CRC-32 over names, dtypes, shapes and bytes, in the order of the names.
+
+    Args:
+        tensors: contiguous, on the CPU.
+    """
     value = 0
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -154,32 +170,18 @@ def checksum(tensors: dict[str, Tensor]) -> str:
 
 
 def folder_bytes(root: Path) -> int:
-    """Bytes of all files below a folder. What killed processes left unfinished is removed on the way."""
+    """Bytes of all files below a folder; removes partial files of killed processes on the way."""
     total = 0
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
             try:
                 status = path.stat()
-                if name.endswith(PARTIAL) and time.time() - status.st_mtime > ABANDONED_S:
+                age_s = time.time() - status.st_mtime
+                if name.endswith(PARTIAL_SUFFIX) and age_s > ABANDONED_S:
                     path.unlink()
                 else:
                     total += status.st_size
             except OSError:
                 continue  # another process renamed or removed it
     return total
-
-
-def free_bytes(path: Path) -> int:
-    """Bytes that can still be written where `path` is or will be."""
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free
-
-
-def in_words(count: int) -> str:
-    """Bytes for people."""
-    size, name = next(
-        ((size, name) for size, name in ((1e9, "GB"), (1e6, "MB")) if count >= size), (1e3, "kB")
-    )
-    return f"{count / size:,.2f} {name}"

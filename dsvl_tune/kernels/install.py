@@ -1,7 +1,8 @@
-"""Faster forwards for the layers of transformers and peft, put on the modules that are there.
+"""Faster forwards for layers of transformers and peft, installed on existing modules.
 
-Only the class of a module changes, to a subclass without a parameter of its own: names, state dicts, adapters, exports,
-checkpointing and sharding are what they were. Results are equal up to the order of additions.
+Only a module's class changes, to a subclass without parameters of its own: names, state dicts,
+adapters, exports, activation checkpointing and sharding stay the same. Results are equal up to the
+order of additions.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
 from dsvl_tune.kernels.lora_linear import FusedLoraLinear
-from dsvl_tune.kernels.onednn_linear import FullWidthLinear
-from dsvl_tune.kernels.relative_position_attention import FoldedSamAttention
+from dsvl_tune.kernels.onednn_linear import OneDnnLinear
+from dsvl_tune.kernels.relative_position_attention import BlockedSamAttention
 from dsvl_tune.kernels.swiglu import LeanLlamaMLP
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Linear: FullWidthLinear,
+    nn.Linear: OneDnnLinear,
     LlamaMLP: LeanLlamaMLP,
     PeftLoraLinear: FusedLoraLinear,
-    SamVisionSdpaAttention: FoldedSamAttention,
+    SamVisionSdpaAttention: BlockedSamAttention,
 }
+"""Class of a layer -> the subclass with a faster forward."""
 
 
 def install_kernels(model: nn.Module) -> None:
-    """Give every layer that has a faster forward that one; in place, as often as one likes.
+    """Give every layer in `FASTER` its faster forward, in place; may be called repeatedly.
 
-    Classes are matched exactly: a quantised linear layer, or an adapter on one, keeps its own forward.
+    Classes are matched exactly: a quantized linear layer, or an adapter on one, keeps its own
+    forward.
+
+    Args:
+        model: any module.
     """
     for module in model.modules():
         module.__class__ = FASTER.get(type(module), type(module))

@@ -1,8 +1,9 @@
-"""Float32 products with a weight matrix, at the full vector width of the processor.
+"""Float32 linear layers at the full vector width of the processor.
 
-torch gives float32 products to MKL, which leaves AVX-512 unused on AMD's processors. oneDNN, which torch carries for
-its convolutions, uses it: twice the rate (ARCHITECTURE has figures). `mkldnn._linear_pointwise` is torch's operator for
-such a product, made for torch.compile; it has no gradient of its own.
+torch computes float32 matrix products by MKL, which does not use AVX-512 on AMD processors. oneDNN,
+which torch ships for its convolutions, does: twice the rate (docs/figures.md).
+`mkldnn._linear_pointwise` is torch's operator for such a product, made for torch.compile; it has no
+gradient of its own.
 """
 
 from __future__ import annotations
@@ -22,84 +23,102 @@ ONEDNN = (
     and CPU_INFO.is_file()
     and "AuthenticAMD" in CPU_INFO.read_text(encoding="utf-8")
 )
+"""Whether oneDNN is the faster library on this machine."""
 MIN_ROWS = 32
-"""With fewer and a small weight, oneDNN spends more on preparing a call than it gains (measured: 16 rows of 128)."""
+"""Fewer rows with a small weight: preparing the call costs more than it saves (measured with 16
+rows of 128)."""
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` outside autograd, by the faster library.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` without autograd, by the faster library.
 
     Args:
-        x: [..., K].
-        weight: [N, K].
-        bias: [N].
+        x: [..., K], floating.
+        weight: [N, K], same dtype.
+        bias: [N], same dtype, or None.
 
     Returns:
-        [..., N].
+        [..., N], same dtype.
     """
-    if fits_onednn(x, weight):
-        y = onednn_product(x.flatten(0, -2), weight, bias)
-        return torch.ops.aten._unsafe_view(
-            y, (*x.shape[:-1], weight.shape[0])
-        )  # not a view, as `F.linear` gives none
-    return F.linear(x, weight, bias)
+    if not fits_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    y = onednn_linear(x.flatten(0, -2), weight, bias)
+    # Not a view, as the result of `F.linear` is none.
+    return torch.ops.aten._unsafe_view(y, (*x.shape[:-1], weight.shape[0]))
 
 
 @torch.library.custom_op(
-    "dsvl_tune::onednn_product",
+    "dsvl_tune::onednn_linear",
     mutates_args=(),
     device_types="cpu",
     schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
 )
-def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[M, K] and [N, K] to [M, N], closed to torch.compile, which takes what is within for constant weights alone."""
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """oneDNN's linear layer, opaque to torch.compile, which inlines it for constant weights only.
+
+    Args:
+        x: [M, K] float32.
+        weight: [N, K] float32.
+        bias: [N] float32, or None.
+
+    Returns:
+        [M, N] float32.
+    """
     if not (weight.is_contiguous() or weight.t().is_contiguous()):
-        weight = (
-            weight.contiguous()
-        )  # gaps between rows send oneDNN to code that is a thousand times slower
+        weight = weight.contiguous()  # oneDNN is a thousand times slower on rows with gaps
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@onednn_product.register_fake
+@onednn_linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(
-        x.shape[0], weight.shape[0]
-    )  # `len` would fix the sizes, and compile anew for each
+    # `len` would specialize on the sizes, and compile anew for each.
+    return x.new_empty(x.shape[0], weight.shape[0])
 
 
 def fits_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Float32 on a CPU where oneDNN is the faster one, enough rows, and no autocast that would make it 16-bit."""
+    """Whether oneDNN computes this product: float32, on a CPU where it is faster, enough rows.
+
+    Args:
+        x: [..., K].
+        weight: [N, K].
+    """
     return (
         ONEDNN
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() >= MIN_ROWS * x.shape[-1]
-        and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled("cpu")  # which would make it 16-bit
     )
 
 
-class LinearProduct(torch.autograd.Function):
-    """`product` with its gradients."""
+class LinearFunction(torch.autograd.Function):
+    """`linear` with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., K], weight [N, K], bias [N] or None, all float32, to [..., N]."""
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return product(x, weight, bias)
+        return linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias from that of the result, [..., N] float32."""
         x, weight = ctx.saved_tensors
         rows = grad.flatten(0, -2)
-        of_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = product(rows.t(), x.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
-        return of_x, of_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
+        grad_x = linear(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = linear(rows.t(), x.flatten(0, -2).t())
+        grad_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias
 
 
-class FullWidthLinear(nn.Linear):
-    """A linear layer that takes the faster library; everything else about it is nn.Linear's."""
+class OneDnnLinear(nn.Linear):
+    """nn.Linear that calls oneDNN where it is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """From [..., in_features] to [..., out_features]."""
         if not fits_onednn(x, self.weight):
             return super().forward(x)
-        return LinearProduct.apply(x, self.weight, self.bias)
+        return LinearFunction.apply(x, self.weight, self.bias)

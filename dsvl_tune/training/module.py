@@ -26,7 +26,7 @@ from dsvl_tune.models.finetuning.quantization import (
 from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed
 from dsvl_tune.models.runtime.attention_mask import Attention
 from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
-from dsvl_tune.training.distributed.unused_parameters import allow_unused_parameters
+from dsvl_tune.training.distributed.strategy import allow_unused_parameters
 from dsvl_tune.training.evaluation_module import AnsweringModule
 from dsvl_tune.training.feature_cache import FeatureDtype, connect_feature_cache, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import loss_by_modality

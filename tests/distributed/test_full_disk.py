@@ -44,6 +44,5 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (
-        "could not be written" in done.stdout
-        and "What was there before is untouched" in done.stdout
+        "could not be written" in done.stdout and "Earlier checkpoints are unchanged" in done.stdout
     )

@@ -19,7 +19,7 @@ from dsvl_tune.training.checkpoints.files import (
     LAST,
     NEXT,
     PREVIOUS,
-    WholeFileIO,
+    AtomicCheckpointIO,
     keep_as_last,
     newest_whole,
 )
@@ -29,7 +29,7 @@ from dsvl_tune.training.run.lock import lock_run, one_at_a_time
 
 def save(run: Path, step: int) -> None:
     """What a run does at a step."""
-    WholeFileIO().save_checkpoint(
+    AtomicCheckpointIO().save_checkpoint(
         {"global_step": step, "state_dict": {"w": torch.full((1000,), step)}}, run / NEXT
     )
     keep_as_last(run)

@@ -87,22 +87,24 @@ def test_a_loss_that_is_nan_stops_before_it_does_harm(
     watch(poison := Poison(), monkeypatch)
     with pytest.raises(UserError) as told:
         fit(rows_recipe)
-    assert f"step {BAD_STEP}: the loss is nan" in str(told.value)
-    assert f"Its rows: {rows_recipe.parent}/train.jsonl:{BAD_ROW + 1}." in str(told.value)
+    assert f"step {BAD_STEP}: loss is nan" in str(told.value)
+    assert f"Samples in this step: {rows_recipe.parent}/train.jsonl:{BAD_ROW + 1}." in str(
+        told.value
+    )
     kept = last(rows_recipe.parent / "runs" / "run")
     assert kept["global_step"] == BAD_STEP - 1 == len(poison.after)
     for name, tensor in poison.after[-1].items():
         assert torch.equal(tensor, kept["state_dict"][name])
 
 
-def test_as_many_bad_steps_as_allowed_change_nothing(
+def test_allowed_nonfinite_steps_change_nothing(
     rows_recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watch(poison := Poison(), monkeypatch)
     assert (
         fit(rows_recipe, "--model.max_nonfinite_steps", "1", "--trainer.max_steps", str(ROWS)) == 0
     )
-    said = next(line for line in capsys.readouterr().out.splitlines() if "the loss is nan" in line)
+    said = next(line for line in capsys.readouterr().out.splitlines() if "loss is nan" in line)
     assert (
         f"step {BAD_STEP}:" in said
         and f"train.jsonl:{BAD_ROW + 1}." in said
@@ -114,7 +116,7 @@ def test_as_many_bad_steps_as_allowed_change_nothing(
         for before, after in pairwise(poison.after)
     ]
     assert [step for step, same in enumerate(unchanged, start=2) if same] == [BAD_STEP]
-    # The count is kept: the bad row of the second epoch is one too many, also after going on.
+    # The count is kept: the bad row of the second epoch is one too many, also after a resume.
     with pytest.raises(UserError, match=r"--model.max_nonfinite_steps 2"):
         fit(
             rows_recipe,
@@ -143,7 +145,9 @@ def test_a_gradient_that_is_not_finite_stops_too(
 ) -> None:
     watch(InfiniteGradient(), monkeypatch)
     recipe = write_recipe(tmp_path, hybrid_checkpoint, checkpoint_every_steps=1)
-    with pytest.raises(UserError, match=r"step 3: a gradient is not finite.*Its rows: .+, "):
+    with pytest.raises(
+        UserError, match=r"step 3: a gradient is not finite.*Samples in this step: .+, "
+    ):
         fit(recipe)
     assert last(tmp_path / "runs" / "run")["global_step"] == 2
 

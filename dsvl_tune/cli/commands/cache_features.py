@@ -15,12 +15,11 @@ from torch.utils.data import DataLoader, Subset
 from dsvl_tune.cli.commands.check_data import set_up
 from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import format_bytes, free_bytes
 from dsvl_tune.core.tensor_cache import (
     KEPT_FREE_BYTES,
     TensorCache,
     folder_bytes,
-    free_bytes,
-    in_words,
 )
 from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images.missing_features import image_keys, missing_pixels
@@ -109,11 +108,11 @@ def check_room(store: TensorCache, missing: int) -> str:
     needed, free = min(missing, room) * store.entry_bytes, free_bytes(store.root) - KEPT_FREE_BYTES
     if needed > free:
         raise UserError(
-            f"{store.root}: {missing:,} images of {in_words(store.entry_bytes)} need {in_words(needed)}, the disk has "
-            f"{in_words(max(free, 0))} to spare. Make room, give another folder, or bound the store by "
+            f"{store.root}: {missing:,} images of {format_bytes(store.entry_bytes)} need {format_bytes(needed)}, the disk has "
+            f"{format_bytes(max(free, 0))} to spare. Make room, give another folder, or bound the store by "
             "--model.feature_cache_gb."
         )
-    said = f"{missing:,} to store, {in_words(store.entry_bytes)} each, {in_words(missing * store.entry_bytes)} in all"
+    said = f"{missing:,} to store, {format_bytes(store.entry_bytes)} each, {format_bytes(missing * store.entry_bytes)} in all"
     if room < missing:
         said += f"; {room:,} of them fit into --model.feature_cache_gb {store.max_bytes / 1e9:g}"
     return said
@@ -169,6 +168,6 @@ def report(store: TensorCache, known: dict[str, bool], wall_s: float) -> str:
     return (
         f"images: {len(known):,} distinct; {hits:,} were stored, {added:,} added"
         + (f", {left:,} NOT stored: {store.closed or 'no room'}" if left else "")
-        + f"\nstore: {in_words(folder_bytes(store.root / store.folder))} for this recipe, "
-        f"{in_words(folder_bytes(store.root))} in all; time: {wall_s:.0f} s"
+        + f"\nstore: {format_bytes(folder_bytes(store.root / store.folder))} for this recipe, "
+        f"{format_bytes(folder_bytes(store.root))} in all; time: {wall_s:.0f} s"
     )

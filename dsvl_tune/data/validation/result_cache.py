@@ -17,7 +17,8 @@ from itertools import chain
 from pathlib import Path
 
 import dsvl_tune
-from dsvl_tune.core.cache_folder import cache_folder, write_cached
+from dsvl_tune.core.cache_folder import cache_folder
+from dsvl_tune.core.files import write_cached
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.validation.inspect import FORK_FROM, Examine, Facts, examined
 

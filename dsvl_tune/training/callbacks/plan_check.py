@@ -1,4 +1,4 @@
-"""The plan as a table before the first step, and the proof after it that exactly those tensors moved."""
+"""The plan as a table before the first step, and a check that exactly its tensors change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,24 @@ from dsvl_tune.models.finetuning.quantization import PART, four_bit_layers, para
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.module import FinetuneModule
 
+# Adam's first update of a weight is about its learning rate. Above this rate a float32 weight of
+# size 1 cannot round it away (spacing 1.2e-7); below it (early warm-up of a small rate) a tensor
+# may take several steps to change.
+SURE_TO_MOVE_LR = 1e-6
+
+COLUMNS = ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"]
+
 
 def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None = None) -> str:
-    """One line a part: what happens to it, how many tensors and parameters it has and trains, its learning rate.
+    """One line per model part: mode, tensors and parameters, how many are trained, learning rate.
 
-    A part without parameters was left out of memory: what it makes of the images is in the feature store.
+    A part without parameters is not loaded: its features are cached.
+
+    Args:
+        model: with the plan applied.
+        plan: one entry for each part of the model.
+        lr: learning rate of parts that name none.
+        quantization: of the base, or None.
     """
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
@@ -40,30 +53,21 @@ def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None
         mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
         if quantization is not None and part == PART:
             mode += f" on {quantization}"
-        mode = mode if parameters[part] else "frozen, not loaded"
+        if not parameters[part]:
+            mode = "frozen, not loaded"
         rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
-        rows.append(
-            [part, mode, f"{parameters[part]:,}", f"{tensors[part]:,}", f"{trained[part]:,}", rate]
-        )
-    total = [
-        "total",
-        "",
-        f"{parameters.total():,}",
-        f"{tensors.total():,}",
-        f"{trained.total():,}",
-        "",
-    ]
-    table = format_table(
-        ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"],
-        [*rows, total],
-    )
+        counts = [f"{counter[part]:,}" for counter in (parameters, tensors, trained)]
+        rows.append([part, mode, *counts, rate])
+    totals = [f"{counter.total():,}" for counter in (parameters, tensors, trained)]
+    table = format_table(COLUMNS, [*rows, ["total", "", *totals, ""]])
     if quantization is not None:
-        table += f"\n4-bit: the {len(four_bit_layers(model))} linear layers of {PART}, doubly quantised; nothing else"
+        layers = len(four_bit_layers(model))
+        table += f"\n4-bit: the {layers} linear layers of {PART}, double quantized; nothing else"
     return table
 
 
 def plan_record(module: FinetuneModule) -> dict[str, Any]:
-    """The content of `plan.json`: each part's plan, and which one's base is in 4 bits."""
+    """The content of `plan.json`: the plan of each part, and which one has a 4-bit base."""
     record = {part: asdict(how) for part, how in module.plan.items()}
     if module.quantization is not None:
         layers = len(four_bit_layers(module.network))
@@ -72,25 +76,25 @@ def plan_record(module: FinetuneModule) -> dict[str, Any]:
 
 
 def fingerprint(tensor: Tensor) -> bytes:
-    """A digest of a tensor's bits, or of the part that this process holds: differs when any bit does."""
+    """A digest of the bits of a tensor, or of this rank's shard of it.
+
+    Args:
+        tensor: of any shape and dtype.
+    """
     flat = local(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy()
     return hashlib.blake2b(flat.data, digest_size=16).digest()
 
 
-# Adam's first update of a weight is about its learning rate; above this rate a float32 weight of size 1 cannot round
-# it away (spacing 1.2e-7), below it (early warm-up of a small rate) a tensor may take several steps to show a change.
-SURE_TO_MOVE_LR = 1e-6
-
-
 class PlanCheck(L.Callback):
-    """Prints and saves the plan, then holds the first optimizer steps against it.
+    """Prints and saves the plan, then checks the first optimizer steps against it.
 
-    After the first step no frozen tensor has moved and every tensor that had a gradient has. A tensor whose gradient
-    was zero stays under watch until it moves: LoRA's A matrices (their B starts at 0), a neck behind alpha = 0, vision
-    after a text-only batch. What has not moved when training ends is told.
+    After the first step no frozen tensor has changed and every tensor with a gradient has. A tensor
+    whose gradient was zero is checked later, when it has one: LoRA's A matrices (their B starts at
+    0), a neck behind alpha = 0, the vision side after a text-only batch. Tensors that have not
+    changed when training ends are reported.
 
     Args:
-        run_folder: `plan.json` goes there.
+        run_folder: `plan.json` is written there.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -108,8 +112,10 @@ class PlanCheck(L.Callback):
             )
             print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
             write_json(self.run_folder / "plan.json", plan_record(pl_module))
-        self.before = {name: fingerprint(p) for name, p in pl_module.network.named_parameters()}
-        self.waiting = {name for name, p in pl_module.network.named_parameters() if p.requires_grad}
+        for name, parameter in pl_module.network.named_parameters():
+            self.before[name] = fingerprint(parameter)
+            if parameter.requires_grad:
+                self.waiting.add(name)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
@@ -119,14 +125,16 @@ class PlanCheck(L.Callback):
         assert isinstance(pl_module, FinetuneModule)
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         parameters = {
-            name: p for name, p in pl_module.network.named_parameters() if name in self.waiting
+            name: parameter
+            for name, parameter in pl_module.network.named_parameters()
+            if name in self.waiting
         }
         found = {
             name
-            for name, p in parameters.items()
-            if p.grad is not None and bool(local(p.grad).any())
+            for name, parameter in parameters.items()
+            if parameter.grad is not None and bool(local(parameter.grad).any())
         }
-        self.with_gradient = {name: rates[id(parameters[name])] for name in in_any_process(found)}
+        self.with_gradient = {name: rates[id(parameters[name])] for name in on_any_rank(found)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -142,40 +150,43 @@ class PlanCheck(L.Callback):
             for name, parameter in watched.items()
             if fingerprint(parameter) != self.before[name]
         }
-        moved = in_any_process(changed)
-        self.hold_against_plan(moved, watched)
+        moved = on_any_rank(changed)
+        self._check_against_plan(moved, watched)
         self.waiting -= moved
         if not self.frozen_checked:
             rank_zero_only(print)(
-                f"plan check after the first step: {len(moved)} tensors moved, all of them planned; "
-                f"{len(self.waiting)} planned ones had no gradient yet and stay watched",
+                f"plan check after the first step: {len(moved)} tensors updated, all planned; "
+                f"{len(self.waiting)} planned ones have no gradient yet and are checked later",
                 flush=True,
             )
-        self.frozen_checked, self.with_gradient = True, {}
+        self.frozen_checked = True
+        self.with_gradient = {}
 
-    def hold_against_plan(self, moved: set[str], watched: dict[str, nn.Parameter]) -> None:
-        """Raise on the first tensor that moved and should not have, or should have and did not."""
+    def _check_against_plan(self, moved: set[str], watched: dict[str, nn.Parameter]) -> None:
+        """Raise for the first tensor that changed and should not have, or the other way round."""
         for name, parameter in watched.items():
             if name in moved and not parameter.requires_grad:
                 raise RuntimeError(
-                    f"the plan has {part_of(name)} frozen, but {name} changed in the first step"
+                    f"the plan freezes {part_of(name)}, but {name} changed in the first step"
                 )
             if name not in moved and self.with_gradient.get(name, 0.0) > SURE_TO_MOVE_LR:
                 raise RuntimeError(
-                    f"the plan trains {name} and it had a gradient, but the optimizer did not move it"
+                    f"the plan trains {name}, but the optimizer did not update it although it had "
+                    "a gradient"
                 )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.waiting:
             rank_zero_only(print)(
-                f"plan check: {len(self.waiting)} planned tensors never moved, e.g. {min(self.waiting)}"
+                f"plan check: {len(self.waiting)} planned tensors were never updated, e.g. "
+                f"{min(self.waiting)}"
             )
 
 
-def in_any_process(names: set[str]) -> set[str]:
-    """What is in the set of one process at least: where the model is cut, each sees its own part of a tensor."""
+def on_any_rank(names: set[str]) -> set[str]:
+    """The union of a set over all ranks: each rank sees only its shard of a sharded tensor."""
     if not distributed.is_initialized():
         return names
-    sets: list[set[str]] = [set() for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(sets, names)
-    return set().union(*sets)
+    gathered: list[set[str]] = [set() for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(gathered, names)
+    return set().union(*gathered)

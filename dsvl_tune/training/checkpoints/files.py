@@ -1,9 +1,8 @@
-"""Checkpoint files that are whole or absent, two of which are always kept, and finding the newest whole one."""
+"""Run checkpoints as files: written atomically, the last two kept, the newest intact one found."""
 
 from __future__ import annotations
 
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,79 +12,86 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import remove, sync_folder, write_whole
+from dsvl_tune.core.files import free_bytes, remove, sync_folder, write_whole
 
 FOLDER = Path("checkpoints")
-NEXT, LAST, PREVIOUS = FOLDER / "next.ckpt", FOLDER / "last.ckpt", FOLDER / "previous.ckpt"
-"""In a run folder: the one that is being written, the newest whole one, and the one before."""
+"""Folder of the checkpoints inside a run folder."""
+NEXT = FOLDER / "next.ckpt"
+"""The checkpoint that is being written."""
+LAST = FOLDER / "last.ckpt"
+"""The newest intact checkpoint."""
+PREVIOUS = FOLDER / "previous.ckpt"
+"""The checkpoint before the last one."""
 
 
-class WholeFileIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, down to the disk, then renames it.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint next to its place, syncs it to disk, then renames it.
 
-    Lightning's own writes to the system's folder for temporary files and moves from there, which is a copy where that
-    is another file system, and syncs nothing.
+    Lightning's own IO writes to the system's temporary folder and moves the file from there, which
+    is a copy where that folder is on another file system, and syncs nothing.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write `checkpoint` to `path`, whole or not at all.
+        """Write a checkpoint atomically.
+
+        Args:
+            checkpoint: what Lightning collects.
+            path: the file to write.
+            storage_options: ignored.
 
         Raises:
-            UserError: it could not be written; the message has the bytes it takes and those that are free.
+            UserError: it could not be written; the message has the bytes needed and available.
         """
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda partial: save_file(checkpoint, partial))
+            write_whole(path, lambda partial: _torch_save(checkpoint, partial))
         except (OSError, UserError) as error:
-            reason = error.__cause__ or error
-            reason = getattr(reason, "strerror", None) or reason
+            cause = error.__cause__ or error
+            reason = getattr(cause, "strerror", None) or cause
             raise UserError(
-                f"{path}: the checkpoint could not be written ({reason}). It takes {tensor_bytes(checkpoint):,} bytes, "
-                f"and {free_bytes(path):,} are free. Checkpoints written before are untouched: make room, and the same "
-                "command goes on."
+                f"{path}: the checkpoint could not be written ({reason}). It needs "
+                f"{tensor_bytes(checkpoint):,} bytes, {free_bytes(path):,} are available. Earlier "
+                "checkpoints are unchanged: free some disk space and run the same command again."
             ) from error
 
 
-def save_file(checkpoint: dict[str, Any], path: Path) -> None:
-    """`torch.save`, with the system's error where torch tells its own."""
+def _torch_save(checkpoint: dict[str, Any], path: Path) -> None:
+    """`torch.save`, raising the system's error where torch raises a RuntimeError of its own."""
     try:
         with path.open("wb") as file:
             torch.save(checkpoint, file)
-    except RuntimeError as error:  # torch's zip writer; what the disk said is the context
+    except RuntimeError as error:  # torch's zip writer; the disk's error is the context
         raise OSError(*getattr(error.__context__, "args", (None, str(error)))) from error
 
 
-def free_bytes(path: Path) -> int:
-    """Room on the disk that would hold `path`."""
-    return shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free
-
-
 def tensor_bytes(checkpoint: Mapping[str, Any]) -> int:
-    """Bytes of all tensors in a checkpoint; what else it holds is small."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(checkpoint))
+    """Bytes of all tensors in a checkpoint; everything else in it is small."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors_in(checkpoint))
 
 
-def tensors_in(content: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested mappings and lists."""
+def _tensors_in(content: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested mappings and sequences."""
     if isinstance(content, torch.Tensor):
         yield content
     elif isinstance(content, Mapping):
         for value in content.values():
-            yield from tensors_in(value)
+            yield from _tensors_in(value)
     elif isinstance(content, (list, tuple)):
         for value in content:
-            yield from tensors_in(value)
+            yield from _tensors_in(value)
 
 
 def keep_as_last(run_folder: Path) -> None:
-    """Turn what `NEXT` holds into the last checkpoint, and the last into the previous one.
+    """Make `NEXT` the last checkpoint and the last one the previous one; files and folders alike.
 
-    Files and folders alike. A kill between two of the renames leaves the previous one, whole.
+    A kill between two of the renames leaves the previous checkpoint intact.
     """
-    following, last, previous = (run_folder / name for name in (NEXT, LAST, PREVIOUS))
+    following = run_folder / NEXT
+    last = run_folder / LAST
+    previous = run_folder / PREVIOUS
     if last.exists():
         remove(previous)
         last.replace(previous)
@@ -94,33 +100,36 @@ def keep_as_last(run_folder: Path) -> None:
 
 
 def newest_whole(run_folder: Path) -> Path | None:
-    """The newest checkpoint that can be gone on from, or None. Says so where a damaged one had to be passed over."""
+    """The newest intact checkpoint of a run, or None; damaged ones are reported and skipped."""
     for name in (LAST, PREVIOUS):
         path = run_folder / name
-        if path.exists() and is_whole(path):
+        if not path.exists():
+            continue
+        if is_whole(path):
             return path
-        if path.exists():
-            print(f"{path} is damaged; looking for the one before it", flush=True)
+        print(f"{path} is damaged; trying the checkpoint before it", flush=True)
     return None
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every byte of a checkpoint is as it was written, by the checksums in it.
+    """Whether a checkpoint is intact.
 
-    Of a sharded one, which is a folder, only whether its writing was finished: torch writes `.metadata` last.
+    A file is checked byte by byte against its checksums. Of a sharded checkpoint, which is a
+    folder, only whether it was written to its end: torch writes `.metadata` last.
     """
     if path.is_dir():
         return (path / ".metadata").is_file()
     try:
-        with zipfile.ZipFile(
-            path
-        ) as archive:  # what torch.save writes: a zip with a CRC-32 for each tensor
+        with zipfile.ZipFile(path) as archive:  # torch.save writes a zip with CRC-32 checksums
             return archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name, -1 without one. Times of files tell no order: clocks are put right."""
+    """The optimizer step in a checkpoint's name, -1 without one.
+
+    File times do not order checkpoints reliably: clocks are adjusted.
+    """
     found = re.search(r"step=(\d+)", path.name)
     return int(found[1]) if found else -1

@@ -1,7 +1,8 @@
-"""A run's checkpoints: a file, or a folder of shards that every process writes its own of. Both are read by any run.
+"""Run checkpoints as one file or as a folder of shards; any run reads both.
 
-A file is what Lightning writes: the trained tensors by name, and torch's optimizer state, whose groups name theirs. A
-folder holds the same tensors in torch's distributed form, and the rest as a file beside them.
+A file is what Lightning writes: the trained tensors by name, and torch's optimizer state, whose
+groups name their parameters. A folder holds the same tensors in torch's distributed format, each
+rank writing its own shard, and everything else in one file next to them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import shutil
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +24,47 @@ from torch.distributed.tensor import DTensor
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import partial_of, put_in_place, remove, write_whole
 from dsvl_tune.models.runtime.fsdp import cut_like
-from dsvl_tune.training.checkpoints.files import WholeFileIO
+from dsvl_tune.training.checkpoints.files import AtomicCheckpointIO
 
 REST = "rest.pt"
-"""In a folder of shards: all of the checkpoint that is no tensor of the model or the optimizer."""
+"""In a folder of shards: everything but the tensors of the model and the optimizer."""
+MODEL_PREFIX = "state_dict."
+"""Prefix of the trained tensors' keys in the shards."""
+OPTIMIZER_PREFIX = "optimizer."
+"""Prefix of the optimizer state's keys in the shards, followed by parameter name and slot."""
 
-Checkpoint = dict[str, Any]
+RunCheckpoint = dict[str, Any]
+"""What Lightning collects for a checkpoint: `state_dict`, `optimizer_states`, loops, callbacks."""
 
 
-class RunCheckpointIO(WholeFileIO):
-    """Reads files and folders of shards in one process; writes files, whole or not at all.
+class RunCheckpointIO(AtomicCheckpointIO):
+    """Reads files and folders of shards in a single process; writes files atomically.
 
     Args:
-        optimizer: whether to read the optimizer's state, the larger part, from a folder.
+        optimizer: whether to read the optimizer state, the larger part, from a folder.
     """
 
     def __init__(self, optimizer: bool) -> None:
         self.optimizer = optimizer
 
-    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> Checkpoint:
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> RunCheckpoint:
         if Path(path).is_dir():
             return read_folder(Path(path), {}, self.optimizer)
         return super().load_checkpoint(path, *arguments, **options)
 
     def save_checkpoint(
-        self, checkpoint: Checkpoint, path: Any, storage_options: Any = None
+        self, checkpoint: RunCheckpoint, path: Any, storage_options: Any = None
     ) -> None:
-        """As `WholeFileIO.save_checkpoint`; a folder of shards that a killed run left there makes room."""
+        """As `AtomicCheckpointIO`; replaces a folder of shards that a killed run left there."""
         if Path(path).is_dir():
             remove(Path(path))
         super().save_checkpoint(checkpoint, path, storage_options)
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Set aside first: a kill leaves no half of a folder under its name.
+        """Rename first, so that a kill leaves no half of a folder under its name.
 
-        It may be gone: a run killed between removing a best checkpoint and its next save does not know of that.
+        The checkpoint may be gone already: a run that was killed between removing a best checkpoint
+        and its next save does not know about the removal.
         """
         aside = Path(path).with_name(f".{Path(path).name}.removed")
         with suppress(FileNotFoundError):
@@ -67,40 +73,38 @@ class RunCheckpointIO(WholeFileIO):
 
 
 def optimizer_names(state: dict[str, Any]) -> dict[int, str]:
-    """Number of a parameter in an optimizer's state -> its name."""
-    pairs = [
-        zip(group["params"], group["param_names"], strict=True) for group in state["param_groups"]
-    ]
-    return dict(chain.from_iterable(pairs))
+    """Number of a parameter in an optimizer state -> its name."""
+    names: dict[int, str] = {}
+    for group in state["param_groups"]:
+        names.update(zip(group["params"], group["param_names"], strict=True))
+    return names
 
 
-def write_folder(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whose tensors are cut over the processes; every process must call it.
+def write_folder(path: Path, checkpoint: RunCheckpoint) -> None:
+    """Write a checkpoint of sharded tensors; every rank must call this.
 
-    The folder appears when all of it is written. What stood there stays until then.
+    The folder appears when all of it is written; an existing one stays until then.
+
+    Args:
+        path: of the folder.
+        checkpoint: its tensors are DTensors of any shape and dtype.
 
     Raises:
-        UserError: a process could not write its shard (disk full, read-only folder).
+        UserError: a rank could not write its shard (disk full, read-only folder).
     """
     partial = partial_of(path)
-    tensors = {
-        f"state_dict.{name}": tensor.detach() for name, tensor in checkpoint["state_dict"].items()
-    }
     (state,) = checkpoint["optimizer_states"]
-    names = optimizer_names(state)
-    for number, slots in state["state"].items():
-        tensors |= {f"optimizer.{names[number]}.{slot}": tensor for slot, tensor in slots.items()}
     if distributed.get_rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.barrier()
     try:
-        dcp.save(tensors, checkpoint_id=partial)
+        dcp.save(_sharded_tensors(checkpoint, state), checkpoint_id=partial)
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         raise UserError(
-            f"{path}: could not be written ({cause}). What was there before is untouched. Make room, or give another "
-            "folder by --run_dir."
+            f"{path}: could not be written ({cause}). Earlier checkpoints are unchanged. Free some "
+            "disk space or choose another --run_dir."
         ) from error
     if distributed.get_rank() == 0:
         groups = {"state": {}, "param_groups": state["param_groups"]}
@@ -110,35 +114,57 @@ def write_folder(path: Path, checkpoint: Checkpoint) -> None:
     distributed.barrier()
 
 
-def without_shards(path: Path) -> Checkpoint:
-    """What torch's own file of a checkpoint holds, mapped: all of it, or of a folder what is not in the shards."""
-    checkpoint: Checkpoint = torch.load(
-        path / REST if path.is_dir() else path, map_location="cpu", mmap=True, weights_only=True
-    )
+def _sharded_tensors(checkpoint: RunCheckpoint, state: dict[str, Any]) -> dict[str, Tensor]:
+    """The trained tensors and the optimizer's, by their keys in the shards."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in checkpoint["state_dict"].items():
+        tensors[f"{MODEL_PREFIX}{name}"] = tensor.detach()
+    names = optimizer_names(state)
+    for number, slots in state["state"].items():
+        for slot, tensor in slots.items():
+            tensors[f"{OPTIMIZER_PREFIX}{names[number]}.{slot}"] = tensor
+    return tensors
+
+
+def without_shards(path: Path) -> RunCheckpoint:
+    """The part of a checkpoint that is one torch file, memory-mapped.
+
+    Everything of a checkpoint file; of a folder, everything but the shards.
+    """
+    file = path / REST if path.is_dir() else path
+    checkpoint: RunCheckpoint = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     return checkpoint
 
 
-def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpoint:
-    """Read a folder of shards; no process needs another for it.
+def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> RunCheckpoint:
+    """Read a folder of shards; needs no communication between ranks.
 
     Args:
-        path: of the folder. like: tensors by name, cut as those read and their optimizer state shall be; what is not
-            named is read whole. optimizer: whether to read its state.
+        path: of the folder.
+        like: tensors by name. A tensor of that name and its optimizer state are read sharded as it
+            is; all others are read whole.
+        optimizer: whether to read the optimizer state.
     """
     checkpoint = without_shards(path)
-    checkpoint["state_dict"] = read_tensors(path, "state_dict.", like)
+    checkpoint["state_dict"] = read_tensors(path, MODEL_PREFIX, like)
     if optimizer:
         (state,) = checkpoint["optimizer_states"]
         numbers = {name: number for number, name in optimizer_names(state).items()}
         state["state"] = {number: {} for number in numbers.values()}
-        for key, tensor in read_tensors(path, "optimizer.", like).items():
+        for key, tensor in read_tensors(path, OPTIMIZER_PREFIX, like).items():
             name, _, slot = key.rpartition(".")
             state["state"][numbers[name]][slot] = tensor
     return checkpoint
 
 
 def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a folder of shards whose keys begin with a prefix, by the rest of their keys."""
+    """The tensors of a folder of shards whose keys start with a prefix, by the rest of the key.
+
+    Args:
+        path: of the folder.
+        prefix: `MODEL_PREFIX` or `OPTIMIZER_PREFIX`.
+        like: as in `read_folder`.
+    """
     wanted: dict[str, Tensor] = {}
     for key, stored in dcp.FileSystemReader(path).read_metadata().state_dict_metadata.items():
         if not key.startswith(prefix):
@@ -146,65 +172,77 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
         assert isinstance(stored, TensorStorageMetadata), key
         name = key.removeprefix(prefix)
         template = like.get(name, like.get(name.rpartition(".")[0]))
+        dtype = stored.properties.dtype
         if isinstance(template, DTensor) and template.shape == stored.size:
-            wanted[key] = torch.empty_like(
-                template, dtype=stored.properties.dtype, requires_grad=False
-            )
+            wanted[key] = torch.empty_like(template, dtype=dtype, requires_grad=False)
         else:
-            wanted[key] = torch.empty(stored.size, dtype=stored.properties.dtype)
-    load_here(wanted, path)
+            wanted[key] = torch.empty(stored.size, dtype=dtype)
+    _fill_from_shards(wanted, path)
     return {key.removeprefix(prefix): tensor for key, tensor in wanted.items()}
 
 
-def load_here(tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill tensors, by their keys, from a folder of shards; each process for itself."""
+def _fill_from_shards(tensors: dict[str, Tensor], path: Path) -> None:
+    """Fill tensors, by their keys, from a folder of shards; each rank on its own."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is meant
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
         dcp.load(tensors, checkpoint_id=path, no_dist=True)
 
 
 def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
-    """The names of the trained tensors in a file or a folder of shards, and what reads one of them."""
+    """The names of the trained tensors in a checkpoint, and a function that reads one of them."""
     if path.is_file():
-        state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)[
-            "state_dict"
-        ]  # mapped
+        state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)["state_dict"]
         return set(state), state.__getitem__
-    prefix = "state_dict."
     stored = {
-        key.removeprefix(prefix): entry
+        key.removeprefix(MODEL_PREFIX): entry
         for key, entry in dcp.FileSystemReader(path).read_metadata().state_dict_metadata.items()
-        if key.startswith(prefix)
+        if key.startswith(MODEL_PREFIX)
     }
 
     def read(name: str) -> Tensor:
-        tensor = torch.empty(stored[name].size, dtype=stored[name].properties.dtype)  # type: ignore[union-attr]
-        load_here({prefix + name: tensor}, path)
+        entry = stored[name]
+        assert isinstance(entry, TensorStorageMetadata), name
+        tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
+        _fill_from_shards({f"{MODEL_PREFIX}{name}": tensor}, path)
         return tensor
 
     return set(stored), read
 
 
-def over_tensors(checkpoint: Checkpoint, change: Callable[[str, Tensor], Tensor]) -> Checkpoint:
-    """A checkpoint with its trained tensors and the optimizer's changed; `change` gets the name of the trained one."""
+def over_tensors(
+    checkpoint: RunCheckpoint, change: Callable[[str, Tensor], Tensor]
+) -> RunCheckpoint:
+    """A checkpoint with a function applied to its trained tensors and their optimizer state.
+
+    Args:
+        checkpoint: not modified.
+        change: takes the name of the trained tensor, and that tensor or one of its optimizer slots.
+    """
     states = []
     for state in checkpoint.get("optimizer_states", []):
         names = optimizer_names(state)
-        changed = {
-            i: {k: change(names[i], t) for k, t in slots.items()}
-            for i, slots in state["state"].items()
-        }
+        changed: dict[int, dict[str, Tensor]] = {}
+        for number, slots in state["state"].items():
+            changed[number] = {
+                slot: change(names[number], tensor) for slot, tensor in slots.items()
+            }
         states.append({**state, "state": changed})
     tensors = {name: change(name, tensor) for name, tensor in checkpoint["state_dict"].items()}
     return {**checkpoint, "state_dict": tensors, "optimizer_states": states}
 
 
-def read_checkpoint(path: Path, like: dict[str, Tensor], optimizer: bool) -> Checkpoint:
-    """Read a file or a folder of shards, the tensors cut as those of `like` are; arguments as for `read_folder`."""
+def read_checkpoint(path: Path, like: dict[str, Tensor], optimizer: bool) -> RunCheckpoint:
+    """Read a checkpoint file or folder, its tensors sharded as those of `like`.
+
+    Args:
+        path: of the file or folder.
+        like: as in `read_folder`.
+        optimizer: whether to read the optimizer state from a folder.
+    """
     if path.is_dir():
         return read_folder(path, like, optimizer)
-    # Mapped, because a process of a sharded run keeps its own rows alone.
-    checkpoint = without_shards(path)
+    checkpoint = without_shards(path)  # memory-mapped: each rank copies its own rows only
     return over_tensors(
-        checkpoint, lambda name, tensor: cut_like(tensor, like[name]) if name in like else tensor
+        checkpoint,
+        lambda name, tensor: cut_like(tensor, like[name]) if name in like else tensor,
     )

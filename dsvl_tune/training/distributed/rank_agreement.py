@@ -1,4 +1,4 @@
-"""What the processes of one run must know of each other before they are connected."""
+"""What the processes of one run agree on before they are connected."""
 
 from __future__ import annotations
 
@@ -15,83 +15,91 @@ from lightning.fabric.utilities.rank_zero import _get_rank
 from torch.distributed import TCPStore
 
 DECISION = "DSVL_TUNE_RUN"
-"""Environment variable in which the first process tells the others that it starts who it is and what it took."""
+"""Environment variable that passes rank 0's process id and run folder to the ranks it starts."""
+
+CONNECT_TIMEOUT = timedelta(minutes=5)
 
 Place = tuple[Path, "Path | None"]
+"""A run folder, and the checkpoint to resume from."""
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes the run folder."""
+    """Whether this is rank 0, which writes the run folder."""
     return not _get_rank()
 
 
 def was_launched_by_first() -> bool:
-    """Whether the first process started this one (and torchrun or srun did not)."""
+    """Whether rank 0 started this process (and neither torchrun nor srun did)."""
     by_others = "TORCHELASTIC_RUN_ID" in os.environ or SLURMEnvironment.detect()
     return not is_first() and DECISION in os.environ and not by_others
 
 
 def decided_by_first(decide: Callable[[], Place]) -> Place:
-    """What `decide` says in the first process, in every process.
+    """The result of `decide` on rank 0, on every rank.
 
-    Once the first process has made a run folder, another that looks would take the next number.
+    Once rank 0 has made a run folder, another rank that looks would choose the next number.
+
+    Args:
+        decide: called on rank 0 only.
     """
     if was_launched_by_first():
-        return from_text(os.environ[DECISION])
-    store = shared_store()
+        return _parse_place(os.environ[DECISION])
+    store = _shared_store()
     if store is None:
         os.environ[DECISION] = json.dumps((os.getpid(), *decide()), default=str)
-        return from_text(os.environ[DECISION])
+        return _parse_place(os.environ[DECISION])
     attempt = f"{DECISION}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
     if is_first():
         store.set(attempt, json.dumps((os.getpid(), *decide()), default=str))
-    place = from_text(store.get(attempt))
-    if store.add(f"{attempt}/readers", 1) == processes():
+    place = _parse_place(store.get(attempt))
+    if store.add(f"{attempt}/readers", 1) == _process_count():
         store.set(f"{attempt}/read", "by all")
     if is_first():
-        store.get(f"{attempt}/read")  # the process that holds the store may not let it go before
+        store.get(f"{attempt}/read")  # rank 0 may hold the store and must not close it earlier
     return place
 
 
-def shared_store() -> TCPStore | None:
-    """Where processes that torchrun or srun started at one time can leave each other a word; None for one process."""
-    timeout = timedelta(minutes=5)
+def _shared_store() -> TCPStore | None:
+    """A key-value store shared by processes that torchrun or srun started; None for one process."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return TCPStore(
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
-            timeout=timeout,
+            timeout=CONNECT_TIMEOUT,
         )
-    if SLURMEnvironment.detect() and processes() > 1:
+    if SLURMEnvironment.detect() and _process_count() > 1:
         slurm = SLURMEnvironment()
-        port = slurm.main_port + 1  # the port itself is for the process group, later
         return TCPStore(
-            slurm.main_address, port, is_master=is_first(), timeout=timeout, wait_for_workers=False
+            slurm.main_address,
+            slurm.main_port + 1,  # the process group takes the port itself, later
+            is_master=is_first(),
+            timeout=CONNECT_TIMEOUT,
+            wait_for_workers=False,
         )
     return None
 
 
-def processes() -> int:
-    """Processes that were started at one time."""
+def _process_count() -> int:
+    """Number of processes that were started together."""
     return int(os.environ.get("WORLD_SIZE") or os.environ["SLURM_NTASKS"])
 
 
-def from_text(text: str | bytes) -> Place:
-    """A place as it was sent."""
+def _parse_place(text: str | bytes) -> Place:
+    """A place from its JSON form."""
     _, folder, checkpoint = json.loads(text)
     return Path(folder), Path(checkpoint) if checkpoint else None
 
 
 def die_with_first() -> None:
-    """End this process when the first one, which started it, is gone: alone it would wait in a collective for ever."""
+    """End this process when rank 0, which started it, is gone; it would wait forever otherwise."""
     if was_launched_by_first():
         first, *_ = json.loads(os.environ[DECISION])
-        threading.Thread(target=watch, args=(first,), daemon=True).start()
+        threading.Thread(target=_exit_without, args=(first,), daemon=True).start()
 
 
-def watch(parent: int) -> None:
-    """Look every second whether the parent is still the parent."""
+def _exit_without(parent: int) -> None:
+    """Exit once the parent process is another one; checked every second."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

@@ -1,15 +1,16 @@
-"""How a run is spread over processes: every one a whole model (ddp), or every one its shard of it (fsdp2)."""
+"""How a run is spread over processes: a whole model on each (ddp) or a shard on each (fsdp2)."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import (
+    DDPStrategy,
     FSDPStrategy,
     ModelParallelStrategy,
     Strategy,
@@ -18,25 +19,27 @@ from lightning.pytorch.strategies import (
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.models.runtime.fsdp import whole
 from dsvl_tune.training.checkpoints.sharded_io import (
-    Checkpoint,
+    RunCheckpoint,
     over_tensors,
     read_checkpoint,
     write_folder,
 )
 
 SHARDED = "fsdp2"
+"""Name of the sharded strategy in a recipe."""
 
 
 class FSDP2(ModelParallelStrategy):
-    """Lightning's FSDP2 over all processes of the run, with checkpoints that any other strategy and number reads.
+    """Lightning's FSDP2 over all processes of a run, with checkpoints that every strategy reads.
 
-    Lightning's own sizes default to no sharding on one machine; here every process has a shard. Its checkpoints ask for
-    every tensor of the model, number the optimizer's in a way that one process does not, or cannot be put together;
-    here adapters are gathered, tensor by tensor, into the file that one process writes, and where a part is fully
-    trained, every process writes its own shard.
+    Lightning's default sizes do not shard on a single machine; here every process has a shard.
+    Lightning's checkpoints ask for every tensor of the model, number the optimizer's parameters as
+    no other strategy does, or cannot be consolidated. Here adapters are gathered tensor by tensor
+    into a file that one process writes; where a part is fully trained, each process writes its
+    own shard.
 
     Args:
         process_group_backend: of torch; None takes gloo on CPU and nccl on GPU.
@@ -50,7 +53,7 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return dict(self.own_parameters())
+        return dict(self.sharded_parameters())
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
@@ -58,24 +61,30 @@ class FSDP2(ModelParallelStrategy):
         return state
 
     def save_checkpoint(
-        self, checkpoint: Checkpoint, filepath: Any, storage_options: Any = None
+        self, checkpoint: RunCheckpoint, filepath: Any, storage_options: Any = None
     ) -> None:
         path = Path(self.broadcast(filepath))
         if not all("lora_" in name for name in checkpoint["state_dict"]):
             write_folder(path, checkpoint)
             return
-        gathered = over_tensors(checkpoint, lambda _, tensor: self.gathered(tensor))
+        gathered = over_tensors(checkpoint, lambda _, tensor: self.gather(tensor))
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(gathered, path, storage_options=storage_options)
 
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """All of a tensor in the first process's memory, nothing in the others'."""
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The whole tensor on the CPU of rank 0; an empty tensor on the other ranks.
+
+        Args:
+            tensor: of any shape and dtype, sharded or not; every rank must call this.
+        """
         tensor = whole(tensor)
         return tensor.cpu() if self.is_global_zero else torch.empty(0)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> Checkpoint:
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> RunCheckpoint:
         path = Path(self.broadcast(checkpoint_path))
-        return read_checkpoint(path, self.own_parameters(), optimizer=bool(self.optimizers))
+        return read_checkpoint(path, self.sharded_parameters(), optimizer=bool(self.optimizers))
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         Strategy.load_model_state_dict(self, checkpoint, strict)
@@ -87,8 +96,8 @@ class FSDP2(ModelParallelStrategy):
     def lightning_restore_optimizer(self) -> bool:
         return True
 
-    def own_parameters(self) -> dict[str, Tensor]:
-        """The parameters by name, as they are cut here."""
+    def sharded_parameters(self) -> dict[str, Tensor]:
+        """The parameters of this rank by name, as DTensors."""
         assert self.lightning_module is not None
         return dict(self.lightning_module.named_parameters())
 
@@ -96,40 +105,53 @@ class FSDP2(ModelParallelStrategy):
 def choose_strategy(
     strategy: str | Strategy, devices: int | str | list[int], nodes: int
 ) -> str | Strategy:
-    """What `trainer.strategy` means here.
+    """The strategy that `trainer.strategy` stands for.
 
     Args:
-        strategy: of the recipe. devices: `trainer.devices`. nodes: `trainer.num_nodes`.
+        strategy: `trainer.strategy` of the recipe.
+        devices: `trainer.devices`.
+        nodes: `trainer.num_nodes`.
 
     Raises:
-        UserError: no such strategy, one that would not shard, or that cannot train here; or no number of processes.
+        UserError: the strategy is unknown, does not shard or cannot train here; or the number of
+            processes is not fixed.
     """
     if strategy == "auto" and (nodes > 1 or devices not in (1, "1")):
         strategy = "ddp"
     if strategy in ("ddp", SHARDED) and devices in ("auto", "-1", -1):
         raise UserError(
-            f"trainer.strategy: {strategy} with devices {devices}: the rows of a step would depend on the machine. "
-            "Give the number of processes on each machine, e.g. --trainer.devices 8."
+            f"trainer.strategy: {strategy} with devices {devices}: the rows of a step would depend "
+            "on the machine. Give the number of processes per machine, e.g. --trainer.devices 8."
         )
     if strategy == SHARDED:
         return FSDP2()
     if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2):
         raise UserError(
-            "trainer.strategy: Lightning's ModelParallelStrategy does not shard on one machine by default, and its "
-            f"checkpoints are not read by other strategies. Give {SHARDED}."
+            "trainer.strategy: Lightning's ModelParallelStrategy does not shard on one machine by "
+            f"default, and other strategies cannot read its checkpoints. Use {SHARDED}."
         )
     if isinstance(strategy, FSDPStrategy) or strategy in ("fsdp", "fsdp_cpu_offload"):
         raise UserError(
-            f"trainer.strategy: {strategy} is FSDP's first version, which cannot clip gradients by their norm. Give "
-            f"{SHARDED}."
+            f"trainer.strategy: {strategy} is FSDP's first version, which cannot clip gradients by "
+            f"their norm. Use {SHARDED}."
         )
-    usable = [
-        "auto",
-        SHARDED,
-        *(name for name in StrategyRegistry.available_strategies() if "fsdp" not in name),
-    ]
-    if isinstance(strategy, str) and strategy not in usable:
-        near = difflib.get_close_matches(strategy, usable, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Usual are auto, ddp and {SHARDED}."
-        raise UserError(f"trainer.strategy: there is no {strategy!r}. {hint}")
+    if isinstance(strategy, str) and strategy not in usable_strategies():
+        raise unknown_name("trainer.strategy", strategy, usable_strategies())
     return strategy
+
+
+def usable_strategies() -> list[str]:
+    """Names that `trainer.strategy` takes."""
+    of_lightning = [name for name in StrategyRegistry.available_strategies() if "fsdp" not in name]
+    return ["auto", SHARDED, *of_lightning]
+
+
+def allow_unused_parameters(trainer: L.Trainer) -> None:
+    """Make DDP find the parameters that a step did not use, unless the recipe says otherwise.
+
+    A text-only batch uses no parameter of the vision side. By default DDP waits for their gradients
+    where another rank has an image, and the run hangs. A recipe opts out by
+    `ddp_find_unused_parameters_false`.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)

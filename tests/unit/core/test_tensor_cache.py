@@ -10,13 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune.core import tensor_cache as tensor_store
+from dsvl_tune.core import tensor_cache
 from dsvl_tune.core.tensor_cache import TensorCache
 
 SHAPES = {"low": (4, 8), "high": (16, 3)}
@@ -161,7 +162,7 @@ def test_what_killed_writers_left_is_taken_away(tmp_path: Path) -> None:
     for path in (left, fresh):
         path.write_bytes(b"half")
     os.utime(left, (1, 1))
-    assert tensor_store.folder_bytes(tmp_path) == store.path(key(1)).stat().st_size + 4
+    assert tensor_cache.folder_bytes(tmp_path) == store.path(key(1)).stat().st_size + 4
     assert not left.exists() and fresh.exists()
 
 
@@ -171,7 +172,7 @@ def test_the_bound_is_held_and_said_once(
     store = open_store(tmp_path, max_bytes=10_000)
     kept = [store.put(key(i), entry(i)) for i in range(40)]
     assert 0 < sum(kept) < 40 and sum(kept) == len(list(tmp_path.rglob("*.safetensors")))
-    assert tensor_store.folder_bytes(tmp_path) <= 10_000
+    assert tensor_cache.folder_bytes(tmp_path) <= 10_000
     assert capsys.readouterr().out.count("nothing more is added") == 1
     assert is_entry(store.get(key(0)), 0)
 
@@ -181,7 +182,7 @@ def test_the_bound_counts_what_other_writers_add(tmp_path: Path) -> None:
     for i in range(400):
         (one if i % 2 else other).put(key(i), entry(i))
     assert one.closed and other.closed
-    assert tensor_store.folder_bytes(tmp_path) <= 200_000 + tensor_store.COUNT_EVERY * 1000
+    assert tensor_cache.folder_bytes(tmp_path) <= 200_000 + tensor_cache.COUNT_EVERY * 1000
 
 
 def test_a_disk_without_room_stops_filling(tmp_path: Path) -> None:
@@ -198,10 +199,10 @@ def test_a_disk_without_room_stops_filling(tmp_path: Path) -> None:
 
 
 def test_the_last_of_a_disk_is_left_to_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(tensor_store, "KEPT_FREE_BYTES", shutil.disk_usage(tmp_path).total)
-    store = open_store(tmp_path)
+    total = shutil.disk_usage(tmp_path).total
+    store = replace(open_store(tmp_path), kept_free_bytes=total)
     assert not store.put(key(1), entry(1)) and "left" in store.closed
 
 

@@ -14,10 +14,10 @@ from torch.autograd import gradcheck
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from dsvl_tune.families.deepseek_vl.parts import PREFIXES, PartPlan
-from dsvl_tune.kernels import onednn_linear as products
+from dsvl_tune.kernels import onednn_linear
 from dsvl_tune.kernels.install import FASTER, install_kernels
-from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraProduct
-from dsvl_tune.kernels.onednn_linear import FullWidthLinear
+from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraFunction
+from dsvl_tune.kernels.onednn_linear import OneDnnLinear
 from dsvl_tune.kernels.swiglu import SwiGLU
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan, lora_config
@@ -31,8 +31,8 @@ LORA = {
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of a product, whatever this processor would choose."""
-    monkeypatch.setattr(products, "ONEDNN", request.param)
-    monkeypatch.setattr(products, "MIN_ROWS", 1)
+    monkeypatch.setattr(onednn_linear, "ONEDNN", request.param)
+    monkeypatch.setattr(onednn_linear, "MIN_ROWS", 1)
 
 
 def gradients(module: nn.Module, run: Callable[[], Tensor]) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ def adapted(
     assert type(model["proj"]) is PeftLoraLinear
     install_kernels(model)
     assert isinstance(model["proj"], FusedLoraLinear) and isinstance(
-        model["proj"].base_layer, FullWidthLinear
+        model["proj"].base_layer, OneDnnLinear
     )
     return model["proj"]
 
@@ -192,7 +192,7 @@ def test_gradients_are_those_that_differences_give() -> None:
     torch.manual_seed(8)
     weight, bias = draw(5, 4).detach(), draw(5).detach()
     assert gradcheck(
-        lambda x, a, b: LoraProduct.apply(x, weight, bias, a, b, 1.5),
+        lambda x, a, b: LoraFunction.apply(x, weight, bias, a, b, 1.5),
         (draw(2, 3, 4), draw(2, 4), draw(5, 2)),
     )
     assert gradcheck(SwiGLU.apply, (draw(2, 3), draw(2, 3)))
@@ -202,12 +202,12 @@ def test_gradients_are_those_that_differences_give() -> None:
 def test_a_linear_layer(rows: tuple[int, ...], library: None) -> None:
     """Few rows, many, and an input with gaps between its rows."""
     torch.manual_seed(9)
-    layer = FullWidthLinear(24, 40)
+    layer = OneDnnLinear(24, 40)
     wide = torch.randn(*rows, 30)
     for x in (wide[..., :24].contiguous(), wide[..., 3:27]):
         weights = torch.randn(*rows, 40)
         results = []
-        for forward in (nn.Linear.forward, FullWidthLinear.forward):
+        for forward in (nn.Linear.forward, OneDnnLinear.forward):
             leaf = x.clone().requires_grad_()
             output = forward(layer, leaf)
             found = gradients(layer, lambda: (output * weights).sum())  # noqa: B023
@@ -218,13 +218,13 @@ def test_a_linear_layer(rows: tuple[int, ...], library: None) -> None:
 def test_a_result_is_no_view(library: None) -> None:
     """Sharding warns of views: changing one in place would lose its hooks."""
     x = torch.randn(2, 50, 24)
-    assert not FullWidthLinear(24, 40, bias=False)(x)._is_view()
+    assert not OneDnnLinear(24, 40, bias=False)(x)._is_view()
     assert not adapted()(x)._is_view()
 
 
 def test_a_compiled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: torch.compile takes oneDNN's operator for constant weights alone."""
-    monkeypatch.setattr(products, "ONEDNN", True)
+    monkeypatch.setattr(onednn_linear, "ONEDNN", True)
     layer = adapted()
     compiled = torch.compile(layer, fullgraph=True)
     x = torch.randn(64, 24)

@@ -11,12 +11,12 @@ from torch.autograd import gradcheck
 from transformers import SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionSdpaAttention
 
-from dsvl_tune.kernels import onednn_linear as products
+from dsvl_tune.kernels import onednn_linear
 from dsvl_tune.kernels import relative_position_attention as sam_attention
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.kernels.relative_position_attention import (
-    BlockAttention,
-    FoldedSamAttention,
+    BlockedAttention,
+    BlockedSamAttention,
     widened_attention,
 )
 
@@ -44,7 +44,7 @@ def pair(heads: int, side: int, window: int) -> tuple[torch.nn.Module, torch.nn.
     ours = copy.deepcopy(theirs)
     install_kernels(ours)
     assert (
-        type(ours) is FoldedSamAttention and ours.state_dict().keys() == theirs.state_dict().keys()
+        type(ours) is BlockedSamAttention and ours.state_dict().keys() == theirs.state_dict().keys()
     )
     return theirs, ours
 
@@ -70,7 +70,7 @@ def assert_equal(theirs: dict[str, Tensor], ours: dict[str, Tensor], bound: floa
     ("geometry", "onednn"), [*((geometry, True) for geometry in GEOMETRIES), ("small", False)]
 )
 def test_it_is_transformers(geometry: str, onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "ONEDNN", onednn)
+    monkeypatch.setattr(onednn_linear, "ONEDNN", onednn)
     heads, side, window, batch, height, width = GEOMETRIES[geometry]
     torch.manual_seed(1)
     theirs, ours = pair(heads, side, window)
@@ -93,12 +93,14 @@ def test_blocks_have_the_gradients_that_differences_give(
 ) -> None:
     """All heads in one block; some queries of one head in each."""
     monkeypatch.setattr(sam_attention, "BLOCK", block)
-    assert gradcheck(lambda *tensors: BlockAttention.apply(*tensors, 0.5), operands(torch.float64))
+    assert gradcheck(
+        lambda *tensors: BlockedAttention.apply(*tensors, 0.5), operands(torch.float64)
+    )
 
 
 def test_widened_operands_are_the_blocks() -> None:
     tensors = operands(torch.float32, 6, 7)
-    blockwise = BlockAttention.apply(*tensors, 0.3)
+    blockwise = BlockedAttention.apply(*tensors, 0.3)
     widened = widened_attention(*(tensor[None] for tensor in tensors), 0.3)[0]
     torch.testing.assert_close(widened, blockwise, rtol=1e-5, atol=1e-6)
     weights = torch.randn_like(blockwise)

@@ -1,4 +1,4 @@
-"""What the names of strategies mean, and that no default leaves a run unsharded or a process waiting."""
+"""Strategy names, and defaults that would leave a run unsharded or a process waiting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_one_process_has_no_strategy() -> None:
 
 
 def test_every_process_gets_a_shard() -> None:
-    """The trap: Lightning's sizes are data over machines and tensors over devices, so one machine does not shard."""
+    """Lightning's defaults shard data over machines only, so one machine would not shard."""
     chosen = choose_strategy("fsdp2", 4, 2)
     assert isinstance(chosen, FSDP2) and chosen._tensor_parallel_size == 1
 
@@ -28,32 +28,32 @@ def test_every_process_gets_a_shard() -> None:
 @pytest.mark.parametrize(
     "strategy", [ModelParallelStrategy(), FSDPStrategy(), "fsdp", "fsdp_cpu_offload"]
 )
-def test_what_does_not_shard_or_clip_is_refused(strategy: Any) -> None:
-    with pytest.raises(UserError, match="Give fsdp2"):
+def test_strategies_that_cannot_shard_or_clip_are_refused(strategy: Any) -> None:
+    with pytest.raises(UserError, match="Use fsdp2"):
         choose_strategy(strategy, 2, 1)
 
 
 @pytest.mark.parametrize(
-    ("strategy", "meant"), [("fsdp3", "'fsdp2'"), ("dpp", "'ddp'"), ("fdsp2", "'fsdp2'")]
+    ("strategy", "nearest"), [("fsdp3", "'fsdp2'"), ("dpp", "'ddp'"), ("fdsp2", "'fsdp2'")]
 )
-def test_a_strategy_that_there_is_not_is_told_with_the_nearest(strategy: str, meant: str) -> None:
-    with pytest.raises(UserError, match=f"there is no {strategy!r}. Did you mean {meant}?"):
+def test_an_unknown_strategy_suggests_the_nearest(strategy: str, nearest: str) -> None:
+    with pytest.raises(UserError, match=f"{strategy!r}. Did you mean {nearest}"):
         choose_strategy(strategy, 1, 1)
 
 
-def test_a_strategy_that_is_like_none() -> None:
-    with pytest.raises(UserError, match="there is no 'zero'. Usual are auto, ddp and fsdp2."):
+def test_an_unknown_strategy_without_a_near_one_lists_all() -> None:
+    with pytest.raises(UserError, match="'zero'. Known: auto, fsdp2, .*ddp"):
         choose_strategy("zero", 1, 1)
 
 
-@pytest.mark.parametrize("strategy", StrategyRegistry.available_strategies())
-def test_what_lightning_names_is_known(strategy: str) -> None:
-    if not strategy.startswith("fsdp"):
-        assert choose_strategy(strategy, 1, 1) == strategy
+def test_strategies_that_lightning_names_pass_unchanged() -> None:
+    names = [name for name in StrategyRegistry.available_strategies() if "fsdp" not in name]
+    assert "ddp" in names and "ddp_spawn" in names
+    assert [choose_strategy(name, 1, 1) for name in names] == names
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp", "fsdp2"])
 @pytest.mark.parametrize("devices", ["auto", -1, "-1"])
-def test_the_recipe_says_how_many_processes(strategy: str, devices: Any) -> None:
+def test_the_number_of_processes_must_be_given(strategy: str, devices: Any) -> None:
     with pytest.raises(UserError, match="Give the number of processes"):
         choose_strategy(strategy, devices, 1)
