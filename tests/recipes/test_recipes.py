@@ -68,6 +68,37 @@ def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
         ParsedRecipe(["fit", "--config", str(recipe)])
 
 
+def test_old_keys_still_work_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        """
+best_by: val/loss
+model: {final_lr_share: 0.1}
+data:
+  class_path: dsvl_tune.datamodules.MixtureDataModule
+  init_args:
+    whole_steps: true
+    sources:
+      charts:
+        class_path: dsvl_tune.datamodules.ChartsDataModule
+        init_args: {overlong: truncate, probe_scenes: 3}
+""",
+        encoding="utf-8",
+    )
+    config = ParsedRecipe(["fit", "--config", str(recipe)]).config["fit"]
+    assert config.monitor == "val/loss"
+    assert config.model.min_lr_ratio == 0.1
+    assert config.data.init_args.homogeneous_steps is True
+    charts = config.data.init_args.sources["charts"].init_args
+    assert charts.on_overflow == "truncate"
+    assert charts.retention_scenes == 3
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 5
+    assert all(line.startswith("warning: ") for line in warnings)
+
+
 SIGLIP_LARGE_384 = {
     **{
         "model_type": "siglip_vision_model",
