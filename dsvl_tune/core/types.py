@@ -1,8 +1,8 @@
 """The nouns that travel between the rooms, and the shape legend.
 
 A row of data becomes a `Conversation` (turns of text and image references), the encoder turns it
-into a `Sample` (token ids, labels, loss weights, images), and collating turns samples into a `Batch`.
-Generation takes `Prompts`.
+into a `Sample` (token ids, labels, loss weights, images), and collating turns samples into a
+`Batch`. Generation takes `Prompts`.
 
 Shape legend, used in every docstring of the project::
 
@@ -176,8 +176,9 @@ class CachedFeatures(EncodedImage):
 
 @dataclass
 class Sample:
-    """One row: a conversation, a message tree (conversations that share an image prefix), or a
-    packed row of several of either.
+    """One row: a conversation, a message tree, or a packed row of several of either.
+
+    A message tree holds conversations that share an image prefix.
 
     Attributes:
         input_ids: [T], with the token ids of each image in its place.

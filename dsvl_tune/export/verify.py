@@ -13,6 +13,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.write_settings import main_dtype
 from dsvl_tune.export.write_weights import Layout
+from dsvl_tune.families import family_of_model
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
@@ -128,14 +129,14 @@ def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
 
 @torch.no_grad()
 def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
-    """By transformers' own path."""
+    """Logits and greedy answers by the model's own forward and generate.
+
+    Args:
+        model: in eval mode.
+        prompts: on the model's device, with normalized vision inputs.
+    """
     inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
-    if prompts.pixel_values is not None:
-        inputs["pixel_values"] = prompts.pixel_values[prompts.image_index]
-    if prompts.high_res_pixel_values is not None:
-        inputs["high_res_pixel_values"] = prompts.high_res_pixel_values[prompts.image_index]
+    inputs |= family_of_model(model).forward_inputs(prompts.vision_inputs, prompts.image_index)
     logits = model(**inputs).logits[prompts.attention_mask.bool()]
-    ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)[
-        :, prompts.input_ids.shape[1] :
-    ]
-    return logits, list(ids)
+    ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)
+    return logits, list(ids[:, prompts.input_ids.shape[1] :])

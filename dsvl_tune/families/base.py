@@ -294,9 +294,7 @@ class Family(Protocol):
     def padded_shapes(self, processor: Processor) -> Shapes:
         """Shape of what `pad_image` returns; with more than one number of crops, of the most."""
 
-    def vision_input(
-        self, padded: Mapping[str, Tensor], processor: Processor
-    ) -> dict[str, Tensor]:
+    def vision_input(self, padded: Mapping[str, Tensor], processor: Processor) -> dict[str, Tensor]:
         """The vision inputs of a padded image, for the way to the device.
 
         What is large stays uint8, a quarter of the bytes.
@@ -313,7 +311,7 @@ class Family(Protocol):
         """Normalized vision inputs as levels again, to look at or to compare.
 
         Returns:
-            By name [C, 3, S, S] float32 in 0..255.
+            By the name of the vision tower [C, 3, S, S] float32 in 0..255.
         """
 
     def image_digest(self, processor: Processor) -> str:
@@ -327,6 +325,16 @@ class Family(Protocol):
         Args:
             model: a complete model.
             vision_inputs: of a batch, normalized.
+        """
+
+    def forward_inputs(
+        self, vision_inputs: Mapping[str, Tensor], image_index: Tensor
+    ) -> dict[str, Tensor]:
+        """Arguments of the plain model's `forward` and `generate` for the image slots of a batch.
+
+        Args:
+            vision_inputs: of the distinct images of a batch, normalized.
+            image_index: [M] int64, which image fills the m-th slot.
         """
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.runtime.fsdp import is_sharded
 
 FeatureDtype = Literal["bfloat16", "float32"]
-BatchT = TypeVar("BatchT", Batch, Prompts)
+BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 Features = dict[str, Tensor]
 
 
@@ -111,6 +111,11 @@ class FeatureExtractor:
         for key, features in zip(cache_keys, images, strict=False):
             self.cache.put(key, features)
         return images
+
+    def drop_language_model(self) -> None:
+        """Free the language model: computing features does not need it."""
+        self.model.lm_head = None
+        self.model.model.language_model = None
 
     def unload(self) -> None:
         """Free the weights of the parts that nothing but computing features needs."""

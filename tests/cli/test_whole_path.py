@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.cli.main import main
-from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.families.deepseek_vl.processor import load_processor
@@ -81,14 +81,14 @@ def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:
     """
     processor = load_processor(EMBEDDED)
     prompts = [encode_prompt(c, processor) for seed in (1, 2) for c in chart_row(seed, "test")]
-    batch = collate_prompts(prompts, processor.pad_id)
-    assert batch.pixel_values is not None
-    assert batch.high_res_pixel_values is not None
+    batch = normalize_images(collate_prompts(prompts, processor.pad_id), processor)
+    assert set(batch.vision_inputs) == {"pixel_values", "high_res_pixel_values"}
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
-        "pixel_values": batch.pixel_values[batch.image_index].double(),
-        "high_res_pixel_values": batch.high_res_pixel_values[batch.image_index].double(),
+        **{
+            name: tensor[batch.image_index].double() for name, tensor in batch.vision_inputs.items()
+        },
     }
     adapter = finished / "runs" / "charts_lora" / "adapter"
     trained = load_model(EMBEDDED)

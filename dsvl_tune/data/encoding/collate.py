@@ -22,7 +22,7 @@ from dsvl_tune.core.types import (
 )
 from dsvl_tune.data.encoding.tokenize import EncodedPrompt
 
-BatchT = TypeVar("BatchT", Batch, Prompts)
+BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:

@@ -17,10 +17,9 @@ from dsvl_tune.core.types import Conversation, ImageRef, Sample
 
 
 def tree_key(conversation: Conversation) -> Hashable | None:
-    """Equal for conversations that fit into one tree: same system prompt and images, and the same
-    beginning up to the last image.
+    """Equal for conversations that fit into one tree.
 
-    None for a conversation without images, or with an image after the first turn: it stays a row of
+    They have the same system prompt and begin alike up to the last image. None for a conversation without images, or with an image after the first turn: it stays a row of
     its own.
     """
     first = conversation.turns[0].parts

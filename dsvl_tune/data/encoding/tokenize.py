@@ -21,7 +21,7 @@ from dsvl_tune.core.types import (
 )
 from dsvl_tune.data.images.load import image_size
 from dsvl_tune.data.images.loader import ImageLoader
-from dsvl_tune.families.base import RenderMode, Segment
+from dsvl_tune.families.base import RenderMode
 
 OnOverflow = Literal["error", "truncate"]
 
@@ -194,9 +194,7 @@ class TokenizedConversation:
         UserError: the conversation cannot be rendered.
     """
 
-    def __init__(
-        self, conversation: Conversation, processor: Processor, mode: RenderMode
-    ) -> None:
+    def __init__(self, conversation: Conversation, processor: Processor, mode: RenderMode) -> None:
         self.turns = conversation.turns
         self.processor = processor
         self.mode = mode

@@ -75,7 +75,7 @@ class DeepSeekVL(Family):
         raise NotImplementedError
 
     def image_cost(self, config: PretrainedConfig, images: int) -> ImageCost:
-        raise NotImplementedError
+        return vision_features.image_cost(config)
 
     def render(
         self, conversation: Conversation, processor: Processor, mode: RenderMode
@@ -93,9 +93,7 @@ class DeepSeekVL(Family):
     def padded_shapes(self, processor: Processor) -> Shapes:
         return pixels.padded_shapes(processor.image_settings)
 
-    def vision_input(
-        self, padded: Mapping[str, Tensor], processor: Processor
-    ) -> dict[str, Tensor]:
+    def vision_input(self, padded: Mapping[str, Tensor], processor: Processor) -> dict[str, Tensor]:
         return pixels.split_image(padded, processor.image_settings)
 
     def normalize(
@@ -115,6 +113,11 @@ class DeepSeekVL(Family):
         self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
         return vision_features.encode_images(model, vision_inputs)
+
+    def forward_inputs(
+        self, vision_inputs: Mapping[str, Tensor], image_index: Tensor
+    ) -> dict[str, Tensor]:
+        return {name: tensor[image_index] for name, tensor in vision_inputs.items()}
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         return pixels.blank_inputs(processor.image_settings)

@@ -26,6 +26,7 @@ from torch.nn import functional
 
 SIGLIP_INPUT = "pixel_values"
 SAM_INPUT = "high_res_pixel_values"
+TOWER_NAMES = {SIGLIP_INPUT: "SigLIP", SAM_INPUT: "SAM"}
 PADDED_IMAGE = "padded_image"
 MAX_LEVEL = 255
 
@@ -164,12 +165,12 @@ def gray_levels(vision_inputs: Mapping[str, Tensor], settings: ImageSettings) ->
         settings: of the checkpoint.
 
     Returns:
-        By name [I, 3, S, S] float32 in 0..255, the largest first.
+        By the name of the vision tower [I, 3, S, S] float32 in 0..255, the largest first.
     """
     levels = {}
     for name, tower in reversed(settings.towers.items()):
         mean, std = channel_values(tower, vision_inputs[name].device)
-        levels[name] = (vision_inputs[name] * std + mean) * MAX_LEVEL
+        levels[TOWER_NAMES[name]] = (vision_inputs[name] * std + mean) * MAX_LEVEL
     return levels
 
 

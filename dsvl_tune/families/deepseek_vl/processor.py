@@ -138,9 +138,7 @@ def read_original_image_rule(folder: Path, tokens: int) -> ImageSettings:
 
 def tower_pixels(tower: dict[str, Any]) -> TowerPixels:
     """Pixels of a tower of the original layout."""
-    return TowerPixels(
-        tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"])
-    )
+    return TowerPixels(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))
 
 
 def read_image_settings(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Plan, Shapes
+from dsvl_tune.families.base import ImageCost, Plan, Shapes
 from dsvl_tune.families.deepseek_vl.pixels import SAM_INPUT, SIGLIP_INPUT
 
 TOWERS = ("siglip", "sam")
@@ -119,6 +119,16 @@ def visual_tokens(config: PretrainedConfig) -> int:
     """Visual tokens of an image (V)."""
     vision = config.vision_config
     return int((vision.image_size // vision.patch_size) ** 2)
+
+
+def image_cost(config: PretrainedConfig) -> ImageCost:
+    """What an image takes in a training step; all take the same."""
+    inputs = {SIGLIP_INPUT: config.vision_config.image_size}
+    sam = getattr(config, "high_res_vision_config", None)
+    if sam is not None:
+        inputs[SAM_INPUT] = sam.image_size
+    shapes: Shapes = {name: (1, 3, size, size) for name, size in inputs.items()}
+    return ImageCost(visual_tokens(config), shapes)
 
 
 @torch.no_grad()

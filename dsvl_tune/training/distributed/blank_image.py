@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from dsvl_tune.core.types import Batch, Processor, Prompts
 
-BatchT = TypeVar("BatchT", Batch, Prompts)
+BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 
 
 def add_blank_image(batch: BatchT, processor: Processor) -> BatchT:
@@ -19,6 +19,4 @@ def add_blank_image(batch: BatchT, processor: Processor) -> BatchT:
         return batch
     blank = processor.family.blank_vision_inputs(processor)
     device = batch.input_ids.device
-    return replace(
-        batch, vision_inputs={name: tensor.to(device) for name, tensor in blank.items()}
-    )
+    return replace(batch, vision_inputs={name: tensor.to(device) for name, tensor in blank.items()})

@@ -122,6 +122,7 @@ def test_each_modality_has_the_mean_of_its_own_tokens(
         _, sums = loss_by_modality(model, batch)
         for source in batch.sources:
             one = make_batch([rows[source]], module.processor, None, "error")
+            one = module.on_after_batch_transfer(one, 0)
             alone[int("image" in Path(source).name)] += torch.stack(supervised_loss(model, one))
     torch.testing.assert_close(sums, alone, atol=1e-4, rtol=1e-5)
     assert (alone[:, 1] > 0).all()
