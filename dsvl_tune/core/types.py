@@ -273,12 +273,14 @@ class Prompts(VisionBatch):
         question_types: of each prompt ("" without types).
         questions: text of each question.
         sources: file and row of each prompt.
+        image_counts: image slots of each prompt.
         numbers: position of each prompt in the set that is answered; processes share a set, and may
             answer its first prompts twice to have equally many.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
+    image_counts: list[int]
     references: list[list[str]]
     question_types: list[str]
     questions: list[str]

@@ -124,10 +124,12 @@ def code(content: Any) -> str:
 
 
 def scores_text(summary: dict[str, Any]) -> str:
-    """Before, after and floor of each metric; "-" where there is none."""
+    """Before, after and majority baseline of each metric; "-" where there is none."""
+    # Runs of versions before 0.2 call the baseline "floor".
+    baseline = summary.get("majority_baseline", summary.get("floor", {}))
     rows = []
     for metric, after in summary["after"].items():
-        scores = (summary["before"].get(metric), after, summary["floor"].get(metric))
+        scores = (summary["before"].get(metric), after, baseline.get(metric))
         rows.append(
             f"| {' | '.join([metric, *('-' if one is None else f'{one:.3f}' for one in scores)])} |"
         )
@@ -150,10 +152,17 @@ def verified_text(report: dict[str, Any]) -> str:
     )
     if not report["rows"]:
         return f"{written}not loaded and not asked anything (--rows 0)"
+    exact = report["float64"]
     return (
-        f"{written}verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
-        f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
-        f"mean {report['mean_logit_difference']:.2e}\n"
+        f"{written}every changed tensor is peft's own merge in float64, rounded once\n"
+        f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
+        f"  logits (spread {report['logit_spread']:.2e}) in float32: largest difference "
+        f"{report['max_logit_difference']:.2e}, mean {report['mean_logit_difference']:.2e} (bound "
+        f"{report['mean_bound']:.2e}); float32's own noise here: largest {report['float32_noise']['max']:.2e}, mean "
+        f"{report['float32_noise']['mean']:.2e}\n"
+        f"  in float64, {exact['rows']} rows: largest {exact['max_logit_difference']:.2e}, mean "
+        f"{exact['mean_logit_difference']:.2e} (bound {exact['mean_bound']:.2e}); loaded against written: largest "
+        f"{exact['reload_difference']:.2e} (bound {exact['reload_bound']:.2e})\n"
         f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %{four_bit_text(report)}"
     )
 

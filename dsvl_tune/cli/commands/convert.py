@@ -13,7 +13,7 @@ from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors
-from dsvl_tune.export.write_weights import Layout, compare_weights
+from dsvl_tune.export.write_weights import Layout, compare_weights, unchanged
 from dsvl_tune.families.deepseek_vl.config import SAM_TOWERS, SIGLIP_TOWERS
 from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, unused_of
@@ -46,7 +46,7 @@ def convert(
         merge_into(weights, {}, partial, to, dtype=None)
         compare_processors(folder, partial)
         written = Weights(partial, read_config(partial))
-        compare_weights(weights, written, set(), dtype=None)
+        compare_weights(weights, written, unchanged, dtype=None)
         account = account_text(weights, written)
         write_card(partial, src, to, {"Conversion": account})
         write_sums(partial)

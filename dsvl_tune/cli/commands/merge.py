@@ -17,7 +17,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.core.weight_headers import read_json
-from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
+from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
 from dsvl_tune.export.model_card import run_sections, verified_text, write_card
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.export.verify import compare_processors, verify
@@ -128,7 +128,9 @@ def write_merged(
     torch_dtype = None if dtype == "base" else getattr(torch, dtype)
     merge_into(weights, changes, target, layout, torch_dtype)
     compare_processors(base, target)
-    return compare_weights(weights, Weights(target, read_config(target)), set(changes), torch_dtype)
+    return compare_weights(
+        weights, Weights(target, read_config(target)), apply_changes(changes), torch_dtype
+    )
 
 
 def held_out_prompts(recipe: list[str], rows: int) -> Prompts:

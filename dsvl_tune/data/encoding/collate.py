@@ -66,6 +66,7 @@ def collate_prompts(
     return Prompts(
         input_ids=torch.tensor(input_ids),
         attention_mask=torch.tensor(attention_mask),
+        image_counts=[len(prompt.images) for prompt in prompts],
         **stack_images([image for prompt in prompts for image in prompt.images]),
         references=[list(prompt.references) for prompt in prompts],
         question_types=[prompt.question_type for prompt in prompts],
