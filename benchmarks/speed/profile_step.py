@@ -73,13 +73,13 @@ def main() -> None:
     draw_adapters(model.train())
     assert data.processor is not None
     processor = data.processor
-    supervised_loss(model, normalize_images(next(batches), processor))[0].backward()
+    supervised_loss(model, normalize_images(next(batches), processor)).loss.backward()
     spent = timed_parts(model)
     start = cpu()
     batch = normalize_images(next(batches), processor)
     loaded = cpu()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        loss = supervised_loss(model, batch)[0]
+        loss = supervised_loss(model, batch).loss
         forward = cpu()
         loss.backward()
     end = cpu()
