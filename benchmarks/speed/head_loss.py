@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsvl_tune.training.objectives.chunked_cross_entropy import CHUNK, head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import CHUNK_TOKENS, head_loss
 
 
 def plain(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
@@ -36,13 +36,13 @@ def chunked(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -
 
 def fused_sum(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """torch's fused function, summed."""
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK, len(hidden)))
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK_TOKENS, len(hidden)))
     return F.linear_cross_entropy(hidden, head.weight, targets, reduction="sum", options=options)
 
 
 def fused_none(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """torch's fused function, weighted per token."""
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK, len(hidden)))
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK_TOKENS, len(hidden)))
     losses = F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
     return torch.dot(losses, weights)
 
