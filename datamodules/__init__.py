@@ -4,7 +4,8 @@ from __future__ import annotations
 
 if __name__ != "dsvl_tune.datamodules":
     raise ImportError(
-        f"import dsvl_tune.datamodules, not {__name__}: this folder is part of the package dsvl_tune."
+        f"import dsvl_tune.datamodules, not {__name__}: "
+        "this folder is part of the package dsvl_tune."
     )
 
 from .base import ConversationDataModule

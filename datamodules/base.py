@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Processor, Store
+from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.types import Processor
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
+from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.data.encoding.tokenize import OnOverflow
-from dsvl_tune.data.images.load import finish_pixels
+from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.images.padded_cache import padded_image_cache
 from dsvl_tune.data.rows import LazyItems, Rows
@@ -29,6 +31,7 @@ from dsvl_tune.data.validation.inspect import row_lengths
 from dsvl_tune.data.validation.row_stats import RowInspector
 from dsvl_tune.evaluation.majority_baseline import majority_baseline
 from dsvl_tune.evaluation.metrics import Metric, find_metrics
+from dsvl_tune.families.base import RenderMode
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import resolve_checkpoint
 
@@ -47,15 +50,16 @@ class ConversationDataModule(L.LightningDataModule):
         num_workers: processes that read and encode next to the training process; 0 does it there.
         seed: seed of the order of the training rows.
         max_tokens: longest conversation, image tokens counted; null takes the checkpoint's context.
-        on_overflow: what happens to a longer one: "error", or "truncate", which drops its last pairs
-            of question and answer, then the end of the answer; no question and no image is cut.
+        on_overflow: what happens to a longer one: "error", or "truncate", which drops its last
+            pairs of question and answer, then the end of the answer; no question and no image is
+            cut.
         system_prompt: of conversations without one; null takes the checkpoint's, "" has none.
-        pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which
-            do not see each other. This saves padding; what a step learns stays the same. null packs
-            none.
-        pixel_cache_gb: bound on the cache of padded and scaled images (3.1 MB each at 1024 px), so that
-            none is decoded and scaled twice; 0 caches none. It pays where rows or epochs show the same
-            images.
+        pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens,
+            which do not see each other. This saves padding; what a step learns stays the same.
+            null packs none.
+        pixel_cache_gb: bound on the cache of padded and scaled images (3.1 MB each at 1024 px),
+            so that none is decoded and scaled twice; 0 caches none. It pays where rows or epochs
+            show the same images.
         metrics: what scores generated answers: names or class paths; the first picks the best
             checkpoint unless `monitor` names another figure.
     """
@@ -88,7 +92,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.pixel_cache_gb = pixel_cache_gb
         self._metrics = metrics
         self.processor: Processor | None = None
-        self.features: Store | None = None
+        self.image_loader = ImageLoader()
 
     # What a subclass serves.
 
@@ -117,16 +121,16 @@ class ConversationDataModule(L.LightningDataModule):
     # What others attach.
 
     def take_settings(self, other: ConversationDataModule) -> None:
-        """Become a source of another data module: use its trainer, processor and common settings."""
+        """Become a source of another data module: take its trainer, processor and settings."""
         self.trainer = other.trainer
         self.processor = other.processor
         self.seed = other.seed
         self.max_tokens = other.max_tokens
         self.on_overflow = other.on_overflow
 
-    def attach_feature_cache(self, features: Store) -> None:
-        """Serve cached features instead of pixels, where there are any."""
-        self.features = features
+    def use_feature_cache(self, cache: TensorCache) -> None:
+        """Take cached features in place of images where there are any."""
+        self.image_loader = replace(self.image_loader, feature_cache=cache)
 
     # The checkpoint's processor.
 
@@ -152,8 +156,8 @@ class ConversationDataModule(L.LightningDataModule):
         """Raise unless the token limits can be kept."""
         if self.max_tokens is not None and self.max_tokens > processor.context_tokens:
             raise UserError(
-                f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at most "
-                f"{processor.context_tokens} tokens. Lower it or leave it out."
+                f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at "
+                f"most {processor.context_tokens} tokens. Lower it or leave it out."
             )
         if self.pack_tokens is not None and self.pack_tokens < 1:
             raise UserError(
@@ -161,18 +165,20 @@ class ConversationDataModule(L.LightningDataModule):
                 "null packs none."
             )
 
-    def inspector(self, form: Any, *, decode: bool, hash_images: bool = False) -> RowInspector:
+    def inspector(
+        self, mode: RenderMode, *, decode: bool, hash_images: bool = False
+    ) -> RowInspector:
         """What validates rows with this module's settings.
 
         Args:
-            form: "training" for rows that are trained on, "generation" for prompts.
+            mode: "training" for rows that are trained on, "generation" for prompts.
             decode: whether images are decoded.
             hash_images: whether images are hashed.
         """
         processor = self.read_processor()
         return RowInspector(
             processor,
-            form,
+            mode,
             self.max_tokens,
             self.on_overflow,
             decode=decode,
@@ -306,13 +312,13 @@ class ConversationDataModule(L.LightningDataModule):
             )
         return ConcatDataset([rows for rows in sets if len(rows)])
 
-    def all_stored(self) -> bool:
-        """Whether the features of every image of `every_row` are cached; stops at the first that is not."""
-        assert self.processor is not None
-        processor = replace(self.processor, features=self.features)
+    def has_all_features(self) -> bool:
+        """Whether the features of every image of `every_row` are cached."""
+        cache = self.image_loader.feature_cache
+        assert cache is not None, "use_feature_cache comes first"
         rows: Any = self.every_row()
-        found = image_keys(rows, processor, "looking for stored features")
-        return all(stored for row in found for _, stored in row)
+        found = image_keys(rows, self.read_processor(), cache, "looking for cached features")
+        return all(is_cached for images in found for _, is_cached in images)
 
     # What a loader's worker does.
 
@@ -323,12 +329,15 @@ class ConversationDataModule(L.LightningDataModule):
             make: `make_batch`, `make_share` or `make_prompts`.
         """
         assert self.processor is not None, "setup comes first"
-        squares = None
+        image_cache = None
         if self.pixel_cache_gb:
-            squares = padded_image_cache(self.processor.image_rule, self.pixel_cache_gb)
-        processor = replace(self.processor, features=self.features, squares=squares, compact=True)
+            image_cache = padded_image_cache(self.processor, self.pixel_cache_gb)
         return partial(
-            make, processor=processor, max_tokens=self.max_tokens, on_overflow=self.on_overflow
+            make,
+            processor=self.processor,
+            max_tokens=self.max_tokens,
+            on_overflow=self.on_overflow,
+            loader=replace(self.image_loader, image_cache=image_cache),
         )
 
     def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
@@ -337,12 +346,12 @@ class ConversationDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalize pixels that came as levels, on the device."""
-        return finish_pixels(batch, self.read_processor().image_rule)
+        return normalize_images(batch, self.read_processor())
 
 
 @dataclass(frozen=True)
 class ProcessPart(Dataset[tuple[int, Any]]):
-    """Every n-th item with its number; the first items are repeated until all parts are equally long.
+    """Every n-th item with its number; the first items are repeated until all parts are equal.
 
     Attributes:
         items: the items of all processes.

@@ -24,8 +24,8 @@ class ChartsDataModule(ConversationDataModule):
         train_charts: charts in an epoch.
         validation_charts: charts scored during training; they choose the best checkpoint.
         test_charts: charts scored before and after training.
-        retention_scenes: pictures of the embedded model's own domain, scored before and after training
-            to measure forgetting.
+        retention_scenes: pictures of the embedded model's own domain, scored before and after
+            training to measure forgetting.
         kinds: kinds of chart: upright, lying, grouped, line, pie.
         questions: most questions about a training chart; they are branches of one message tree.
         **options: as in `ConversationDataModule`.

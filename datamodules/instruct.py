@@ -16,6 +16,7 @@ from dsvl_tune.data.rows import LoadedRows, Rows
 from dsvl_tune.data.sampling.holdout import group_trees, hold_out
 from dsvl_tune.data.validation.inspect import check_rows
 from dsvl_tune.data.validation.row_stats import RowStats, inspect_outline, row_length
+from dsvl_tune.families.base import RenderMode
 
 from .base import SPLITS, ConversationDataModule
 
@@ -24,40 +25,40 @@ FIRST_ROWS = 100
 
 
 class InstructDataModule(ConversationDataModule):
-    """Conversations about images from JSONL, JSON, CSV, parquet, Arrow, WebDataset tars and the hub.
+    """Conversations about images: JSONL, JSON, CSV, parquet, Arrow, WebDataset tars, hub names.
 
     A row has the form of OpenAI, LLaVA or ShareGPT, ms-swift or the official DeepSeek-VL code, or
     the columns question and answer, or caption. Rows with several images, several turns, a system
     prompt or no image may be mixed.
 
-    A file of up to `check_rows` rows is read completely before training begins: rows tokenized, images
-    decoded. Bad data then ends the run before anything is written. A larger file is only opened;
-    `dsvl-tune check-data` checks it.
+    A file of up to `check_rows` rows is read completely before training begins: rows tokenized,
+    images decoded. Bad data then ends the run before anything is written. A larger file is only
+    opened; `dsvl-tune check-data` checks it.
 
     Args:
-        train: the training rows: a file, a pattern of files ("shards/*.tar"), a folder that Hugging
-            Face datasets reads, or a name on its hub (owner/name or owner/name/config); the last two
-            may end in "#SPLIT".
+        train: the training rows: a file, a pattern of files ("shards/*.tar"), a folder that
+            Hugging Face datasets reads, or a name on its hub (owner/name or owner/name/config);
+            the last two may end in "#SPLIT".
         validation: the rows that are validated on; null holds some of `train` out.
         test: the rows scored before and after training; null scores the validation rows.
-        images_root: folder that image paths are relative to and may not leave; null takes the folder of
-            each data file.
+        images_root: folder that image paths are relative to and may not leave; null takes the
+            folder of each data file.
         format: "openai", "llava", "deepseek", "swift", "question_answer", "chartqa", "answers",
             "scienceqa", "caption", or "auto", which tells it from each row's keys.
-        message_trees: encode conversations about the same image as one row, with the image once (up to
-            8 of them); in files of up to `check_rows` rows.
+        message_trees: encode conversations about the same image as one row, with the image once
+            (up to 8 of them); in files of up to `check_rows` rows.
         validation_rows: conversations to hold out without `validation`, at most a fifth of them;
             conversations that share an image are held out together. 0 validates on nothing.
         verify_images: decode every image once before training; otherwise a bad one is found when
             training comes to it.
-        allow_urls: fetch images that rows name by http(s) URL, once, into a cache; otherwise nothing is
-            fetched.
+        allow_urls: fetch images that rows name by http(s) URL, once, into a cache; otherwise
+            nothing is fetched.
         check_rows: rows of a file up to which it is read completely before training.
-        streaming: read `train` during training, shard after shard, and keep nothing: a URL (hf://,
-            s3://, https://; * is a wildcard), a hub name, a folder or a pattern, of JSONL, JSON, CSV,
-            parquet or tar. Rows are shuffled a thousand at a time. With at least as many shards as
-            processes, each process reads its own shards. Held-out rows that are not on this machine are
-            read into memory.
+        streaming: read `train` during training, shard after shard, and keep nothing: a URL
+            (hf://, s3://, https://; * is a wildcard), a hub name, a folder or a pattern, of
+            JSONL, JSON, CSV, parquet or tar. Rows are shuffled a thousand at a time. With at
+            least as many shards as processes, each process reads its own shards. Held-out rows
+            that are not on this machine are read into memory.
         **options: as in `ConversationDataModule`.
     """
 
@@ -166,13 +167,14 @@ class InstructDataModule(ConversationDataModule):
             )
         if rows.num_rows > self.check_rows:
             raise UserError(
-                f"{self.train}: {rows.num_rows:,} rows, more than check_rows ({self.check_rows:,}), "
-                "so they are not read before training and none can be held out by their images. "
+                f"{self.train}: {rows.num_rows:,} rows, more than check_rows "
+                f"({self.check_rows:,}), so they are not read before training and none can be held "
+                "out by their images. "
                 "Give data.validation, set data.validation_rows: 0, or raise data.check_rows."
             )
 
     def checked_stream(self, split: str, rows: ConversationRows) -> Rows:
-        """A stream of training rows, its first rows checked; or held-out rows, all read and checked.
+        """A stream of training rows, its first ones checked; or held-out rows, all checked.
 
         Raises:
             UserError: a row is bad, or too many are held out.
@@ -193,8 +195,8 @@ class InstructDataModule(ConversationDataModule):
         if split != "train" or rows.stream is None:
             return loaded
         print(
-            f"train: streamed from {len(rows.stream.shards):,} files, the first {len(loaded):,} rows "
-            "are checked; dsvl-tune check-data checks them all",
+            f"train: streamed from {len(rows.stream.shards):,} files, the first "
+            f"{len(loaded):,} rows are checked; dsvl-tune check-data checks them all",
             flush=True,
         )
         return rows
@@ -221,8 +223,8 @@ class InstructDataModule(ConversationDataModule):
         if self.trainer is not None and not self.trainer.is_global_zero:
             found = check_rows(rows, inspect_outline, title)
         else:
-            form = "generation" if split == "test" else "training"
-            inspector = self.inspector(form, decode=self.verify_images)
+            mode: RenderMode = "generation" if split == "test" else "training"
+            inspector = self.inspector(mode, decode=self.verify_images)
             found = check_rows(rows, inspector, title)
         return [stats for (stats,) in found]
 

@@ -21,26 +21,29 @@ from .mixed_rows import MixedRows, SourceRows
 class MixtureDataModule(ConversationDataModule):
     """Rows of several data modules, mixed in ratios. A micro-batch never strays a row from them.
 
-    The order is exact: what a step sees follows from seed, mixture and step, also after a resume, with
-    any number of workers, and with another number of processes if batch_size times processes stays the
-    same. A source that is smaller than its ratio demands is gone through again, in a new order. A
-    streamed source is read on without an end; its epochs are its own.
+    The order is exact: what a step sees follows from seed, mixture and step, also after a resume,
+        with
+    any number of workers, and with another number of processes if batch_size times processes
+    stays the same. A source that is smaller than its ratio demands is gone through again, in a
+    new order. A streamed source is read on without an end; its epochs are its own.
 
     Validation, test and retention rows of all sources are joined.
 
     Args:
-        sources: data modules by name; this module sets their `checkpoint` and other common settings.
-        ratios: of each source, by name, e.g. {text: 7, charts: 3}; null takes the numbers of rows, so
-            that every row comes equally often. With a streamed source they are required.
+        sources: data modules by name; this module sets their `checkpoint` and other common
+            settings.
+        ratios: of each source, by name, e.g. {text: 7, charts: 3}; null takes the numbers of
+            rows, so that every row comes equally often. With a streamed source they are required.
         text_only: names of the sources that hold text alone.
-        text_ratio: ratio of the text sources together, by optimizer step: start, end, steps, first,
-            shape (linear, cosine). The paper's modality warm-up is {start: 1.0, end: 0.7, steps: ...}.
-            null keeps `ratios`.
-        homogeneous_steps: an optimizer step holds rows of text sources only, or none of them, in the
-            same ratios: a step of text skips the vision towers (the paper's modality grouping, 20 %
-            faster there).
+        text_ratio: ratio of the text sources together, by optimizer step: start, end, steps,
+            first, shape (linear, cosine). The paper's modality warm-up is {start: 1.0, end: 0.7,
+            steps: ...}. null keeps `ratios`.
+        homogeneous_steps: an optimizer step holds rows of text sources only, or none of them, in
+            the same ratios: a step of text skips the vision towers (the paper's modality
+            grouping, 20 % faster there).
         length_grouped: micro-batches of rows of similar length, image tokens counted. Rows are
-            measured when they are validated, or once, into a cache. Not possible with a streamed source.
+            measured when they are validated, or once, into a cache. Not possible with a streamed
+            source.
         with_replacement: names of the sources whose rows are drawn with replacement.
         loss_weights: weight of the answers of a source, by name; 1 by default.
         modality_weights: weight of the answers in rows with "image" and of "text"; 1 by default.

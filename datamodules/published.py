@@ -1,6 +1,7 @@
 """Names of data modules before version 0.2, which differ from `InstructDataModule` in its format.
 
-They work for one release. Use `InstructDataModule` with `format`, or the presets `recipes/data_*.yaml`.
+They work for one release. Use `InstructDataModule` with `format`, or the presets
+`recipes/data_*.yaml`.
 """
 
 from __future__ import annotations

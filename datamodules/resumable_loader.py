@@ -36,7 +36,8 @@ class ResumableLoader(DataLoader[Any]):
         """Resume.
 
         Raises:
-            UserError: other rows, another seed, mixture or size of a micro-batch over all processes.
+            UserError: other rows, another seed, mixture or size of a micro-batch over all
+                processes.
         """
         check_settings({CHECKSUM: self.checksum}, state)
         self.batch_sampler.load_state(state)

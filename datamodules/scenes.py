@@ -85,7 +85,7 @@ class ScenesDataModule(ConversationDataModule):
             if self.text_ratio == 1:
                 return table_row(index, split, self.questions)
             return scene_row(index, split, self.kinds, self.questions)
-        # The fractional part of index * ratio goes through 0..1 evenly, so tables come at even distances.
+        # The fractional part of index * ratio goes through 0..1 evenly, so tables come evenly.
         if (index + 1) * self.text_ratio // 1 > index * self.text_ratio // 1:
             return table_row(index, split, self.questions, self.most, self.types)
         return scene_row(

@@ -1,4 +1,4 @@
-"""The documentation is whole and true: pages, links to tests, keys, commands and recipes that exist."""
+"""The documentation is complete, and its pages, tests, keys, commands and recipes exist."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_every_command_and_option_exists(
 
 
 def test_every_recipe_named_exists() -> None:
-    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    recipes = {path.stem for path in (ROOT / "recipes").rglob("*.yaml")}
     for words in commands():
         named = [after for word, after in pairwise(words) if word == "--config"]
         shipped = {name for name in named if "/" not in name and not name.endswith(".yaml")}

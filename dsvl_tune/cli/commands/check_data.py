@@ -19,6 +19,7 @@ from dsvl_tune.data.validation.inspect import inspect_rows
 from dsvl_tune.data.validation.leakage import all_leaks
 from dsvl_tune.data.validation.report import BINS, SplitReport
 from dsvl_tune.datamodules import ConversationDataModule
+from dsvl_tune.families.base import RenderMode
 
 SHOWN = 3
 """Errors of a kind that are printed."""
@@ -45,8 +46,8 @@ def check_data(
     splits = data.unchecked()
     reports = {}
     for split, rows in splits.items():
-        form = "generation" if split.endswith("test") else "training"
-        inspector = data.inspector(form, decode=True, hash_images=True)
+        mode: RenderMode = "generation" if split.endswith("test") else "training"
+        inspector = data.inspector(mode, decode=True, hash_images=True)
         reports[split] = SplitReport(limit)
         for results in inspect_rows(rows, inspector, title=f"checking {split}"):
             for stats in results:

@@ -26,8 +26,8 @@ class Conversations(LazyItems[Conversation]):
 
     Attributes:
         reader: the rows.
-        images_root: folder that image paths are relative to and may not leave; None takes the folder
-            of each file.
+        images_root: folder that image paths are relative to and may not leave; None takes the
+            folder of each file.
         format: as in `read_row`.
         allow_urls: whether images may be fetched by URL.
     """

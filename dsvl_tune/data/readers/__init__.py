@@ -1,8 +1,8 @@
 """Rows of files, folders, tables and streams.
 
-`open_rows` opens what a recipe names: files are indexed or memory-mapped and give any row by number.
-`open_stream` reads shards one after another, local or remote. Both return a `Reader`, whose rows are
-`Record`s: found, not parsed yet.
+`open_rows` opens what a recipe names: files are indexed or memory-mapped and give any row by
+number. `open_stream` reads shards one after another, local or remote. Both return a `Reader`,
+whose rows are `Record`s: found, not parsed yet.
 
 - `base`: the protocol, `Record`
 - `open`: names to readers

@@ -13,7 +13,7 @@ Parse = Callable[[Any, str], Any]
 
 @dataclass(frozen=True)
 class Record:
-    """A row that was found and not parsed yet: cheap to make, so that a worker process can parse it.
+    """A row that was found and not parsed yet, so that a worker process can parse it.
 
     Attributes:
         content: the row as it is in its file.

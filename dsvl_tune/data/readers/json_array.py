@@ -132,7 +132,7 @@ class JsonWindow:
         if (found := self.peek()) != expected:
             raise UserError(
                 f"{self.path}: not JSON: {found or 'the end'!r} at byte {self.byte}, expected "
-                f"{expected!r}. Expected a JSON array of rows, or one complete row per line (JSONL)."
+                f"{expected!r}. Expected a JSON array of rows, or one row per line (JSONL)."
             )
         self.move(self.at + 1)
 

@@ -77,9 +77,10 @@ def open_rows(name: str) -> OpenedFiles:
     """The rows that a recipe names, opened without reading them.
 
     Args:
-        name: a file; a pattern of files (`shards/*.tar`, in the order of their names); a folder that
-            Hugging Face datasets reads; or a name on its hub, `owner/name` or `owner/name/config`.
-            Folders and hub names may end in `#SPLIT`; without it the split is train.
+        name: a file; a pattern of files (`shards/*.tar`, in the order of their names); a folder
+            that Hugging Face datasets reads; or a name on its hub, `owner/name` or
+            `owner/name/config`. Folders and hub names may end in `#SPLIT`; without it the split
+            is train.
 
     Raises:
         UserError: there is nothing of the kind, its ending is unknown, or it has no rows.
@@ -139,8 +140,8 @@ def find_shards(name: str) -> list[str]:
     """The files that a recipe names for a stream, in the order of their names.
 
     Args:
-        name: a file or a pattern of files, local or as a URL (hf://, s3://, https://, ...); a folder,
-            or a hub name as in `open_rows`, whose files Hugging Face datasets finds.
+        name: a file or a pattern of files, local or as a URL (hf://, s3://, https://, ...); a
+            folder, or a hub name as in `open_rows`, whose files Hugging Face datasets finds.
 
     Raises:
         UserError: there are none, or they have a format that cannot be streamed.

@@ -104,6 +104,7 @@ def split_record(content: bytes, source: str, delimiter: str) -> list[str]:
         ) from None
     if len(records) != 1:
         raise UserError(
-            f"{source}: a quote spans {len(records)} lines. Double the quotes inside a quoted field."
+            f"{source}: a quote spans {len(records)} lines. "
+            "Double the quotes inside a quoted field."
         )
     return records[0]

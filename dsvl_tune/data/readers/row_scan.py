@@ -1,4 +1,4 @@
-"""Rows that are ranges of bytes: how a format finds them, in an opened file and in a shard alike."""
+"""Rows that are ranges of bytes: how a format finds them, in opened files and in shards."""
 
 from __future__ import annotations
 

@@ -28,17 +28,17 @@ WINDOW_ROWS = 1000
 class Stream:
     """The rows of many shards: a reader without a number of rows, and an endless order of them.
 
-    **Order.** An epoch takes the shards in an order drawn from (seed, epoch), and shuffles their rows
-    window by window as they arrive. The next epoch follows without a break. Row n of that order is
-    the same whenever, and from wherever, it is read.
+    **Order.** An epoch takes the shards in an order drawn from (seed, epoch), and shuffles their
+    rows window by window as they arrive. The next epoch follows without a break. Row n of that
+    order is the same whenever, and from wherever, it is read.
 
     **Lanes.** The order may be split into lanes, so that several processes read different shards:
-    of each epoch's shards, lane k of n takes every n-th from the k-th on, and is an endless order of
-    its own. One lane is the whole order.
+    of each epoch's shards, lane k of n takes every n-th from the k-th on, and is an endless order
+    of its own. One lane is the whole order.
 
-    **Resuming.** A shard is counted when it was read to its end. With these counts, which checkpoints
-    hold, the order continues from any row that was reached before; counted shards are skipped without
-    opening them.
+    **Resuming.** A shard is counted when it was read to its end. With these counts, which
+    checkpoints hold, the order continues from any row that was reached before; counted shards are
+    skipped without opening them.
 
     Attributes:
         name: what errors call the stream.
@@ -60,7 +60,7 @@ class Stream:
     files: tuple[RowFile, ...] = field(default=(), init=False)
 
     def record(self, index: int) -> Record:
-        """Row number `index` in the order of the shards' names; the rows before it are read through.
+        """Row number `index` in the order of the shards' names; reads through those before it.
 
         Raises:
             IndexError: the stream has fewer rows.

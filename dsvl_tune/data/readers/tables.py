@@ -1,7 +1,7 @@
 """Rows of tables: Arrow and parquet files, and what Hugging Face datasets reads by name.
 
-An opened table is memory-mapped Arrow; datasets converts parquet once, into its own cache. A streamed
-parquet file is read row group by row group.
+An opened table is memory-mapped Arrow; datasets converts parquet once, into its own cache. A
+streamed parquet file is read row group by row group.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class TableRows:
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the numbers of rows and bytes: the content is not read when a table is opened."""
+        """CRC-32 of the numbers of rows and bytes: opening a table does not read its content."""
         return crc32(f"{len(self)} {getattr(self.table, 'data', self.table).nbytes}".encode())
 
     def record(self, index: int) -> Record:

@@ -1,4 +1,4 @@
-"""WebDataset shards: tars in which neighboring files with equal names up to the first dot are a row."""
+"""WebDataset shards: tars in which neighboring files named alike up to the first dot are a row."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Members = list[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class IndexedTar(IndexedFile):
-    """The samples of an opened tar; the bytes of a sample, its headers included, are a tar again."""
+    """The samples of an opened tar; the bytes of a sample with its headers are a tar again."""
 
     @property
     def checksum(self) -> int:
@@ -96,7 +96,7 @@ def is_member(member: tarfile.TarInfo) -> bool:
 
 
 def sample_key(name: str) -> str:
-    """What the names of a sample's files have in common: folder, and base name up to the first dot."""
+    """What a sample's files have in common: folder, and base name up to the first dot."""
     folder, _, base = name.rpartition("/")
     return f"{folder}/{base.partition('.')[0]}"
 
@@ -125,7 +125,8 @@ def parse_tar(content: bytes, source: str) -> dict[str, Any]:
 def sample_row(members: Members, source: str) -> dict[str, Any]:
     """The row of a sample: keys of its json, txt as `caption`, images as `images`, others as bytes.
 
-    Images that the json names (LLaVA's `image`) are the ones in the sample, so its names are dropped.
+    Images that the json names (LLaVA's `image`) are the ones in the sample, so its names are
+    dropped.
 
     Raises:
         UserError: the json or the text is damaged.

@@ -23,8 +23,8 @@ class BatchSampler(Sampler[list[Any]]):
         seed: seed of the order.
         rank: this process, 0..world_size - 1.
         world_size: number of processes.
-        position: number of micro-batches that were trained, asked for when a pass begins. So rows that
-            a loader fetched ahead and nobody trained on come again.
+        position: number of micro-batches that were trained, asked for when a pass begins. So rows
+            that a loader fetched ahead and nobody trained on come again.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class BatchSampler(Sampler[list[Any]]):
 
     @abstractmethod
     def settings(self) -> dict[str, int]:
-        """What the rows of a position depend on, by a name for errors: equal before and after a resume."""
+        """What the rows of a position depend on, by a name for errors."""
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint stores; values of plain types.

@@ -11,10 +11,10 @@ from dsvl_tune.data.sampling.row_orders import ShuffledOrder
 class EpochSampler(BatchSampler):
     """Every row once per epoch, in an order drawn from (seed, epoch).
 
-    Each micro-batch takes the next batch_size * world_size rows of the order and deals them to the
-    processes in turn. The last one of an epoch is smaller if the rows do not divide; if it has fewer
-    rows than there are processes, the first rows of the order fill it up, because every process needs
-    one. Nothing else is repeated and nothing is dropped.
+    Each micro-batch takes the next batch_size * world_size rows of the order and deals them to
+    the processes in turn. The last one of an epoch is smaller if the rows do not divide; if it
+    has fewer rows than there are processes, the first rows of the order fill it up, because every
+    process needs one. Nothing else is repeated and nothing is dropped.
 
     Args:
         num_rows: number of rows.

@@ -33,8 +33,8 @@ def group_trees(keys: Iterable[tuple[int, Hashable | None]]) -> list[list[int]]:
 def hold_out(images: Sequence[Sequence[str]], wanted: int, seed: int, name: str) -> set[int]:
     """Numbers of the conversations to hold out: they share no image with the others.
 
-    Up to `wanted` and up to a fifth of the conversations, but at least one group of conversations that
-    share images.
+    Up to `wanted` and up to a fifth of the conversations, but at least one group of conversations
+    that share images.
 
     Args:
         images: names of each conversation's images.

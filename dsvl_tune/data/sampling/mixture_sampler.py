@@ -23,26 +23,28 @@ WINDOW_BATCHES = 32
 class MixtureSampler(LaneSampler):
     """Micro-batches that hold rows of several sources in the ratios of a mixture.
 
-    A source without replacement is gone through in a new order each time, drawn from (seed, source,
-    pass): no row comes again before all others have. Every micro-batch is full. Over all processes
-    it holds the same rows whatever their number is, as long as batch_size * world_size stays the same.
+    A source without replacement is gone through in a new order each time, drawn from (seed,
+    source, pass): no row comes again before all others have. Every micro-batch is full. Over all
+    processes it holds the same rows whatever their number is, as long as batch_size * world_size
+    stays the same.
 
     With streams of at least as many shards as there are processes, each process mixes its own lane
     (see `LaneSampler`): the ratios then hold in each lane, to a row.
 
-    With `lengths`, the rows of `window_batches` micro-batches are sorted by length and dealt out anew,
-    so that a micro-batch holds rows of similar length; the window keeps its rows, and the order of its
-    micro-batches is drawn. With homogeneous steps this happens within the batches of one kind.
+    With `lengths`, the rows of `window_batches` micro-batches are sorted by length and dealt out
+    anew, so that a micro-batch holds rows of similar length; the window keeps its rows, and the
+    order of its micro-batches is drawn. With homogeneous steps this happens within the batches of
+    one kind.
 
     Args:
         sources: number of rows of each source, or the stream that they come from.
         mixture: how they are mixed.
         batch_size: rows of a micro-batch on one process.
         with_replacement: whether each source is drawn from with replacement; () for none.
-        epoch_rows: rows after which an epoch ends, rounded up to whole optimizer steps; None takes the
-            sum of the sources' rows, and no end if one of them is a stream.
-        lengths: [R] int64, tokens of each row, to group by; the rows of all sources are numbered one
-            source after another. None does not group. Not possible with streams.
+        epoch_rows: rows after which an epoch ends, rounded up to whole optimizer steps; None
+            takes the sum of the sources' rows, and no end if one of them is a stream.
+        lengths: [R] int64, tokens of each row, to group by; the rows of all sources are numbered
+            one source after another. None does not group. Not possible with streams.
         window_batches: micro-batches whose rows are sorted by length together.
         **options: as in `BatchSampler`.
     """
@@ -87,8 +89,8 @@ class MixtureSampler(LaneSampler):
     def rows_at(self, batch: int) -> list[Any]:
         """Keys of the rows of micro-batch number `batch` on this process.
 
-        A row of a source with numbers has its number among all rows; one of a stream the number of its
-        source and its record.
+        A row of a source with numbers has its number among all rows; one of a stream the number
+        of its source and its record.
         """
         if self.lengths is None:
             return self.deal(lambda lane: self.mixed(batch, lane))

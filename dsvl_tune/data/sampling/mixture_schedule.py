@@ -72,14 +72,15 @@ class Mixture:
     def __post_init__(self) -> None:
         if any(not ratio > 0 for ratio in self.ratios):
             raise UserError(
-                f"data.ratios: {self.ratios}, expected positive numbers. Leave a source out instead."
+                f"data.ratios: {self.ratios}, expected positive numbers. "
+                "Leave a source out instead."
             )
         if self.text_ratio is not None:
             self.text_ratio.check()
         if (self.text_ratio or self.homogeneous_steps) and len(set(self.text)) < 2:
             raise UserError(
                 "data.text_ratio and homogeneous_steps separate text from images, but the sources "
-                "are all of one kind. Name the sources of text in text_only, and add another source."
+                "are all of one kind. Name the sources of text in text_only, and add another one."
             )
 
     def text_part(self, step: int) -> float:
@@ -98,11 +99,11 @@ class Mixture:
 
 
 class RowCounts:
-    """How many rows each micro-batch takes of each source, never further than a row from the ratios.
+    """How many rows each micro-batch takes of each source: never a row away from the ratios.
 
-    What each source is owed adds up, and each micro-batch pays it out in whole rows, the largest debts
-    first. So the counts of a micro-batch follow from the mixture alone, by going through the
-    micro-batches before it once (some microseconds each).
+    What each source is owed adds up, and each micro-batch pays it out in whole rows, the largest
+    debts first. So the counts of a micro-batch follow from the mixture alone, by going through
+    the micro-batches before it once (some microseconds each).
 
     Args:
         mixture: the ratios.

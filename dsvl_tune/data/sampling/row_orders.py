@@ -1,7 +1,7 @@
 """Endless orders of the rows of one source, split into lanes.
 
-A lane is what one process reads of a stream: lane k of n takes every n-th shard. Rows that have numbers
-cost the same to read in any order; of them, lane k takes every n-th row.
+A lane is what one process reads of a stream: lane k of n takes every n-th shard. Rows that have
+numbers cost the same to read in any order; of them, lane k takes every n-th row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RowOrder(ABC):
 
     @abstractmethod
     def keys(self, lane: int, num_lanes: int, start: int, rows: int) -> Sequence[Any]:
-        """Keys of rows `start` to `start + rows` of a lane, counted from the beginning of the run."""
+        """Keys of rows `start` to `start + rows` of a lane, counted since the run began."""
 
 
 class ShuffledOrder(RowOrder):
@@ -73,7 +73,8 @@ class DrawnOrder(ShuffledOrder):
 class StreamOrder(RowOrder):
     """The order of a stream. Rows that follow each other are read on without opening a shard again.
 
-    If the stream has fewer shards than there are lanes, every lane reads all of it and keeps its part.
+    If the stream has fewer shards than there are lanes, every lane reads all of it and keeps its
+    part.
 
     Args:
         stream: the rows.
@@ -91,7 +92,7 @@ class StreamOrder(RowOrder):
         return self.reader(lane, num_lanes).read(start, rows)
 
     def read_whole(self, start: int, rows: int) -> list[Record]:
-        """Rows of the stream as a single lane; several lanes that a process deals with share them."""
+        """Rows of the stream as a single lane, shared by the lanes that a process deals with."""
         return self.reader(0, 1).read(start, rows)
 
     def reader(self, lane: int, num_lanes: int) -> SequentialRows:

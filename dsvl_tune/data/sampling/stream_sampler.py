@@ -20,11 +20,11 @@ COUNTS = "rows of the shards"
 class LaneSampler(BatchSampler):
     """A sampler whose sources may be streams, which it reads in lanes.
 
-    Row p of a micro-batch, counted over all processes, comes from lane p % num_lanes. Process r takes
-    the rows p % world_size == r, so with one lane per process it reads its own lane and no other.
-    A run keeps the number of lanes that it was started with: resumed by another number of
-    processes, with the same number of rows per micro-batch, a step still sees the same rows, but a
-    process may have to read several lanes.
+    Row p of a micro-batch, counted over all processes, comes from lane p % num_lanes. Process r
+    takes the rows p % world_size == r, so with one lane per process it reads its own lane and no
+    other. A run keeps the number of lanes that it was started with: resumed by another number of
+    processes, with the same number of rows per micro-batch, a step still sees the same rows, but
+    a process may have to read several lanes.
 
     Args:
         batch_size: rows of a micro-batch on one process.
@@ -105,7 +105,7 @@ def names_checksum(stream: Stream) -> int:
 
 
 def merged_over_processes(counts: list[dict[int, int]]) -> list[dict[int, int]]:
-    """Counts of each stream's shards, from all processes: each counted the shards of its own lanes."""
+    """Counts of each stream's shards from all processes: each counts those of its own lanes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return counts
     gathered: list[list[dict[int, int]]] = [[]] * distributed.get_world_size()

@@ -22,7 +22,8 @@ def leaks(train: SplitReport, held_out: SplitReport) -> dict[str, int]:
     Returns:
         "image": conversations that show an image of a training row, or a similar one (`HashIndex`).
         "image and question": those of them whose question is asked about that image in training.
-        "question": conversations without an image whose question a training row without an image has.
+        "question": conversations without an image whose question a training row has, without an
+            image too.
     """
     names = {name for one in train.fingerprints for name in one.images}
     index = HashIndex(value for one in train.fingerprints for value in one.hashes)

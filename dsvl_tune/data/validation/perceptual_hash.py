@@ -14,7 +14,7 @@ CLEARLY_BRIGHTER = 4
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """64 bits, one per pair of neighbors in a 9 x 8 gray thumbnail: is the right one clearly brighter?
+    """64 bits: in a 9 x 8 gray thumbnail, whether a pixel's right neighbor is clearly brighter.
 
     This is the "difference hash" of image search (dHash): the same picture at another size or
     quality differs in a few bits.
@@ -29,9 +29,9 @@ def perceptual_hash(image: Image.Image) -> int:
 class HashIndex:
     """A set of hashes that finds those close to a given one.
 
-    It compares with all of them, 64 bits at a time. An index over parts of a hash would not help: in
-    pages and drawings most parts are zeros. Hashes of flat pictures, with fewer than 4 bits set or
-    fewer than 4 not set, match by accident and are left out.
+    It compares with all of them, 64 bits at a time. An index over parts of a hash would not help:
+    in pages and drawings most parts are zeros. Hashes of flat pictures, with fewer than 4 bits
+    set or fewer than 4 not set, match by accident and are left out.
 
     Args:
         hashes: the set.

@@ -1,7 +1,7 @@
 """On-disk cache of validation results, so that an interrupted check resumes where it stopped.
 
-A row is inspected again if its file, the settings or one of its images changed, and always if it had an
-error, which may have been repaired since.
+A row is inspected again if its file, the settings or one of its images changed, and always if it
+had an error, which may have been repaired since.
 """
 
 from __future__ import annotations

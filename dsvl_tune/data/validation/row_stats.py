@@ -1,4 +1,4 @@
-"""What validation finds out about a conversation: what is wrong with it, its length, what it shows."""
+"""What validation finds out about a conversation: errors, length, images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dsvl_tune.data.encoding.packing import tree_key
 from dsvl_tune.data.encoding.tokenize import OnOverflow, tokenize
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.validation.perceptual_hash import perceptual_hash
-from dsvl_tune.families.deepseek_vl.prompt import Form
+from dsvl_tune.families.base import RenderMode
 
 PLACEHOLDERS = re.compile(
     r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]",
@@ -78,7 +78,7 @@ class RowInspector:
 
     Attributes:
         processor: the checkpoint's.
-        form: whether the row is trained on or answered, as in `tokenize`.
+        mode: whether the row is trained on or answered, as in `tokenize`.
         max_tokens: longest conversation allowed; None takes the checkpoint's context.
         on_overflow: as in `tokenize`.
         decode: whether images are decoded, each distinct one once per process.
@@ -86,7 +86,7 @@ class RowInspector:
     """
 
     processor: Processor
-    form: Form = "training"
+    mode: RenderMode = "training"
     max_tokens: int | None = None
     on_overflow: OnOverflow = "error"
     decode: bool = True
@@ -105,7 +105,7 @@ class RowInspector:
 
     def identity(self) -> str:
         """What the statistics depend on besides the row."""
-        settings = (self.form, self.max_tokens, self.on_overflow, self.decode, self.hash_images)
+        settings = (self.mode, self.max_tokens, self.on_overflow, self.decode, self.hash_images)
         return f"{settings}{processor_identity(self.processor)}"
 
     def inspect(self, conversation: Conversation) -> RowStats:
@@ -115,9 +115,9 @@ class RowInspector:
             UserError: what `fit` would stop with.
         """
         limit = self.processor.context_tokens if self.max_tokens is None else self.max_tokens
-        encoded = whole = tokenize(conversation, self.processor, self.form, NO_LIMIT)
+        encoded = whole = tokenize(conversation, self.processor, self.mode, NO_LIMIT)
         if len(whole.input_ids) > limit:
-            encoded = tokenize(conversation, self.processor, self.form, limit, self.on_overflow)
+            encoded = tokenize(conversation, self.processor, self.mode, limit, self.on_overflow)
         if self.decode:
             self.decode_images(conversation)
         names = tuple(ref.name for ref in conversation.images)
@@ -125,7 +125,7 @@ class RowInspector:
             conversation.source,
             tokens=len(whole.input_ids),
             encoded_tokens=len(encoded.input_ids),
-            image_tokens=encoded.input_ids.count(self.processor.image_token_id),
+            image_tokens=encoded.image_tokens,
             supervised=sum(weight > 0 for weight in whole.loss_weights),
             turns=len(conversation.turns),
             images=names,
@@ -148,7 +148,7 @@ class RowInspector:
 
 
 def inspect_outline(row: Sequence[Conversation]) -> list[RowStats]:
-    """Images and tree of each conversation: what every process needs; the first one checks the rest."""
+    """Images and tree of each conversation: all that a process needs besides the first one."""
     return [
         RowStats(
             conversation.source,
@@ -161,7 +161,7 @@ def inspect_outline(row: Sequence[Conversation]) -> list[RowStats]:
 
 def processor_identity(processor: Processor) -> str:
     """What a row's tokens depend on besides its text."""
-    settings = (processor.image_tokens, processor.default_system, processor.context_tokens)
+    settings = (processor.image_settings, processor.default_system, processor.context_tokens)
     return f"{settings}{processor.tokenizer.backend_tokenizer.to_str()}"
 
 
