@@ -1,9 +1,9 @@
-"""Where the time of one of our steps goes: CPU seconds of each part, then the operators by their own CPU time.
+"""Where the time of one dsvl-tune step goes: CPU seconds of each model part, then of the operators.
 
     python benchmarks/speed/profile_step.py MODEL DATA [--share-images]
 
-MODEL and DATA as compare.py writes them (FOLDER/proportions, FOLDER/one). A step of batch 4 after a warm-up step; the
-parts' forward passes are timed by hooks, the backward pass as a whole.
+MODEL and DATA as compare.py writes them (FOLDER/proportions, FOLDER/one). One step of batch 4 after
+a warm-up step; hooks time the parts' forward passes, the backward pass is timed as a whole.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contender_ours import InFileOrder
 from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
 
-from dsvl_tune.data.images.load import finish_pixels
+from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
@@ -28,7 +28,7 @@ BATCH = 4
 
 
 def timed_parts(model: Any) -> dict[str, float]:
-    """CPU seconds of each part's forward passes, filled by hooks."""
+    """CPU seconds of each model part's forward passes, filled by hooks."""
     inner = model.model
     parts = {
         "SigLIP": inner.vision_model,
@@ -50,10 +50,12 @@ def timed_parts(model: Any) -> dict[str, float]:
 
 
 def cpu() -> float:
+    """CPU seconds of this process."""
     return time.process_time()
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     folder, data_folder = Path(sys.argv[1]), Path(sys.argv[2])
     share = "--share-images" in sys.argv
     file = str(data_folder / "charts.openai.jsonl")
@@ -72,11 +74,11 @@ def main() -> None:
     apply_plan(model, fit_plan(plan, model, set()))
     draw_adapters(model.train())
     assert data.processor is not None
-    rule = data.processor.image_rule
-    supervised_loss(model, finish_pixels(next(batches), rule)).loss.backward()
+    processor = data.processor
+    supervised_loss(model, normalize_images(next(batches), processor)).loss.backward()
     spent = timed_parts(model)
     start = cpu()
-    batch = finish_pixels(next(batches), rule)
+    batch = normalize_images(next(batches), processor)
     loaded = cpu()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         loss = supervised_loss(model, batch).loss
