@@ -22,8 +22,7 @@ from dsvl_tune.data.images.padded_cache import padded_image_cache
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.evaluation.baseline_rows import floor_of_rows
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import resolve_checkpoint
+from dsvl_tune.families import open_checkpoint
 
 Rows = Sequence[list[Conversation]]
 """Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
@@ -113,7 +112,7 @@ class ConversationDataModule(L.LightningDataModule):
         """
         if self.processor is not None:
             return self.processor
-        processor = load_processor(resolve_checkpoint(self.checkpoint))
+        processor = open_checkpoint(self.checkpoint).processor
         if self.max_tokens is not None and self.max_tokens > processor.context_tokens:
             raise UserError(
                 f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at most "

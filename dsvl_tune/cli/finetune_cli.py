@@ -45,6 +45,7 @@ class RecipeCLI(LightningCLI):
     stop: StopRequest
     exit_code = 0
     trainer: Trainer
+    model: FinetuneModule
     datamodule: ConversationDataModule
 
     def __init__(self, arguments: list[str], run: bool = True) -> None:
@@ -225,6 +226,7 @@ class RecipeCLI(LightningCLI):
                 print(f"run folder: {self.run_folder}", flush=True)
 
     def _run_subcommand(self, subcommand: str) -> None:
+        self.model.check_arguments()
         try:
             super()._run_subcommand(subcommand)
         except SystemExit:  # what Lightning's trainer makes of Ctrl-C
@@ -247,7 +249,7 @@ class RecipeCLI(LightningCLI):
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
         answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
         if self.trainer.is_global_zero:
-            write_answers(self.out, answers, ckpt_path or model.folder)
+            write_answers(self.out, answers, ckpt_path or model.base.folder)
 
     def describe_run(self, model: FinetuneModule) -> None:
         """`config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""
@@ -260,7 +262,7 @@ class RecipeCLI(LightningCLI):
         write_whole(
             self.run_folder / "config.yaml", lambda path: path.write_text(text, encoding="utf-8")
         )
-        write_json(self.run_folder / "manifest.json", manifest(model.folder, model.quantization))
+        write_json(self.run_folder / "manifest.json", manifest(model.base, model.quantization))
 
 
 def set_up_fit(data: ConversationDataModule) -> None:

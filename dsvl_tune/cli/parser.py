@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 import dsvl_tune
 import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 
 DESCRIPTION = {
     "fit": """fit: train by a recipe

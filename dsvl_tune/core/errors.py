@@ -1,4 +1,4 @@
-"""Errors that end a command with one message."""
+"""Errors that end a command with one message, and how messages name what is unknown."""
 
 from __future__ import annotations
 
@@ -7,26 +7,58 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something the user can fix: printed as one message with exit code 2, without a traceback.
+    """Invalid input or environment: reported as one message with exit code 2, without a traceback.
 
-    The message says where, what is wrong, what was expected and what to do.
+    The message says where the error is, what was found, what was expected and what to do.
+
+    Args:
+        message: Text for the user.
     """
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker passes its exception on as text that contains the worker's traceback;
-        # what the user should read follows the last mention of this class.
+        # A DataLoader worker sends its exception as text that contains the worker's whole traceback.
+        # The message for the user follows the last mention of this class.
         super().__init__(message.rsplit("errors.UserError: ", 1)[-1].strip())
 
 
-def unknown_name(what: str, given: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest known name.
+def nearest_name(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Find the known name that is most similar to a misspelled one, ignoring case.
 
     Args:
-        what: kind of the name or its key, e.g. "model part" or "trainer.strategy".
-        given: the unknown name.
-        known: all names that exist; listed where none is near.
+        given: The name that was given.
+        known: Every name that is accepted.
+        cutoff: Similarity that the nearest name must have at least, 0..1.
+
+    Returns:
+        The nearest name, or None if no name is similar enough.
+
+    Example:
+        >>> nearest_name("ft", ["fit", "merge"])
+        'fit'
     """
-    names = list(known)
-    nearest = difflib.get_close_matches(given, names, n=1)
-    hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(names)}."
-    return UserError(f"unknown {what} {given!r}. {hint}")
+    by_lower_case = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), by_lower_case, n=1, cutoff=cutoff)
+    return by_lower_case[near[0]] if near else None
+
+
+def unknown_name(what: str, given: str, known: Iterable[str]) -> str:
+    """Write the message for an unknown name, with the nearest known name or all of them.
+
+    Args:
+        what: What the name stands for, e.g. "command" or "trainer.strategy".
+        given: The name that was given.
+        known: Every name that is accepted, in the order in which to list them.
+
+    Returns:
+        A message for `UserError`; callers may put a file and row in front of it.
+
+    Example:
+        >>> unknown_name("command", "ft", ["fit", "merge"])
+        "unknown command 'ft'. Did you mean 'fit'?"
+        >>> unknown_name("command", "x", ["fit", "merge"])
+        "unknown command 'x'. Expected one of: fit, merge."
+    """
+    known = list(known)
+    near = nearest_name(given, known)
+    hint = f"Did you mean {near!r}?" if near else f"Expected one of: {', '.join(known)}."
+    return f"unknown {what} {given!r}. {hint}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Branch
 from dsvl_tune.data.images.load import to_pixels
-from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 SIZES = (
     (640, 480),
@@ -36,14 +35,14 @@ class Difference(NamedTuple):
     largest: float
 
 
-def pixel_differences(folder: Path) -> list[Difference]:
+def pixel_differences(checkpoint: Checkpoint) -> list[Difference]:
     """The pixels of transformers' own processor (PIL backend) against those that training and `chat` use.
 
     Args:
-        folder: a checkpoint in transformers' layout.
+        checkpoint: in transformers' layout.
     """
-    plain = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    rule = load_processor(folder).image_rule
+    plain = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
+    rule = checkpoint.processor.image_rule
     found = []
     for width, height in SIZES:
         image = picture(width, height)

@@ -1,22 +1,27 @@
-"""What a run trained as a folder of adapters and full tensors: its result, or any of its checkpoints, put together."""
+"""What a run trained, as a folder of adapters and full tensors: its result or any checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.models.build import adapted_model
 from dsvl_tune.models.finetuning.adapters import save_trained
 
 
 @contextmanager
 def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> Iterator[Path]:
-    """The run's `adapter/`, or one made of a checkpoint for as long as the block lasts, a tensor at a time.
+    """The run's `adapter/`, or one made of a run checkpoint for as long as the block lasts.
+
+    It is made tensor by tensor.
 
     Args:
-        run: its folder. checkpoint: "best", "last" or the path of one; None takes the run's result.
+        run: its folder.
+        checkpoint: "best", "last" or the path of one; None takes the run's result.
         arguments: the run's recipe, as `fit` takes it.
 
     Raises:
@@ -25,9 +30,8 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
     if checkpoint is None:
         yield run / "adapter"
         return
-    from dsvl_tune.cli.finetune_cli import (
-        RecipeCLI,
-    )  # brings lightning, which merging a run's result does not need
+    # These bring lightning, which merging a run's result does not need.
+    from dsvl_tune.cli.finetune_cli import RecipeCLI
     from dsvl_tune.training.checkpoints.sharded_io import trained_tensors
     from dsvl_tune.training.run.folder import kept_checkpoint
 
@@ -40,7 +44,9 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
         raise UserError(
             f"--checkpoint {checkpoint}: no such checkpoint. Give best, last or a path."
         )
-    network, _ = RecipeCLI(arguments, run=False).model.adapted(None, empty=True)
+    module = RecipeCLI(arguments, run=False).model
+    adaptation = replace(module.adaptation, quantization=None)
+    network, _ = adapted_model(module.base, adaptation, "empty")
     names, read = trained_tensors(path)
     planned = {
         f"model.{name}" for name, parameter in network.named_parameters() if parameter.requires_grad

@@ -1,4 +1,7 @@
-"""Whether a written checkpoint answers as base and adapter do: loaded afresh, held-out rows, logits and greedy ids."""
+"""Whether a written checkpoint answers as base and adapter do.
+
+It is loaded afresh and answers held-out questions; logits and greedy ids are compared.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.write_settings import main_dtype
-from dsvl_tune.export.write_weights import Layout
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families.base import Layout
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
 from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.models.finetuning.quantization import Quantization
 
-# Largest logit difference allowed, as a share of the logits' spread (standard deviation): float32 differs by the
-# order of additions (1.1e-5 was seen with DoRA on three layers), 16 bits by the rounding of every weight.
 BOUNDS = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+"""Largest logit difference allowed, as a fraction of the logits' spread (standard deviation). In
+float32 results differ by the order of additions (1.1e-5 was seen with DoRA on three layers), in 16
+bits by the rounding of every weight."""
+
 GREEDY_TOKENS = 16
 
 
@@ -30,58 +35,65 @@ Answers = tuple[Tensor, list[Tensor]]
 
 
 def verify(
-    base: Path,
+    base: Checkpoint,
     adapter: Path,
-    written: Path,
-    layout: Layout,
+    written: Checkpoint,
     prompts: Prompts,
     quantization: Quantization | None = None,
 ) -> dict[str, Any]:
-    """Load a written checkpoint afresh and compare it with base + adapter, in float32, one model after the other.
+    """Load a written checkpoint afresh and compare it with base + adapter.
 
-    A checkpoint in transformers' layout is loaded by plain transformers, one in the original layout by our own loader.
+    In float32, one model after the other. A checkpoint in transformers' layout is loaded by plain
+    transformers, one in the original layout by our own loader.
 
     Args:
-        base, adapter, written: folders. layout: of the written one. prompts: to answer.
-        quantization: of the base while the adapter was trained. How far that model's answers are from those of base +
-            adapter is reported; no bound holds it.
+        base: the checkpoint that the adapter was trained on.
+        adapter: folder of what was trained.
+        written: the merged checkpoint.
+        prompts: to answer.
+        quantization: of the base while the adapter was trained. How far that model's answers are
+            from those of base + adapter is reported, without a bound.
 
     Raises:
-        UserError: they do not answer alike.
+        UserError: the answers differ by more than the bound.
     """
     trained = answer_trained(base, adapter, prompts)
-    found = answer(load_written(written, layout), prompts)
-    dtype, spread = main_dtype(written), float(trained[0].std())
+    found = answer(load_written(written), prompts)
+    dtype, spread = main_dtype(written.headers.values()), float(trained[0].std())
     report: dict[str, Any] = {
-        **{"layout": layout, "dtype": dtype, "rows": len(found[1])},
+        "layout": written.layout,
+        "dtype": dtype,
+        "rows": len(found[1]),
         **differences(trained, found),
         "bound": BOUNDS[dtype] * max(1.0, spread),
     }
     if quantization is not None:
         quantized = answer_trained(base, adapter, prompts, quantization)
         report["trained_in_4_bits"] = {
-            **{"quantization": quantization, "logit_spread": spread},
+            "quantization": quantization,
+            "logit_spread": spread,
             **differences(trained, quantized),
         }
     if not report["max_logit_difference"] <= report["bound"]:
         raise UserError(
-            "the written checkpoint does not answer as base + adapter does: largest logit difference "
-            f"{report['max_logit_difference']:.3g}, bound {report['bound']:.3g}. Nothing was kept."
+            "the written checkpoint does not answer as base + adapter does: largest logit "
+            f"difference {report['max_logit_difference']:.3g}, bound {report['bound']:.3g}. "
+            "Nothing was kept."
         )
     return report
 
 
 def answer_trained(
-    base: Path, adapter: Path, prompts: Prompts, quantization: Quantization | None = None
+    base: Checkpoint, adapter: Path, prompts: Prompts, quantization: Quantization | None = None
 ) -> Answers:
-    """What base + adapter answers, with the base in 4 bits if it is said so."""
-    model = load_model(base, quantization=quantization)
+    """What base + adapter answers, with the base in 4 bits if `quantization` says so."""
+    model = create_model(base, quantization=quantization)
     load_trained(model, adapter)
     return answer(model, prompts)
 
 
 def differences(one: Answers, two: Answers) -> dict[str, float]:
-    """Largest and mean difference of the logits, and the share of rows with the same greedy answer."""
+    """Largest and mean difference of the logits, and the share of rows with equal answers."""
     difference = (one[0] - two[0]).abs()
     alike = [torch.equal(*pair) for pair in zip(one[1], two[1], strict=True)]
     return {
@@ -91,38 +103,37 @@ def differences(one: Answers, two: Answers) -> dict[str, float]:
     }
 
 
-def compare_processors(base: Path, written: Path) -> None:
-    """A written checkpoint must turn text and pictures into the same tokens and pixels as its base.
+def compare_processors(base: Checkpoint, written: Checkpoint) -> None:
+    """A written checkpoint must turn text and pictures into the tokens and pixels of its base.
 
     Raises:
         UserError: a file of either cannot be used, or they differ.
     """
-    processors = [load_processor(folder) for folder in (base, written)]
-    before, after = (
-        {**vars(processor), "tokenizer": sorted(processor.tokenizer.get_vocab().items())}
-        for processor in processors
-    )
+    before, after = ({**vars(checkpoint.processor)} for checkpoint in (base, written))
+    for fields in (before, after):
+        fields["tokenizer"] = sorted(fields["tokenizer"].get_vocab().items())
     differing = [field for field in before if before[field] != after[field]]
     if differing:
         raise UserError(
-            f"{written}: {', '.join(differing)} would not be what {base} has. If its settings were changed since it "
-            f"was made, delete its folder {ORIGINAL_FOLDER}/, which holds the ones of before. Nothing was kept."
+            f"{written.folder}: {', '.join(differing)} would differ from {base.folder}. If its "
+            f"settings were changed since it was made, delete its folder {ORIGINAL_FOLDER}/, which "
+            "holds the earlier ones. Nothing was kept."
         )
 
 
-def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
-    """The written checkpoint in float32, as whoever gets it would load it.
+def load_written(written: Checkpoint) -> PreTrainedModel:
+    """The written checkpoint in float32, as its users load it.
 
     Raises:
         UserError: plain transformers reports a missing or unexpected tensor.
     """
-    if layout == "original":
-        return load_model(folder)
+    if written.layout == "original":
+        return create_model(written)
     plain, loading = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
+        written.folder, dtype=torch.float32, output_loading_info=True
     )
     if loading["missing_keys"] or loading["unexpected_keys"]:
-        raise UserError(f"{folder}: plain transformers reports {loading}.")
+        raise UserError(f"{written.folder}: plain transformers reports {loading}.")
     return plain.eval()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.checkpoint import (
     Checkpoint,
@@ -24,7 +24,17 @@ from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 
-__all__ = ["FAMILIES", "Family", "family_of", "open_checkpoint", "open_sizes"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "family_of",
+    "family_of_model",
+    "open_checkpoint",
+    "open_sizes",
+]
 
 FAMILIES: list[Family] = [
     DeepSeekVL(),
@@ -34,7 +44,7 @@ FAMILIES: list[Family] = [
 Stamps = tuple[tuple[str, int, int], ...]
 
 
-def open_checkpoint(name: str) -> Checkpoint:
+def open_checkpoint(name: str | Path) -> Checkpoint:
     """The checkpoint of this name; opened once a process as long as its files stay the same.
 
     Its small files are compared with its SHA256SUMS, if it has one; weights are when they are read.
@@ -46,8 +56,8 @@ def open_checkpoint(name: str) -> Checkpoint:
         UserError: no such checkpoint, one of no known family, of quantized weights, or with a file
             that differs from what SHA256SUMS lists.
     """
-    folder = resolve_checkpoint(name)
-    return _open_folder(name, folder, _stamps(folder))
+    folder = resolve_checkpoint(str(name))
+    return _open_folder(str(name), folder, _stamps(folder))
 
 
 @lru_cache(maxsize=8)
@@ -69,7 +79,7 @@ def _stamps(folder: Path) -> Stamps:
     return tuple(found)
 
 
-def open_sizes(name: str) -> Checkpoint:
+def open_sizes(name: str | Path) -> Checkpoint:
     """A checkpoint for its configuration alone, which fetches no weights from the hub.
 
     Args:
@@ -79,6 +89,7 @@ def open_sizes(name: str) -> Checkpoint:
     Raises:
         UserError: no such checkpoint, one of no known family, or of quantized weights.
     """
+    name = str(name)
     if is_hub_name(name):
         folder, headers = _fetch_sizes(name)
     else:
@@ -125,3 +136,8 @@ def family_of(settings: Mapping[str, Any], place: str) -> Family:
         f"{place}: model_type is {settings.get('model_type')!r}, which is no known family. Give a "
         f"checkpoint of one of {known}, in the layout of transformers or the original one."
     )
+
+
+def family_of_model(model: PreTrainedModel) -> Family:
+    """The family that a model in memory is of, by the `model_type` of its configuration."""
+    return family_of({"model_type": model.config.model_type}, type(model).__name__)

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Prompts
-from dsvl_tune.families.deepseek_vl.parts import Plan
+from dsvl_tune.families.base import Plan
 from dsvl_tune.families.deepseek_vl.vision_features import (
     Features,
     extractor_digest,

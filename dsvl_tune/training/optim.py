@@ -9,24 +9,35 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
-from dsvl_tune.families.deepseek_vl.parts import Plan, part_of
+from dsvl_tune.families import family_of_model
+from dsvl_tune.families.base import Plan
+from dsvl_tune.models.finetuning.plan import part_of
 
 
 def make_optimizer(
-    model: nn.Module, plan: Plan, lr: float, betas: tuple[float, float], weight_decay: float
+    model: PreTrainedModel,
+    plan: Plan,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
 ) -> AdamW:
     """AdamW over what trains, a parameter group for each part with its own learning rate.
 
     Args:
-        model: with the plan applied. plan: the parts. lr: of parts that name none.
+        model: with the plan applied.
+        plan: of its parts.
+        lr: learning rate of parts that name none.
         betas: DeepSeek-VL trains with (0.9, 0.95) in all stages (arXiv 2403.05525, table 4).
         weight_decay: 0 in the paper; never applied to vectors and scalars (norms, biases, alpha).
     """
+    parts = family_of_model(model).parts
     tensors: dict[tuple[str, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            tensors[part_of(name), parameter.ndim > 1].append(
+            tensors[part_of(name, parts), parameter.ndim > 1].append(
                 (f"model.{name}", parameter)
             )  # as checkpoints name it
     groups = [

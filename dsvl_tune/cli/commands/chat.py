@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
 from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
@@ -22,8 +23,8 @@ from dsvl_tune.data.formats.messages import fill_places, split_text
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.lookup import EncodedImage
 from dsvl_tune.evaluation.generate import Sampling, generate_ids
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import load_trained
 
 IMAGE_COMMAND = "/image"
@@ -102,11 +103,11 @@ def load(model: str, adapter: Path | None, dtype: DType) -> tuple[PreTrainedMode
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
-    folder = resolve_checkpoint(model)
-    network = load_model(folder, getattr(torch, dtype))
+    checkpoint = open_checkpoint(model)
+    network = create_model(checkpoint, DTYPES[dtype])
     if adapter is not None:
         load_trained(network, adapter)
-    return network.to(device).eval(), load_processor(folder)
+    return network.to(device).eval(), checkpoint.processor
 
 
 def show(path: Path, source: str) -> ImageRef:

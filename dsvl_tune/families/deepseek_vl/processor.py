@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Branch, ImageRule, Processor
-from dsvl_tune.core.weight_headers import is_original, read_json
-from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
-from dsvl_tune.models.checkpoint.load import read_config
+from dsvl_tune.core.weight_headers import read_json
+from dsvl_tune.families.deepseek_vl.config import is_hybrid
+from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
+from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
+
+if TYPE_CHECKING:
+    from dsvl_tune.core.checkpoint import Checkpoint
 
 # DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
 ORIGINAL_SYSTEM_PROMPT = (
@@ -21,27 +25,26 @@ ORIGINAL_SYSTEM_PROMPT = (
 )
 
 
-def load_processor(folder: Path) -> Processor:
+def read_processor(checkpoint: Checkpoint) -> Processor:
     """Everything but the weights.
 
     Raises:
         UserError: a file of the folder is missing or contradicts another.
     """
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder)
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if image_token_id != config.image_token_id:
         raise UserError(
-            f"{folder}: config.json has image_token_id {config.image_token_id}, the tokenizer has {image_token_id} "
-            f"for {IMAGE_TOKEN}. Take both from the same checkpoint."
+            f"{checkpoint.folder}: config.json has image_token_id {config.image_token_id}, the "
+            f"tokenizer has {image_token_id} for {IMAGE_TOKEN}. Take both from the same checkpoint."
         )
-    vision, ids = config.vision_config, special_ids(tokenizer)
+    ids = checkpoint.special_ids
     return Processor(
         tokenizer=tokenizer,
-        image_rule=read_image_rule(folder, hybrid=config.model_type == "deepseek_vl_hybrid"),
+        image_rule=read_image_rule(checkpoint),
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        image_tokens=visual_tokens(config),
         default_system=default_system_prompt(tokenizer),
         bos_id=ids["bos_token_id"],
         eos_id=ids["eos_token_id"],
@@ -67,30 +70,30 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
     return before.removeprefix(str(tokenizer.bos_token)).strip()
 
 
-def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
-    """The image rule of transformers' preprocessor_config.json (or the image part of processor_config.json).
+def read_image_rule(checkpoint: Checkpoint) -> ImageRule:
+    """How the checkpoint turns pictures into pixels.
 
-    The square is padded in the colour of the first resize's mean, as in transformers' image processors and in the
-    original's `background_color`: CLIP's mean for the hybrid family, grey (127) for the SigLIP-only one.
+    The padding color is the mean of the first resize, as in transformers' image processors and in
+    the original's `background_color`: CLIP's mean for the hybrid models, gray (127) for the
+    SigLIP-only ones.
 
     Raises:
         UserError: a file is missing, or a key of it.
     """
+    folder = checkpoint.folder
     try:
-        return (
-            read_original_image_rule(folder)
-            if is_original(folder)
-            else read_converted_image_rule(folder, hybrid)
-        )
+        if checkpoint.layout == "original":
+            return read_original_image_rule(checkpoint)
+        return read_converted_image_rule(folder, is_hybrid(checkpoint.config))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder}: the image settings of preprocessor_config.json or config.json do not fit the family "
-            f"({type(error).__name__}: {error}). Copy both from the base checkpoint."
+            f"{folder}: the image settings of preprocessor_config.json or config.json do not fit "
+            f"the family ({type(error).__name__}: {error}). Copy both from the base checkpoint."
         ) from error
 
 
 def read_converted_image_rule(folder: Path, hybrid: bool) -> ImageRule:
-    """The rule of transformers' settings, which have no padding colour of their own."""
+    """The rule of transformers' settings, which have no padding color of their own."""
     settings = read_image_settings(folder)
     low = Branch(
         int(settings["size"]["height"]),
@@ -107,10 +110,14 @@ def read_converted_image_rule(folder: Path, hybrid: bool) -> ImageRule:
     return ImageRule(high.size, pad_colour(high), low, high, int(settings.get("min_size", 14)))
 
 
-def read_original_image_rule(folder: Path) -> ImageRule:
-    """The original layout has the square in preprocessor_config.json, each tower's mean and std in config.json."""
-    square = read_json(folder / "preprocessor_config.json")
-    towers = read_json(folder / "config.json")["vision_config"]["params"]
+def read_original_image_rule(checkpoint: Checkpoint) -> ImageRule:
+    """The rule of the original layout.
+
+    The padded square is in preprocessor_config.json, mean and std of each vision tower in
+    config.json.
+    """
+    square = read_json(checkpoint.folder / "preprocessor_config.json")
+    towers = checkpoint.settings["vision_config"]["params"]
     red, green, blue = square["background_color"]
     low, high = (
         Branch(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))

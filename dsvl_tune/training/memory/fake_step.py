@@ -1,14 +1,15 @@
-"""How much memory a training step takes, found by running it on tensors that have shapes but no storage.
+"""How much memory a training step takes, measured by running it on tensors without storage.
 
-torch's fake tensors go through the same modules, kernels' shapes and autograd as real ones, so what each layer keeps
-for the backward pass, with and without checkpointing, needs no formula of ours. What is alive is counted as torch's own
-`torch.distributed._tools.mem_tracker` does: every storage from the operation that makes it until nobody holds it.
+torch's fake tensors pass the same modules, kernels' shapes and autograd as real ones, so what each
+layer keeps for the backward pass, with and without activation checkpointing, needs no formula of
+ours. Memory is counted as in torch's own `torch.distributed._tools.mem_tracker`: every storage from
+the operation that makes it until nothing refers to it.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -20,12 +21,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
-from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.families import family_of_model
+from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
 class RowShape(NamedTuple):
-    """What a micro-batch holds: `rows` rows of `tokens` tokens with `images` images and `supervised` supervised tokens each."""
+    """What a micro-batch holds.
+
+    Attributes:
+        rows: number of rows.
+        tokens: of each row, those of its images included.
+        images: of each row.
+        supervised: tokens of each row that are trained on.
+    """
 
     rows: int
     tokens: int
@@ -34,10 +43,13 @@ class RowShape(NamedTuple):
 
 
 class StepBytes(NamedTuple):
-    """Memory of a step beside weights, gradients, optimizer state and pixels, in bytes.
+    """Memory of a step besides weights, gradients, optimizer state and vision inputs, in bytes.
 
-    `vision`, `language_model` and `head` (with the loss) are kept for the backward pass, when their forward pass is
-    done; `peak` is the most that is alive at any time, what is alive only for a moment counted.
+    Attributes:
+        vision: what the vision side keeps for the backward pass.
+        language_model: what the language model keeps for it.
+        head: what the head and the loss keep for it.
+        peak: the most that is alive at any time, temporary tensors included.
     """
 
     vision: int
@@ -47,11 +59,20 @@ class StepBytes(NamedTuple):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages made inside it: alive now (`live`), and at most (`peak`)."""
+    """Counts the bytes of storages made inside it.
+
+    Args:
+        existing: tensors whose storages do not count.
+
+    Attributes:
+        live: bytes that are alive now.
+        peak: the most that was alive.
+    """
 
     def __init__(self, existing: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = 0
+        self.peak = 0
         self.known = WeakIdKeyDictionary()
         for tensor in existing:
             self.known[tensor.untyped_storage()] = True
@@ -64,41 +85,48 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def count(self, storage: torch.UntypedStorage) -> None:
-        """Add a storage, until it is gone."""
+        """Add a storage, until it is freed."""
         self.known[storage] = True
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
         weakref.finalize(storage, self.free, storage.nbytes())
 
     def free(self, size: int) -> None:
+        """Subtract a storage."""
         self.live -= size
 
 
 def dry_steps(
     model: PreTrainedModel,
     shape: RowShape,
+    *,
     precision: str,
     accumulates: bool,
-    checkpointed: bool | Sequence[Checkpointed] = True,
+    gradient_checkpointing: bool | Sequence[str] = True,
 ) -> tuple[StepBytes, StepBytes]:
-    """A step without and one with gradient checkpointing.
+    """A step without and one with activation checkpointing.
 
     Args:
-        model: on the meta device, with the plan applied; afterwards it is of no other use.
+        model: on the meta device, with the plan applied; it cannot be used afterwards.
         shape: of the micro-batch.
         precision: Lightning's, e.g. "bf16-mixed".
-        accumulates: whether gradients of earlier micro-batches are still there in the backward pass.
-        checkpointed: the parts of the second step, as `models.checkpointing` takes them.
+        accumulates: whether gradients of earlier micro-batches are still alive in the backward
+            pass.
+        gradient_checkpointing: the parts of the second step, as `checkpoint_activations` takes
+            them.
     """
     with FakeTensorMode():
         fill_with_fakes(model)
         plain = dry_step(model, shape, precision, accumulates)
-        checkpoint_activations(model, checkpointed)
+        checkpoint_activations(model, gradient_checkpointing)
         return plain, dry_step(model, shape, precision, accumulates)
 
 
 def fill_with_fakes(model: nn.Module) -> None:
-    """Replace every meta tensor by a fake one of the CPU: autocast and attention kernels are chosen by the device."""
+    """Replace every meta tensor by a fake one of the CPU.
+
+    Autocast and attention kernels are chosen by the device.
+    """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -110,28 +138,28 @@ def fill_with_fakes(model: nn.Module) -> None:
 def dry_step(
     model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool
 ) -> StepBytes:
-    """Forward and backward after an optimizer step, whose gradients are there until the forward is done."""
+    """Forward and backward after an optimizer step, whose gradients live until the forward ends."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [*model.parameters(), *model.buffers()]
-    with LiveBytes(weights) as bytes_:
+    with LiveBytes(weights) as counter:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
-        pixels = make_pixels(model, shape)
-        before = bytes_.live
+        inputs = make_vision_inputs(model, shape)
+        before = counter.live
         with autocast(precision):
-            features = see(model, pixels)
-            vision = bytes_.live - before
-            hidden = read(model, shape, features)
+            features = encode_images(model, inputs)
+            vision = counter.live - before
+            hidden = decode(model, shape, features)
             del features
-            language_model = bytes_.live - before - vision
-            loss = learn(model, shape, hidden)
+            language_model = counter.live - before - vision
+            loss = compute_loss(model, shape, hidden)
             del hidden
-            head = bytes_.live - before - vision - language_model
+            head = counter.live - before - vision - language_model
         if not accumulates:
             for parameter in trained:
                 parameter.grad = None
         loss.backward()
-        peak = bytes_.peak - before
+        peak = counter.peak - before
         for parameter in trained:
             parameter.grad = None
     return StepBytes(vision, language_model, head, peak)
@@ -142,32 +170,56 @@ def autocast(precision: str) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if precision.endswith("-mixed") else nullcontext()
 
 
-def make_pixels(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
-    """Pixels of the micro-batch, all images distinct; empty without images."""
-    config, images = model.config, shape.rows * shape.images
-    towers = {"pixel_values": "vision_config", "high_res_pixel_values": "high_res_vision_config"}
-    sizes = {
-        name: getattr(config, tower).image_size
-        for name, tower in towers.items()
-        if hasattr(config, tower)
+def make_vision_inputs(
+    model: PreTrainedModel, shape: RowShape
+) -> dict[str, Tensor]:
+    """Vision inputs of the micro-batch, all images distinct.
+
+    Returns:
+        Each [crops of all images, ...] float32; {} without images.
+    """
+    images = shape.rows * shape.images
+    if not images:
+        return {}
+    inputs = family_of_model(model).image_cost(model.config, shape.images).inputs
+    return {
+        name: torch.empty(images * crops, *sizes) for name, (crops, *sizes) in inputs.items()
     }
-    return (
-        {name: torch.empty(images, 3, size, size) for name, size in sizes.items()} if images else {}
-    )
 
 
-def see(model: PreTrainedModel, pixels: dict[str, Tensor]) -> Tensor | None:
-    """Visual tokens [M, V, D]."""
-    return (
-        model.model.get_image_features(**pixels, return_dict=True).pooler_output if pixels else None
-    )
+def encode_images(
+    model: PreTrainedModel, inputs: Mapping[str, Tensor]
+) -> Tensor | None:
+    """Visual tokens of the micro-batch.
+
+    Args:
+        model: with fake parameters.
+        inputs: from `make_vision_inputs`.
+
+    Returns:
+        [visual tokens of all images, D]; None without images.
+    """
+    if not inputs:
+        return None
+    tokens = family_of_model(model).encode_images(model, inputs)
+    if not isinstance(tokens, Tensor):
+        return torch.cat(list(tokens))
+    return tokens
 
 
-def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
-    """Hidden states [B, T, D] of plain rows, visual tokens in their places as transformers puts them there.
+def decode(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
+    """Hidden states of plain rows, visual tokens in their places as transformers puts them there.
 
-    Layer by layer: transformers' own loop asks positions for their values, which fake ones do not have, and would then
-    make a mask that plain rows do without.
+    Layer by layer: transformers' own loop asks positions for their values, which fake ones do not
+    have, and would then make a mask that plain rows do without.
+
+    Args:
+        model: with fake parameters.
+        shape: of the micro-batch.
+        features: [..., D], or None.
+
+    Returns:
+        [B, T, D].
     """
     decoder = model.model.language_model
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64)
@@ -181,8 +233,17 @@ def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Te
     return decoder.norm(hidden)
 
 
-def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
-    """The loss of the supervised positions, as `training.loss` takes it."""
+def compute_loss(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
+    """The loss of the supervised positions, as in `training.objectives.supervised`.
+
+    Args:
+        model: with fake parameters.
+        shape: of the micro-batch.
+        hidden: [B, T, D].
+
+    Returns:
+        Scalar.
+    """
     places = torch.zeros(shape.rows * shape.supervised, dtype=torch.int64)
     loss_sum, _ = head_loss(
         model.lm_head, hidden.flatten(0, 1)[places], places, torch.ones(len(places))
