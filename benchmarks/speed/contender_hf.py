@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, 
 
 from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images.load import to_pixels
-from dsvl_tune.families.deepseek_vl.processor import load_processor
+from dsvl_tune.families import open_checkpoint
 
 Row = dict[str, Any]
 
@@ -145,7 +145,7 @@ def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Process
     model = AutoModelForImageTextToText.from_pretrained(
         options.model, dtype=getattr(torch, options.dtype)
     )
-    return rows, model, load_processor(options.model)
+    return rows, model, open_checkpoint(options.model).processor
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, nearest_name
 
 
 class CommandParser(ArgumentParser):
@@ -17,6 +16,6 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for action in self._actions for option in action.option_strings]
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        near = difflib.get_close_matches(unknown[1], options, n=1) if unknown else []
-        hint = f"Did you mean {near[0]}?" if near else f"See {self.prog} --help."
+        near = nearest_name(unknown[1], options) if unknown else None
+        hint = f"Did you mean {near}?" if near else f"See {self.prog} --help."
         raise UserError(f"{' '.join(message.split()).rstrip('.')}. {hint}") from ex

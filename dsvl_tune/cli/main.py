@@ -11,7 +11,8 @@ import sys
 from typing import NamedTuple, TextIO
 
 from dsvl_tune import __version__
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.renamed_keys import rename_arguments, renamed_text
 
 
 class Command(NamedTuple):
@@ -159,15 +160,12 @@ def run(arguments: list[str]) -> None:
     """
     name = arguments[0]
     if name not in COMMANDS:
-        import difflib
-
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"there is no command {name!r}.{hint} Commands: {', '.join(COMMANDS)}. See dsvl-tune --help."
-        )
+        raise UserError(f"{unknown_name('command', name, COMMANDS)} See dsvl-tune --help.")
     command = COMMANDS[name]
-    getattr(importlib.import_module(command.module), command.function)(arguments)
+    options, renamed = rename_arguments(arguments[1:])
+    if renamed:
+        print(renamed_text(renamed), file=sys.stderr)
+    getattr(importlib.import_module(command.module), command.function)([name, *options])
 
 
 def help_text() -> str:

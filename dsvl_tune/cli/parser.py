@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
+import sys
 from argparse import HelpFormatter
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 import dsvl_tune
 import dsvl_tune.datamodules
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, nearest_name, unknown_name
+from dsvl_tune.core.renamed_keys import rename_keys, renamed_text
 from dsvl_tune.families.base import PartPlan
 
 DESCRIPTION = {
@@ -67,6 +69,19 @@ USUAL_TRAINER_KEYS = (
 class RecipeParser(LightningArgumentParser):
     """Errors as one message with the nearest key, without the usage text in front."""
 
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse a recipe's text after replacing the keys that were renamed."""
+        try:
+            settings = yaml.safe_load(content)
+        except yaml.YAMLError:  # reported with its place below
+            settings = None
+        if isinstance(settings, dict):
+            settings, renamed = rename_keys(settings)
+            if renamed:
+                print(renamed_text(renamed), file=sys.stderr)
+                content = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        return super().parse_string(content, *args, **kwargs)
+
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """The description as it is written, then the keys, of the Trainer's the usual ones; no list of all in front."""
         if self.description not in DESCRIPTION.values():
@@ -91,12 +106,8 @@ class RecipeParser(LightningArgumentParser):
                 "(e.g. --config charts_lora), or --data CLASS."
             )
         name = re.search(r"Expected a dot import path string: (\w+)", message)
-        if name and (
-            near := difflib.get_close_matches(
-                name[1], dsvl_tune.datamodules.__all__, n=1, cutoff=0.8
-            )
-        ):
-            return f"there is no data module {name[1]!r}. Did you mean {near[0]!r}?"
+        if name and nearest_name(name[1], dsvl_tune.datamodules.__all__, cutoff=0.8):
+            return str(unknown_name("data module", name[1], dsvl_tune.datamodules.__all__))
         unknown = re.fullmatch(r"Option '([\w.]+)' is not accepted", message)
         kind = next((kind for kind in DATA_MODULES if kind.__name__ in (self.groups or ())), None)
         if unknown and kind:
@@ -109,9 +120,9 @@ class RecipeParser(LightningArgumentParser):
         unknown = re.search(r"(?:option|arguments:|Option) ['\"]?(?:--)?([\w.]+)", message)
         if unknown is None or "Did you mean" in message:
             return ""
-        near = difflib.get_close_matches(unknown[1], self.key_names(), n=1, cutoff=0.8)
-        near = near or difflib.get_close_matches(unknown[1].split(".")[-1], class_keys(), n=1)
-        return f" Did you mean {near[0]!r}?" if near else " --print_config shows every key."
+        near = nearest_name(unknown[1], self.key_names(), cutoff=0.8)
+        near = near or nearest_name(unknown[1].split(".")[-1], class_keys())
+        return f" Did you mean {near!r}?" if near else " --print_config shows every key."
 
     def key_names(self) -> list[str]:
         """Every key of this parser and of its subcommands."""
@@ -138,10 +149,10 @@ def no_such_key(kind: type, key: str, keys: list[str]) -> str:
     Args:
         kind: the data module. key: what was given. keys: those it has.
     """
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.8)
+    near = nearest_name(key, keys, cutoff=0.8)
     owners = [kind for kind in DATA_MODULES if key in inspect.signature(kind).parameters]
     if near:
-        hint = f"Did you mean {near[0]!r}?"
+        hint = f"Did you mean {near!r}?"
     elif owners:
         owner = min(owners, key=lambda kind: len(kind.mro())).__name__
         hint = f"{owner} has: give --data dsvl_tune.datamodules.{owner} before its keys."
@@ -195,9 +206,5 @@ def recipe_file(name: str) -> str:
     shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     stem = Path(name).name.removesuffix(".yaml")
     if stem not in shipped:
-        near = difflib.get_close_matches(stem, shipped, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"--config {name}: no such file and no shipped recipe.{hint} Shipped: {', '.join(shipped)}."
-        )
+        raise UserError(f"--config {name}: no such file; {unknown_name('recipe', stem, shipped)}")
     return str(shipped[stem])

@@ -41,8 +41,8 @@ def nearest_name(given: str, known: Iterable[str], cutoff: float = 0.6) -> str |
     return by_lower_case[near[0]] if near else None
 
 
-def unknown_name(what: str, given: str, known: Iterable[str]) -> str:
-    """Write the message for an unknown name, with the nearest known name or all of them.
+def unknown_name(what: str, given: str, known: Iterable[str]) -> UserError:
+    """Make the error for an unknown name, with the nearest known name or all of them.
 
     Args:
         what: What the name stands for, e.g. "command" or "trainer.strategy".
@@ -50,15 +50,15 @@ def unknown_name(what: str, given: str, known: Iterable[str]) -> str:
         known: Every name that is accepted, in the order in which to list them.
 
     Returns:
-        A message for `UserError`; callers may put a file and row in front of it.
+        The error to raise; its text can also be part of a longer message.
 
     Example:
-        >>> unknown_name("command", "ft", ["fit", "merge"])
+        >>> str(unknown_name("command", "ft", ["fit", "merge"]))
         "unknown command 'ft'. Did you mean 'fit'?"
-        >>> unknown_name("command", "x", ["fit", "merge"])
-        "unknown command 'x'. Expected one of: fit, merge."
+        >>> str(unknown_name("command", "x", ["fit", "merge"]))
+        "unknown command 'x'. Known: fit, merge."
     """
     known = list(known)
     near = nearest_name(given, known)
-    hint = f"Did you mean {near!r}?" if near else f"Expected one of: {', '.join(known)}."
-    return f"unknown {what} {given!r}. {hint}"
+    hint = f"Did you mean {near!r}?" if near else f"Known: {', '.join(known)}."
+    return UserError(f"unknown {what} {given!r}. {hint}")

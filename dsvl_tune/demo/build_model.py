@@ -1,6 +1,6 @@
-"""A small hybrid DeepSeek-VL from nothing: sizes, tokenizer, and weights drawn so that every part can learn.
+"""An untrained small hybrid DeepSeek-VL: sizes, tokenizer and initial weights.
 
-The same classes, names and file layout as the published hybrid checkpoint; only the sizes differ.
+Classes, names and file layout are those of the published hybrid checkpoint; only the sizes differ.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 LOW_SIZE, HIGH_SIZE = 96, 128
-"""Sides of the SigLIP and SAM branches in px. 96 / 12 = 8, so an image has 8 x 8 = 64 visual tokens."""
+"""Input sizes of SigLIP and SAM in px. 96 / 12 = 8, so an image has 8 x 8 = 64 visual tokens."""
 MEAN, STD = 0.9, 0.25
-"""Pixel normalisation of both branches: light backgrounds come out near zero, which small towers learn faster from."""
+"""Pixel normalization of both towers: light backgrounds come out near zero, which small towers
+learn from faster."""
 
-# Pre-tokenizer of the published tokenizer.json (deepseek-ai/deepseek-vl-7b-chat): line breaks, words with their
-# space, punctuation with its space, Chinese; digits one by one.
+# Pre-tokenizer of the published tokenizer.json (deepseek-ai/deepseek-vl-7b-chat): line breaks,
+# words with their space, punctuation with its space, Chinese; digits one by one.
 SPLITS = (
     r"[\r\n]",
     r"\s?[A-Za-z\u00c0-\u024f]+",
@@ -55,7 +56,7 @@ def build_embedded(
 
 
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with DeepSeek's special tokens, in which every word of `texts` is one token."""
+    """A byte-level BPE with DeepSeek's special tokens; every word of `texts` is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -90,7 +91,10 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def build_config(tokenizer: PreTrainedTokenizerFast) -> DeepseekVLHybridConfig:
-    """The sizes. SAM's default initializer_range (1e-10) never leaves zero; 0.08 is about 1 / sqrt(width)."""
+    """The sizes.
+
+    SAM's default initializer_range (1e-10) never leaves zero; 0.08 is about 1 / sqrt(width).
+    """
     text: dict[str, Any] = {
         "model_type": "llama",
         "vocab_size": len(tokenizer),
@@ -114,7 +118,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> DeepseekVLHybridConfig:
         "image_size": LOW_SIZE,
         "patch_size": 12,
         "vision_use_head": False,
-        "hidden_act": "gelu",  # exact, as in the original; transformers' default is the tanh approximation
+        "hidden_act": "gelu",  # exact as in the original; transformers' default is approximate
     }
     sam: dict[str, Any] = {
         "hidden_size": 128,

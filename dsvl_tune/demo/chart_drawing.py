@@ -12,7 +12,7 @@ from dsvl_tune.demo.looks import Look
 from dsvl_tune.demo.palette import Colour, outline
 
 Element = tuple[str, Colour, int]
-"""Name, colour and value; a grouped chart's names begin with "left" or "right"."""
+"""Name, color and value; names in a grouped chart begin with "left" or "right"."""
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom of the plot in px."""
 
@@ -29,7 +29,7 @@ def draw_upright(rng: random.Random, elements: list[Element], look: Look) -> Ima
 
 
 def draw_lying(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
-    """Lying bars, read from the top down."""
+    """Horizontal bars, read from the top down."""
     picture, draw, box = paper(rng, look)
     value_axis(draw, box, look, upright=False)
     bars(
@@ -61,7 +61,7 @@ def draw_grouped(rng: random.Random, elements: list[Element], look: Look) -> Ima
 
 
 def draw_line(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
-    """A line through coloured points."""
+    """A line through colored points."""
     picture, draw, box = paper(rng, look)
     value_axis(draw, box, look, upright=True)
     points = [
@@ -113,10 +113,9 @@ def paper(rng: random.Random, look: Look) -> tuple[Image.Image, ImageDraw.ImageD
     picture = Image.new("RGB", look.size, look.paper)
     draw = ImageDraw.Draw(picture)
     draw.text((width // 2, 1), look.title, font=look.font, fill=INK, anchor="ma")
-    label, line = (
-        math.ceil(look.font.getlength("100")),
-        math.ceil(look.font.size),
-    )  # what the margins must hold
+    # What the margins must hold: an axis label and a line of text.
+    label = math.ceil(look.font.getlength("100"))
+    line = math.ceil(look.font.size)
     left, top = label + rng.randint(3, 6), line + rng.randint(4, 7)
     right, bottom = width - label // 2 - rng.randint(1, 4), height - line - rng.randint(4, 7)
     return picture, draw, (left, top, right, bottom)
@@ -152,7 +151,7 @@ def bars(
     spans: list[tuple[int, int]],
     upright: bool,
 ) -> None:
-    """One bar a span, from the axis to its value."""
+    """One bar per span, from the axis to its value."""
     left, top, right, bottom = box
     for (start, end), (_, colour, value) in zip(spans, elements, strict=True):
         edge = outline(colour) if look.outlined else None
@@ -167,7 +166,7 @@ def bars(
 
 
 def places(amount: int, start: int, end: int, share: float) -> list[tuple[int, int]]:
-    """Equal places between two pixels, each filled in the middle to the same share."""
+    """Equal slots between two pixels, each filled around its middle to the same fraction."""
     pitch = (end - start) / amount
     margin = pitch * (1 - share) / 2
     return [

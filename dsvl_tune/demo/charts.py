@@ -1,4 +1,4 @@
-"""Generated charts with exact questions and answers: the domain that the small recipes tune on."""
+"""Generated charts with exact answers: the domain that the small recipes tune on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsvl_tune.demo.questions import VALUES, Item, Wording, ask
 
 NOUNS = {"upright": "bar", "lying": "bar", "grouped": "bar", "line": "point", "pie": "slice"}
 HELD_OUT_SHARE = 4
-"""One in so many sequences of values is kept for validation and test."""
+"""One in this many sequences of values is held out for validation and test."""
 
 
 def chart_row(
@@ -30,7 +30,8 @@ def chart_row(
         seed: which chart; a split and a seed always give the same row.
         split: validation and test charts have values and looks that no training chart has.
         kinds: kinds of chart to choose from: upright, lying and grouped bars, line, pie.
-        questions: most conversations in the row; the seven question types take turns, with a list of all in training.
+        questions: most conversations in the row. The seven question types take turns; training
+            rows also ask for a list of all elements.
         most: most elements in the chart, at least 4.
     """
     name = f"charts/{split}/{seed}"
@@ -43,9 +44,8 @@ def chart_row(
     picture = ImageRef(DRAWINGS[kind](rng, elements, look), name)
     asked = wordings(NOUNS[kind])
     if split == "train":
-        asked += (
-            Wording("listing", "list", f"List all {NOUNS[kind]}s."),
-        )  # long answers are supervised and not scored
+        # A long answer, trained on and never scored.
+        asked += (Wording("listing", "list", f"List all {NOUNS[kind]}s."),)
     return [
         Conversation(
             turns=(Turn("user", (picture, question)), Turn("assistant", (answer,))),
@@ -70,7 +70,7 @@ def draw_items(rng: random.Random, kind: str, most: int, held_out: bool) -> list
 
 
 def draw_names(rng: random.Random, kind: str, most: int) -> list[str]:
-    """Two to `most` colours; a grouped chart has the same two or three colours on the left and on the right."""
+    """Two to `most` colors; a grouped chart has the same two or three on the left and right."""
     if kind != "grouped":
         return rng.sample(sorted(COLOURS), rng.randint(2, most))
     colours = rng.sample(sorted(COLOURS), rng.randint(2, most // 2))

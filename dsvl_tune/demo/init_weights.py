@@ -1,13 +1,14 @@
-"""Starting weights from which small towers learn within minutes.
+"""Initial weights from which small towers learn within minutes.
 
-transformers' initialisation leaves them on a plateau: SAM's default initializer_range is 1e-10, position embeddings
-are zero or faint beside a coloured patch, and a random patch filter shows mostly noise. Here every visual token
-starts as what its patch looks like (its lowest spatial frequencies) and where it lies, and the layers start close to
-the identity.
+transformers' initialization leaves them on a plateau: SAM's default initializer_range is 1e-10,
+position embeddings are zero or faint compared with a colored patch, and a random patch filter shows
+mostly noise. Here every visual token starts as the lowest spatial frequencies of its patch plus its
+position, and the layers start close to the identity.
 
-The language model's plateau is look-up ("red40, blue70. Read red."): it needs a key that knows the token before it, and
-a query that fits that key, and neither is of use before the other is there. So its heads start by attending to what is
-like the token itself and copy what they see, and two of the first layer look one and two tokens back.
+The language model's plateau is look-up ("red40, blue70. Read red."): it needs a key that knows the
+token before it and a query that matches this key, and neither helps before the other exists. So its
+heads start by attending to similar tokens and copying them, and two heads of the first layer look
+one and two tokens back.
 """
 
 from __future__ import annotations
@@ -22,14 +23,23 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaModel
 FREQUENCIES = 4
 """Per direction: 4 x 4 patterns of 3 channels describe a patch."""
 POSITION = 0.7
-"""Amplitude of the position embeddings; a coloured patch has about 1."""
-RESIDUAL, TEXT_RESIDUAL, PROJECTION = 0.3, 0.35, 0.5
-"""Factors on what the layers of the towers, of the language model (1 / sqrt(2 x 4 layers)) and the aligner add."""
-ALIKE, COPY, NOISE = 0.8, 0.3, 0.02
-"""Scale of the shared query and key matrix, of the output matrix as a share of the value matrix, of what is added."""
-CONSTANT, SHARPNESS = 4.0, 4.0
-"""Size of a token's constant component in standard deviations of the others; how far, in logits, a head that looks back
-prefers its place to the one beside it."""
+"""Amplitude of the position embeddings; a colored patch has about 1."""
+RESIDUAL = 0.3
+"""Factor on the output of the towers' layers."""
+TEXT_RESIDUAL = 0.35
+"""Factor on the output of the language model's MLPs: 1 / sqrt(2 x 4 layers)."""
+PROJECTION = 0.5
+"""Factor on the aligner's output."""
+ALIKE = 0.8
+"""Scale of the matrix that query and key share."""
+COPY = 0.3
+"""Scale of the output matrix relative to the value matrix."""
+NOISE = 0.02
+"""Standard deviation of the noise added to both."""
+CONSTANT = 4.0
+"""Size of a token's constant component in standard deviations of its other components."""
+SHARPNESS = 4.0
+"""Preference, in logits, of a head that looks back for its position over the adjacent one."""
 VISUAL_SCALE = 0.16
 """Standard deviation of an untrained visual token's components, measured on generated pictures."""
 
@@ -38,10 +48,10 @@ VISUAL_SCALE = 0.16
 def prepare_weights(
     model: DeepseekVLHybridForConditionalGeneration, generator: torch.Generator
 ) -> None:
-    """Replace the initial weights that would hold learning up, in place.
+    """Replace the initial weights that slow learning down, in place.
 
     Args:
-        model: freshly initialised.
+        model: freshly initialized.
         generator: of the random projections of the patch patterns.
     """
     siglip = model.model.vision_model.embeddings
@@ -58,18 +68,21 @@ def prepare_weights(
             weight.mul_(TEXT_RESIDUAL)
     prepare_attention(model.model.language_model, generator)
     model.model.aligner.proj.weight.mul_(PROJECTION)
-    model.model.aligner.proj.bias[0] = (
-        CONSTANT * VISUAL_SCALE
-    )  # visual tokens have the constant component too
-    # Zero in transformers' initialisation: the second SAM branch would add nothing at first.
+    # Visual tokens have the constant component, too.
+    model.model.aligner.proj.bias[0] = CONSTANT * VISUAL_SCALE
+    # Zero in transformers' initialization: SAM's second output would add nothing at first.
     model.model.high_res_vision_alpha.fill_(0.1)
 
 
 def prepare_attention(text: LlamaModel, generator: torch.Generator) -> None:
-    """Heads that attend to what is alike and copy it, and two that look one and two tokens back.
+    """Make heads attend to similar tokens and copy them, and two look one and two tokens back.
 
-    The first is mimetic initialisation (arXiv 2305.09828): the product of query and key matrices is near a multiple of
-    the identity, and so is that of value and output matrices.
+    The former is mimetic initialization (arXiv 2305.09828): the product of query and key matrices
+    is close to a multiple of the identity, and so is that of value and output matrices.
+
+    Args:
+        text: the language model, changed in place.
+        generator: of the random matrices.
     """
     width = text.config.hidden_size
     for layer in text.layers:
@@ -89,14 +102,20 @@ def prepare_attention(text: LlamaModel, generator: torch.Generator) -> None:
 
 
 def look_back(attention: LlamaAttention, head: int, back: int, theta: float) -> None:
-    """Let a head attend to the token `back` places before, whatever it is.
+    """Make a head attend to the token `back` positions earlier, whatever it is.
 
-    Query and key are read from the tokens' constant component, so only the rotary embedding (arXiv 2104.09864) tells
-    places apart: the key is the same everywhere, the query is turned ahead by `back` places.
+    Query and key are read from the tokens' constant component, so only the rotary embedding (arXiv
+    2104.09864) distinguishes positions: the key is the same everywhere, the query is rotated ahead.
+
+    Args:
+        attention: changed in place.
+        head: number of the head.
+        back: positions to look back.
+        theta: base of the rotary embedding.
     """
     pairs = attention.head_dim // 2
     frequencies = theta ** (-torch.arange(pairs) / pairs)
-    # Beside its place the sum over pairs of cos(frequency x distance) is lower by this much.
+    # At the adjacent position the sum over pairs of cos(frequency x distance) is lower by this.
     drop = (1 - frequencies.cos()).sum()
     scale = math.sqrt(SHARPNESS * math.sqrt(2 * pairs) / drop) / CONSTANT
     angles = back * frequencies
@@ -110,10 +129,17 @@ def look_back(attention: LlamaAttention, head: int, back: int, theta: float) -> 
 
 
 def grid_waves(side: int, width: int) -> Tensor:
-    """Sine and cosine position embeddings of a square grid, [side, side, width]: half for the row, half for the column.
+    """Sine and cosine position embeddings of a square grid (arXiv 1706.03762, section 3.5).
 
-    As in the fixed embeddings of "Attention Is All You Need" (section 3.5), with periods from half the grid
-    to five times the grid.
+    Half of the components encode the row, half the column. Periods range from half the grid to five
+    times the grid.
+
+    Args:
+        side: of the grid.
+        width: components of an embedding, a multiple of 4.
+
+    Returns:
+        [side, side, width] float32.
     """
     quarter = width // 4
     speed = 4 * math.pi * 10.0 ** (-torch.arange(quarter) / quarter)
@@ -124,7 +150,15 @@ def grid_waves(side: int, width: int) -> Tensor:
 
 
 def patch_patterns(patches: nn.Conv2d, generator: torch.Generator) -> Tensor:
-    """Patch filters [D, 3, P, P]: a random rotation of the lowest patterns of the cosine transform (DCT-II)."""
+    """Patch filters: a random rotation of the lowest patterns of the cosine transform (DCT-II).
+
+    Args:
+        patches: the convolution that embeds patches of P x P px.
+        generator: of the rotation.
+
+    Returns:
+        [D, 3, P, P] float32.
+    """
     width, channels, side, _ = patches.weight.shape
     place = (torch.arange(side) + 0.5) / side
     norms = [math.sqrt((2 if k else 1) / side) for k in range(FREQUENCIES)]
@@ -132,5 +166,6 @@ def patch_patterns(patches: nn.Conv2d, generator: torch.Generator) -> Tensor:
     patterns = torch.einsum("up,vq->uvpq", waves, waves).flatten(0, 1)
     amount = channels * len(patterns)
     rotation = torch.linalg.qr(torch.randn(width, amount, generator=generator)).Q * math.sqrt(width)
-    # A patch of one saturated colour has a first coefficient of about 2 x side per channel: its tokens get about 1.
+    # A patch of one saturated color has a first coefficient of about 2 x side per channel, so that
+    # its tokens come out at about 1.
     return torch.einsum("dcn,npq->dcpq", rotation.view(width, channels, -1), patterns) / (2 * side)

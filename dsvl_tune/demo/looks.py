@@ -1,4 +1,7 @@
-"""How a chart may look. Held-out charts have sizes, titles, a font and papers that no training chart has."""
+"""What charts look like.
+
+Held-out charts have sizes, titles, a font and background colors that no training chart has.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class Looks:
     Attributes:
         sizes: width and height in px.
         font: file name in `fonts/`.
-        first_words, second_words: of titles.
+        first_words: of titles.
+        second_words: of titles.
         papers: background colours.
     """
 
@@ -68,28 +72,37 @@ HELD_OUT = Looks(
 
 @functools.cache
 def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """A shipped font; the basic layout engine gives the same pixels on every machine."""
+    """A shipped font; the basic layout engine draws the same pixels on every machine."""
     return ImageFont.truetype(str(FONTS / name), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @dataclass(frozen=True)
 class Look:
-    """What one chart looks like: its size in px, its paper, its title ("" for none) and the font of all its text."""
+    """What one chart looks like.
+
+    Attributes:
+        size: width and height in px.
+        paper: background color.
+        title: "" for none.
+        font: of all text.
+        grid_step: distance of grid lines on the value axis; 0 for no grid.
+        axis_labels: whether the value axis has labels.
+        outlined: whether shapes have an edge.
+        share: fraction of its slot that a bar fills, 0..1.
+    """
 
     size: tuple[int, int]
     paper: Colour
     title: str
     font: ImageFont.FreeTypeFont
     grid_step: int
-    """A grid line every so many units; 0 for no grid."""
     axis_labels: bool
     outlined: bool
     share: float
-    """Share of its place that a bar fills."""
 
 
 def draw_look(rng: random.Random, looks: Looks) -> Look:
-    """A look from what the split offers."""
+    """Draw a look from those of a split."""
     title = f"{rng.choice(looks.first_words)} {rng.choice(looks.second_words)}"
     return Look(
         size=rng.choice(looks.sizes),

@@ -18,7 +18,7 @@ COLOURS: dict[str, Colour] = {
     "black": (45, 45, 45),
 }
 JITTER = 14
-"""Largest change of a channel, in grey levels."""
+"""Largest change of a channel, of 255."""
 
 
 def shade(rng: random.Random, name: str) -> Colour:

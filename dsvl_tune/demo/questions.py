@@ -1,7 +1,7 @@
 """Questions with exact answers about elements that have a name and a value.
 
-Nothing in a question gives its answer away: for every threshold and every pair of names that can be asked, both
-answers are equally likely, because the answer is drawn first and the element after it.
+A question never gives its answer away: for every threshold and every pair of names both answers are
+equally likely, because the answer is drawn first and the element after it.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 VALUES = tuple(range(10, 100, 10))
 ROUNDS = 3
-"""How often `ask` goes round the kinds before it gives up finding another new question."""
+"""Rounds over the question types before `ask` stops looking for another new question."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """An element of a picture or a table: what it is called and its value (10, 20, ... 90)."""
+    """An element of a picture or a table: its name and its value (10, 20, ... 90)."""
 
     name: str
     value: int
 
 
 Fact = tuple[dict[str, str], str]
-"""The words that a question names, and its answer ("yes"/"no" where a wording may say it in its own words)."""
+"""The words that a question contains, and its answer; a wording may rephrase "yes" and "no"."""
 
 
 def value(rng: random.Random, items: list[Item]) -> Fact | None:
@@ -63,7 +63,7 @@ def extreme(items: list[Item], wanted: int) -> Fact | None:
 
 
 def compare(rng: random.Random, items: list[Item]) -> Fact | None:
-    """Whether one element has more than another; the order in the pair is a coin's."""
+    """Whether one element has a larger value than another; the order of the pair is random."""
     first, second = rng.sample(items, 2)
     if first.value == second.value:
         return None
@@ -71,7 +71,7 @@ def compare(rng: random.Random, items: list[Item]) -> Fact | None:
 
 
 def larger_of(rng: random.Random, items: list[Item]) -> Fact | None:
-    """Which of two elements has more."""
+    """Which of two elements has the larger value."""
     first, second = rng.sample(items, 2)
     if first.value == second.value:
         return None
@@ -117,13 +117,13 @@ def listing(rng: random.Random, items: list[Item]) -> Fact | None:
 
 
 def readout(rng: random.Random, items: list[Item]) -> Fact | None:
-    """Elements with their values, in an order that the question gives."""
+    """Elements with their values, in the order that the question gives."""
     asked = rng.sample(items, len(items))
     return {"a": ", ".join(item.name for item in asked)}, written(asked)
 
 
 def written(items: list[Item]) -> str:
-    """Elements with their values; without a blank, so that a value's first digit follows what it belongs to."""
+    """Elements with their values; without a space, so that a first digit follows its name."""
     return ", ".join(f"{item.name}{item.value}" for item in items)
 
 
@@ -135,23 +135,23 @@ def ranking(rng: random.Random, items: list[Item]) -> Fact | None:
 
 
 FACTS: dict[str, Callable[[random.Random, list[Item]], Fact | None]] = {
-    f.__name__: f
-    for f in (
-        *(
-            value,
-            holder,
-            count,
-            largest,
-            smallest,
-            compare,
-            larger_of,
-            over,
-            first,
-            last,
-            after,
-            before,
-        ),
-        *(listing, readout, ranking),
+    fact.__name__: fact
+    for fact in (
+        value,
+        holder,
+        count,
+        largest,
+        smallest,
+        compare,
+        larger_of,
+        over,
+        first,
+        last,
+        after,
+        before,
+        listing,
+        readout,
+        ranking,
     )
 }
 
@@ -162,13 +162,13 @@ class Wording:
 
     Attributes:
         fact: key of `FACTS`.
-        kind: question type that metrics report (several wordings may share one).
+        question_type: that metrics report; several wordings may share one.
         text: the question, with the fact's words in braces.
         answers: the domain's own words for some answers.
     """
 
     fact: str
-    kind: str
+    question_type: str
     text: str
     answers: dict[str, str] | None = None
 
@@ -176,20 +176,21 @@ class Wording:
 def ask(
     rng: random.Random, items: list[Item], wordings: tuple[Wording, ...], amount: int
 ) -> list[tuple[str, str, str]]:
-    """Different questions about the same elements: (kind, question, answer).
+    """Different questions about the same elements: (question type, question, answer).
 
-    The kinds take turns in random order, so that each is asked about equally often. Fewer than `amount` come back
-    where the elements do not give that many different questions.
+    The question types take turns in random order, so that each is asked equally often. Returns
+    fewer than `amount` where the elements do not allow that many different questions.
     """
-    kinds = sorted({wording.kind for wording in wordings})
+    types = sorted({wording.question_type for wording in wordings})
     asked: dict[str, tuple[str, str, str]] = {}
     for _ in range(ROUNDS):
-        rng.shuffle(kinds)
-        for kind in kinds:
-            wording = rng.choice([wording for wording in wordings if wording.kind == kind])
+        rng.shuffle(types)
+        for type_ in types:
+            wording = rng.choice([one for one in wordings if one.question_type == type_])
             found = FACTS[wording.fact](rng, items)
             if found is not None and len(asked) < amount:
                 names, answer = found
                 text = wording.text.format(**names)
-                asked.setdefault(text, (kind, text, (wording.answers or {}).get(answer, answer)))
+                answer = (wording.answers or {}).get(answer, answer)
+                asked.setdefault(text, (type_, text, answer))
     return list(asked.values())

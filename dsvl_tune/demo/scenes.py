@@ -1,4 +1,4 @@
-"""Laboratory pictures: coloured liquids, rods and floats against a scale, with exact questions."""
+"""Laboratory pictures: colored liquids, rods and floats against a scale, with exact answers."""
 
 from __future__ import annotations
 
@@ -37,19 +37,27 @@ DESCRIPTIONS = (
     Wording("ranking", "rank", "Rank all."),
 )
 TRAINING_QUESTIONS = QUESTIONS + DESCRIPTIONS
-"""Descriptions are long answers that teach reading in order; they are supervised from and not scored."""
+"""Descriptions are long answers that teach reading in order; trained on and never scored."""
 
 
 def training_wordings(types: tuple[str, ...] | None) -> tuple[Wording, ...]:
-    """The training questions of some types, by their kinds; None is all."""
+    """The training questions of some question types; None is all."""
     return tuple(
-        wording for wording in TRAINING_QUESTIONS if types is None or wording.kind in types
+        wording for wording in TRAINING_QUESTIONS if types is None or wording.question_type in types
     )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a scene is drawn, in px: the scale runs from `low` (0) to `high` (100), items are spread over `span`."""
+    """Where a scene is drawn.
+
+    Attributes:
+        draw: of the picture.
+        low: pixel of 0 on the scale.
+        high: pixel of 100 on the scale.
+        span: pixels that the items are spread over.
+        ink: color of the instruments.
+    """
 
     draw: ImageDraw.ImageDraw
     low: int
@@ -58,7 +66,7 @@ class Stage:
     ink: Colour
 
     def reach(self, value: int) -> int:
-        """The pixel where a value lies on the scale."""
+        """The pixel of a value on the scale."""
         return round(self.low + (self.high - self.low) * value / 100)
 
 
@@ -79,10 +87,11 @@ def scene_row(
         kinds: kinds of scene to choose from, keys of `SCENES`.
         questions: most conversations in the row.
         most: most elements in the picture.
-        cells: four conversations more, with an answer token for each of 8 x 8 cells: the colour at its middle, the tens
-            of the value of the element there, and twice the same for one named element alone. A label for every
-            visual token, from which untrained towers learn colours, places and lengths soonest.
-        types: question types to ask in training, by the kinds of `TRAINING_QUESTIONS`; None asks all.
+        cells: whether to add four conversations with an answer token for each of 8 x 8 cells: the
+            color at its middle, the tens of the value of the element there, and twice the latter
+            for a single named element. That is a label for every visual token, from which untrained
+            towers learn colors, places and lengths fastest.
+        types: question types of `TRAINING_QUESTIONS` to ask in training; None asks all.
     """
     rng = random.Random(f"scenes/{split}/{seed}")
     kind = rng.choice(kinds)
@@ -109,7 +118,7 @@ def scene_row(
 def cell_questions(
     rng: random.Random, picture: Image.Image, items: list[Item]
 ) -> list[tuple[str, str, str]]:
-    """(kind, question, answer) for the cells' colours, for the values of what lies in them, and for two elements'."""
+    """(question type, question, answer) for the colors and values in the cells of a picture."""
     colours = cell_colours(picture)
     tens = {item.name: str(item.value // 10) for item in items}
     asked = [
@@ -123,7 +132,7 @@ def cell_questions(
 
 
 def cell_colours(picture: Image.Image, cells: int = 8) -> list[str]:
-    """The colour name, or "none", at the middle of each cell, row by row; the picture lies centred in a square."""
+    """The color name, or "none", at the middle of each cell of the padded square, row by row."""
     width, height = picture.size
     side = max(width, height)
     middles = [round((cell + 0.5) * side / cells) for cell in range(cells)]
@@ -181,7 +190,7 @@ def floats(rng: random.Random, items: list[Item]) -> Image.Image:
 
 
 def rods(rng: random.Random, items: list[Item]) -> Image.Image:
-    """Lying rods pushed against a stop on the left, the scale at the bottom; read from the top down."""
+    """Horizontal rods against a stop on the left, the scale at the bottom; read top down."""
     width, height = rng.randint(120, 150), rng.randint(110, 150)
     picture, ink = bench(rng, width, height)
     draw = ImageDraw.Draw(picture)
@@ -215,7 +224,7 @@ SCENES: dict[str, Callable[[random.Random, list[Item]], Image.Image]] = {
 
 
 def bench(rng: random.Random, width: int, height: int) -> tuple[Image.Image, Colour]:
-    """An empty picture in a light tint, and the colour to draw its instruments in."""
+    """An empty picture in a light tint, and the color of its instruments."""
     tint = rng.randint(205, 240), rng.randint(205, 240), rng.randint(205, 240)
     grey = rng.randint(80, 130)
     return Image.new("RGB", (width, height), tint), (grey, grey, grey)
@@ -245,7 +254,7 @@ def upright_stage(rng: random.Random) -> tuple[Image.Image, Stage]:
 
 
 def slots(rng: random.Random, span: tuple[int, int], amount: int) -> list[tuple[int, int]]:
-    """Equal places side by side in a span, each filled in the middle to the same random share."""
+    """Equal slots in a span, each filled around its middle to the same random fraction."""
     pitch = (span[1] - span[0]) / amount
     share = rng.uniform(0.45, 0.8)
     thickness = min(pitch * share, 24)

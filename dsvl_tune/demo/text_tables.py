@@ -1,4 +1,4 @@
-"""Questions about a written table: the look-ups and comparisons of `scenes` without a picture."""
+"""Questions about a table in text: the look-ups and comparisons of `scenes` without a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def table_row(
         split: train, validation or test; the splits share no seed.
         questions: most conversations in the row.
         most: most elements in the table.
-        types: question types to ask in training, by the kinds of `TRAINING_QUESTIONS`; None asks all.
+        types: question types of `TRAINING_QUESTIONS` to ask in training; None asks all.
     """
     rng = random.Random(f"text_tables/{split}/{seed}")
     amount = rng.randint(2, most)
@@ -32,7 +32,7 @@ def table_row(
         Conversation(
             turns=(Turn("user", (f"{table}. {question}",)), Turn("assistant", (answer,))),
             source=f"text_tables/{split}/{seed}",
-            question_type=f"table {kind}",
+            question_type=f"table {type_}",
         )
-        for kind, question, answer in ask(rng, items, wordings, questions)
+        for type_, question, answer in ask(rng, items, wordings, questions)
     ]

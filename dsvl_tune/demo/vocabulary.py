@@ -1,4 +1,4 @@
-"""All that the generators say, for learning a tokenizer in which each of their words is one token."""
+"""The generators' texts, to train a tokenizer in which each of their words is one token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dsvl_tune.demo.scenes import scene_row
 from dsvl_tune.demo.text_tables import table_row
 
 ROWS = 200
-"""Rows of each kind; every wording, colour and number comes up many times in so many."""
+"""Rows per generator; every wording, color and number occurs many times in these."""
 
 
 def generator_texts() -> Iterator[str]:
-    """Every turn of some rows of each generator, as it stands in a prompt."""
+    """Every turn of some rows of each generator, as in a prompt."""
     for seed in range(ROWS):
         rows = [
             scene_row(seed, "train", questions=20, cells=True),

@@ -137,10 +137,17 @@ def verified_text(report: dict[str, Any]) -> str:
     )
     if not report["rows"]:
         return f"{written}not loaded and not asked anything (--rows 0)"
+    exact = report["float64"]
     return (
-        f"{written}verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
-        f"  largest logit difference {report['max_logit_difference']:.2e} (bound {report['bound']:.0e}), "
-        f"mean {report['mean_logit_difference']:.2e}\n"
+        f"{written}every changed tensor is peft's own merge in float64, rounded once\n"
+        f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
+        f"  logits (spread {report['logit_spread']:.2e}) in float32: largest difference "
+        f"{report['max_logit_difference']:.2e}, mean {report['mean_logit_difference']:.2e} (bound "
+        f"{report['mean_bound']:.2e}); float32's own noise here: largest {report['float32_noise']['max']:.2e}, mean "
+        f"{report['float32_noise']['mean']:.2e}\n"
+        f"  in float64, {exact['rows']} rows: largest {exact['max_logit_difference']:.2e}, mean "
+        f"{exact['mean_logit_difference']:.2e} (bound {exact['mean_bound']:.2e}); loaded against written: largest "
+        f"{exact['reload_difference']:.2e} (bound {exact['reload_bound']:.2e})\n"
         f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %{four_bit_text(report)}"
     )
 

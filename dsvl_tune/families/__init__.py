@@ -22,7 +22,7 @@ from dsvl_tune.core.checksums import check_own_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
-from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 FAMILIES: list[Family] = [
-    DeepSeekVL(),
+    DEEPSEEK_VL,
 ]
 """Every family that checkpoints can be of; a new one is a folder and a line here."""
 

@@ -19,7 +19,7 @@ from dsvl_tune.models.finetuning.quantization import Quantization, check_quantiz
 from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.models.runtime.attention_mask import Attention, use_attention
 from dsvl_tune.models.runtime.compile import compile_layers
-from dsvl_tune.models.runtime.fsdp import fill, adapter_initialization, shard
+from dsvl_tune.models.runtime.fsdp import adapter_initialization, fill, shard
 
 
 @dataclass(frozen=True, kw_only=True)

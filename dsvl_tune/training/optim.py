@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Plan
-from dsvl_tune.models.finetuning.plan import part_of
+from dsvl_tune.families.base import Plan, part_of
 
 
 def make_optimizer(

@@ -72,7 +72,7 @@ def test_unknown_command_is_one_message_with_the_nearest_name(typed: str, meant:
     assert result.returncode == 2
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
-    assert f"no command {typed!r}" in result.stderr
+    assert f"unknown command {typed!r}" in result.stderr
     assert f"Did you mean {meant!r}?" in result.stderr
 
 

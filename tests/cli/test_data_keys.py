@@ -88,5 +88,5 @@ def test_a_data_module_that_there_is_not(
     option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(["fit", option, "InstructDataModul"], capsys, monkeypatch)
-    told = "there is no data module 'InstructDataModul'. Did you mean 'InstructDataModule'?"
+    told = "unknown data module 'InstructDataModul'. Did you mean 'InstructDataModule'?"
     assert error == f"dsvl-tune: error: {told}\n"

@@ -88,7 +88,7 @@ def test_recipe_that_does_not_exist(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(["fit", "--config", "charts_lroa"], capsys, monkeypatch)
-    assert "Did you mean charts_lora" in error
+    assert "Did you mean 'charts_lora'" in error
 
 
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}'

@@ -16,8 +16,9 @@ from dsvl_tune.cli.main import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import read_headers
 from dsvl_tune.export import verify as verification
-from dsvl_tune.export.write_weights import compare_weights
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.export.write_weights import compare_weights, unchanged
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 
 RECIPE = """
@@ -70,13 +71,22 @@ def test_both_layouts_hold_the_same_model(
         json.loads(Path("there/config.json").read_text(encoding="utf-8"))["model_type"]
         == "multi_modality"
     )
-    one, two = (load_model(Path(name)).state_dict() for name in ("plain", "there"))
+    one, two = (
+        create_model(open_checkpoint(Path(name))).state_dict() for name in ("plain", "there")
+    )
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-    base = load_model(Path("base")).state_dict()
+    base = create_model(open_checkpoint(Path("base"))).state_dict()
     assert not torch.equal(one["model.high_res_vision_alpha"], base["model.high_res_vision_alpha"])
 
     report = json.loads(Path("plain/merge_report.json").read_text(encoding="utf-8"))
-    assert 0 <= report["mean_logit_difference"] <= report["max_logit_difference"] <= report["bound"]
+    assert (
+        0
+        <= report["mean_logit_difference"]
+        <= min(report["max_logit_difference"], report["mean_bound"])
+    )
+    exact = report["float64"]
+    assert 0 <= exact["mean_logit_difference"] <= exact["mean_bound"]
+    assert 0 <= exact["reload_difference"] <= exact["reload_bound"]
     assert report["greedy_agreement"] == 1.0
     changed = report["changed_tensors"]
     assert (
@@ -134,9 +144,9 @@ def test_a_mismatch_fails_and_leaves_nothing(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(trained)
-    monkeypatch.setattr(verification, "BOUNDS", {"float32": -1.0})
+    monkeypatch.setattr(verification, "LIMIT", -1.0)
     assert run(monkeypatch, "merge", "runs/recipe", "--out", "wrong") == 2
-    assert "does not answer as base + adapter does" in capsys.readouterr().err
+    assert "the written checkpoint does not load as it was written" in capsys.readouterr().err
     assert not list(Path().glob("*wrong*")) and not list(Path().glob(".*wrong*"))
 
 
@@ -148,10 +158,13 @@ def test_a_tensor_that_was_not_trained_must_be_the_bases(
     name = "model.language_model.norm.weight"
     tensors[name] = tensors[name].nextafter(torch.tensor(9.0))  # one bit
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    one, two = (Weights(folder, read_config(folder)) for folder in (hybrid_checkpoint, other))
-    assert compare_weights(one, two, {name}, None) == [name]
+    one, two = (Weights(open_checkpoint(folder)) for folder in (hybrid_checkpoint, other))
+    trained = lambda key, base: tensors[name] if key == name else base  # noqa: E731
+    assert compare_weights(one, two, trained, None) == [name]
     with pytest.raises(UserError, match=f"{name} is not the base's"):
-        compare_weights(one, two, set(), None)
+        compare_weights(one, two, unchanged, None)
+    with pytest.raises(UserError, match=f"{name} is not what was trained"):
+        compare_weights(one, one, trained, None)
 
 
 def test_a_base_that_changed_is_noticed(

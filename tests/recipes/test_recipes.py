@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import part_of
+from dsvl_tune.families.base import part_of
+from dsvl_tune.families.deepseek_vl.parts import PARTS
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -66,6 +67,37 @@ def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
         UserError, match=r"gradient_checkpoint.*Did you mean 'model.gradient_checkpointing'"
     ):
         ParsedRecipe(["fit", "--config", str(recipe)])
+
+
+def test_old_keys_still_work_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        """
+best_by: val/loss
+model: {final_lr_share: 0.1}
+data:
+  class_path: dsvl_tune.datamodules.MixtureDataModule
+  init_args:
+    whole_steps: true
+    sources:
+      charts:
+        class_path: dsvl_tune.datamodules.ChartsDataModule
+        init_args: {overlong: truncate, probe_scenes: 3}
+""",
+        encoding="utf-8",
+    )
+    config = ParsedRecipe(["fit", "--config", str(recipe)]).config["fit"]
+    assert config.monitor == "val/loss"
+    assert config.model.min_lr_ratio == 0.1
+    assert config.data.init_args.homogeneous_steps is True
+    charts = config.data.init_args.sources["charts"].init_args
+    assert charts.on_overflow == "truncate"
+    assert charts.retention_scenes == 3
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 5
+    assert all(line.startswith("warning: ") for line in warnings)
 
 
 SIGLIP_LARGE_384 = {
@@ -152,7 +184,7 @@ def test_published_sizes(model_type: str) -> None:
         model = AutoModelForImageTextToText.from_config(published_config(model_type))
     counted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counted[part_of(name)] += parameter.numel()
+        counted[part_of(name, PARTS)] += parameter.numel()
     assert counted == SIZES[model_type]
 
 

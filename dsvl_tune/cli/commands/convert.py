@@ -13,7 +13,7 @@ from dsvl_tune.core.files import whole_folder
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors
-from dsvl_tune.export.write_weights import compare_weights
+from dsvl_tune.export.write_weights import compare_weights, unchanged
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights
@@ -50,7 +50,7 @@ def convert(
         target = open_checkpoint(partial)
         compare_processors(base, target)
         written = Weights(target)
-        compare_weights(weights, written, set(), dtype=None)
+        compare_weights(weights, written, unchanged, dtype=None)
         account = account_text(weights, written)
         write_card(target, src, {"Conversion": account})
         write_sums(partial)

@@ -18,16 +18,15 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.core.weight_headers import read_json
-from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
+from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
 from dsvl_tune.export.model_card import run_sections, verified_text, write_card
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.export.verify import compare_processors, verify
 from dsvl_tune.export.write_settings import REPORT, main_dtype
 from dsvl_tune.export.write_weights import compare_weights
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Layout
+from dsvl_tune.families.base import Layout, part_of
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.finetuning.plan import part_of
 
 Dtype = Literal["base", "float32", "bfloat16", "float16"]
 
@@ -137,7 +136,7 @@ def write_merged(
     merge_into(weights, changes, target, layout, torch_dtype)
     written = open_checkpoint(target)
     compare_processors(base, written)
-    return compare_weights(weights, Weights(written), set(changes), torch_dtype)
+    return compare_weights(weights, Weights(written), apply_changes(changes), torch_dtype)
 
 
 def held_out_prompts(recipe: list[str], rows: int) -> Prompts:

@@ -34,6 +34,7 @@ from dsvl_tune.families.deepseek_vl.processor import read_processor
 from dsvl_tune.families.deepseek_vl.sizes import image_cost
 from dsvl_tune.families.deepseek_vl.tokenizer import read_tokenizer
 from dsvl_tune.families.deepseek_vl.transformers_settings import write_transformers_settings
+from dsvl_tune.families.deepseek_vl.vision_features import feature_shapes, frozen_features_of
 from dsvl_tune.families.key_rules import group_of_transformers
 
 if TYPE_CHECKING:
@@ -112,16 +113,18 @@ class DeepSeekVL(Family):
     def encode_images(
         self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
-        raise NotImplementedError
+        features = model.model.get_image_features(**vision_inputs, return_dict=True)
+        tokens: Tensor = features.pooler_output
+        return tokens
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         raise NotImplementedError
 
     def cacheable_features(self, plan: Plan) -> dict[str, set[str]]:
-        raise NotImplementedError
+        return frozen_features_of(plan)
 
     def feature_shapes(self, config: PretrainedConfig, names: set[str]) -> Shapes:
-        raise NotImplementedError
+        return feature_shapes(config, names)
 
     def compute_features(
         self, model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
@@ -132,3 +135,6 @@ class DeepSeekVL(Family):
         self, model: PreTrainedModel, features: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
         raise NotImplementedError
+
+
+DEEPSEEK_VL = DeepSeekVL()

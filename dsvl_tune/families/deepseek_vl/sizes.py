@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from dsvl_tune.families.base import ImageCost
+from dsvl_tune.families.base import ImageCost, Shapes
+
 
 def visual_tokens(config: PretrainedConfig) -> int:
     """Visual tokens of an image: one for each patch of SigLIP's grid (576 in published models)."""
@@ -35,7 +36,7 @@ def downsampled_widths(sam: PretrainedConfig) -> tuple[int, int]:
 def image_cost(config: PretrainedConfig) -> ImageCost:
     """What an image takes in a training step; it is the same for all pictures."""
     siglip = config.vision_config.image_size
-    inputs = {"pixel_values": (1, 3, siglip, siglip)}
+    inputs: Shapes = {"pixel_values": (1, 3, siglip, siglip)}
     sam = sam_config_of(config)
     if sam is not None:
         inputs["high_res_pixel_values"] = (1, 3, sam.image_size, sam.image_size)

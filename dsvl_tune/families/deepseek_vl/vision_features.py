@@ -23,7 +23,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import HYBRID_ONLY, Plan, part_of
+from dsvl_tune.families.base import Plan, part_of
+from dsvl_tune.families.deepseek_vl.parts import PARTS, SAM_PARTS
+from dsvl_tune.families.deepseek_vl.sizes import downsampled_widths
 
 Features = dict[str, Tensor]
 TOWERS = ("siglip", "sam")
@@ -46,11 +48,11 @@ def frozen_features_of(plan: Plan) -> dict[str, set[str]]:
                 f"every step and cannot be kept. Freeze it (model.parts.{tower}.mode: frozen) or leave the store out."
             )
     hybrid = "sam" in plan
-    if not trained & {"aligner", *HYBRID_ONLY}:
-        return {"aligned": {"siglip", "aligner", *(HYBRID_ONLY if hybrid else ())}}
+    if not trained & {"aligner", *SAM_PARTS}:
+        return {"aligned": {"siglip", "aligner", *(SAM_PARTS if hybrid else ())}}
     halves = {"low": {"siglip"}}
-    if hybrid and not trained & set(HYBRID_ONLY):
-        return halves | {"high": set(HYBRID_ONLY)}
+    if hybrid and not trained & set(SAM_PARTS):
+        return halves | {"high": set(SAM_PARTS)}
     if hybrid:
         halves |= (
             {"sam_last": {"sam"}} if "sam_neck" in trained else {"sam_neck": {"sam", "sam_neck"}}
@@ -75,7 +77,7 @@ def feature_shapes(config: PretrainedConfig, names: set[str]) -> dict[str, tuple
         grid = sam.image_size // sam.patch_size
         shapes["high"] = (
             tokens,
-            4 * sam.output_channels,
+            downsampled_widths(sam)[-1],
         )  # transformers fixes the downsampling at 2 and 4 times
         shapes["sam_last"] = shapes["sam_global"] = (grid, grid, sam.hidden_size)
         shapes["sam_neck"] = shapes["sam_neck_hd"] = (sam.output_channels, grid, grid)
@@ -142,7 +144,7 @@ def downsampled(model: PreTrainedModel, features: Features) -> Tensor:
 def extractor_digest(model: PreTrainedModel, halves: dict[str, set[str]]) -> str:
     """Differs when the first half would make other features: its tensors' bytes, its settings, or transformers."""
     parts = set().union(*halves.values())
-    named = {name: p for name, p in model.named_parameters() if part_of(name) in parts}
+    named = {name: p for name, p in model.named_parameters() if part_of(name, PARTS) in parts}
     with ThreadPoolExecutor() as threads:  # hashing gives the interpreter free
         digests = dict(zip(named, threads.map(tensor_digest, named.values()), strict=True))
     configs = [getattr(model.config, f"{name}vision_config", None) for name in ("", "high_res_")]
@@ -164,6 +166,6 @@ def unload(model: PreTrainedModel, halves: dict[str, set[str]]) -> None:
     parts = set().union(*halves.values())
     gone = parts if "aligned" in halves or "high" in halves else parts - {"sam_neck_hd"}
     for name, _ in list(model.named_parameters()):
-        if part_of(name) in gone:
+        if part_of(name, PARTS) in gone:
             owner, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(owner), leaf, None)

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_header
-from dsvl_tune.families.base import Shapes, TensorGroup
+from dsvl_tune.families.base import Family, Shapes, TensorGroup
 
 ORIGINAL_FOLDER = "original"
 """In a checkpoint made from the original layout: what transformers has no place for."""
@@ -46,11 +47,13 @@ class Weights:
         self.checkpoint = checkpoint
         family, config = checkpoint.family, checkpoint.config
         checkpoint.check_weight_files()
-        self.shapes = expected_shapes(checkpoint)
+        self.shapes = expected_shapes(config, family, checkpoint.folder)
         self.groups: dict[str, TensorGroup] = {}
         for name in self.shapes:
             group = family.tensor_group(name, config)
-            assert group is not None, f"{name} of {config.model_type} is in no rule of {family.name}"
+            assert group is not None, (
+                f"{name} of {config.model_type} is in no rule of {family.name}"
+            )
             self.groups[name] = group
         self.stored: dict[str, tuple[Stored, ...]] = {}
         self.unused: dict[str, Stored] = {}
@@ -114,9 +117,7 @@ class Weights:
         return len(found)
 
 
-def read_tensors(
-    places: Sequence[Stored], select: Callable[[Sequence[Tensor]], Tensor]
-) -> Tensor:
+def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
     """What `select` makes of some tensors in files, copied: somebody may overwrite the files.
 
     Args:
@@ -158,19 +159,24 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return {name: read_tensor(stored) for name, stored in read_header(path).items()}
 
 
-def expected_shapes(checkpoint: Checkpoint) -> Shapes:
+def expected_shapes(config: PretrainedConfig, family: Family, folder: Path) -> Shapes:
     """Name and shape of every tensor of transformers' class for a config; nothing is allocated.
+
+    Args:
+        config: of a checkpoint.
+        family: of the checkpoint.
+        folder: of the checkpoint, for the message.
 
     Raises:
         UserError: no model can be built from the config.
     """
-    config = copy.deepcopy(checkpoint.config)
+    config = copy.deepcopy(config)
     try:
         with torch.device("meta"):
-            model = checkpoint.family.model_class(config)(config)
+            model = family.model_class(config)(config)
     except Exception as error:  # any: each module of transformers checks its sizes in its own way
         raise UserError(
-            f"{checkpoint.folder}/config.json: no model can be built from it "
+            f"{folder}/config.json: no model can be built from it "
             f"({type(error).__name__}: {error}). Copy it again."
         ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -216,8 +222,7 @@ def check_tensors(place: Path, found: dict[str, Stored], expected: Shapes) -> No
     if wrong := [(stored, shape) for stored, shape in shared if stored.shape != shape]:
         stored, shape = wrong[0]
         faults.append(
-            f"{stored.name}: shape {list(stored.shape)}, expected {list(shape)} "
-            f"({len(wrong)} such)"
+            f"{stored.name}: shape {list(stored.shape)}, expected {list(shape)} ({len(wrong)} such)"
         )
     if strange := [stored for stored, _ in shared if stored.dtype not in NAMES_IN_FILES]:
         known = ", ".join(NAMES_IN_FILES)

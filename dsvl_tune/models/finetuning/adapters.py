@@ -25,10 +25,9 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import save_tensors, stream_tensors, write_whole
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import PartPlan, Plan
+from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checkpoint.weights import read_file
-from dsvl_tune.models.finetuning.plan import Parts, part_of
 from dsvl_tune.models.runtime.fsdp import whole
 
 Variant = Literal["lora", "rslora", "dora"]
@@ -186,8 +185,7 @@ def load_full_weights(model: PreTrainedModel, path: Path) -> None:
     """
     state = read_file(path)
     plain = {
-        name.replace(".base_layer.", "."): parameter
-        for name, parameter in model.named_parameters()
+        name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
     }
     unknown = [
         name

@@ -12,26 +12,7 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family, ModelPart, PartPlan, Plan
-
-Parts = Mapping[str, ModelPart]
-
-
-def part_of(name: str, parts: Parts) -> str:
-    """The part that a tensor belongs to, tensors of adapters included.
-
-    Args:
-        name: of the tensor in transformers' layout.
-        parts: of the family.
-    """
-    best, found = -1, ""
-    for part, described in parts.items():
-        for prefix in described.prefixes:
-            if name.startswith(prefix) and len(prefix) > best:
-                best, found = len(prefix), part
-    if best < 0:
-        raise ValueError(f"tensor {name} belongs to no known part")
-    return found
+from dsvl_tune.families.base import Family, PartPlan, Plan, part_of
 
 
 def part_names(model: PreTrainedModel) -> list[str]:
@@ -54,7 +35,7 @@ def make_plan(family: Family, preset: str, overrides: Mapping[str, PartPlan] | N
     """
     parts, overrides = family.parts, overrides or {}
     if preset not in family.presets:
-        raise UserError(unknown_name("model.preset", preset, family.presets))
+        raise unknown_name("model.preset", preset, family.presets)
     for name, plan in overrides.items():
         if name not in parts:
             raise UserError(f"model.parts: {unknown_name('part', name, parts)}")

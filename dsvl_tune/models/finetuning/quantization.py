@@ -22,9 +22,8 @@ from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Plan, Shapes
+from dsvl_tune.families.base import Parts, Plan, Shapes, part_of
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.finetuning.plan import Parts, part_of
 
 Quantization = Literal["nf4"]
 PART = "language_model"
@@ -204,9 +203,7 @@ def assert_census(model: PreTrainedModel) -> None:
     assert wanted == linear
     if found != wanted:
         census = dict(Counter(part_of(f"{name}.weight", parts) for name in found))
-        raise RuntimeError(
-            f"in 4 bits are {census}, expected {len(wanted)} layers of {PART} alone"
-        )
+        raise RuntimeError(f"in 4 bits are {census}, expected {len(wanted)} layers of {PART} alone")
 
 
 def parameter_sizes(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:

@@ -17,8 +17,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Plan
-from dsvl_tune.models.finetuning.plan import Parts, part_of
+from dsvl_tune.families.base import Parts, Plan, part_of
 from dsvl_tune.models.finetuning.quantization import PART, four_bit_layers, parameter_sizes
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.module import FinetuneModule

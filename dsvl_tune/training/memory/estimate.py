@@ -19,8 +19,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family, ImageCost, Plan
-from dsvl_tune.models.finetuning.plan import Parts, part_names, part_of
+from dsvl_tune.families.base import Family, ImageCost, Parts, Plan, part_of
+from dsvl_tune.models.finetuning.plan import part_names
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES, language_targets
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes, dry_steps
 
@@ -53,9 +53,7 @@ def quantized_weights(parts: Parts, quantization: str | None) -> re.Pattern[str]
     return re.compile(rf"({language_targets(parts)})(\.base_layer)?\.weight")
 
 
-def part_bytes(
-    model: PreTrainedModel, quantized: re.Pattern[str] | None
-) -> dict[str, PartBytes]:
+def part_bytes(model: PreTrainedModel, quantized: re.Pattern[str] | None) -> dict[str, PartBytes]:
     """Every part that the model has; adapters count to the part that they adapt."""
     parts = family_of_model(model).parts
     found = {part: PartBytes(0, 0, 0.0, 0.0, 0.0) for part in part_names(model)}
@@ -86,9 +84,7 @@ def weight_bytes(name: str, parameter: Tensor, quantized: re.Pattern[str] | None
     return float(parameter.numel() * parameter.itemsize)
 
 
-def gathered_bytes(
-    model: PreTrainedModel, quantized: re.Pattern[str] | None
-) -> float:
+def gathered_bytes(model: PreTrainedModel, quantized: re.Pattern[str] | None) -> float:
     """Bytes of weights on a GPU that are not its share.
 
     These are the largest unit, one more layer, and what is in no unit. The units are those of

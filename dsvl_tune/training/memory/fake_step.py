@@ -170,9 +170,7 @@ def autocast(precision: str) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if precision.endswith("-mixed") else nullcontext()
 
 
-def make_vision_inputs(
-    model: PreTrainedModel, shape: RowShape
-) -> dict[str, Tensor]:
+def make_vision_inputs(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
     """Vision inputs of the micro-batch, all images distinct.
 
     Returns:
@@ -182,14 +180,10 @@ def make_vision_inputs(
     if not images:
         return {}
     inputs = family_of_model(model).image_cost(model.config, shape.images).inputs
-    return {
-        name: torch.empty(images * crops, *sizes) for name, (crops, *sizes) in inputs.items()
-    }
+    return {name: torch.empty(images * crops, *sizes) for name, (crops, *sizes) in inputs.items()}
 
 
-def encode_images(
-    model: PreTrainedModel, inputs: Mapping[str, Tensor]
-) -> Tensor | None:
+def encode_images(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor | None:
     """Visual tokens of the micro-batch.
 
     Args:

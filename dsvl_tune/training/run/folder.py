@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.renamed_keys import rename_keys
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
 from dsvl_tune.training.checkpoints.sharded_io import without_shards
 
@@ -91,7 +92,7 @@ def unfinished_run(base: Path, recipe: Mapping[str, Any]) -> Path | None:
         folder / "config.yaml"
     ).is_file():  # killed while it was set up, if there is nothing else in it
         return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
-    written = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    written, _ = rename_keys(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     differing = sorted(
         key for key, _ in set(leaves(written)) ^ set(leaves(recipe)) if key not in RUN_KEYS
     )

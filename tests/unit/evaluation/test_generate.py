@@ -12,13 +12,16 @@ from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids, score
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.training.objectives.supervised import encode_images
 
 
 def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
-    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    processor, model = (
+        open_checkpoint(checkpoint).processor,
+        create_model(open_checkpoint(checkpoint)),
+    )
     text_only = Conversation((Turn("user", ("Name a colour, any colour at all.",)),), "text")
     conversations = [*chart_row(1, "test")[:3], *chart_row(2, "test")[:2], text_only]
     prompts = [encode_prompt(conversation, processor) for conversation in conversations]
@@ -49,7 +52,10 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
 
 def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
     """The trap: Llama's default end id (2) never comes, so a model built from the published config runs on."""
-    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    processor, model = (
+        open_checkpoint(checkpoint).processor,
+        create_model(open_checkpoint(checkpoint)),
+    )
     assert model.generation_config.eos_token_id == processor.eos_id
     # A head that makes the end token the likeliest everywhere.
     hidden = torch.zeros_like(model.lm_head.weight)
@@ -67,7 +73,10 @@ def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
 
 def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
     """The demo hands its decoder embeddings, so the repetition penalty never sees the prompt's ids."""
-    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    processor, model = (
+        open_checkpoint(checkpoint).processor,
+        create_model(open_checkpoint(checkpoint)),
+    )
     prompts = collate_prompts([encode_prompt(chart_row(1, "test")[0], processor)], processor.pad_id)
     sampling = Sampling(
         temperature=1.0, repetition_penalty=2.0

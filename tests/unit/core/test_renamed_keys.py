@@ -1,0 +1,105 @@
+"""Old recipe keys and options are translated wherever a recipe can hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dsvl_tune.core.renamed_keys import new_key, rename_arguments, rename_keys, renamed_text
+from dsvl_tune.training.run.folder import place_run
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("best_by", "monitor"),
+        ("model.final_lr_share", "model.min_lr_ratio"),
+        ("data.overlong", "data.on_overflow"),
+        ("data.init_args.overlong", "data.init_args.on_overflow"),
+        ("data.sources.a.init_args.probe_scenes", "data.sources.a.init_args.retention_scenes"),
+        (
+            "data.init_args.sources.a.init_args.sources.b.init_args.probe_tables",
+            "data.init_args.sources.a.init_args.sources.b.init_args.retention_tables",
+        ),
+        ("model.lr", None),
+        ("overlong", None),
+        ("model.best_by", None),
+        ("data.init_args.shares.overlong", None),  # a source may have any name
+        ("data.init_args.sources.overlong", None),
+    ],
+)
+def test_new_key(old: str, new: str | None) -> None:
+    assert new_key(old) == new
+
+
+def test_a_recipe_is_translated_at_every_level() -> None:
+    old = """
+best_by: val/loss
+model: {final_lr_share: 0.1, lr: 1.0e-3}
+data:
+  class_path: MixtureDataModule
+  init_args:
+    whole_steps: true
+    shares: {overlong: 1}
+    sources:
+      overlong: {class_path: ChartsDataModule, init_args: {overlong: truncate}}
+"""
+    new = """
+monitor: val/loss
+model: {min_lr_ratio: 0.1, lr: 1.0e-3}
+data:
+  class_path: MixtureDataModule
+  init_args:
+    homogeneous_steps: true
+    shares: {overlong: 1}
+    sources:
+      overlong: {class_path: ChartsDataModule, init_args: {on_overflow: truncate}}
+"""
+    translated, renamed = rename_keys(yaml.safe_load(old))
+    assert translated == yaml.safe_load(new)
+    assert list(renamed) == [
+        "best_by",
+        "model.final_lr_share",
+        "data.init_args.whole_steps",
+        "data.init_args.sources.overlong.init_args.overlong",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--best_by", "last"], ["--monitor", "last"]),
+        (["--data.overlong=truncate"], ["--data.on_overflow=truncate"]),
+        (["--learnt", "90"], ["--supervised", "90"]),
+        (
+            ["--data.sources.a", "{init_args: {overlong: truncate}}"],
+            ["--data.sources.a", '{"init_args": {"on_overflow": "truncate"}}'],
+        ),
+        (["--data.shares", "{overlong: 1}"], ["--data.shares", "{overlong: 1}"]),
+        (["--prompt", "{is it?"], ["--prompt", "{is it?"]),
+        (["runs/best_by", "--out", "best_by"], ["runs/best_by", "--out", "best_by"]),
+    ],
+)
+def test_a_command_line_is_translated(old: list[str], new: list[str]) -> None:
+    translated, renamed = rename_arguments(old)
+    assert translated == new
+    assert bool(renamed) == (old != new)
+
+
+def test_the_warning_has_a_line_for_each_old_name() -> None:
+    text = renamed_text({"best_by": "monitor", "learnt": "supervised"})
+    assert len(text.splitlines()) == 2
+    assert "'best_by' is now 'monitor'" in text
+    assert renamed_text({}) == ""
+
+
+def test_an_unfinished_run_with_old_keys_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    old = {"best_by": "last", "data": {"init_args": {"overlong": "error"}}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
+    new = {"monitor": "last", "data": {"init_args": {"on_overflow": "error"}}}
+    folder, checkpoint = place_run(tmp_path / "run", None, "auto", new)
+    assert folder == tmp_path / "run"
+    assert checkpoint is None
