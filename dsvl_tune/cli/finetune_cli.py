@@ -17,7 +17,10 @@ from dsvl_tune.cli.parser import DESCRIPTION, RecipeParser, recipe_name, with_sh
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json, write_whole
 from dsvl_tune.datamodules.base import ConversationDataModule
-from dsvl_tune.evaluation.predictions import answers_file, gather_answers, write_answers
+from dsvl_tune.evaluation.answers import gather_answers
+from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
+from dsvl_tune.evaluation.scoring import score_answers
+from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
@@ -33,8 +36,6 @@ from dsvl_tune.training.run.folder import existing_run_folder, kept_checkpoint, 
 from dsvl_tune.training.run.lock import one_at_a_time
 from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
-
-Monitor = Literal["val/relaxed_accuracy", "val/loss", "last"]
 
 
 class RecipeCLI(LightningCLI):
@@ -95,9 +96,10 @@ class RecipeCLI(LightningCLI):
         )
         parser.add_argument(
             "--monitor",
-            type=Monitor,
-            default="val/relaxed_accuracy",
-            help="what picks the checkpoint that the run's result is; last takes the last step",
+            type=str | None,
+            default=None,
+            help="logged name that selects the best checkpoint, e.g. val/loss; last keeps the final "
+            "step (default: the first of data.metrics)",
         )
         parser.add_argument(
             "--keep_best",
@@ -190,9 +192,15 @@ class RecipeCLI(LightningCLI):
             return super().instantiate_trainer(logger=False, **kwargs)
         given = settings.get("callbacks") or []
         progress = settings.get("enable_progress_bar") is not False
-        keys = ("monitor", "keep_best", "checkpoint_every_steps")
-        kept = {key: self._get(self.config_init, key) for key in keys}
-        callbacks = run_callbacks(self.run_folder, progress, self.stop, **kept)
+        callbacks = run_callbacks(
+            self.run_folder,
+            progress=progress,
+            stop=self.stop,
+            monitor=self.monitor(),
+            metrics=self.datamodule.metrics,
+            keep_best=self._get(self.config_init, "keep_best"),
+            checkpoint_every_steps=self._get(self.config_init, "checkpoint_every_steps"),
+        )
         if isinstance(settings["val_check_interval"], int):
             kwargs["check_val_every_n_epoch"] = (
                 None  # so many steps, however many an epoch has; else Lightning raises
@@ -203,6 +211,10 @@ class RecipeCLI(LightningCLI):
             default_root_dir=self.run_folder,
             **kwargs,
         )
+
+    def monitor(self) -> str:
+        """Logged name that selects the best checkpoint."""
+        return chosen_monitor(self._get(self.config_init, "monitor"), self.datamodule.metrics)
 
     def fit(
         self, model: FinetuneModule, datamodule: ConversationDataModule, ckpt_path: str | None
@@ -215,6 +227,9 @@ class RecipeCLI(LightningCLI):
                 explained_errors(self.trainer, self.run_folder),
             ):
                 set_up_fit(datamodule)
+                # The user's own callbacks may log more names than are known here.
+                if not self._get(self.config_init, "trainer")["callbacks"]:
+                    check_monitor(self.monitor(), datamodule)
                 self.describe_run(model)
                 self.trainer.fit(model, datamodule=datamodule, ckpt_path=ckpt_path)
         except RunStopped as stopped:
@@ -247,9 +262,10 @@ class RecipeCLI(LightningCLI):
     ) -> None:
         """Answer every question of "test" and write the answers, whole or not at all."""
         batches: Any = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path)
-        answers = gather_answers([a for batch in batches for a in batch], datamodule.rows("test"))
+        answers = gather_answers([answer for batch in batches for answer in batch])
         if self.trainer.is_global_zero:
-            write_answers(self.out, answers, ckpt_path or model.base.folder)
+            write_answers(self.out, score_answers(answers, datamodule.metrics))
+            print_answers_summary(self.out, answers, ckpt_path or model.base.folder)
 
     def describe_run(self, model: FinetuneModule) -> None:
         """`config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""

@@ -12,14 +12,15 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Batch, Processor, Prompts
-from dsvl_tune.evaluation.generate import Answer, answer_prompts, score
-from dsvl_tune.evaluation.predictions import gather_answers
+from dsvl_tune.evaluation.answers import Answer, gather_answers
+from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.distributed.blank_image import with_image
 from dsvl_tune.training.feature_cache import FeatureExtractor
-from dsvl_tune.training.objectives.supervised import supervised_loss
+from dsvl_tune.training.objectives.base import Objective, Sums
 
 
 class AnsweringModule(L.LightningModule):
@@ -29,12 +30,14 @@ class AnsweringModule(L.LightningModule):
         checkpoint: the base checkpoint: "embedded", a folder or a hub name. It is opened when it is
             first needed.
         max_new_tokens: length of the longest generated answer.
+        objective: computes the loss of a batch.
     """
 
-    def __init__(self, checkpoint: str, max_new_tokens: int) -> None:
+    def __init__(self, checkpoint: str, max_new_tokens: int, objective: Objective) -> None:
         super().__init__()
         self.checkpoint = checkpoint
         self.max_new_tokens = max_new_tokens
+        self.objective = objective
         self._base: Checkpoint | None = None
         self.model: PreTrainedModel | None = None
         self.feature_extractor: FeatureExtractor | None = None
@@ -76,7 +79,7 @@ class AnsweringModule(L.LightningModule):
             batch = with_image(batch, self.processor.image_rule)
         return self.network.run(function, batch)
 
-    # Validation: the loss over all supervised tokens, and answers by generation.
+    # Validation: the objective's loss over all rows, and answers by generation.
 
     def validation_step(
         self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0
@@ -86,7 +89,8 @@ class AnsweringModule(L.LightningModule):
             self.answers += self.answer(batch)
         else:
             self.in_work = batch
-            self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
+            sums: Sums = self.compute(self.objective, batch)
+            self.validation_sums.append(torch.stack([sums.loss, sums.weight]))
 
     def on_validation_epoch_end(self) -> None:
         if self.validation_sums:
@@ -95,15 +99,15 @@ class AnsweringModule(L.LightningModule):
             )
             self.validation_sums.clear()
             self.log("val/loss", sums[0] / sums[1], prog_bar=True)
-        self.log_scores("val", "validation")
+        self.log_scores("val")
 
-    def log_scores(self, prefix: str, split: str) -> None:
-        """Log the metrics of the answers given since the last time, by all processes to the questions of a split."""
+    def log_scores(self, prefix: str) -> None:
+        """Log `PREFIX/METRIC` and `PREFIX/METRIC/TYPE` of the answers that all processes gave."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        answers = gather_answers(self.answers, data.rows(split))
+        answers = gather_answers(self.answers)
         self.answers = []
-        for name, value in score(answers).items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "relaxed_accuracy")
+        for name, value in aggregate_scores(answers, data.metrics).items():
+            self.log(f"{prefix}/{name}", value, prog_bar="/" not in name)
 
     def answer(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
@@ -125,7 +129,7 @@ class AnsweringModule(L.LightningModule):
         self.answers += self.answer(batch)
 
     def on_test_epoch_end(self) -> None:
-        self.log_scores("test", "test")
+        self.log_scores("test")
 
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
         """Generated answers, scored or not."""

@@ -77,12 +77,16 @@ def write(base: Path, changes: dict[str, Change], target: Path, dtype: str = "fl
     return target
 
 
+def verify_folders(base: Path, adapter: Path, written: Path) -> dict[str, Any]:
+    return verify(open_checkpoint(base), adapter, open_checkpoint(written), prompts_for(base))
+
+
 @pytest.mark.parametrize("variant", ["lora", "dora"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_right_merge_passes(checkpoint: Path, tmp_path: Path, dtype: str, variant: str) -> None:
     adapter = train(checkpoint, tmp_path, variant)
     written = write(checkpoint, read_changes(adapter), tmp_path / "merged", dtype)
-    report = verify(checkpoint, adapter, written, "transformers", prompts_for(checkpoint))
+    report = verify_folders(checkpoint, adapter, written)
     exact = report["float64"]
     assert exact["rows"] == 2 and report["rows"] == 3
     assert (
@@ -143,7 +147,7 @@ def test_damage_after_writing_is_refused(
     written = write(checkpoint, changes, tmp_path / "merged", dtype)
     DAMAGES[name](written)
     with pytest.raises(UserError, match="Nothing was kept"):
-        verify(checkpoint, adapter, written, "transformers", prompts_for(checkpoint))
+        verify_folders(checkpoint, adapter, written)
     if not name.startswith(("epsilon", "rotary")):
         base, after = (Weights(open_checkpoint(folder)) for folder in (checkpoint, written))
         with pytest.raises(UserError, match="Nothing was kept"):
@@ -192,7 +196,7 @@ def test_a_fault_of_merging_is_refused(
     with pytest.raises(
         UserError, match=r"up_proj.weight is not what peft makes|gate_proj.weight is not what peft"
     ):
-        verify(checkpoint, adapter, written, "transformers", prompts_for(checkpoint))
+        verify_folders(checkpoint, adapter, written)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)

@@ -8,8 +8,8 @@ LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MOD
 
 # Our summary of paragraphs 4 and 5 of LICENSE-MODEL and of its Attachment A.
 LICENSE = f"""\
-The published DeepSeek-VL weights, and every model that began from them, are under the DeepSeek
-Model License ([LICENSE-MODEL]({LICENSE_LINK})).
+The published DeepSeek-VL weights, and every model that began from them, are under the
+DeepSeek Model License ([LICENSE-MODEL]({LICENSE_LINK})).
 Commercial use is allowed. Whoever passes the weights on, or offers them as a service, hands over a
 copy of the license, states the changes, and binds the receivers to its use restrictions
 (Attachment A): among others nothing unlawful, no military use, no harm to minors, no disinformation
