@@ -1,5 +1,6 @@
 #!/bin/sh
-# One run over several machines: start this on each of them, NODE counting from 0, FIRST being the first one's address.
+# One run on several machines: start this on each; NODE counts from 0, FIRST is the address of the
+# first machine.
 #
 #   NODES=2 NODE=0 FIRST=10.0.0.1 GPUS=8 sh torchrun.sh --config deepseek_vl_stage2 --config mine.yaml
 #   NODES=2 NODE=1 FIRST=10.0.0.1 GPUS=8 sh torchrun.sh --config deepseek_vl_stage2 --config mine.yaml

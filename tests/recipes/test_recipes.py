@@ -1,4 +1,4 @@
-"""Every recipe parses against the real signatures, and the published families have their published sizes."""
+"""Every recipe parses against the real signatures; the published models have their sizes."""
 
 from __future__ import annotations
 
@@ -162,7 +162,8 @@ SIZES = {
     },
 }
 
-# Parameters that only the original layout has: SigLIP's attention pooling, and two norms of the hybrid, all unused.
+# Unused parameters that only the original layout has: SigLIP's attention pooling, and two norms of
+# the hybrid.
 ORIGINAL_ONLY = {"deepseek_vl": 12_595_200, "deepseek_vl_hybrid": 12_599_296}
 
 
