@@ -16,7 +16,7 @@ from dsvl_tune.data.sampling.holdout import group_trees
 from dsvl_tune.data.validation.inspect import Facts
 from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 

@@ -14,6 +14,7 @@ from jsonargparse.typing import PositiveInt
 from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
+from dsvl_tune.core.types import Sample
 from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.report.data_preview import page
@@ -24,37 +25,50 @@ preview: an HTML page of rows as the model will see them
   dsvl-tune preview --config charts_lora
   dsvl-tune preview --config mine.yaml --rows 20 --out mine.html
 
-For each row: both branches' pixels after padding and scaling, every token with its colour (supervised, not supervised, image),
-special tokens, weights, length. The page holds everything and loads nothing. All keys of a recipe can be given, as
-with fit; rows come in the order in which training begins."""
+For each row: the pixels of each vision tower after padding and scaling, every token with its color
+(supervised, not supervised, image), special tokens, weights, length. The page holds everything and
+loads nothing. All keys of a recipe can be given, as with fit; rows come in the order in which
+training begins."""
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
+    options, recipe = parse(arguments)
+    data = RecipeCLI(recipe, run=False).datamodule
+    data.setup("fit")
+    rows = data.rows(options.split)
+    if not len(rows):
+        raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
+    samples = first_samples(data, rows, options)
+    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
+    title = f"{options.split} rows, {len(samples)} of {total}"
+    text = page(samples, data.processor, title)
+    write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
+    print(f"page: {options.out}")
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command's own options, and the keys of the recipe."""
     parser = argparse.ArgumentParser(
-        "dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False
+        "dsvl-tune preview",
+        description=DESCRIPTION,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
     parser.add_argument(
         "--split", choices=("train", "validation"), default="train", help="which rows"
     )
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
-    options, recipe = parser.parse_known_args(arguments[1:])
-    data = RecipeCLI(recipe, run=False).datamodule
-    data.setup("fit")
-    assert data.processor is not None
-    rows = data.rows(options.split)
-    if not len(rows):
-        raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
+    return parser.parse_known_args(arguments[1:])
+
+
+def first_samples(data: Any, rows: Any, options: argparse.Namespace) -> list[Sample]:
+    """The rows to show, encoded; training rows in the order of training."""
     numbers: Iterable[Any] = range(len(rows))
     if options.split == "train":
         numbers = chain.from_iterable(data.sampler(rows))
-    samples = [
+    return [
         make_sample(rows[number], data.processor, data.max_tokens, data.on_overflow)
         for number in islice(numbers, options.rows)
     ]
-    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
-    text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {total}")
-    write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
-    print(f"page: {options.out}")

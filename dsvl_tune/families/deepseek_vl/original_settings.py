@@ -11,7 +11,6 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json, write_whole
-from dsvl_tune.core.types import Branch, ImageRule
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
@@ -23,6 +22,7 @@ from dsvl_tune.families.deepseek_vl.config import (
     Tower,
     has_published_towers,
 )
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.sizes import downsampled_widths, visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
@@ -66,7 +66,9 @@ def write_original_settings(checkpoint: Checkpoint, target: Path, dtype: str) ->
         UserError: a setting that the original's code has fixed has another value here.
     """
     processor = checkpoint.processor
-    files = original_settings(checkpoint.config, processor.image_rule, checkpoint.tokenizer, dtype)
+    files = original_settings(
+        checkpoint.config, processor.image_settings, checkpoint.tokenizer, dtype
+    )
     for name, content in files.items():
         write_json(target / name, content)
     shutil.copyfile(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
@@ -100,13 +102,13 @@ def conversion_notes(settings: Mapping[str, Any], absent: int) -> list[str]:
 
 
 def original_settings(
-    config: PretrainedConfig, rule: ImageRule, tokenizer: PreTrainedTokenizerFast, dtype: str
+    config: PretrainedConfig, images: ImageSettings, tokenizer: PreTrainedTokenizerFast, dtype: str
 ) -> dict[str, dict[str, Any]]:
     """File name -> content.
 
     Args:
         config: in transformers' terms.
-        rule: how pictures become pixels.
+        images: how pictures become vision inputs.
         tokenizer: of the checkpoint.
         dtype: of most of the written weights ("float16", ...).
 
@@ -124,8 +126,8 @@ def original_settings(
         "sft_format": "deepseek",
     }
     return {
-        "config.json": config_json(config, rule, dtype),
-        "preprocessor_config.json": preprocessor_json(rule),
+        "config.json": config_json(config, images, dtype),
+        "preprocessor_config.json": preprocessor_json(images),
         "processor_config.json": processor_settings,
         **tokenizer_json(tokenizer),
     }
@@ -148,17 +150,17 @@ def check_fixed(config: PretrainedConfig) -> None:
             )
 
 
-def config_json(config: PretrainedConfig, rule: ImageRule, dtype: str) -> dict[str, Any]:
+def config_json(config: PretrainedConfig, images: ImageSettings, dtype: str) -> dict[str, Any]:
     """config.json of a MultiModalityCausalLM."""
     text = config.text_config
-    siglip = siglip_tower(config.vision_config, rule.low)
+    siglip = siglip_tower(config.vision_config, images.siglip)
     vision: dict[str, Any] = {"cls": "CLIPVisionTower", "model_type": "vision", "params": siglip}
-    if rule.high is not None:
+    if images.sam is not None:
         params = {
             "concat_type": "tuple",
             "freeze_high": True,
             "freeze_low": True,
-            "high_res_cfg": sam_tower(config.high_res_vision_config, rule.high),
+            "high_res_cfg": sam_tower(config.high_res_vision_config, images.sam),
             "low_res_cfg": siglip,
         }
         vision = {"cls": "HybridVisionTower", "model_type": "vision", "params": params}
@@ -181,27 +183,27 @@ def config_json(config: PretrainedConfig, rule: ImageRule, dtype: str) -> dict[s
     }
 
 
-def siglip_tower(vision: PretrainedConfig, branch: Branch) -> dict[str, Any]:
+def siglip_tower(vision: PretrainedConfig, pixels: TowerPixels) -> dict[str, Any]:
     """SigLIP's section: its published name where it has one, else its sizes."""
     size = Tower(vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads)
     for name, tower in SIGLIP_TOWERS.items():
         if tower == size and f"patch{vision.patch_size}_" in name:
-            return tower_json(name, branch, size.width, {})
+            return tower_json(name, pixels, size.width, {})
     sizes = {
         **size._asdict(),
         "patch_size": vision.patch_size,
         "mlp_ratio": vision.intermediate_size / size.width,
     }
-    return tower_json("siglip", branch, size.width, sizes)
+    return tower_json("siglip", pixels, size.width, sizes)
 
 
-def sam_tower(sam: PretrainedConfig, branch: Branch) -> dict[str, Any]:
+def sam_tower(sam: PretrainedConfig, pixels: TowerPixels) -> dict[str, Any]:
     """SAM's section: its published name where it has one, else its sizes."""
     size = Tower(sam.hidden_size, sam.num_hidden_layers, sam.num_attention_heads)
     downsampled = downsampled_widths(sam)
     for name, tower in SAM_TOWERS.items():
         if tower == size:
-            return tower_json(name, branch, downsampled[-1], {})
+            return tower_json(name, pixels, downsampled[-1], {})
     sizes = {
         **size._asdict(),
         "mlp_ratio": sam.mlp_dim / size.width,
@@ -211,42 +213,42 @@ def sam_tower(sam: PretrainedConfig, branch: Branch) -> dict[str, Any]:
         "prompt_embed_dim": sam.output_channels,
         "downsample_channels": list(downsampled),
     }
-    return tower_json("sam", branch, downsampled[-1], sizes)
+    return tower_json("sam", pixels, downsampled[-1], sizes)
 
 
-def tower_json(name: str, branch: Branch, width: int, sizes: dict[str, Any]) -> dict[str, Any]:
+def tower_json(name: str, pixels: TowerPixels, width: int, sizes: dict[str, Any]) -> dict[str, Any]:
     """The keys that every vision tower has.
 
     Args:
         name: of the tower.
-        branch: its pixels.
+        pixels: its pixels.
         width: of its output.
         sizes: keys of a tower without a published name.
     """
     return {
         "ckpt_path": "",
-        "image_size": branch.size,
+        "image_size": pixels.size,
         "model_name": name,
         "output_dim": width,
-        "pixel_mean": list(branch.mean),
-        "pixel_std": list(branch.std),
+        "pixel_mean": list(pixels.mean),
+        "pixel_std": list(pixels.std),
         "select_feature": "same",
         "select_layer": -1,
         **sizes,
     }
 
 
-def preprocessor_json(rule: ImageRule) -> dict[str, Any]:
+def preprocessor_json(images: ImageSettings) -> dict[str, Any]:
     """preprocessor_config.json: the padded square; each vision tower normalizes for itself."""
-    square = rule.high or rule.low
+    square = images.sam or images.siglip
     return {
-        "background_color": list(rule.background),
+        "background_color": list(images.background),
         "do_normalize": False,
         "image_mean": list(square.mean),
         "image_processor_type": "VLMImageProcessor",
-        "image_size": rule.size,
+        "image_size": images.size,
         "image_std": list(square.std),
-        "min_size": rule.min_size,
+        "min_size": images.min_size,
         "processor_class": "VLChatProcessor",
         "rescale_factor": 1 / 255,
     }

@@ -1,4 +1,4 @@
-"""From a checkpoint's folder to everything that turning conversations into tokens and pixels needs."""
+"""Everything that turning conversations into tokens and vision inputs needs of a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Branch, ImageRule, Processor
+from dsvl_tune.core.types import Processor
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.config import is_hybrid
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from dsvl_tune.core.checkpoint import Checkpoint
 
-# DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
 ORIGINAL_SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. "
     "You are able to understand the visual content that the user provides, "
     "and assist the user with a variety of tasks using natural language."
 )
+"""Source: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt."""
+
+DEFAULT_MIN_SIZE = 14
+"""Shortest side of a resized picture in px where the file does not say."""
 
 
 def read_processor(checkpoint: Checkpoint) -> Processor:
@@ -41,10 +45,10 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
     ids = checkpoint.special_ids
     return Processor(
         tokenizer=tokenizer,
-        image_rule=read_image_rule(checkpoint),
+        family=checkpoint.family,
+        image_settings=read_image_settings(checkpoint),
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
-        image_tokens=visual_tokens(config),
         default_system=default_system_prompt(tokenizer),
         bos_id=ids["bos_token_id"],
         eos_id=ids["eos_token_id"],
@@ -54,7 +58,11 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
 
 
 def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The system prompt that the checkpoint's chat template puts before the first user turn ("" if none)."""
+    """What the checkpoint's chat template puts before the first user turn ("" if nothing).
+
+    Raises:
+        UserError: the template is not one of DeepSeek-VL.
+    """
     if not tokenizer.chat_template:
         return ORIGINAL_SYSTEM_PROMPT
     text = tokenizer.apply_chat_template(
@@ -70,8 +78,8 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
     return before.removeprefix(str(tokenizer.bos_token)).strip()
 
 
-def read_image_rule(checkpoint: Checkpoint) -> ImageRule:
-    """How the checkpoint turns pictures into pixels.
+def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:
+    """How the checkpoint turns pictures into vision inputs.
 
     The padding color is the mean of the first resize, as in transformers' image processors and in
     the original's `background_color`: CLIP's mean for the hybrid models, gray (127) for the
@@ -80,38 +88,46 @@ def read_image_rule(checkpoint: Checkpoint) -> ImageRule:
     Raises:
         UserError: a file is missing, or a key of it.
     """
-    folder = checkpoint.folder
     try:
         if checkpoint.layout == "original":
-            return read_original_image_rule(checkpoint)
-        return read_converted_image_rule(folder, is_hybrid(checkpoint.config))
+            return original_image_settings(checkpoint)
+        return transformers_image_settings(checkpoint)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder}: the image settings of preprocessor_config.json or config.json do not fit "
-            f"the family ({type(error).__name__}: {error}). Copy both from the base checkpoint."
+            f"{checkpoint.folder}: the image settings of preprocessor_config.json or config.json "
+            f"do not fit the family ({type(error).__name__}: {error}). Copy both from the base "
+            "checkpoint."
         ) from error
 
 
-def read_converted_image_rule(folder: Path, hybrid: bool) -> ImageRule:
-    """The rule of transformers' settings, which have no padding color of their own."""
-    settings = read_image_settings(folder)
-    low = Branch(
-        int(settings["size"]["height"]),
-        triple(settings["image_mean"]),
-        triple(settings["image_std"]),
+def transformers_image_settings(checkpoint: Checkpoint) -> ImageSettings:
+    """The settings of transformers' layout, which has no padding color of its own."""
+    settings = read_preprocessor_json(checkpoint.folder)
+    siglip = TowerPixels(
+        size=int(settings["size"]["height"]),
+        mean=triple(settings["image_mean"]),
+        std=triple(settings["image_std"]),
     )
-    if not hybrid:
-        return ImageRule(low.size, pad_colour(low), low, None, int(settings.get("min_size", 14)))
-    high = Branch(
-        int(settings["high_res_size"]["height"]),
-        triple(settings["high_res_image_mean"]),
-        triple(settings["high_res_image_std"]),
+    sam = None
+    if is_hybrid(checkpoint.config):
+        sam = TowerPixels(
+            size=int(settings["high_res_size"]["height"]),
+            mean=triple(settings["high_res_image_mean"]),
+            std=triple(settings["high_res_image_std"]),
+        )
+    first = sam or siglip
+    return ImageSettings(
+        size=first.size,
+        background=pad_color(first),
+        siglip=siglip,
+        sam=sam,
+        tokens=visual_tokens(checkpoint.config),
+        min_size=int(settings.get("min_size", DEFAULT_MIN_SIZE)),
     )
-    return ImageRule(high.size, pad_colour(high), low, high, int(settings.get("min_size", 14)))
 
 
-def read_original_image_rule(checkpoint: Checkpoint) -> ImageRule:
-    """The rule of the original layout.
+def original_image_settings(checkpoint: Checkpoint) -> ImageSettings:
+    """The settings of the original layout.
 
     The padded square is in preprocessor_config.json, mean and std of each vision tower in
     config.json.
@@ -119,26 +135,42 @@ def read_original_image_rule(checkpoint: Checkpoint) -> ImageRule:
     square = read_json(checkpoint.folder / "preprocessor_config.json")
     towers = checkpoint.settings["vision_config"]["params"]
     red, green, blue = square["background_color"]
-    low, high = (
-        Branch(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))
-        if tower
-        else None
-        for tower in (towers.get("low_res_cfg", towers), towers.get("high_res_cfg"))
+    sam = towers.get("high_res_cfg")
+    return ImageSettings(
+        size=square["image_size"],
+        background=(red, green, blue),
+        siglip=tower_pixels(towers.get("low_res_cfg", towers)),
+        sam=tower_pixels(sam) if sam else None,
+        tokens=visual_tokens(checkpoint.config),
+        min_size=square["min_size"],
     )
-    assert low is not None
-    return ImageRule(square["image_size"], (red, green, blue), low, high, square["min_size"])
 
 
-def read_image_settings(folder: Path) -> dict[str, Any]:
-    """The image processor's settings: a file of their own, or inside processor_config.json (transformers 5)."""
+def tower_pixels(tower: dict[str, Any]) -> TowerPixels:
+    """Pixels of a vision tower of the original layout."""
+    return TowerPixels(
+        size=tower["image_size"],
+        mean=triple(tower["pixel_mean"]),
+        std=triple(tower["pixel_std"]),
+    )
+
+
+def read_preprocessor_json(folder: Path) -> dict[str, Any]:
+    """The image processor's settings: a file of their own, or part of processor_config.json.
+
+    transformers 5 writes the latter.
+
+    Raises:
+        UserError: there are none.
+    """
     if (folder / "preprocessor_config.json").is_file():
         return read_json(folder / "preprocessor_config.json")
-    settings: dict[str, Any] = read_json(folder / "processor_config.json").get(
-        "image_processor", {}
-    )
+    content = read_json(folder / "processor_config.json")
+    settings: dict[str, Any] = content.get("image_processor", {})
     if not settings:
         raise UserError(
-            f"{folder}: no image settings (preprocessor_config.json). Copy that of the base checkpoint."
+            f"{folder}: no image settings (preprocessor_config.json). Copy that of the base "
+            "checkpoint."
         )
     return settings
 
@@ -149,7 +181,7 @@ def triple(values: list[float] | float) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def pad_colour(branch: Branch) -> tuple[int, int, int]:
-    """The mean as a colour, truncated as the original does."""
-    red, green, blue = (int(channel * 255) for channel in branch.mean)
+def pad_color(tower: TowerPixels) -> tuple[int, int, int]:
+    """The mean as a color, truncated as in the original."""
+    red, green, blue = (int(channel * 255) for channel in tower.mean)
     return red, green, blue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from dsvl_tune.families.base import ImageCost, Shapes
+from dsvl_tune.families.deepseek_vl.pixels import SAM_INPUT, SIGLIP_INPUT
 
 
 def visual_tokens(config: PretrainedConfig) -> int:
@@ -36,8 +37,8 @@ def downsampled_widths(sam: PretrainedConfig) -> tuple[int, int]:
 def image_cost(config: PretrainedConfig) -> ImageCost:
     """What an image takes in a training step; it is the same for all pictures."""
     siglip = config.vision_config.image_size
-    inputs: Shapes = {"pixel_values": (1, 3, siglip, siglip)}
+    inputs: Shapes = {SIGLIP_INPUT: (1, 3, siglip, siglip)}
     sam = sam_config_of(config)
     if sam is not None:
-        inputs["high_res_pixel_values"] = (1, 3, sam.image_size, sam.image_size)
+        inputs[SAM_INPUT] = (1, 3, sam.image_size, sam.image_size)
     return ImageCost(visual_tokens(config), inputs)

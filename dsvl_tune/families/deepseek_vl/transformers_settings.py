@@ -10,10 +10,10 @@ from transformers import GenerationConfig
 
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.files import write_json
-from dsvl_tune.core.types import ImageRule
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import MODELS
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
@@ -34,7 +34,7 @@ def write_transformers_settings(checkpoint: Checkpoint, target: Path, dtype: str
     """
     processor = checkpoint.processor
     config = copy.deepcopy(checkpoint.config)
-    classes = "DeepseekVLHybrid" if processor.image_rule.high else "DeepseekVL"
+    classes = "DeepseekVLHybrid" if processor.image_settings.sam else "DeepseekVL"
     config.architectures = [MODELS[config.model_type].__name__]
     config.dtype = DTYPES[dtype]
     config.save_pretrained(target)
@@ -52,7 +52,7 @@ def write_transformers_settings(checkpoint: Checkpoint, target: Path, dtype: str
         settings.pop(name, None)
     write_json(target / "tokenizer_config.json", settings)
 
-    image_settings = image_processor_settings(processor.image_rule, classes)
+    image_settings = image_processor_settings(processor.image_settings, classes)
     write_json(target / "preprocessor_config.json", image_settings)
     processor_settings = {
         "processor_class": f"{classes}Processor",
@@ -61,36 +61,36 @@ def write_transformers_settings(checkpoint: Checkpoint, target: Path, dtype: str
     write_json(target / "processor_config.json", processor_settings)
 
 
-def image_processor_settings(rule: ImageRule, classes: str) -> dict[str, Any]:
+def image_processor_settings(images: ImageSettings, classes: str) -> dict[str, Any]:
     """Image settings in the keys of transformers' image processors, none left to a default.
 
     transformers rounds the short side where the original truncates, so about every second size
     differs by a pixel row.
 
     Args:
-        rule: how pictures become pixels.
+        images: how pictures become vision inputs.
         classes: first part of the names of transformers' classes.
     """
     settings: dict[str, Any] = {
         "image_processor_type": f"{classes}ImageProcessor",
         "processor_class": f"{classes}Processor",
-        "size": {"height": rule.low.size, "width": rule.low.size},
-        "image_mean": list(rule.low.mean),
-        "image_std": list(rule.low.std),
-        "min_size": rule.min_size,
+        "size": {"height": images.siglip.size, "width": images.siglip.size},
+        "image_mean": list(images.siglip.mean),
+        "image_std": list(images.siglip.std),
+        "min_size": images.min_size,
         # In the hybrid models SigLIP's input is resized bilinearly from the padded square.
-        "resample": BILINEAR if rule.high else BICUBIC,
+        "resample": BILINEAR if images.sam else BICUBIC,
         "do_resize": True,
         "do_rescale": True,
         "do_normalize": True,
         "do_pad": True,
         "rescale_factor": 1 / 255,
     }
-    if rule.high is not None:
+    if images.sam is not None:
         settings |= {
-            "high_res_size": {"height": rule.high.size, "width": rule.high.size},
-            "high_res_image_mean": list(rule.high.mean),
-            "high_res_image_std": list(rule.high.std),
+            "high_res_size": {"height": images.sam.size, "width": images.sam.size},
+            "high_res_image_mean": list(images.sam.mean),
+            "high_res_image_std": list(images.sam.std),
             "high_res_resample": BICUBIC,
         }
     return settings

@@ -1,15 +1,15 @@
-"""How much memory a training step takes, measured by running it on tensors without storage.
+"""The memory of a training step, measured by running it on tensors with shapes but no storage.
 
-torch's fake tensors pass the same modules, kernels' shapes and autograd as real ones, so what each
-layer keeps for the backward pass, with and without activation checkpointing, needs no formula of
-ours. Memory is counted as in torch's own `torch.distributed._tools.mem_tracker`: every storage from
-the operation that makes it until nothing refers to it.
+torch's fake tensors go through the same modules, kernels' shapes and autograd as real ones, so what
+each layer keeps for the backward pass, with and without activation checkpointing, needs no formula
+of ours. Live bytes are counted as by torch's own `torch.distributed._tools.mem_tracker`: every
+storage from the operation that creates it until it is freed.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -31,9 +31,9 @@ class RowShape(NamedTuple):
 
     Attributes:
         rows: number of rows.
-        tokens: of each row, those of its images included.
+        tokens: of each row.
         images: of each row.
-        supervised: tokens of each row that are trained on.
+        supervised: supervised tokens of each row.
     """
 
     rows: int
@@ -43,13 +43,13 @@ class RowShape(NamedTuple):
 
 
 class StepBytes(NamedTuple):
-    """Memory of a step besides weights, gradients, optimizer state and vision inputs, in bytes.
+    """Memory of a step in bytes, without weights, gradients, optimizer state and vision inputs.
 
     Attributes:
-        vision: what the vision side keeps for the backward pass.
-        language_model: what the language model keeps for it.
-        head: what the head and the loss keep for it.
-        peak: the most that is alive at any time, temporary tensors included.
+        vision: kept for the backward pass after the forward pass of the vision side.
+        language_model: likewise.
+        head: likewise, with the loss.
+        peak: the most that is alive at any time.
     """
 
     vision: int
@@ -59,13 +59,13 @@ class StepBytes(NamedTuple):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages made inside it.
+    """Counts the bytes of storages created inside it.
 
     Args:
-        existing: tensors whose storages do not count.
+        existing: tensors that are not counted.
 
     Attributes:
-        live: bytes that are alive now.
+        live: bytes alive now.
         peak: the most that was alive.
     """
 
@@ -81,18 +81,17 @@ class LiveBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.untyped_storage() not in self.known:
-                self.count(leaf.untyped_storage())
+                self._count(leaf.untyped_storage())
         return result
 
-    def count(self, storage: torch.UntypedStorage) -> None:
-        """Add a storage, until it is freed."""
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is freed."""
         self.known[storage] = True
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.free, storage.nbytes())
+        weakref.finalize(storage, self._free, storage.nbytes())
 
-    def free(self, size: int) -> None:
-        """Subtract a storage."""
+    def _free(self, size: int) -> None:
         self.live -= size
 
 
@@ -110,10 +109,9 @@ def dry_steps(
         model: on the meta device, with the plan applied; it cannot be used afterwards.
         shape: of the micro-batch.
         precision: Lightning's, e.g. "bf16-mixed".
-        accumulates: whether gradients of earlier micro-batches are still alive in the backward
+        accumulates: whether gradients of earlier micro-batches are still there in the backward
             pass.
-        gradient_checkpointing: the parts of the second step, as `checkpoint_activations` takes
-            them.
+        gradient_checkpointing: the model parts of the second step, see `checkpoint_activations`.
     """
     with FakeTensorMode():
         fill_with_fakes(model)
@@ -123,7 +121,7 @@ def dry_steps(
 
 
 def fill_with_fakes(model: nn.Module) -> None:
-    """Replace every meta tensor by a fake one of the CPU.
+    """Replace every meta tensor by a fake one on the CPU.
 
     Autocast and attention kernels are chosen by the device.
     """
@@ -138,79 +136,74 @@ def fill_with_fakes(model: nn.Module) -> None:
 def dry_step(
     model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool
 ) -> StepBytes:
-    """Forward and backward after an optimizer step, whose gradients live until the forward ends."""
+    """Forward and backward pass after an optimizer step.
+
+    The gradients of the optimizer step are alive until the forward pass is done.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [*model.parameters(), *model.buffers()]
-    with LiveBytes(weights) as counter:
+    with LiveBytes(weights) as memory:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
-        inputs = make_vision_inputs(model, shape)
-        before = counter.live
+        vision_inputs = make_vision_inputs(model, shape)
+        before = memory.live
         with autocast(precision):
-            features = encode_images(model, inputs)
-            vision = counter.live - before
+            features = encode(model, vision_inputs)
+            vision = memory.live - before
             hidden = decode(model, shape, features)
             del features
-            language_model = counter.live - before - vision
-            loss = compute_loss(model, shape, hidden)
+            language_model = memory.live - before - vision
+            loss = supervise(model, shape, hidden)
             del hidden
-            head = counter.live - before - vision - language_model
+            head = memory.live - before - vision - language_model
         if not accumulates:
             for parameter in trained:
                 parameter.grad = None
         loss.backward()
-        peak = counter.peak - before
+        peak = memory.peak - before
         for parameter in trained:
             parameter.grad = None
     return StepBytes(vision, language_model, head, peak)
 
 
 def autocast(precision: str) -> AbstractContextManager[Any]:
-    """What Lightning's precision plugin puts around the forward pass."""
+    """The context that Lightning's precision plugin puts around the forward pass."""
     return torch.autocast("cpu", torch.bfloat16) if precision.endswith("-mixed") else nullcontext()
 
 
 def make_vision_inputs(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
-    """Vision inputs of the micro-batch, all images distinct.
+    """Vision inputs of the micro-batch, all images distinct and of the costliest size; {} without.
 
     Returns:
-        Each [crops of all images, ...] float32; {} without images.
+        By name [I * C, ...] float32.
     """
     images = shape.rows * shape.images
     if not images:
         return {}
-    inputs = family_of_model(model).image_cost(model.config, shape.images).inputs
-    return {name: torch.empty(images * crops, *sizes) for name, (crops, *sizes) in inputs.items()}
+    cost = family_of_model(model).image_cost(model.config, shape.images)
+    return {
+        name: torch.empty(images * crops, *rest) for name, (crops, *rest) in cost.inputs.items()
+    }
 
 
-def encode_images(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """Visual tokens of the micro-batch.
-
-    Args:
-        model: with fake parameters.
-        inputs: from `make_vision_inputs`.
-
-    Returns:
-        [visual tokens of all images, D]; None without images.
-    """
-    if not inputs:
+def encode(model: PreTrainedModel, vision_inputs: dict[str, Tensor]) -> Tensor | None:
+    """Visual tokens of all images, [I, V, D] or [*, D]; None without images."""
+    if not vision_inputs:
         return None
-    tokens = family_of_model(model).encode_images(model, inputs)
-    if not isinstance(tokens, Tensor):
-        return torch.cat(list(tokens))
-    return tokens
+    tokens = family_of_model(model).encode_images(model, vision_inputs)
+    return tokens if isinstance(tokens, Tensor) else torch.cat(list(tokens))
 
 
 def decode(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
     """Hidden states of plain rows, visual tokens in their places as transformers puts them there.
 
-    Layer by layer: transformers' own loop asks positions for their values, which fake ones do not
-    have, and would then make a mask that plain rows do without.
+    Layer by layer: transformers' own loop reads the values of positions, which fake tensors do not
+    have, and would then create a mask that plain rows do without.
 
     Args:
-        model: with fake parameters.
+        model: with fake weights.
         shape: of the micro-batch.
-        features: [..., D], or None.
+        features: visual tokens of all images.
 
     Returns:
         [B, T, D].
@@ -227,16 +220,16 @@ def decode(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> 
     return decoder.norm(hidden)
 
 
-def compute_loss(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
-    """The loss of the supervised positions, as in `training.objectives.supervised`.
+def supervise(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
+    """The loss of the supervised positions, as the supervised objective computes it.
 
     Args:
-        model: with fake parameters.
+        model: with fake weights.
         shape: of the micro-batch.
         hidden: [B, T, D].
 
     Returns:
-        Scalar.
+        A scalar.
     """
     places = torch.zeros(shape.rows * shape.supervised, dtype=torch.int64)
     loss_sum, _ = head_loss(

@@ -72,9 +72,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def in_words(batch: Batch | Prompts) -> str:
     """A batch's size."""
     rows, tokens = batch.input_ids.shape
-    images = 0 if batch.pixel_values is None else len(batch.pixel_values)
     kind = "prompts" if isinstance(batch, Prompts) else "rows"
-    return f"{rows} {kind} of up to {tokens:,} tokens with {images} images"
+    return f"{rows} {kind} of up to {tokens:,} tokens with {batch.images} images"
 
 
 def memory_message(error: Exception, trainer: L.Trainer) -> str:
