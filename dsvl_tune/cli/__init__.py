@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: `main` finds the command, each module in `commands` parses, calls and prints."""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from dataclasses import replace
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningCLI
 from torch.utils.data import DataLoader, Subset
 
 from dsvl_tune.cli.commands.check_data import set_up
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import format_bytes, free_bytes
 from dsvl_tune.core.tensor_cache import (
@@ -24,7 +21,10 @@ from dsvl_tune.core.tensor_cache import (
 from dsvl_tune.core.types import Processor
 from dsvl_tune.data.images.missing_features import image_keys, missing_pixels
 from dsvl_tune.datamodules.base import Rows
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.feature_cache import FeatureExtractor
+from dsvl_tune.training.run.error_messages import keyboard_interrupts
 
 DESCRIPTION = """\
 cache-features: put every image of a recipe through the frozen vision towers, once, and keep what comes out
@@ -79,13 +79,6 @@ class FeatureFiller(L.LightningModule):
         self.trainer.strategy.barrier()
 
 
-class FillerCLI(RecipeCLI):
-    """The recipe's parts, with a trainer of as many processes as the recipe has, each with whole towers."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        return LightningCLI.instantiate_trainer(self, strategy="auto", logger=False, **kwargs)
-
-
 def look(rows: Rows, processor: Processor) -> tuple[dict[str, bool], list[int]]:
     """Whether the features of each distinct image are stored, by key; and the rows that first show one that is not."""
     known: dict[str, bool] = {}
@@ -120,14 +113,12 @@ def check_room(store: TensorCache, missing: int) -> str:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune cache-features", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    _, recipe = parser.parse_known_args(arguments[1:])
+    recipe = Recipe.parse(recipe_parser("cache-features", DESCRIPTION), arguments)
     since = time.monotonic()
-    cli = FillerCLI(recipe, run=False)
-    module, data, trainer = cli.model, cli.datamodule, cli.trainer
+    L.seed_everything(recipe.config.seed_everything, workers=True, verbose=False)
+    module, data = recipe.model, recipe.data
+    # As many processes as the recipe has, each with whole vision towers.
+    trainer = L.Trainer(**{**recipe.trainer, "strategy": "auto", "logger": False})
     if module.feature_cache is None:
         raise UserError(
             "cache-features: no folder to fill. Give one: --model.feature_cache features."
@@ -150,12 +141,10 @@ def main(arguments: list[str]) -> None:
             f"feature store {half.store.root}: {len(known):,} distinct images, {said}", flush=True
         )
     workers = data.num_workers or os.cpu_count() or 1
-    try:
-        if missing:
-            filler = FeatureFiller(half, rows, numbers, processor, data.batch_size, workers)
+    if missing:
+        filler = FeatureFiller(half, rows, numbers, processor, data.batch_size, workers)
+        with keyboard_interrupts():
             trainer.predict(filler, return_predictions=False)
-    except SystemExit:  # what Lightning's trainer makes of Ctrl-C
-        raise KeyboardInterrupt from None
     if first:
         print(report(half.store, known, time.monotonic() - since))
 

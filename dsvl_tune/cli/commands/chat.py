@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import auto_cli
 from jsonargparse.typing import PositiveInt
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, TextStreamer
 
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
@@ -228,10 +227,5 @@ def to_device(prompts: Prompts, network: PreTrainedModel) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(
-        chat,
-        args=arguments[1:],
-        prog="dsvl-tune chat",
-        as_positional=False,
-        parser_class=CommandParser,
-    )
+    parser = command_parser(chat, as_positional=False)
+    chat(**vars(parser.parse_args(arguments)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI, set_up_fit
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.text_table import format_table
@@ -21,6 +19,8 @@ from dsvl_tune.datamodules.base import ConversationDataModule, Rows
 from dsvl_tune.datamodules.instruct import EachRow
 from dsvl_tune.datamodules.mixture import MixtureDataModule
 from dsvl_tune.demo.generated_rows import GeneratedRows
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 
 SHOWN = 3
 """Errors of a kind that are printed."""
@@ -160,21 +160,21 @@ def write_clean(
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune check-data", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser("check-data", DESCRIPTION)
     parser.add_argument(
-        "--json", metavar="FILE", help="write the report as JSON; - prints it instead of the tables"
+        "--json",
+        type=str | None,
+        metavar="FILE",
+        help="write the report as JSON; - prints it instead of the tables"
     )
     parser.add_argument(
         "--fix",
-        type=Path,
+        type=Path | None,
         metavar="OUT",
         help="folder to make: the rows without errors, and a list",
     )
-    options, recipe = parser.parse_known_args(arguments[1:])
-    data = RecipeCLI(recipe, run=False).datamodule
+    recipe = Recipe.parse(parser, arguments)
+    data, options = recipe.data, recipe.config
     reports, splits = check_data(data)
     found = all_leaks(reports)
     content = {

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt
 
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.checksums import write_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
@@ -147,10 +146,5 @@ def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(
-        merge,
-        args=arguments[1:],
-        prog="dsvl-tune merge",
-        as_positional=True,
-        parser_class=CommandParser,
-    )
+    parser = command_parser(merge)
+    merge(**vars(parser.parse_args(arguments)))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
 from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.readers.stream import StreamedRows
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.report.data_preview import page
 
 DESCRIPTION = """\
@@ -31,17 +31,14 @@ with fit; rows come in the order in which training begins."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune preview", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser("preview", DESCRIPTION)
     parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
     parser.add_argument(
-        "--split", choices=("train", "validation"), default="train", help="which rows"
+        "--split", type=Literal["train", "validation"], default="train", help="which rows"
     )
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
-    options, recipe = parser.parse_known_args(arguments[1:])
-    data = RecipeCLI(recipe, run=False).datamodule
+    recipe = Recipe.parse(parser, arguments)
+    data, options = recipe.data, recipe.config
     data.setup("fit")
     assert data.processor is not None
     rows = data.rows(options.split)
