@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -21,7 +21,8 @@ from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.images.padded_cache import padded_image_cache
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
-from dsvl_tune.evaluation.baseline_rows import floor_of_rows
+from dsvl_tune.evaluation.majority_baseline import majority_baseline
+from dsvl_tune.evaluation.metrics import Metric, find_metrics
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import resolve_checkpoint
 
@@ -44,6 +45,8 @@ class ConversationDataModule(L.LightningDataModule):
         system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
         pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which do not see each
             other; only padding is saved, what a step learns stays the same. null packs none.
+        metrics: what scores generated answers: names or class paths; the first picks the best
+            checkpoint unless `monitor` names another figure.
         pixel_cache_gb: bound on padded and scaled pictures kept in the cache folder (3.1 MB each at 1024 px), so that
             none is decoded and scaled twice; 0 keeps none. It pays where rows or epochs show the same pictures.
     """
@@ -60,8 +63,11 @@ class ConversationDataModule(L.LightningDataModule):
         system_prompt: str | None = None,
         pack_tokens: int | None = None,
         pixel_cache_gb: float = 0.0,
+        metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
     ) -> None:
         super().__init__()
+        self.save_hyperparameters(logger=False)  # for config.yaml
+        self._metrics = metrics
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint
         self.batch_size, self.eval_batch_size, self.num_workers = (
@@ -80,6 +86,15 @@ class ConversationDataModule(L.LightningDataModule):
         self.features: Store | None = (
             None  # set by the model, where it has frozen towers and a store
         )
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What scores generated answers.
+
+        Raises:
+            UserError: an unknown name, or two metrics of one name.
+        """
+        return find_metrics(self._metrics)
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
@@ -190,12 +205,9 @@ class ConversationDataModule(L.LightningDataModule):
         found = image_keys(self.every_row(), processor, "looking for stored features")
         return all(stored for row in found for _, stored in row)
 
-    def floor(self) -> dict[str, float]:
-        """What the best constant answers score on "test": see `metrics.floor`; counted on training rows.
-
-        Questions without an answer are not scored; with no other there is no floor.
-        """
-        return floor_of_rows([self.rows("train")], self.rows("test"))
+    def majority_baseline(self) -> dict[str, float]:
+        """Figures of the best constant answers to "test", counted on training rows."""
+        return majority_baseline([self.rows("train")], self.rows("test"), self.metrics)
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
         """One prompt a conversation, in order."""

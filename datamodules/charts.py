@@ -27,7 +27,7 @@ class ChartsDataModule(ConversationDataModule):
         kinds: kinds of chart: upright, lying, grouped, line, pie.
         questions: most questions on a training chart; they are branches of one message tree.
         **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
-            pack_tokens.
+            pack_tokens, metrics.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
 from dsvl_tune.data.sampling.mixture_schedule import Mixture, Ramp
 from dsvl_tune.data.validation.lengths import MeasureRow, row_lengths
-from dsvl_tune.evaluation.baseline_rows import floor_of_rows
+from dsvl_tune.evaluation.majority_baseline import majority_baseline
 
 from .base import ConversationDataModule, Rows
 
@@ -100,7 +100,7 @@ class MixtureDataModule(ConversationDataModule):
         modality_weights: weight of the answers in rows with "image" and of "text"; 1 if not named.
         epoch_rows: rows after which an epoch ends; null takes all sources' rows. trainer.max_steps ends by steps.
         **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
-            pack_tokens.
+            pack_tokens, metrics.
     """
 
     def __init__(
@@ -189,11 +189,11 @@ class MixtureDataModule(ConversationDataModule):
         """CRC-32 over the sources' checksums."""
         return crc32(repr([source.checksum() for source in self.sources.values()]).encode())
 
-    def floor(self) -> dict[str, float]:
-        """As `ConversationDataModule.floor`, counted on rows of every source: the first of all may be of one alone."""
+    def majority_baseline(self) -> dict[str, float]:
+        """As in `ConversationDataModule`, counted on rows of every source."""
         mixed = self.rows("train")
         assert isinstance(mixed, MixedRows)
-        return floor_of_rows(mixed.sources, self.rows("test"))
+        return majority_baseline(mixed.sources, self.rows("test"), self.metrics)
 
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""

@@ -30,7 +30,7 @@ class ScenesDataModule(ConversationDataModule):
         cells: questions that label every cell of a training picture, see `scenes.scene_row`.
         types: question types to ask about training pictures and tables; null asks all.
         **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
-            pack_tokens.
+            pack_tokens, metrics.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from dsvl_tune.data.readers.stream import Stream, StreamedRows, StreamSampler, f
 from .base import ConversationDataModule, Rows, StepLoader
 
 FIRST_ROWS = 100
-"""Rows of a stream that are checked before training, and that the floor is counted on."""
+"""Rows of a stream that are checked before training, and that the majority baseline is counted on."""
 
 
 class StreamLoader(StepLoader):

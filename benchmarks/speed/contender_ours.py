@@ -10,7 +10,6 @@ import lightning as L
 from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
 from torch.utils.data import Sampler
 
-from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.data.formats.conversations import Conversations
 from dsvl_tune.data.sampling.holdout import group_trees
 from dsvl_tune.data.validation.inspect import Facts
@@ -18,6 +17,7 @@ from dsvl_tune.datamodules.base import Rows
 from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 
 class FileOrder(Sampler[list[int]]):
@@ -78,7 +78,6 @@ class Marks(L.Callback):
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
-    quieten()
     checkpoint, sixteen_bit = str(options.model), options.dtype != "float32"
     store = {} if options.feature_cache is None else {"feature_cache": str(options.feature_cache)}
     module = FinetuneModule(
@@ -115,4 +114,5 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         enable_model_summary=False,
         callbacks=[Marks(meter)],
     )
-    trainer.fit(module, datamodule=data)
+    with quiet_lightning():
+        trainer.fit(module, datamodule=data)

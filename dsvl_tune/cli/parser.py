@@ -6,7 +6,7 @@ import inspect
 import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
@@ -33,7 +33,7 @@ def command_parser(
     function: Callable[..., None],
     *,
     as_positional: bool = True,
-    skip: set[str] | None = None,
+    skip: set[str | int] | None = None,
 ) -> CommandParser:
     """Make a parser from the signature and the docstring of a function.
 

@@ -1,4 +1,7 @@
-"""Answers to prompts: greedy or drawn, in left-padded batches, with every distinct image encoded once."""
+"""Answers by generation, greedy or sampled, in left-padded batches.
+
+Every distinct image of a batch is encoded once.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,20 @@ from transformers import (
 )
 
 from dsvl_tune.core.types import Prompts
-from dsvl_tune.evaluation.metrics.relaxed_accuracy import accuracy_by_kind, relaxed_match
+from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.training.objectives.supervised import encode_images
-
-Answer = dict[str, Any]
-"""One answered prompt: source, kind, question, reference ("" if none), answer, whether it came to its end (`complete`),
-and whether it is `right` (None without a reference)."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. The defaults are those of the official demo (DeepSeek-VL: cli_chat.py).
+    """How tokens are sampled. The defaults are those of the official demo (cli_chat.py).
 
     Attributes:
-        temperature: above 0. top_p: share of the probability that is drawn from, 0..1.
-        repetition_penalty: 1 has none. It counts the answer's own tokens alone, as in the demo, whose decoder is given
-            embeddings and never sees the prompt's ids; otherwise every image token and each earlier end token of
-            the conversation would be penalised.
+        temperature: above 0.
+        top_p: share of the probability mass that is sampled from, 0..1.
+        repetition_penalty: 1 penalizes nothing. It counts the answer's own tokens alone, as in
+            the demo, whose decoder is given embeddings and never sees the prompt's ids;
+            otherwise every image token and each earlier end token would be penalized.
         top_k: the demo leaves transformers' default.
     """
 
@@ -42,7 +42,11 @@ class Sampling:
     top_k: int = 50
 
     def settings(self, prompt_tokens: int) -> dict[str, Any]:
-        """Arguments of transformers' `generate` after a prompt of that many tokens, padding counted."""
+        """Arguments of transformers' `generate`.
+
+        Args:
+            prompt_tokens: width of the prompt, padding counted.
+        """
         penalty = RepetitionPenaltyLogitsProcessor(
             self.repetition_penalty, prompt_ignore_length=prompt_tokens
         )
@@ -63,7 +67,7 @@ def generate_ids(
     sampling: Sampling | None = None,
     streamer: TextStreamer | None = None,
 ) -> Tensor:
-    """The ids of the model's answers: [B, N] int64, N <= max_new_tokens, each filled up with the pad id after its end.
+    """Ids of the model's answers.
 
     Prompts are left-padded, so every answer starts in the same column.
 
@@ -71,18 +75,23 @@ def generate_ids(
         model: in eval mode, on the device of the prompts.
         prompts: what is asked.
         max_new_tokens: longest answer.
-        sampling: how to draw, from torch's generator; None takes the likeliest token each time.
-        streamer: is given every token as it is made; for one prompt.
+        sampling: how to sample, from torch's generator; None is greedy.
+        streamer: receives every token when it is generated; for a single prompt.
+
+    Returns:
+        [B, N] int64 with N <= max_new_tokens; the pad id after each answer's end token.
     """
     width = prompts.input_ids.shape[1]
     images = encode_images(model, prompts)
+    settings: dict[str, Any] = sampling.settings(width) if sampling else {"do_sample": False}
+    if images:
+        settings["mm_encoder_outputs"] = images
     ids: Tensor = model.generate(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
         max_new_tokens=max_new_tokens,
         streamer=streamer,
-        **(sampling.settings(width) if sampling else {"do_sample": False}),
-        **({"mm_encoder_outputs": images} if images else {}),
+        **settings,
     )
     return ids[:, width:]
 
@@ -93,32 +102,26 @@ def answer_prompts(
     prompts: Prompts,
     max_new_tokens: int,
 ) -> list[Answer]:
-    """The greedy answer to each prompt: text up to the end token, outer blanks removed. Arguments as `generate_ids`."""
+    """The greedy answer to each prompt: its text up to the end token, not scored yet.
+
+    Args:
+        model: in eval mode, on the device of the prompts.
+        tokenizer: of the checkpoint.
+        prompts: what is asked.
+        max_new_tokens: longest answer.
+    """
     ids = generate_ids(model, prompts, max_new_tokens)
-    ended = (ids == tokenizer.eos_token_id).any(dim=1).tolist()
+    complete = (ids == tokenizer.eos_token_id).any(dim=1).tolist()
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    records = []
-    for row, text in enumerate(texts):
-        answer, accepted = text.strip(), prompts.references[row]
-        reference = accepted[0] if accepted else ""
-        records.append(
-            {
-                "source": prompts.sources[row],
-                "question_type": prompts.question_types[row],
-                "question": prompts.questions[row],
-                "reference": reference,
-                "answer": answer,
-                "complete": ended[row],
-                "right": relaxed_match(answer, reference) if reference else None,
-            }
+    return [
+        Answer(
+            source=prompts.sources[row],
+            question_type=prompts.question_types[row],
+            question=prompts.questions[row],
+            references=tuple(prompts.references[row]),
+            text=text.strip(),
+            complete=complete[row],
+            number=prompts.numbers[row],
         )
-    return records
-
-
-def score(answers: list[Answer]) -> dict[str, float]:
-    """Metrics of the answered prompts that have a reference; none without any."""
-    known = [answer for answer in answers if answer["reference"]]
-    columns = (
-        [answer[key] for answer in known] for key in ("answer", "reference", "question_type")
-    )
-    return accuracy_by_kind(*columns) if known else {}
+        for row, text in enumerate(texts)
+    ]

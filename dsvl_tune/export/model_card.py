@@ -124,10 +124,12 @@ def code(content: Any) -> str:
 
 
 def scores_text(summary: dict[str, Any]) -> str:
-    """Before, after and floor of each metric; "-" where there is none."""
+    """Before, after and majority baseline of each metric; "-" where there is none."""
+    # Runs of versions before 0.2 call the baseline "floor".
+    baseline = summary.get("majority_baseline", summary.get("floor", {}))
     rows = []
     for metric, after in summary["after"].items():
-        scores = (summary["before"].get(metric), after, summary["floor"].get(metric))
+        scores = (summary["before"].get(metric), after, baseline.get(metric))
         rows.append(
             f"| {' | '.join([metric, *('-' if one is None else f'{one:.3f}' for one in scores)])} |"
         )

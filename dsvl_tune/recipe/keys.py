@@ -29,8 +29,6 @@ RUN_KEYS = (
 RECIPE_KEYS = ("seed_everything", "trainer", "model", "data", *RUN_KEYS)
 """All top-level keys of a recipe."""
 
-Monitor = Literal["val/relaxed_accuracy", "val/loss", "last"]
-
 
 def add_recipe_keys(parser: ArgumentParser) -> None:
     """Add every key of a recipe to a parser.
@@ -55,9 +53,7 @@ def add_recipe_keys(parser: ArgumentParser) -> None:
     )
     parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
     parser.add_class_arguments(FinetuneModule, "model", fail_untyped=False, sub_configs=True)
-    parser.add_subclass_arguments(
-        ConversationDataModule, "data", fail_untyped=False, required=True
-    )
+    parser.add_subclass_arguments(ConversationDataModule, "data", fail_untyped=False, required=True)
     _add_run_keys(parser)
     parser.link_arguments("model.checkpoint", "data.init_args.checkpoint")
     parser.link_arguments("seed_everything", "data.init_args.seed")
@@ -74,9 +70,10 @@ def _add_run_keys(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--monitor",
-        type=Monitor,
-        default="val/relaxed_accuracy",
-        help='metric that selects the best run checkpoint; "last" keeps the final step',
+        type=str | None,
+        default=None,
+        help="logged name that selects the best run checkpoint, e.g. val/loss; last keeps the final "
+        "step (default: the first of data.metrics)",
     )
     parser.add_argument(
         "--keep_best", type=PositiveInt, default=1, help="number of best run checkpoints to keep"

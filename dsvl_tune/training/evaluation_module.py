@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.types import Batch, Processor, Prompts
-from dsvl_tune.evaluation.generate import Answer, answer_prompts, score
-from dsvl_tune.evaluation.predictions import gather_answers
+from dsvl_tune.evaluation.answers import Answer, gather_answers
+from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.distributed.blank_image import with_image
@@ -77,15 +78,15 @@ class AnsweringModule(L.LightningModule):
             )
             self.validation_sums.clear()
             self.log("val/loss", sums[0] / sums[1], prog_bar=True)
-        self.log_scores("val", "validation")
+        self.log_scores("val")
 
-    def log_scores(self, prefix: str, split: str) -> None:
-        """Log the metrics of the answers given since the last time, by all processes to the questions of a split."""
+    def log_scores(self, prefix: str) -> None:
+        """Log `PREFIX/METRIC` and `PREFIX/METRIC/TYPE` of the answers that all processes gave."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        answers = gather_answers(self.answers, data.rows(split))
+        answers = gather_answers(self.answers)
         self.answers = []
-        for name, value in score(answers).items():
-            self.log(f"{prefix}/{name}", value, prog_bar=name == "relaxed_accuracy")
+        for name, value in aggregate_scores(answers, data.metrics).items():
+            self.log(f"{prefix}/{name}", value, prog_bar="/" not in name)
 
     def answer(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
@@ -107,7 +108,7 @@ class AnsweringModule(L.LightningModule):
         self.answers += self.answer(batch)
 
     def on_test_epoch_end(self) -> None:
-        self.log_scores("test", "test")
+        self.log_scores("test")
 
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
         """Generated answers, scored or not."""

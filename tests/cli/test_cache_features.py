@@ -57,7 +57,8 @@ def results(name: str) -> dict[str, Any]:
     }
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     found |= {
-        key: summary[key] for key in ("before", "after", "floor", "steps", "trainable_parameters")
+        key: summary[key]
+        for key in ("before", "after", "majority_baseline", "steps", "trainable_parameters")
     }
     with (folder / "metrics" / "version_0" / "metrics.csv").open(encoding="utf-8") as file:
         found["val/loss"] = [

@@ -96,7 +96,7 @@ def test_pictures_and_turns_add_up(
         prompt = encode_prompt(Conversation(turns, "test", system=""), processor)
         prompts = collate_prompts([prompt], processor.pad_id)
         answers.append(
-            answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0]["answer"]
+            answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0].text
         )
         turns = (*turns, Turn("assistant", (answers[-1],)))
     assert [text.strip() for text in output.out.split("> ") if text.strip()] == answers

@@ -45,6 +45,8 @@ from dsvl_tune.cli.main import main
 try:
     main()
 except SystemExit:
+    pass
+finally:
     print()
     print(json.dumps(sorted(sys.modules)))
 """

@@ -171,7 +171,7 @@ def test_turns_system_prompt_and_end_token(served: Served) -> None:
     records = answer_prompts(model, processor.tokenizer, prompts, TOKENS)
     for (asked, _), record, mask in zip(cases, records, prompts.attention_mask, strict=True):
         answer = ask(served, asked)
-        assert answer.choices[0].message.content.strip() == record["answer"]
-        assert answer.choices[0].finish_reason == ("stop" if record["complete"] else "length")
+        assert answer.choices[0].message.content.strip() == record.text
+        assert answer.choices[0].finish_reason == ("stop" if record.complete else "length")
         assert answer.usage.prompt_tokens == int(mask.sum())
-    assert any(record["complete"] for record in records)
+    assert any(record.complete for record in records)

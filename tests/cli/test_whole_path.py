@@ -55,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_folder_describes_the_run(finished: Path) -> None:
     run = finished / "runs" / "charts_lora"
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    for key in ("before", "after", "floor"):
+    for key in ("before", "after", "majority_baseline"):
         assert 0 <= summary[key]["relaxed_accuracy"] <= 1
     assert summary["steps"] == 4
     assert summary["wall_s"] > 0

@@ -10,10 +10,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 PUBLISHED = [
@@ -21,22 +22,17 @@ PUBLISHED = [
 ]
 
 
-class ParsedRecipe(RecipeCLI):
-    """The command line up to the parsed recipe: nothing is built, downloaded or run."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
+def parse(*arguments: str) -> Recipe:
+    """The recipe of a command line; nothing is built, downloaded or run."""
+    return Recipe.parse(recipe_parser(), list(arguments))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    parsed = ParsedRecipe(["fit", "--config", str(recipe)])
-    assert parsed.config["fit"].data.class_path.startswith("dsvl_tune.datamodules.")
-    assert parsed.run_folder == Path("runs") / recipe.stem
+    parsed = parse("--config", str(recipe))
+    assert parsed.config.data.class_path.startswith("dsvl_tune.datamodules.")
+    assert parsed.first_run_folder == Path("runs") / recipe.stem
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,7 +48,7 @@ def test_recipe_header(recipe: Path) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_checkpoints_have_recipes(name: str) -> None:
-    config = ParsedRecipe(["fit", "--config", name]).config["fit"]
+    config = parse("--config", name).config
     size, kind = name.split("_")[2:4]
     assert config.model.checkpoint == f"deepseek-ai/deepseek-vl-{size}-{kind}"
     assert config.model.parts["language_model"].mode == "lora"
@@ -65,7 +61,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"gradient_checkpoint.*Did you mean 'model.gradient_checkpointing'"
     ):
-        ParsedRecipe(["fit", "--config", str(recipe)])
+        parse("--config", str(recipe))
 
 
 def test_old_keys_still_work_with_a_warning(
@@ -87,7 +83,7 @@ data:
 """,
         encoding="utf-8",
     )
-    config = ParsedRecipe(["fit", "--config", str(recipe)]).config["fit"]
+    config = parse("--config", str(recipe)).config
     assert config.monitor == "val/loss"
     assert config.model.min_lr_ratio == 0.1
     assert config.data.init_args.homogeneous_steps is True

@@ -13,8 +13,8 @@ import lightning as L
 import pytest
 from runs import STEPS, assert_equal_runs, fit, last, write_recipe
 
-from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutReport
-from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
+from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
+from dsvl_tune.training.run.trainer import run_callbacks
 
 
 class SignalAt(L.Callback):
@@ -37,7 +37,7 @@ def fit_with(
 ) -> int:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dsvl_tune.cli.finetune_cli.run_callbacks",
+            "dsvl_tune.training.run.trainer.run_callbacks",
             lambda *args, **kept: [callback, *run_callbacks(*args, **kept)],
         )
         return fit(recipe, *more)
@@ -71,7 +71,7 @@ def test_stopped_wherever_it_may_be_it_comes_to_the_same_bits(
         assert fit_with(callback, recipe, monkeypatch) == code
         assert last(run)["global_step"] == step
         assert not (run / "summary.json").exists()
-    monkeypatch.setattr(HeldOutReport, "load_best", stopping_once(HeldOutReport.load_best))
+    monkeypatch.setattr(HeldOutEvaluation, "load_best", stopping_once(HeldOutEvaluation.load_best))
     assert fit(recipe) == 75  # while the result is made
     assert fit(recipe) == 0
     assert_equal_runs(whole_run, run)
@@ -102,7 +102,7 @@ def test_a_run_that_a_callback_ends_has_its_result_and_is_not_trained_on(
     callbacks = [{"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": stopper}]
     recipe = write_recipe(tmp_path, hybrid_checkpoint, trainer__callbacks=callbacks)
     with monkeypatch.context() as patch:
-        patch.setattr(HeldOutReport, "load_best", stopping_once(HeldOutReport.load_best))
+        patch.setattr(HeldOutEvaluation, "load_best", stopping_once(HeldOutEvaluation.load_best))
         assert fit(recipe) == 75
     assert fit(recipe) == 0
     summary = json.loads((tmp_path / "runs" / "run" / "summary.json").read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def test_the_time_limit_saves_and_the_same_command_goes_on(
     recipe = write_recipe(tmp_path, hybrid_checkpoint)
     assert fit(recipe, "--time_limit_s", "0.001") == 75
     assert last(tmp_path / "runs" / "run")["global_step"] == 1
-    assert "the same command goes on (exit code 75)" in capsys.readouterr().out
+    assert "start it again to resume" in capsys.readouterr().out
     assert fit(recipe) == 0
     assert_equal_runs(whole_run, tmp_path / "runs" / "run")
 

@@ -21,6 +21,7 @@ from dsvl_tune.datamodules.mixture import MixtureDataModule
 from dsvl_tune.demo.generated_rows import GeneratedRows
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.training.run.checks import set_up_fit
 
 SHOWN = 3
 """Errors of a kind that are printed."""
@@ -165,7 +166,7 @@ def main(arguments: list[str]) -> None:
         "--json",
         type=str | None,
         metavar="FILE",
-        help="write the report as JSON; - prints it instead of the tables"
+        help="write the report as JSON; - prints it instead of the tables",
     )
     parser.add_argument(
         "--fix",

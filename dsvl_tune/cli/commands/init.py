@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
 from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.demo.build_model import build_embedded, save_checkpoint

@@ -1,4 +1,4 @@
-"""Before and after: answers on held-out questions, and the summary of a run."""
+"""Before and after: scores on held-out questions, and the summary of a run."""
 
 from __future__ import annotations
 
@@ -16,37 +16,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dsvl_tune.core.files import write_json, write_json_lines
+from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import Prompts
-from dsvl_tune.evaluation.generate import Answer, score
-from dsvl_tune.evaluation.predictions import gather_answers
+from dsvl_tune.evaluation.answers import Answer, gather_answers
+from dsvl_tune.evaluation.predictions import write_answers
+from dsvl_tune.evaluation.scoring import aggregate_scores, score_answers
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.training.checkpoints.sharded_io import read_checkpoint
 from dsvl_tune.training.module import FinetuneModule
 
 
-@torch.no_grad()
-def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -> list[Answer]:
-    """One record a question, in the precision that Lightning gives its own steps and not its callbacks."""
-    was_training = module.network.training
-    module.network.eval()
-    answers = []
-    for prompts in tqdm(
-        loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0
-    ):
-        with module.trainer.precision_plugin.forward_context():
-            answers += module.answer(module.trainer.strategy.batch_to_device(prompts))
-    module.network.train(was_training)
-    return answers
+class HeldOutEvaluation(L.Callback):
+    """Scores held-out questions before the first step and after the last; writes the run's result.
 
-
-class HeldOutReport(L.Callback):
-    """Scores held-out questions before the first step and after the last, and writes the run's result.
-
-    `before` is measured on the base, `after` on the best checkpoint of the run, both on the data module's `test` rows,
-    which take no part in choosing that checkpoint. Probes (other domains) show what was forgotten. The trained
-    tensors of the best checkpoint go to `adapter/`, the answers to `predictions/`, the figures to `summary.json`.
+    `before` is measured on the base model, `after` on the best checkpoint of the run, both on
+    the data module's `test` rows, which take no part in choosing that checkpoint. Retention sets
+    (other domains) show what was forgotten. The trained tensors of the best checkpoint go to
+    `adapter/`, the answers to `predictions/`, the figures to `summary.json`.
 
     Args:
         run_folder: where all of it goes.
@@ -59,10 +46,15 @@ class HeldOutReport(L.Callback):
         self.since = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"before": self.before, "wall_s": self.wall_s + time.monotonic() - self.since}
+        return {"before": self.before, "wall_s": self._elapsed_s()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.before, self.wall_s = state_dict["before"], state_dict["wall_s"]
+        self.before = state_dict["before"]
+        self.wall_s = state_dict["wall_s"]
+
+    def _elapsed_s(self) -> float:
+        """Seconds of training, also before a stop."""
+        return self.wall_s + time.monotonic() - self.since
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.run_folder = trainer.strategy.broadcast(self.run_folder)
@@ -75,20 +67,25 @@ class HeldOutReport(L.Callback):
     def measure(
         self, trainer: L.Trainer, pl_module: L.LightningModule, when: str
     ) -> dict[str, float]:
-        """Metrics on the test rows, and on each retention_set under its name; answers are kept as JSON lines."""
+        """Figures of the test rows, and of each retention set under its name.
+
+        Args:
+            trainer: of the run.
+            pl_module: the model that answers.
+            when: "before" or "after", in the names of the files of answers.
+        """
         assert isinstance(pl_module, FinetuneModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        metrics: dict[str, float] = {}
+        figures: dict[str, float] = {}
         for name, rows in {"test": data.rows("test"), **data.retention_sets()}.items():
             own = answer_all(pl_module, data.prompt_loader(rows), f"{name}, {when}")
-            answers = gather_answers(own, rows)
+            answers = score_answers(gather_answers(own), data.metrics)
             if trainer.is_global_zero:
-                path = self.run_folder / "predictions" / f"{name}_{when}.jsonl"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_json_lines(path, answers)
+                write_answers(self.run_folder / "predictions" / f"{name}_{when}.jsonl", answers)
             prefix = "" if name == "test" else f"{name}/"
-            metrics.update({f"{prefix}{metric}": value for metric, value in score(answers).items()})
-        return metrics
+            for metric, figure in aggregate_scores(answers, data.metrics).items():
+                figures[prefix + metric] = figure
+        return figures
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -96,19 +93,20 @@ class HeldOutReport(L.Callback):
         save_trained(pl_module.network, self.run_folder / "adapter")
         after = self.measure(trainer, pl_module, "after")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        trained = [p for p in pl_module.parameters() if p.requires_grad]
         peak_rss, peak_gpu = trainer.strategy.reduce(
             peak_bytes(pl_module.device), reduce_op="max"
         ).tolist()
         summary = {
             "before": self.before,
             "after": after,
-            "floor": data.floor(),
-            "wall_s": round(self.wall_s + time.monotonic() - self.since, 1),
+            "majority_baseline": data.majority_baseline(),
+            "wall_s": round(self._elapsed_s(), 1),
             "peak_rss_bytes": peak_rss,
             "peak_gpu_bytes": peak_gpu,
             "steps": trainer.global_step,
-            "trainable_parameters": sum(p.numel() for p in trained),
+            "trainable_parameters": sum(
+                parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad
+            ),
             "best_checkpoint": best,
         }
         if trainer.is_global_zero:
@@ -116,13 +114,16 @@ class HeldOutReport(L.Callback):
             print(summary_text(summary, self.run_folder), flush=True)
 
     def load_best(self, trainer: L.Trainer, module: FinetuneModule) -> str:
-        """Put the best checkpoint's tensors into the model; the last step's stay where no metric has picked one."""
-        keepers = [
-            callback
-            for callback in trainer.checkpoint_callbacks
-            if isinstance(callback, ModelCheckpoint)
-        ]
-        best = next((keeper.best_model_path for keeper in keepers if keeper.monitor), "")
+        """Load the best checkpoint's tensors into the model.
+
+        Returns:
+            Its path below the run folder; "last" where nothing was monitored, so that the
+            weights of the last step stay.
+        """
+        best = ""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.monitor:
+                best = callback.best_model_path
         if not best:
             return "last"
         state = read_checkpoint(Path(best), dict(module.named_parameters()), optimizer=False)
@@ -130,34 +131,67 @@ class HeldOutReport(L.Callback):
         return str(Path(best).relative_to(self.run_folder.resolve()))
 
 
+@torch.no_grad()
+def answer_all(module: FinetuneModule, loader: DataLoader[Prompts], name: str) -> list[Answer]:
+    """This process's answers, in the precision of Lightning's own steps, which callbacks lack.
+
+    Args:
+        module: the model that answers.
+        loader: prompts of this process.
+        name: shown by the progress bar.
+    """
+    was_training = module.network.training
+    module.network.eval()
+    answers = []
+    progress = tqdm(loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0)
+    for prompts in progress:
+        with module.trainer.precision_plugin.forward_context():
+            answers += module.answer(module.trainer.strategy.batch_to_device(prompts))
+    module.network.train(was_training)
+    return answers
+
+
 def peak_bytes(device: torch.device) -> Tensor:
-    """[2] int64: this process's highest resident memory, and that of the tensors on its GPU, 0 without one."""
+    """Peak memory of this process.
+
+    Returns:
+        [2] int64 in bytes: resident memory, and the tensors on its GPU (0 without one).
+    """
+    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return torch.tensor(
-        [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, gpu], device=device
-    )
+    return torch.tensor([rss, gpu], device=device)
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path) -> str:
-    """What a run says at its end."""
+    """The table and lines that a run prints at its end.
+
+    Args:
+        summary: content of `summary.json`.
+        run_folder: the run's.
+    """
+    columns = [summary[column] for column in ("before", "after", "majority_baseline")]
     rows = []
-    for metric, after in summary["after"].items():
+    for metric in summary["after"]:
         if metric.count("/") > 1:
-            continue  # the types of a retention_set are in summary.json
-        floor = summary["floor"].get(metric)
-        cells = [summary["before"].get(metric), after, floor]
-        rows.append([metric, *("-" if cell is None else f"{100 * cell:.1f} %" for cell in cells)])
-    gpu = (
-        f", on the GPU {summary['peak_gpu_bytes'] / 2**30:.2f} GiB"
-        if summary["peak_gpu_bytes"]
-        else ""
-    )
+            continue  # the question types of a retention set are in summary.json
+        figures = [column.get(metric) for column in columns]
+        rows.append([metric, *(figure_text(figure) for figure in figures)])
+    table = format_table(["metric", "before", "after", "majority baseline"], rows)
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
-    return (
-        f"\nheld-out questions\n{format_table(['metric', 'before', 'after', 'floor'], rows)}\n\n"
-        f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}\n"
-        f"time: {minutes} min {seconds} s, peak memory: {summary['peak_rss_bytes'] / 2**30:.2f} GiB{gpu}\n"
-        f"best checkpoint: {summary['best_checkpoint']}\n"
-        f"run folder: {run_folder}\n"
-        f"next: dsvl-tune merge {shlex.quote(str(run_folder))}"
-    )
+    memory = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
+    if summary["peak_gpu_bytes"]:
+        memory += f", on the GPU {summary['peak_gpu_bytes'] / 2**30:.2f} GiB"
+    lines = [
+        f"\nheld-out questions\n{table}\n",
+        f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}",
+        f"time: {minutes} min {seconds} s, peak memory: {memory}",
+        f"best checkpoint: {summary['best_checkpoint']}",
+        f"run folder: {run_folder}",
+        f"next: dsvl-tune merge {shlex.quote(str(run_folder))}",
+    ]
+    return "\n".join(lines)
+
+
+def figure_text(figure: float | None) -> str:
+    """A figure in percent; "-" where there is none."""
+    return "-" if figure is None else f"{100 * figure:.1f} %"

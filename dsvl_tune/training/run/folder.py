@@ -83,36 +83,55 @@ def run_of(config: Path | None, first: Path) -> Path | None:
     Returns:
         The folder of the run, or None.
     """
-    if config is not None and config.name == CONFIG:
-        if (config.parent / "manifest.json").is_file():
-            return config.parent
+    is_config = config is not None and config.name == CONFIG
+    if config and is_config and (config.parent / "manifest.json").is_file():
+        return config.parent
     existing = _runs_by_number(first)
     return existing[-1] if existing else None
 
 
-def find_checkpoint(run: Path | None, which: str, first: Path) -> Path:
-    """Find the best or the last run checkpoint.
+def checkpoint_to_evaluate(ckpt_path: str | None, run: Path | None, first: Path) -> Path | None:
+    """Find the run checkpoint that a command without training evaluates.
 
     Args:
+        ckpt_path: "best", "last", a file, or None for the weights of the base checkpoint.
         run: Folder of the run, or None if there is none.
-        which: "best" or "last".
         first: Folder of the first run of the recipe's name, for the message.
 
     Raises:
-        UserError: There is no such run, or it keeps no such run checkpoint.
+        UserError: There is no such run, or no such run checkpoint.
     """
-    if run is None:
+    if ckpt_path is None:
+        return None
+    if ckpt_path in ("best", "last"):
+        if run is None:
+            raise UserError(
+                f"--ckpt_path {ckpt_path}: there is no run {first}. Give --config "
+                "runs/NAME/config.yaml of a run, or leave --ckpt_path out to use model.checkpoint "
+                "as it is."
+            )
+        return find_checkpoint(run, ckpt_path)
+    if not Path(ckpt_path).exists():
         raise UserError(
-            f"--ckpt_path {which}: there is no run {first}. Give --config runs/NAME/config.yaml of "
-            "a run, or leave --ckpt_path out to use model.checkpoint as it is."
+            f"--ckpt_path {ckpt_path}: no such file. Give a run checkpoint, or best or last."
         )
+    return Path(ckpt_path)
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """Find the best or the last run checkpoint.
+
+    Args:
+        run: Folder of the run.
+        which: "best" or "last".
+
+    Raises:
+        UserError: The run keeps no such run checkpoint.
+    """
     found = newest_whole(run) if which == "last" else _best_checkpoint(run)
     if found is None:
         saved = sorted(path.name for path in (run / FOLDER).glob("*.ckpt"))
-        raise UserError(
-            f"--ckpt_path {which}: {run} has no such run checkpoint. It has: "
-            f"{', '.join(saved) or 'none'}."
-        )
+        raise UserError(f"{run}: no {which} run checkpoint. It has: {', '.join(saved) or 'none'}.")
     return found
 
 

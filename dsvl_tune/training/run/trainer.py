@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 
-from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutReport
+from dsvl_tune.evaluation.metrics import Metric
+from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
 from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
+from dsvl_tune.training.callbacks.monitor_check import NO_MONITOR, MonitorCheck, monitor_mode
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.callbacks.progress_bar import StepProgress
 from dsvl_tune.training.checkpoints.files import FOLDER
@@ -38,6 +40,7 @@ def training_trainer(
     stop: StopRequest,
     *,
     monitor: str,
+    metrics: Sequence[Metric],
     keep_best: int,
     checkpoint_every_steps: int | None,
 ) -> L.Trainer:
@@ -47,7 +50,8 @@ def training_trainer(
         settings: Arguments of Lightning's Trainer.
         run_folder: Folder of the run.
         stop: Tells when the run should stop.
-        monitor: Logged metric that selects the best run checkpoint, or "last".
+        monitor: Logged name that selects the best run checkpoint, or "last".
+        metrics: Metrics of the data module; they say whether higher is better.
         keep_best: Number of best run checkpoints to keep.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations; None adds none.
@@ -61,6 +65,7 @@ def training_trainer(
         stop,
         show_progress=settings.get("enable_progress_bar") is not False,
         monitor=monitor,
+        metrics=metrics,
         keep_best=keep_best,
         checkpoint_every_steps=checkpoint_every_steps,
     )
@@ -86,6 +91,7 @@ def run_callbacks(
     *,
     show_progress: bool,
     monitor: str,
+    metrics: Sequence[Metric],
     keep_best: int,
     checkpoint_every_steps: int | None,
 ) -> list[Callback]:
@@ -95,24 +101,25 @@ def run_callbacks(
         run_folder: Folder of the run.
         stop: Tells when the run should stop.
         show_progress: Whether to show the progress bar.
-        monitor: Logged metric that selects the best run checkpoint; "last" keeps the last only.
+        monitor: Logged name that selects the best run checkpoint; "last" keeps the last only.
+        metrics: Metrics of the data module; they say whether higher is better.
         keep_best: Number of best run checkpoints to keep.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations; None adds none.
     """
     callbacks: list[Callback] = [StepProgress()] if show_progress else []
-    callbacks += [PlanCheck(run_folder), HeldOutReport(run_folder)]
-    if monitor != "last":
+    callbacks += [PlanCheck(run_folder), HeldOutEvaluation(run_folder)]
+    if monitor != NO_MONITOR:
         best = ModelCheckpoint(
             dirpath=run_folder / FOLDER,
             filename="best-{step}",
             monitor=monitor,
-            mode="min" if "loss" in monitor else "max",
+            mode=monitor_mode(monitor, metrics),
             save_top_k=keep_best,
             save_on_train_epoch_end=False,
             enable_version_counter=False,  # a run resumed after a kill writes the same file again
         )
-        callbacks.append(best)
+        callbacks += [MonitorCheck(monitor), best]
     callbacks.append(LastCheckpoint(run_folder, stop, checkpoint_every_steps))
     return callbacks
 

@@ -324,15 +324,15 @@ def test_datamodules_is_a_part_of_the_package() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-def test_questions_without_an_answer_have_no_floor(
+def test_questions_without_an_answer_have_no_majority_baseline(
     data: Path, tiny_checkpoint: str, tmp_path: Path
 ) -> None:
     asked = [{"role": "user", "content": "Hi 1"}, {"role": "assistant", "content": "Ho"}]
-    floors = []
+    baselines = []
     for name, rows in {"mixed": [asked, asked[:1]], "unanswered": [asked[:1]]}.items():
         test = tmp_path / f"{name}.jsonl"
         test.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
         questions = module(data, tiny_checkpoint, test=str(test))
         questions.setup("fit")
-        floors.append(questions.floor())
-    assert floors == [{"relaxed_accuracy": 1.0}, {}]
+        baselines.append(questions.majority_baseline())
+    assert baselines == [{"relaxed_accuracy": 1.0}, {}]

@@ -14,11 +14,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
+from dsvl_tune.recipe.recipe import Recipe
 
 
 @pytest.fixture
@@ -212,12 +212,10 @@ def test_weights_of_sources_and_modalities_reach_the_loss(
     assert kinds == {"text", "pictures"}
 
 
-def test_the_floor_knows_every_source(
-    tmp_path: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dsvl_tune.evaluation.baseline_rows.FLOOR_ROWS", 8)
-    for name, answer in (("many", "yes"), ("few", "no")):
-        rows = [{"question": name, "answer": answer, "kind": name}] * 20
+def test_the_majority_baseline_knows_every_source(tmp_path: Path, tiny_checkpoint: str) -> None:
+    """The trap: the first 2,000 rows of the mixture, which are counted, are of one source."""
+    for name, answer, count in (("many", "yes", 2100), ("few", "no", 20)):
+        rows = [{"question": name, "answer": answer, "question_type": name}] * count
         (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sources: dict[str, Any] = {
         "many": InstructDataModule(str(tmp_path / "many.jsonl"), validation_rows=0),
@@ -227,7 +225,7 @@ def test_the_floor_knows_every_source(
     }
     data = MixtureDataModule(sources, checkpoint=tiny_checkpoint)
     data.setup("fit")
-    assert data.floor()["relaxed_accuracy"] == 1.0
+    assert data.majority_baseline()["relaxed_accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -275,7 +273,7 @@ def test_a_recipe_names_sources_and_ramp(
 ) -> None:
     recipe = tmp_path / "mix.yaml"
     recipe.write_text(RECIPE.format(checkpoint=hybrid_checkpoint, **files))
-    data = RecipeCLI(["--config", str(recipe)], run=False).datamodule
+    data = Recipe.load(recipe).data
     assert isinstance(data, MixtureDataModule)
     assert data.text_share == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")

@@ -285,7 +285,7 @@ def test_held_out_rows_that_are_far_are_read(lines: Path, tiny_checkpoint: str) 
     assert [len(data.rows(split)) for split in ("validation", "test")] == [SIZES[1], SIZES[3]]
     batch = next(iter(data.val_dataloader()[0]))
     assert batch.sources[0] == f"file://{lines}/part1.jsonl:1"
-    assert data.floor()
+    assert data.majority_baseline()
 
 
 def test_rows_come_over_http(lines: Path) -> None:
@@ -308,7 +308,6 @@ def test_check_data_reads_all_of_a_stream(
     with pytest.raises(UserError, match="2 rows would stop fit"):
         check_data(
             [
-                "check-data",
                 "--model.checkpoint",
                 str(hybrid_checkpoint),
                 *source,

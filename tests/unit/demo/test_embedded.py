@@ -5,7 +5,9 @@ from __future__ import annotations
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.scenes import scene_row
-from dsvl_tune.evaluation.generate import answer_prompts, score
+from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.metrics import RelaxedAccuracy
+from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import EMBEDDED, load_model
 
@@ -30,5 +32,5 @@ def test_it_answers_questions_of_its_own_domain() -> None:
             [encode_prompt(c, processor) for row in rows for c in row], processor.pad_id
         )
         answers += answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=8)
-    accuracy = score(answers)["relaxed_accuracy"]
+    accuracy = aggregate_scores(answers, [RelaxedAccuracy()])["relaxed_accuracy"]
     assert accuracy >= 0.8, accuracy

@@ -11,7 +11,7 @@ from dsvl_tune.core.types import Conversation, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
-from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids, score
+from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.training.objectives.supervised import encode_images
@@ -19,12 +19,12 @@ from dsvl_tune.training.objectives.supervised import encode_images
 
 def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
     processor, model = load_processor(checkpoint), load_model(checkpoint)
-    text_only = Conversation((Turn("user", ("Name a colour, any colour at all.",)),), "text")
+    text_only = Conversation((Turn("user", ("Name a color, any color at all.",)),), "text")
     conversations = [*chart_row(1, "test")[:3], *chart_row(2, "test")[:2], text_only]
     prompts = [encode_prompt(conversation, processor) for conversation in conversations]
     batch = collate_prompts(prompts, processor.pad_id)
     answers = answer_prompts(model, processor.tokenizer, batch, max_new_tokens=6)
-    for prompt, record in zip(prompts, answers, strict=True):
+    for prompt, answer in zip(prompts, answers, strict=True):
         inputs = {"input_ids": torch.tensor([prompt.input_ids])}
         if prompt.images:
             inputs["pixel_values"] = torch.stack([image.low for image in prompt.images])
@@ -35,20 +35,16 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
         ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[
             0, len(prompt.input_ids) :
         ]
-        assert record["answer"] == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        assert record["complete"] is (processor.eos_id in ids)
-        assert (record["source"], record["reference"]) == (
-            prompt.source,
-            "".join(prompt.references),
-        )
-    assert len({record["answer"] for record in answers}) > 1
-    assert answers[-1]["right"] is None
-    assert 0 <= score(answers)["relaxed_accuracy"] <= 1
-    assert score(answers[-1:]) == {}
+        assert answer.text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        assert answer.complete is (processor.eos_id in ids)
+        assert (answer.source, answer.references) == (prompt.source, prompt.references)
+    assert len({answer.text for answer in answers}) > 1
+    assert [answer.number for answer in answers] == list(range(len(prompts)))
+    assert answers[-1].references == ()
 
 
 def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
-    """The trap: Llama's default end id (2) never comes, so a model built from the published config runs on."""
+    """The trap: Llama's default end id (2) never comes, so a model of the published config runs on."""
     processor, model = load_processor(checkpoint), load_model(checkpoint)
     assert model.generation_config.eos_token_id == processor.eos_id
     # A head that makes the end token the likeliest everywhere.
@@ -61,17 +57,16 @@ def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
     assert out[0, ids.shape[1] :].tolist() == [processor.eos_id]
     asked = Conversation((Turn("user", ("Hello",)),), "text", system="")
     prompts = collate_prompts([encode_prompt(asked, processor)], processor.pad_id)
-    (record,) = answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=20)
-    assert (record["answer"], record["complete"]) == ("", True)
+    (answer,) = answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=20)
+    assert (answer.text, answer.complete) == ("", True)
 
 
 def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
     """The demo hands its decoder embeddings, so the repetition penalty never sees the prompt's ids."""
     processor, model = load_processor(checkpoint), load_model(checkpoint)
     prompts = collate_prompts([encode_prompt(chart_row(1, "test")[0], processor)], processor.pad_id)
-    sampling = Sampling(
-        temperature=1.0, repetition_penalty=2.0
-    )  # so warm that draws differ, so strong that it shows
+    # So warm that samples differ, and a penalty so strong that it shows.
+    sampling = Sampling(temperature=1.0, repetition_penalty=2.0)
 
     def drawn(seed: int) -> list[int]:
         torch.manual_seed(seed)
@@ -99,7 +94,7 @@ def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
         embeddings = embeddings.masked_scatter(shown, images["image"].pooler_output)
     answers = [drawn(seed) for seed in range(3)]
     assert answers == [by_transformers(seed, inputs_embeds=embeddings) for seed in range(3)]
-    penalised_prompt = {"input_ids": prompts.input_ids, "mm_encoder_outputs": images}
-    assert answers != [by_transformers(seed, **penalised_prompt) for seed in range(3)]
+    penalized_prompt = {"input_ids": prompts.input_ids, "mm_encoder_outputs": images}
+    assert answers != [by_transformers(seed, **penalized_prompt) for seed in range(3)]
     assert answers == [drawn(seed) for seed in range(3)]
     assert len({tuple(answer) for answer in answers}) == 3

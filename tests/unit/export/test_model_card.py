@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dsvl_tune.export.model_card import scores_text
 
 
-def test_what_there_is_none_of_is_a_dash() -> None:
+@pytest.mark.parametrize("key", ["majority_baseline", "floor"])
+def test_missing_figures_are_dashes(key: str) -> None:
+    """A summary of version 0.1 has the baseline under "floor"."""
     summary = {
-        **{"before": {"relaxed_accuracy": 0.25}, "floor": {"relaxed_accuracy": 0.5}},
-        "after": {"relaxed_accuracy": 1.0, "retention_set/relaxed_accuracy": 0.125},
+        "before": {"relaxed_accuracy": 0.25},
+        "after": {"relaxed_accuracy": 1.0, "tables/relaxed_accuracy": 0.125},
+        key: {"relaxed_accuracy": 0.5},
     }
     assert scores_text(summary).splitlines()[2:] == [
         "| relaxed_accuracy | 0.250 | 1.000 | 0.500 |",
-        "| retention_set/relaxed_accuracy | - | 0.125 | - |",
+        "| tables/relaxed_accuracy | - | 0.125 | - |",
     ]

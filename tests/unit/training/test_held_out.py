@@ -1,4 +1,4 @@
-"""What a run says at its end."""
+"""What a run prints at its end."""
 
 from __future__ import annotations
 
@@ -8,16 +8,31 @@ from pathlib import Path
 from dsvl_tune.training.callbacks.heldout_evaluation import summary_text
 
 SUMMARY = {
-    **{
-        "before": {},
-        "after": {},
-        "floor": {},
-        "steps": 1,
-        "trainable_parameters": 1,
-        "best_checkpoint": "best.ckpt",
+    "before": {"relaxed_accuracy": 0.25},
+    "after": {
+        "relaxed_accuracy": 0.5,
+        "relaxed_accuracy/count": 0.75,
+        "tables/relaxed_accuracy": 0.125,
+        "tables/relaxed_accuracy/count": 0.5,
     },
-    **{"wall_s": 1.0, "peak_rss_bytes": 1, "peak_gpu_bytes": 0},
+    "majority_baseline": {"relaxed_accuracy": 1 / 3},
+    "steps": 1,
+    "trainable_parameters": 1,
+    "best_checkpoint": "best.ckpt",
+    "wall_s": 1.0,
+    "peak_rss_bytes": 1,
+    "peak_gpu_bytes": 0,
 }
+
+
+def test_the_table_leaves_out_question_types_of_retention_sets() -> None:
+    lines = summary_text(SUMMARY, Path("run")).splitlines()
+    rows = [line.split() for line in lines if "relaxed_accuracy" in line]
+    assert rows == [
+        ["relaxed_accuracy", "25.0", "%", "50.0", "%", "33.3", "%"],
+        ["relaxed_accuracy/count", "-", "75.0", "%", "-"],
+        ["tables/relaxed_accuracy", "-", "12.5", "%", "-"],
+    ]
 
 
 def test_the_next_command_can_be_pasted() -> None:

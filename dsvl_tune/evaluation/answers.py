@@ -1,0 +1,72 @@
+"""A generated answer, and the answers of all processes in the order of the questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import distributed
+
+
+@dataclass(kw_only=True)  # not frozen: Lightning rebuilds predictions field by field
+class Answer:
+    """What a model answered to one prompt.
+
+    Attributes:
+        source: file and row of the conversation.
+        question_type: its question type ("" without types).
+        question: text of the question.
+        references: every accepted answer; () for a question without one, which is not scored.
+        text: the answer, without outer white space.
+        complete: whether it ended by itself and not at the limit of tokens.
+        number: position of the question in the set that was answered.
+        scores: score by name of the metric.
+    """
+
+    source: str
+    question_type: str
+    question: str
+    references: tuple[str, ...]
+    text: str
+    complete: bool = True
+    number: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The line of this answer in a file of answers."""
+        return {
+            "source": self.source,
+            "question_type": self.question_type,
+            "question": self.question,
+            "references": list(self.references),
+            "answer": self.text,
+            "complete": self.complete,
+            "scores": dict(self.scores),
+        }
+
+
+def gather_answers(own: Sequence[Answer]) -> list[Answer]:
+    """The answers of all processes in the order of the questions, each question once.
+
+    Texts are gathered, not scores: a metric of a whole corpus is no sum of the processes' parts.
+    Every process must call this.
+
+    Args:
+        own: answers of this process. Processes may share some questions, so that all have
+            equally many.
+    """
+    shares: list[Sequence[Answer]] = [own]
+    if distributed.is_available() and distributed.is_initialized():
+        shares = [()] * distributed.get_world_size()
+        distributed.all_gather_object(shares, list(own))
+    return in_question_order(shares)
+
+
+def in_question_order(shares: Sequence[Sequence[Answer]]) -> list[Answer]:
+    """The answers of all shares by their numbers, the first of each number."""
+    by_number: dict[int, Answer] = {}
+    for share in shares:
+        for answer in share:
+            by_number.setdefault(answer.number, answer)
+    return [by_number[number] for number in sorted(by_number)]

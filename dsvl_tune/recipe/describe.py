@@ -1,0 +1,97 @@
+"""The settings of a run that was started from Python, as its `config.yaml` holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.recipe.recipe import Settings, complete_settings
+from dsvl_tune.training.module import FinetuneModule
+
+
+def describe_run(
+    model: FinetuneModule,
+    data: ConversationDataModule,
+    trainer: Mapping[str, Any],
+    run_options: Mapping[str, Any],
+) -> Settings:
+    """Write down the settings of a run as a recipe, so that the command line can repeat it.
+
+    Args:
+        model: Model of the run.
+        data: Data module of the run. Its seed is the seed of the run.
+        trainer: Arguments of Lightning's Trainer. Objects, such as callbacks, cannot be written
+            down: a repeated run has to be given them again.
+        run_options: Arguments of `dsvl_tune.fit` that are keys of a recipe.
+
+    Raises:
+        UserError: An argument of a wrong type, or one that an object does not store.
+    """
+    plain_trainer = {key: value for key, value in trainer.items() if _is_plain(value)}
+    return complete_settings(
+        {
+            "seed_everything": data.seed,
+            "trainer": plain_trainer,
+            "model": _arguments(model, FinetuneModule),
+            "data": _to_plain(data),
+            **run_options,
+        }
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML holds the value as it is."""
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, Mapping):
+        return all(_is_plain(item) for item in value.values())
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _to_plain(value: Any) -> Any:
+    """Turn a constructor argument into what YAML holds."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if is_dataclass(value):
+        return {field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}
+    if _is_plain(value):
+        return value
+    kind = type(value)
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": _arguments(value, kind),
+    }
+
+
+def _arguments(instance: Any, kind: type) -> dict[str, Any]:
+    """Collect the arguments that an object was constructed with.
+
+    Lightning's modules keep them in `hparams`; other objects store them under their names.
+
+    Args:
+        instance: The object.
+        kind: Its class, or the base class whose arguments are wanted.
+
+    Raises:
+        UserError: The object does not store one of them.
+    """
+    stored = getattr(instance, "hparams", None) or vars(instance)
+    arguments = {}
+    for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False):
+        if name not in stored:
+            raise UserError(
+                f"{kind.__name__}: its constructor argument {name!r} is not stored, so the run "
+                f"could not be repeated. Store it as self.{name}."
+            )
+        arguments[name] = _to_plain(stored[name])
+    return arguments
