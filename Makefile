@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup charts stages test lint embedded clean
+.PHONY: help setup charts stages test lint docs embedded clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s%s\n", $$1, $$2}'
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; give one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
 	@touch $@
 
 charts: setup  ## tune the small model on generated charts: CPU, minutes
@@ -36,6 +36,10 @@ lint: setup  ## ruff (rules and format), mypy, and the import contracts of the r
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: setup  ## the documentation into site/; warnings are errors, those about docstrings too
+	$(BIN)/zensical build --strict --clean > .docs.log 2>&1 || { cat .docs.log; exit 1; }
+	@if grep '^griffe' .docs.log; then exit 1; fi
+
 embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about half an hour
 	$(BIN)/dsvl-tune init runs/embedded_0
 	for stage in 1_towers 2_read 3_ask; do \
@@ -44,4 +48,4 @@ embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, abou
 	@echo "the trained checkpoint: runs/embedded_3_ask/merged"
 
 clean:  ## remove .venv, builds and caches; runs/ stays
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site .docs.log *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

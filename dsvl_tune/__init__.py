@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # `datamodules/` and `recipes/` lie at the top of the repository and are packed into the wheel below this package.
 # In a checkout the root joins the package's search path, so that `dsvl_tune.datamodules` is the same import in both.

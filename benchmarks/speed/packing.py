@@ -113,7 +113,7 @@ def main() -> None:
             if name == "plain, dense mask":
                 batch.segments += 1  # counted from 1, it no longer looks plain
             start = time.process_time()
-            loss, _ = supervised_loss(model, batch)
+            loss = supervised_loss(model, batch).loss
             loss.backward()
             if step >= 0:
                 took[name].append(time.process_time() - start)

@@ -73,13 +73,13 @@ def main() -> None:
     draw_adapters(model.train())
     assert data.processor is not None
     rule = data.processor.image_rule
-    supervised_loss(model, finish_pixels(next(batches), rule))[0].backward()
+    supervised_loss(model, finish_pixels(next(batches), rule)).loss.backward()
     spent = timed_parts(model)
     start = cpu()
     batch = finish_pixels(next(batches), rule)
     loaded = cpu()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        loss = supervised_loss(model, batch)[0]
+        loss = supervised_loss(model, batch).loss
         forward = cpu()
         loss.backward()
     end = cpu()

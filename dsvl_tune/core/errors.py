@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+from dsvl_tune.core.terminal import escape, shorten
+
+MESSAGE_CHARACTERS = 2_000
+"""Longest message: a screen of 80 columns and 25 lines."""
+VALUE_CHARACTERS = 400
+"""Longest value without a space in a message, e.g. a path."""
 
 
 class UserError(Exception):
     """Invalid input or environment: reported as one message with exit code 2, without a traceback.
 
-    The message says where the error is, what was found, what was expected and what to do.
+    The message says where the error is, what was found, what was expected and what to do. It is
+    one line that fits a screen: values from outside are escaped, long ones lose their middle.
 
     Args:
         message: Text for the user.
@@ -18,7 +27,10 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         # A DataLoader worker sends its exception as text that contains the worker's whole traceback.
         # The message for the user follows the last mention of this class.
-        super().__init__(message.rsplit("errors.UserError: ", 1)[-1].strip())
+        own = message.rsplit("errors.UserError: ", 1)[-1].strip()
+        values = re.compile(rf"\S{{{VALUE_CHARACTERS + 1},}}")
+        short = values.sub(lambda value: shorten(value[0], VALUE_CHARACTERS), escape(own))
+        super().__init__(shorten(short, MESSAGE_CHARACTERS))
 
 
 def nearest_name(given: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def _to_plain(value: Any) -> Any:
         return {field.name: _to_plain(getattr(value, field.name)) for field in fields(value)}
     if _is_plain(value):
         return value
+    if isfunction(value):
+        return f"{value.__module__}.{value.__qualname__}"
     kind = type(value)
     return {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",

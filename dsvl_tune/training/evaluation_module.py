@@ -18,19 +18,23 @@ from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.distributed.blank_image import with_image
 from dsvl_tune.training.feature_cache import FeatureExtractor
-from dsvl_tune.training.objectives.supervised import supervised_loss
+from dsvl_tune.training.objectives.base import Objective, Sums
 
 
 class AnsweringModule(L.LightningModule):
     """A complete model that computes losses and answers questions.
 
     Args:
-        processor: the checkpoint's. max_new_tokens: longest answer that is generated.
+        processor: the checkpoint's.
+        max_new_tokens: longest answer that is generated.
+        objective: computes the loss of a batch.
     """
 
-    def __init__(self, processor: Processor, max_new_tokens: int) -> None:
+    def __init__(self, processor: Processor, max_new_tokens: int, objective: Objective) -> None:
         super().__init__()
-        self.processor, self.max_new_tokens = processor, max_new_tokens
+        self.processor = processor
+        self.max_new_tokens = max_new_tokens
+        self.objective = objective
         self.model: PreTrainedModel | None = None
         self.feature_extractor: FeatureExtractor | None = None
         self.in_work: Batch | Prompts | None = None
@@ -59,7 +63,7 @@ class AnsweringModule(L.LightningModule):
             batch = with_image(batch, self.processor.image_rule)
         return self.network.run(function, batch)
 
-    # Validation: the loss over all supervised tokens, and answers by generation.
+    # Validation: the objective's loss over all rows, and answers by generation.
 
     def validation_step(
         self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0
@@ -69,7 +73,8 @@ class AnsweringModule(L.LightningModule):
             self.answers += self.answer(batch)
         else:
             self.in_work = batch
-            self.validation_sums.append(torch.stack(self.compute(supervised_loss, batch)))
+            sums: Sums = self.compute(self.objective, batch)
+            self.validation_sums.append(torch.stack([sums.loss, sums.weight]))
 
     def on_validation_epoch_end(self) -> None:
         if self.validation_sums:

@@ -30,7 +30,8 @@ from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
 from dsvl_tune.training.distributed.strategy import allow_unused_parameters
 from dsvl_tune.training.evaluation_module import AnsweringModule
 from dsvl_tune.training.feature_cache import FeatureDtype, attach_cache, open_feature_extractor
-from dsvl_tune.training.objectives.supervised import loss_by_modality
+from dsvl_tune.training.objectives.base import Objective, Sums
+from dsvl_tune.training.objectives.supervised import supervised_loss
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
 
@@ -66,6 +67,8 @@ class FinetuneModule(AnsweringModule):
         feature_dtype: bfloat16 or float32, of what is stored. float32 changes nothing; bfloat16 takes half the room and
             rounds each feature by up to 0.4 %.
         feature_cache_gb: bound on the store's folder; when it is reached, nothing more is added.
+        objective: what a step minimizes: import path of a function of model and batch, or of a
+            class whose instances can be called; see `training.objectives`.
     """
 
     def __init__(
@@ -90,9 +93,10 @@ class FinetuneModule(AnsweringModule):
         feature_cache: str | None = None,
         feature_dtype: FeatureDtype = "bfloat16",
         feature_cache_gb: float = 100.0,
+        objective: Objective = supervised_loss,
     ) -> None:
         folder = resolve_checkpoint(checkpoint)
-        super().__init__(load_processor(folder), max_new_tokens)
+        super().__init__(load_processor(folder), max_new_tokens, objective)
         self.save_hyperparameters(logger=False)  # for config.yaml; run checkpoints omit them
         self.folder = folder
         self.strict_loading = (
@@ -131,8 +135,9 @@ class FinetuneModule(AnsweringModule):
             feature_cache_gb,
         )
         self.plan: Plan = {}
+        self.logged_names: tuple[str, ...] | None = None
         self.step_sums: list[Tensor] = []
-        self.modality_sums: list[Tensor] = []
+        self.logged_sums: list[Tensor] = []
 
     def setup(self, stage: str) -> None:
         """Make DDP take batches of text alone."""
@@ -152,9 +157,9 @@ class FinetuneModule(AnsweringModule):
             )
             attach_cache(self.feature_extractor, self.trainer)
 
-    # Training: the loss is one weighted mean over the whole optimizer step and all processes. Lightning divides each
-    # micro-batch's loss by their number, so that is multiplied back, and the summed gradient is divided once, in
-    # on_before_optimizer_step, which comes before clipping.
+    # The loss is one weighted mean over the whole optimizer step and all ranks, whatever the
+    # objective. Lightning divides each micro-batch's loss by their number, so that is multiplied
+    # back, and the summed gradient is divided once by the weight of the step, before clipping.
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from a seed that is a function of the position alone, so a resumed run draws the same.
@@ -166,43 +171,48 @@ class FinetuneModule(AnsweringModule):
         torch.manual_seed(int(np.random.SeedSequence((seed, position)).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sum of the weighted losses of a micro-batch."""
+        """Sum of the weighted losses of a micro-batch: float32 scalar."""
         self.in_work = batch
-        loss_sum, sums = self.compute(loss_by_modality, batch)
+        sums: Sums = self.compute(self.objective, batch)
+        names = tuple(sums.logged)
+        if self.logged_names is None:
+            self.logged_names = names
+        elif names != self.logged_names:
+            raise ValueError(f"{self.objective} logs {names}, before it logged {self.logged_names}")
+        self.step_sums.append(sums.table())
         self.nonfinite_steps.sources.append(batch.sources)
-        self.step_sums.append(sums)
-        return loss_sum * self.trainer.accumulate_grad_batches
+        return sums.loss * self.trainer.accumulate_grad_batches
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Divide the summed gradient by the weight of the whole step, over all processes."""
-        own = torch.stack(self.step_sums)
+        """Divide the summed gradient by the weight of the whole step, over all ranks."""
+        own = torch.stack(self.step_sums)  # [micro-batches, 1 + logged names, 2]
+        self.step_sums.clear()
         sums = self.trainer.strategy.reduce(own.sum(0), reduce_op="sum")
-        loss_sum, weight_sum = sums.sum(0).unbind()
+        loss_sum, weight_sum = sums[0].unbind()
         gradients = [
             parameter.grad for parameter in self.parameters() if parameter.grad is not None
         ]
+        # DDP and FSDP average gradients over the ranks.
         for gradient in gradients:
             gradient.mul_(self.trainer.world_size / weight_sum)
-        self.step_sums.clear()
-        if self.nonfinite_steps.judge(
-            self.trainer, loss_sum / weight_sum, own[:, :, 0].sum(1), gradients
-        ):
+        loss = loss_sum / weight_sum
+        if self.nonfinite_steps.judge(self.trainer, loss, own[:, 0, 0], gradients):
             optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer does nothing
             return
-        self.log("train/loss", loss_sum / weight_sum, prog_bar=True)
-        self.log_modalities(sums)
+        self.log("train/loss", loss, prog_bar=True)
+        self.logged_sums.append(sums[1:])
+        self.log_means()
 
-    def log_modalities(self, sums: Tensor) -> None:
-        """Loss of text and of conversations with an image, each a mean since the log's last line."""
-        self.modality_sums.append(sums)
+    def log_means(self) -> None:
+        """Log what the objective gives besides its loss, each a mean since the last logged step."""
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        for modality, (loss_sum, weight_sum) in zip(
-            ("text", "image"), torch.stack(self.modality_sums).sum(0), strict=True
-        ):
-            if weight_sum > 0:
-                self.log(f"train/loss_{modality}", loss_sum / weight_sum)
-        self.modality_sums.clear()
+        assert self.logged_names is not None
+        totals = torch.stack(self.logged_sums).sum(0)
+        self.logged_sums.clear()
+        for name, (total, weight) in zip(self.logged_names, totals, strict=True):
+            if weight > 0:
+                self.log(f"train/{name}", total / weight)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a group for each part; warm-up and cosine by optimizer step."""

@@ -51,7 +51,7 @@ def train(model: Any, plan: Any) -> None:
     optimizer = make_optimizer(model, plan, 1e-5, (0.9, 0.95), 0.0)
     for _ in range(2):
         optimizer.zero_grad()
-        loss_sum, weight_sum = model.run(supervised_loss, text_batch())
+        loss_sum, weight_sum, _ = model.run(supervised_loss, text_batch())
         (loss_sum / weight_sum).backward()
         optimizer.step()
 

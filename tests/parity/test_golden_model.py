@@ -154,7 +154,7 @@ def test_mean_loss_of_the_training_case(
 ) -> None:
     name = next(key.removesuffix(".mean_nll") for key in expected if key.endswith(".mean_nll"))
     batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
-    loss, weight = supervised_loss(model, batch)
+    loss, weight, _ = supervised_loss(model, batch)
     assert float(loss / weight) == pytest.approx(float(expected[f"{name}.mean_nll"]), abs=1e-5)
 
 

@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import free_bytes, remove, sync_folder, write_whole
+from dsvl_tune.training.checkpoints.shard_checksums import has_intact_shards
 
 FOLDER = Path("checkpoints")
 """Folder of the checkpoints inside a run folder."""
@@ -22,6 +23,8 @@ LAST = FOLDER / "last.ckpt"
 """The newest intact checkpoint."""
 PREVIOUS = FOLDER / "previous.ckpt"
 """The checkpoint before the last one."""
+REST = "rest.pt"
+"""In a sharded checkpoint, which is a folder: everything but the tensors."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -112,13 +115,14 @@ def newest_whole(run_folder: Path) -> Path | None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is intact.
-
-    A file is checked byte by byte against its checksums. Of a sharded checkpoint, which is a
-    folder, only whether it was written to its end: torch writes `.metadata` last.
-    """
+    """Whether a checkpoint is intact: every byte is checked against checksums written with it."""
     if path.is_dir():
-        return (path / ".metadata").is_file()
+        return has_intact_shards(path) and _is_whole_file(path / REST)
+    return _is_whole_file(path)
+
+
+def _is_whole_file(path: Path) -> bool:
+    """Whether a file that torch wrote is intact."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch.save writes a zip with CRC-32 checksums
             return archive.testzip() is None

@@ -24,10 +24,10 @@ from torch.distributed.tensor import DTensor
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import partial_of, put_in_place, remove, write_whole
 from dsvl_tune.models.runtime.fsdp import cut_like
-from dsvl_tune.training.checkpoints.files import AtomicCheckpointIO
+from dsvl_tune.training.checkpoints.files import REST, AtomicCheckpointIO
+from dsvl_tune.training.checkpoints.shard_checksums import write_checksums
+from dsvl_tune.training.checkpoints.shard_reader import fill_from_shards, read_metadata
 
-REST = "rest.pt"
-"""In a folder of shards: everything but the tensors of the model and the optimizer."""
 MODEL_PREFIX = "state_dict."
 """Prefix of the trained tensors' keys in the shards."""
 OPTIMIZER_PREFIX = "optimizer."
@@ -106,6 +106,7 @@ def write_folder(path: Path, checkpoint: RunCheckpoint) -> None:
             f"{path}: could not be written ({cause}). Earlier checkpoints are unchanged. Free some "
             "disk space or choose another --run_dir."
         ) from error
+    write_checksums(partial)
     if distributed.get_rank() == 0:
         groups = {"state": {}, "param_groups": state["param_groups"]}
         rest = {**checkpoint, "state_dict": {}, "optimizer_states": [groups]}
@@ -166,7 +167,7 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
         like: as in `read_folder`.
     """
     wanted: dict[str, Tensor] = {}
-    for key, stored in dcp.FileSystemReader(path).read_metadata().state_dict_metadata.items():
+    for key, stored in read_metadata(path).state_dict_metadata.items():
         if not key.startswith(prefix):
             continue
         assert isinstance(stored, TensorStorageMetadata), key
@@ -177,15 +178,15 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
             wanted[key] = torch.empty_like(template, dtype=dtype, requires_grad=False)
         else:
             wanted[key] = torch.empty(stored.size, dtype=dtype)
-    _fill_from_shards(wanted, path)
+    _fill_quietly(wanted, path)
     return {key.removeprefix(prefix): tensor for key, tensor in wanted.items()}
 
 
-def _fill_from_shards(tensors: dict[str, Tensor], path: Path) -> None:
-    """Fill tensors, by their keys, from a folder of shards; each rank on its own."""
+def _fill_quietly(tensors: dict[str, Tensor], path: Path) -> None:
+    """`fill_from_shards` without torch's warning that no process group is used."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
-        dcp.load(tensors, checkpoint_id=path, no_dist=True)
+        fill_from_shards(tensors, path)
 
 
 def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
@@ -195,7 +196,7 @@ def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
         return set(state), state.__getitem__
     stored = {
         key.removeprefix(MODEL_PREFIX): entry
-        for key, entry in dcp.FileSystemReader(path).read_metadata().state_dict_metadata.items()
+        for key, entry in read_metadata(path).state_dict_metadata.items()
         if key.startswith(MODEL_PREFIX)
     }
 
@@ -203,7 +204,7 @@ def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
         entry = stored[name]
         assert isinstance(entry, TensorStorageMetadata), name
         tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
-        _fill_from_shards({f"{MODEL_PREFIX}{name}": tensor}, path)
+        _fill_quietly({f"{MODEL_PREFIX}{name}": tensor}, path)
         return tensor
 
     return set(stored), read

@@ -1,4 +1,4 @@
-"""The loss of a batch as two sums, so that every mean can be taken over a whole optimizer step."""
+"""Supervised fine-tuning: cross entropy of the tokens of the answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from dsvl_tune.core.types import IGNORE_INDEX, Batch, Prompts
 from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
+from dsvl_tune.training.objectives.base import Sums
 from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
@@ -33,41 +34,43 @@ def encode_images(
     return {"image": BaseModelOutputWithPooling(pooler_output=features[batch.image_index])}
 
 
-def supervised_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the losses of the supervised tokens, and the sum of their weights.
+def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
+    """Weighted cross entropy of the supervised tokens; the weight of a token is that of its turn.
+
+    Head and cross entropy run on the N supervised positions only.
+
+    Args:
+        model: the complete model.
+        batch: on the model's device.
 
     Returns:
-        (loss_sum, weight_sum), float32 scalars; a mean is loss_sum / weight_sum, over as many batches as one likes.
-    """
-    loss_sum, sums = loss_by_modality(model, batch)
-    return loss_sum, sums[:, 1].sum()
-
-
-def loss_by_modality(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the losses, and the two sums of `supervised_loss` for text and for conversations with an image.
-
-    Head and cross entropy see the N supervised positions alone.
-
-    Returns:
-        loss_sum, and without a gradient [2, 2] float32: (loss_sum, weight_sum) of text, then of images; together they
-        are the sums over all.
+        The sums over all supervised tokens, and as `loss_text` and `loss_image` those of
+        conversations without and with an image.
     """
     targets = batch.labels[:, 1:]
     supervised = targets != IGNORE_INDEX
     weights = batch.loss_weights[:, 1:][supervised]
-    loss_sum, losses = head_loss(
-        model.lm_head, hidden_states(model, batch)[:, :-1][supervised], targets[supervised], weights
-    )
-    image = shows_image(batch, model.config.image_token_id)[:, 1:][supervised]
+    hidden = hidden_states(model, batch)[:, :-1][supervised]
+    loss, losses = head_loss(model.lm_head, hidden, targets[supervised], weights)
+    with_image = shows_image(batch, model.config.image_token_id)[:, 1:][supervised]
     sums = torch.stack([losses * weights, weights])
-    return loss_sum, torch.stack([sums[:, ~image].sum(1), sums[:, image].sum(1)])
+    text = sums[:, ~with_image].sum(1)
+    image = sums[:, with_image].sum(1)
+    return Sums(loss, text[1] + image[1], {"loss_text": text, "loss_image": image})
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """What the head reads, [B, T, D].
+    """The decoder's last hidden states, which the head reads.
 
-    The conversations of a row are held apart, with `use_cache=False`: with a cache the decoder ignores positions that
-    start anew, silently.
+    The conversations of a row are kept apart. `use_cache=False` is necessary: with a cache the
+    decoder silently ignores positions that start again.
+
+    Args:
+        model: the complete model.
+        batch: on the model's device.
+
+    Returns:
+        [B, T, D] in the model's compute dtype.
     """
     output = model.model(
         input_ids=batch.input_ids,
@@ -80,7 +83,15 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def shows_image(batch: Batch, image_token_id: int) -> Tensor:
-    """Whether a token's conversation, or the tree it is in, shows an image: [B, T] bool."""
+    """Whether each token's conversation, or the tree it is in, shows an image.
+
+    Args:
+        batch: any.
+        image_token_id: id that stands for a visual token.
+
+    Returns:
+        [B, T] bool.
+    """
     segments = batch.segments.clamp(min=0)
     images = (batch.input_ids == image_token_id).long()
     return torch.zeros_like(segments).scatter_add_(1, segments, images).gather(1, segments) > 0

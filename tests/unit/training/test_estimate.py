@@ -58,9 +58,9 @@ def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
 
     The gradients of the step before are there until the forward is done, as in Lightning's loop.
     """
-    supervised_loss(model, batch)[0].backward()
+    supervised_loss(model, batch).loss.backward()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss = supervised_loss(model, batch)[0]
+        loss = supervised_loss(model, batch).loss
         model.zero_grad()
         loss.backward()
     events = [

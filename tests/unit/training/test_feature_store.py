@@ -117,7 +117,7 @@ def step(
     """The loss of each micro-batch, the gradient of all of them together, and the answers."""
     found: dict[str, Tensor] = {}
     for i, batch in enumerate(seen(data, half)):
-        loss, _ = supervised_loss(model, batch)
+        loss = supervised_loss(model, batch).loss
         loss.backward()
         found[f"loss {i}"] = loss.detach()
     found |= {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

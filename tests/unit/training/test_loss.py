@@ -18,7 +18,7 @@ from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
-from dsvl_tune.training.objectives.supervised import loss_by_modality, supervised_loss
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 
 def picture(seed: int) -> ImageRef:
@@ -88,8 +88,8 @@ def test_conversations_in_a_batch_equal_conversations_alone(
     assert len(batch.input_ids) == {None: 3, 190: 2, 1000: 1}[pack_tokens]
     assert batch.pixel_values is not None
     assert len(batch.pixel_values) == 3  # four slots show three pictures
-    loss, sums = loss_by_modality(model, batch)
-    loss.backward()
+    sums = supervised_loss(model, batch)
+    sums.loss.backward()
     together = gradients(model)
 
     expected_sums = torch.zeros(2, 2)
@@ -99,8 +99,10 @@ def test_conversations_in_a_batch_equal_conversations_alone(
         expected_sums[int(bool(sample.images))] += torch.tensor([part.item(), part_weight])
     expected = gradients(model)
 
-    torch.testing.assert_close(sums, expected_sums, atol=1e-5, rtol=1e-5)
-    assert loss.item() == pytest.approx(expected_sums[:, 0].sum().item(), rel=1e-5)
+    by_modality = torch.stack([sums.logged["loss_text"], sums.logged["loss_image"]])
+    torch.testing.assert_close(by_modality, expected_sums, atol=1e-5, rtol=1e-5)
+    assert sums.loss.item() == pytest.approx(expected_sums[:, 0].sum().item(), rel=1e-5)
+    assert sums.weight.item() == pytest.approx(expected_sums[:, 1].sum().item(), rel=1e-6)
     assert set(together) == set(expected)
     for name, gradient in together.items():
         scale = expected[name].abs().max().clamp(min=1e-3)
@@ -115,9 +117,9 @@ def test_questions_of_a_tree_do_not_see_each_other(
     model = load_model(hybrid_checkpoint)
     first, second = (encode(c, processor) for c in rows[0])
     joined = collate([tree([first, second], processor.image_token_id)], processor.pad_id)
-    plain = supervised_loss(model, joined)[0].item()
+    plain = supervised_loss(model, joined).loss.item()
     joined.branches.clamp_(max=0)  # one branch: everything before is seen
-    assert supervised_loss(model, joined)[0].item() != pytest.approx(plain, rel=1e-4)
+    assert supervised_loss(model, joined).loss.item() != pytest.approx(plain, rel=1e-4)
 
 
 def test_a_batch_without_trees_needs_no_mask(
@@ -132,7 +134,7 @@ def test_a_batch_without_trees_needs_no_mask(
     assert given == {"attention_mask": None, "position_ids": None}
     found = []
     for _ in range(2):
-        loss, _ = supervised_loss(model, batch)
+        loss = supervised_loss(model, batch).loss
         loss.backward()
         found.append({"loss": loss.detach(), **gradients(model)})
         batch.segments += 1  # the same batch, now with a mask, because segments are counted from 0

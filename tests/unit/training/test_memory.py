@@ -111,7 +111,7 @@ def test_what_nothing_trains_in_or_before_keeps_no_activations(
     model = network(hybrid_checkpoint, **modes)
     checkpoint_activations(model, recompute)
     with watched(model) as (runs, held):
-        loss, _ = supervised_loss(model, batch_of(hybrid_checkpoint))
+        loss = supervised_loss(model, batch_of(hybrid_checkpoint)).loss
         assert set(held()) == keeps
         loss.backward()
     assert runs == {part: 1 + (recompute and part in keeps) for part in MODULES}
@@ -131,7 +131,7 @@ def test_checkpointing_by_part_keeps_less_and_changes_no_gradient(hybrid_checkpo
         )
         checkpoint_activations(model, parts)
         with watched(model) as (_, held):
-            loss, _ = supervised_loss(model, batch)
+            loss = supervised_loss(model, batch).loss
             kept[str(parts)] = held()
             loss.backward()
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -165,7 +165,7 @@ def test_frozen_weights_keep_their_dtype_and_the_optimizer_holds_what_trains(
     assert {p.dtype for p in frozen} == {torch.bfloat16}
     optimizer = make_optimizer(module.network, module.plan, 1e-3, (0.9, 0.95), 0.0)
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = supervised_loss(module.network, batch_of(hybrid_checkpoint))
+        loss = supervised_loss(module.network, batch_of(hybrid_checkpoint)).loss
     loss.backward()
     optimizer.step()
     assert {id(p) for p in optimizer.state} == {id(p) for p in trained.values()}

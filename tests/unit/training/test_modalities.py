@@ -18,7 +18,7 @@ from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families.deepseek_vl.parts import PartPlan
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.objectives.supervised import loss_by_modality, supervised_loss
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 
 @pytest.fixture
@@ -119,11 +119,13 @@ def test_each_modality_has_the_mean_of_its_own_tokens(
     alone = torch.zeros(2, 2)
     rows = {row[0].source: row for row in (module.rows("train")[i] for i in range(13))}
     with torch.no_grad():
-        _, sums = loss_by_modality(model, batch)
+        logged = supervised_loss(model, batch).logged
         for source in batch.sources:
             one = make_batch([rows[source]], module.processor, None, "error")
-            alone[int("image" in Path(source).name)] += torch.stack(supervised_loss(model, one))
-    torch.testing.assert_close(sums, alone, atol=1e-4, rtol=1e-5)
+            sums = supervised_loss(model, one)
+            alone[int("image" in Path(source).name)] += torch.stack([sums.loss, sums.weight])
+    sums_by_modality = torch.stack([logged["loss_text"], logged["loss_image"]])
+    torch.testing.assert_close(sums_by_modality, alone, atol=1e-4, rtol=1e-5)
     assert (alone[:, 1] > 0).all()
 
 
