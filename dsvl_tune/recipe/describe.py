@@ -10,6 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.recipe import Settings, complete_settings
@@ -70,10 +71,14 @@ def _to_plain(value: Any) -> Any:
     if isfunction(value):
         return f"{value.__module__}.{value.__qualname__}"
     kind = type(value)
-    return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": _arguments(value, kind),
-    }
+    return {"class_path": _class_path(kind), "init_args": _arguments(value, kind)}
+
+
+def _class_path(kind: type) -> str:
+    """Return the import path of a class, the short one of the package's data modules."""
+    if getattr(dsvl_tune.datamodules, kind.__name__, None) is kind:
+        return f"dsvl_tune.datamodules.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _arguments(instance: Any, kind: type) -> dict[str, Any]:
