@@ -28,6 +28,7 @@ import lightning as L
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
 from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import read_settings
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
@@ -45,6 +46,8 @@ from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.quiet import quiet_lightning
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 from dsvl_tune.training.run.trainer import TRAINER_DEFAULTS, training_trainer
+
+__all__ = ["FinetuneModule", "PartPlan", "Run", "UserError", "fit"]
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The command line: `main` finds the command, each module in `commands` parses, calls and prints."""
+"""The command line: `main` finds a command; modules in `commands` parse, call and print."""

@@ -26,7 +26,8 @@ class CommandParser(ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         near = nearest_name(unknown[1], options) if unknown else None
         hint = f"Did you mean {near}?" if near else f"See {self.prog} --help."
-        raise UserError(f"{' '.join(message.split()).rstrip('.')}. {hint}") from ex
+        text = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", " ".join(message.split()))
+        raise UserError(f"{text.rstrip('.')}. {hint}") from ex
 
 
 def command_parser(

@@ -72,8 +72,8 @@ def _add_run_keys(parser: ArgumentParser) -> None:
         "--monitor",
         type=str | None,
         default=None,
-        help="logged name that selects the best run checkpoint, e.g. val/loss; last keeps the final "
-        "step (default: the first of data.metrics)",
+        help="logged name that selects the best run checkpoint, e.g. val/loss; last keeps the "
+        "final step (default: the first of data.metrics)",
     )
     parser.add_argument(
         "--keep_best", type=PositiveInt, default=1, help="number of best run checkpoints to keep"

@@ -140,14 +140,15 @@ def unknown_data_key(data_module: type, key: str, known: list[str]) -> str:
 
 
 def _without_noise(message: str) -> str:
-    """Remove what jsonargparse adds about types that it tried without success."""
+    """Name the option, and remove what jsonargparse adds about types that it tried in vain."""
     noise = r"does not validate|subtypes:|errors:|(- )?expected a <class 'nonetype'>|given value"
     lines = []
     for line in message.splitlines():
         text = line.strip(" -")
         if text and not re.match(rf"\s*(- )?({noise})", line.lower()):
             lines.append(text)
-    return " ".join(lines).rstrip(".")
+    text = " ".join(lines).rstrip(".")
+    return re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
 
 
 def _class_keys() -> list[str]:

@@ -1,4 +1,4 @@
-"""Every recipe parses against the real signatures, and the published families have their published sizes."""
+"""Every recipe parses, and models of the published configurations have their published sizes."""
 
 from __future__ import annotations
 
@@ -96,30 +96,27 @@ data:
 
 
 SIGLIP_LARGE_384 = {
-    **{
-        "model_type": "siglip_vision_model",
-        "image_size": 384,
-        "patch_size": 16,
-        "hidden_size": 1024,
-    },
-    **{"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    **{"hidden_act": "gelu", "vision_use_head": False},
+    "model_type": "siglip_vision_model",
+    "image_size": 384,
+    "patch_size": 16,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "hidden_act": "gelu",
+    "vision_use_head": False,
 }
 SAM_B_1024 = {
-    **{
-        "model_type": "sam_vision_model",
-        "image_size": 1024,
-        "patch_size": 16,
-        "hidden_size": 768,
-        "mlp_dim": 3072,
-    },
-    **{
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "output_channels": 256,
-        "window_size": 14,
-    },
-    **{"global_attn_indexes": [2, 5, 8, 11]},
+    "model_type": "sam_vision_model",
+    "image_size": 1024,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "mlp_dim": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "output_channels": 256,
+    "window_size": 14,
+    "global_attn_indexes": [2, 5, 8, 11],
 }
 LLAMA = {"model_type": "llama", "vocab_size": 102400, "max_position_embeddings": 16384}
 LLAMA_1B = {
@@ -157,7 +154,8 @@ SIZES = {
     },
 }
 
-# Parameters that only the original layout has: SigLIP's attention pooling, and two norms of the hybrid, all unused.
+# Unused parameters that only the original layout has: SigLIP's attention pooling, and two norms of
+# the hybrid.
 ORIGINAL_ONLY = {"deepseek_vl": 12_595_200, "deepseek_vl_hybrid": 12_599_296}
 
 

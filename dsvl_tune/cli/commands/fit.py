@@ -19,8 +19,8 @@ A recipe is a YAML file. Keys on the command line override it, later ones win:
   dsvl-tune fit --config charts_lora --data InstructDataModule --data.train my.jsonl
   dsvl-tune fit --config charts_lora --time_limit_s 3600
 
-model.* says what is trained and how, data.* on what; trainer.* are arguments of Lightning's Trainer.
---print_config shows every key with its value, --data.help CLASS the keys of a data module.
+model.* says what is trained and how, data.* on what; trainer.* are arguments of Lightning's
+Trainer. --print_config shows every key and its value, --data.help CLASS those of a data module.
 
 Ctrl-C, SIGTERM, SIGUSR1 and the time limit save after the current step. Run the same command again
 to resume, also after a kill."""

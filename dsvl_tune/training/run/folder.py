@@ -77,7 +77,7 @@ def run_of(config: Path | None, first: Path) -> Path | None:
     """Find the run that a command without training is about.
 
     Args:
-        config: The first recipe that was given. If it is the `config.yaml` of a run, it is that run.
+        config: The first recipe that was given. The `config.yaml` of a run means that run.
         first: Folder of the first run of the recipe's name; else the newest run of this name.
 
     Returns:
