@@ -1,4 +1,4 @@
-"""Optimizer and schedule: AdamW with one group a part, linear warm-up, then cosine."""
+"""Optimizer and learning rate: AdamW with one group a model part, linear warm-up, then cosine."""
 
 from __future__ import annotations
 
@@ -16,68 +16,83 @@ from dsvl_tune.families.deepseek_vl.parts import Plan, part_of
 def make_optimizer(
     model: nn.Module, plan: Plan, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> AdamW:
-    """AdamW over what trains, a parameter group for each part with its own learning rate.
+    """AdamW over the trainable parameters, with a group for each model part and its learning rate.
 
     Args:
-        model: with the plan applied. plan: the parts. lr: of parts that name none.
+        model: with the plan applied.
+        plan: of the model parts.
+        lr: learning rate of parts that name none of their own.
         betas: DeepSeek-VL trains with (0.9, 0.95) in all stages (arXiv 2403.05525, table 4).
         weight_decay: 0 in the paper; never applied to vectors and scalars (norms, biases, alpha).
     """
     tensors: dict[tuple[str, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            tensors[part_of(name), parameter.ndim > 1].append(
-                (f"model.{name}", parameter)
-            )  # as checkpoints name it
+            is_matrix = parameter.ndim > 1
+            # Named as in run checkpoints, where the network is the module's `model`.
+            tensors[part_of(name), is_matrix].append((f"model.{name}", parameter))
     groups = [
         {
             "params": parameters,
             "lr": plan[part].lr or lr,
-            "weight_decay": weight_decay if matrix else 0.0,
-            "name": part if matrix else f"{part}/vectors",
+            "weight_decay": weight_decay if is_matrix else 0.0,
+            "name": part if is_matrix else f"{part}/vectors",
         }
-        for (part, matrix), parameters in tensors.items()
+        for (part, is_matrix), parameters in tensors.items()
     ]
     optimizer = AdamW(groups, betas=betas)
-    optimizer.register_load_state_dict_pre_hook(by_name)
+    optimizer.register_load_state_dict_pre_hook(_renumber_by_name)
     return optimizer
 
 
-def by_name(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's saved state with the numbers that this optimizer has for the same names."""
-    own = optimizer.state_dict()["param_groups"]
-    numbers = {
-        name: i
-        for group in own
-        for name, i in zip(group["param_names"], group["params"], strict=True)
-    }
-    saved = {group["name"]: group for group in state["param_groups"]}
-    names = {
-        i: n
-        for group in saved.values()
-        for n, i in zip(group["param_names"], group["params"], strict=True)
-    }
-    kept = ("params", "param_names")
-    groups = [{**saved[group["name"]], **{key: group[key] for key in kept}} for group in own]
-    return {
-        "state": {numbers[names[i]]: slots for i, slots in state["state"].items()},
-        "param_groups": groups,
-    }
+def _renumber_by_name(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A saved state with its tensors numbered as in this optimizer, matched by name.
+
+    Args:
+        optimizer: whose state is loaded.
+        state: state dict of an optimizer over the same names, in any order.
+    """
+    own_groups = optimizer.state_dict()["param_groups"]
+    saved_groups = {group["name"]: group for group in state["param_groups"]}
+    numbers = {name: number for group in own_groups for number, name in _numbered_names(group)}
+    names = dict(pair for group in saved_groups.values() for pair in _numbered_names(group))
+    groups = []
+    for own in own_groups:
+        order = {key: own[key] for key in ("params", "param_names")}
+        groups.append({**saved_groups[own["name"]], **order})
+    slots = {numbers[names[number]]: slot for number, slot in state["state"].items()}
+    return {"state": slots, "param_groups": groups}
+
+
+def _numbered_names(group: dict[str, Any]) -> list[tuple[int, str]]:
+    """Number and name of each parameter of a group in a state dict."""
+    return list(zip(group["params"], group["param_names"], strict=True))
 
 
 def warmup_cosine(
-    optimizer: AdamW, warmup_steps: int, total_steps: int, final_share: float
+    optimizer: Optimizer, warmup_steps: int, total_steps: int, min_lr_ratio: float
 ) -> LambdaLR:
-    """Learning-rate schedule by optimizer step.
+    """Learning rate by optimizer step: linear warm-up, then half a cosine.
 
-    Rises linearly over `warmup_steps` (the first step already moves: 1 / warmup_steps of the rate), then falls by a
-    half cosine to `final_share` of the rate at `total_steps` (arXiv 1608.03983, equation 5, without restarts).
+    Step s of the warm-up (from 0) has (s + 1) / warmup_steps of the rate. Then the rate falls by
+    half a cosine (arXiv 1608.03983, equation 5, without restarts) to `min_lr_ratio` of it at
+    `total_steps`, and stays there.
+
+    transformers has no schedule with these rates: its cosine schedules give the first step of
+    the warm-up a rate of 0, or (`cosine_warmup_with_min_lr`) run one step ahead after it, so
+    that the last step has the final rate, which is 0 by default.
+
+    Args:
+        optimizer: whose groups are scheduled.
+        warmup_steps: 0 starts at the full rate.
+        total_steps: optimizer steps of the run.
+        min_lr_ratio: share of the rate at the end, 0..1.
     """
 
-    def share(step: int) -> float:
+    def ratio(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
         progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        return final_share + (1 - final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        return min_lr_ratio + (1 - min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, ratio)

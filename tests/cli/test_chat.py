@@ -102,7 +102,7 @@ def test_pictures_and_turns_add_up(
     assert [text.strip() for text in output.out.split("> ") if text.strip()] == answers
     assert "no_such.png: no such file" in output.err
     assert "special token" in output.err
-    assert "placeholder(s) in the text, 0 image(s) beside it" in output.err
+    assert "placeholder(s) in the text, but 0 image(s)" in output.err
 
 
 def test_drawn_answers_follow_the_seed(

@@ -17,7 +17,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
-from dsvl_tune.data.formats.messages import fill_places, split_text
+from dsvl_tune.data.formats.messages import Message, fill_placeholders, split_placeholders
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.lookup import EncodedImage
 from dsvl_tune.evaluation.generate import Sampling, generate_ids
@@ -125,10 +125,10 @@ def place(pictures: list[ImageRef], question: str, source: str) -> tuple[str | I
     Raises:
         UserError: another number of placeholders than of pictures.
     """
-    parts = split_text(question)
+    parts = split_placeholders(question)
     if len(parts) == 1:
         return (*pictures, question)
-    fill_places([("user", parts, 1.0)], pictures, source)
+    fill_placeholders([Message("user", parts)], pictures, source)
     return tuple(part for part in parts if part is not None)
 
 

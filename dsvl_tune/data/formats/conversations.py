@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import overload
 
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import Format, read_row
 from dsvl_tune.data.readers.open import Rows, open_rows
 
@@ -21,7 +21,7 @@ class Conversations(Sequence[Conversation]):
         rows: where they come from.
         images_root: folder that image paths are relative to and may not leave; None takes each file's own folder.
         format: as in `formats.read_row`.
-        allow_urls: as in `references.Home`.
+        allow_urls: as in `image_refs.ImageSource`.
     """
 
     rows: Rows
@@ -45,7 +45,7 @@ class Conversations(Sequence[Conversation]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         part, row = self.rows.locate(index)
-        home = Home(self.images_root or part.root, self.allow_urls)
+        home = ImageSource(self.images_root or part.root, self.allow_urls)
         return read_row(part.row(row), part.source(row), home, self.format)
 
 

@@ -1,4 +1,4 @@
-"""References to images: what a row may say about a picture, and where it may point."""
+"""Image references of rows: what a row may give as an image, and where it may point."""
 
 from __future__ import annotations
 
@@ -17,87 +17,93 @@ from dsvl_tune.core.types import ImageRef
 
 
 @dataclass(frozen=True)
-class Home:
-    """Where a row's images may come from.
+class ImageSource:
+    """Where the images of a row may come from.
 
     Attributes:
-        root: folder that paths are relative to and may not leave, links followed.
-        allow_urls: whether http and https URLs are fetched when a picture is needed.
+        root: folder that paths are relative to and may not leave, symbolic links followed.
+        allow_urls: whether http and https URLs are fetched when an image is needed.
     """
 
     root: Path
     allow_urls: bool = False
 
 
-def image_ref(source: Any, home: Home, where: str) -> ImageRef:
-    """The image that a row names.
+Home = ImageSource
+
+
+def image_ref(value: Any, allowed: ImageSource, where: str) -> ImageRef:
+    """The image that a row gives; it is not read yet.
 
     Args:
-        source: a path below the root; a data: URL with the encoded picture; an http(s) URL where that is allowed;
-            encoded bytes; `{"bytes": ..., "path": ...}` as in an image column of Hugging Face datasets; a PIL picture.
-        home: where it may come from.
+        value: a path below the root; a data: URL with the encoded image; an http(s) URL where
+            that is allowed; encoded bytes; `{"bytes": ..., "path": ...}` as in an image column of
+            Hugging Face datasets; a PIL image.
+        allowed: where it may come from.
         where: file, row and field, for the error.
 
     Raises:
-        UserError: something else, a path that leaves the root, a URL that is not allowed, or a damaged data: URL.
+        UserError: anything else, a path that leaves the root, a URL that is not allowed, or a
+            damaged data: URL.
     """
-    if isinstance(source, Mapping) and source.keys() & {"bytes", "path"}:
-        source = source.get("bytes") or source.get("path")
-    if isinstance(source, Image):
-        return ImageRef(
-            source, name=digest(f"{source.mode} {source.size}".encode() + source.tobytes())
-        )
-    if isinstance(source, (bytes, bytearray)):
-        return ImageRef(bytes(source), name=digest(source))
-    if not isinstance(source, str) or not source:
+    if isinstance(value, Mapping) and value.keys() & {"bytes", "path"}:
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, Image):
+        pixels = f"{value.mode} {value.size}".encode() + value.tobytes()
+        return ImageRef(value, name=_content_name(pixels))
+    if isinstance(value, (bytes, bytearray)):
+        return ImageRef(bytes(value), name=_content_name(value))
+    if not isinstance(value, str) or not value:
+        found = type(value).__name__ if value else "empty"
         raise UserError(
-            f"{where}: image is {'empty' if not source else type(source).__name__}, expected a path below the images' "
-            "root folder, a data: URL, bytes, or an object with bytes or path."
+            f"{where}: image is {found}, expected a path below the images' root folder, a data: "
+            "URL, bytes, or an object with bytes or path."
         )
-    if source.startswith("data:"):
-        return data_url(source, where)
-    if "://" in source:
-        return web_url(source, home, where)
-    return file_ref(source, home.root, where)
+    if value.startswith("data:"):
+        return _from_data_url(value, where)
+    if "://" in value:
+        return _from_url(value, allowed, where)
+    return _from_path(value, allowed.root, where)
 
 
-def digest(content: bytes | bytearray) -> str:
-    """A name for a picture by its content."""
+def _content_name(content: bytes | bytearray) -> str:
+    """A name for an image by its content."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def data_url(source: str, where: str) -> ImageRef:
-    """The picture in a base64 data: URL (RFC 2397)."""
-    header, _, content = source.partition(",")
+def _from_data_url(url: str, where: str) -> ImageRef:
+    """The image in a base64 data: URL (RFC 2397)."""
+    header, _, content = url.partition(",")
     try:
         if not header.endswith(";base64"):
             raise ValueError("its header does not end in ;base64")
-        picture = base64.b64decode(content, validate=True)
+        image = base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(
-            f"{where}: the image's data: URL ({header[:60]}) is not base64 ({error})."
+            f"{where}: the data: URL of the image ({header[:60]}) is not base64 ({error})."
         ) from None
-    return ImageRef(picture, name=digest(picture))
+    return ImageRef(image, name=_content_name(image))
 
 
-def web_url(source: str, home: Home, where: str) -> ImageRef:
-    """A picture on the network; fetched when it is read, not now."""
-    if not home.allow_urls or not source.startswith(("http://", "https://")):
-        raise UserError(
-            f"{where}: image {source}: nothing is fetched over the network. Save it below {home.root}"
-            + (", or set allow_urls." if source.startswith("http") else ".")
-        )
-    return ImageRef(source, name=source)
+def _from_url(url: str, allowed: ImageSource, where: str) -> ImageRef:
+    """An image on the network; fetched when it is needed, not now."""
+    is_http = url.startswith(("http://", "https://"))
+    if not allowed.allow_urls or not is_http:
+        remedy = f"Save it below {allowed.root}" + (", or set allow_urls." if is_http else ".")
+        raise UserError(f"{where}: image {url}: nothing is fetched over the network. {remedy}")
+    return ImageRef(url, name=url)
 
 
-def file_ref(source: str, root: Path, where: str) -> ImageRef:
-    """A file below the root, links followed."""
+def _from_path(value: str, root: Path, where: str) -> ImageRef:
+    """A file below the root, symbolic links followed."""
     try:
-        path, home = (root / source).resolve(), root.resolve()
+        path = (root / value).resolve()
+        resolved_root = root.resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"{where}: image {source[:200]!r}: not a path ({error}).") from None
-    if not path.is_relative_to(home):
+        raise UserError(f"{where}: image {value[:200]!r}: not a path ({error}).") from None
+    if not path.is_relative_to(resolved_root):
         raise UserError(
-            f"{where}: image {source}: outside the images' root folder {root}. Move it there, or set images_root."
+            f"{where}: image {value}: outside the images' root folder {root}. Move it there, or "
+            "set images_root."
         )
     return ImageRef(path, name=str(path))

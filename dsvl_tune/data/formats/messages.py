@@ -1,24 +1,26 @@
-"""What the row formats are made of: fields that must be there, text with placeholders, messages to a Conversation."""
+"""What the row formats share: required fields, placeholders, and messages to a Conversation.
+
+A format turns its row into `Message`s, whose text may have placeholders (None) for the images
+that the row lists, and `to_conversation` makes a `Conversation` of them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.formats.image_refs import Home, image_ref
+from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
 
 PLACEHOLDER = "<image>"
-Part = str | ImageRef | None
-"""Text, an image, or None for the next of the images that the row lists beside its text."""
-Message = tuple[str, list[Part], float]
-"""Role ("system", "user" or "assistant"), parts, loss weight."""
+"""Stands in a text for the next of the images that the row lists."""
+
 IMAGE_KEYS = ("image", "images")
-"""Keys under which a row has its images."""
-OTHER_KEYS = (
+"""Keys under which a row lists its images."""
+
+FOREIGN_IMAGE_KEYS = (
     "image_path",
     "image_paths",
     "image_file",
@@ -28,7 +30,8 @@ OTHER_KEYS = (
     "img",
     "img_path",
 )
-"""Keys under which other tools' rows have their images. A row that has them there alone would be supervised without."""
+"""Keys of other tools' rows for images. A row with these alone would be trained on without them."""
+
 JSON_NAMES = {
     str: "text",
     list: "a list",
@@ -38,156 +41,242 @@ JSON_NAMES = {
     bool: "true or false",
 }
 
+ContentPart = str | ImageRef | None
+"""Text, an image, or None: a placeholder for the next of the images that the row lists."""
 
-def take(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """The value of a key that must be there, of the JSON type that it must have."""
-    kinds = " or ".join(
-        dict.fromkeys(JSON_NAMES[one] for one in (kind if isinstance(kind, tuple) else (kind,)))
-    )
+
+class Message(NamedTuple):
+    """One message of a row.
+
+    Attributes:
+        role: who speaks.
+        parts: content in reading order.
+        weight: loss weight of its tokens, if it is the assistant's.
+    """
+
+    role: Literal["system", "user", "assistant"]
+    parts: list[ContentPart]
+    weight: float = 1.0
+
+
+# Fields
+
+
+def required(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """The value of a key that must be there.
+
+    Args:
+        mapping: a row, or a message of one.
+        key: of the value.
+        kind: JSON type or types that the value may have.
+        where: file, row and field of the mapping, for the error.
+
+    Raises:
+        UserError: no such key, or a value of another type.
+    """
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    expected = " or ".join(dict.fromkeys(JSON_NAMES[one] for one in kinds))
     if not isinstance(mapping, dict) or key not in mapping:
-        found = (
-            ", ".join(map(repr, mapping)) if isinstance(mapping, dict) else type(mapping).__name__
-        )
-        raise UserError(
-            f"{where}: no {key!r} there (found: {found or 'nothing'}). Expected {key!r}: {kinds}."
-        )
-    if not isinstance(mapping[key], kind):
-        found = (
-            "null" if mapping[key] is None else JSON_NAMES.get(type(mapping[key]), "another type")
-        )
-        raise UserError(f"{where}.{key}: {found}, expected {kinds}.")
-    return mapping[key]
+        found = type(mapping).__name__
+        if isinstance(mapping, dict):
+            found = ", ".join(map(repr, mapping)) or "nothing"
+        raise UserError(f"{where}: no {key!r} (found: {found}). Expected {key!r}: {expected}.")
+    value = mapping[key]
+    if not isinstance(value, kind):
+        found = "null" if value is None else JSON_NAMES.get(type(value), "another type")
+        raise UserError(f"{where}.{key}: {found}, expected {expected}.")
+    return value
 
 
-def take_weight(message: Mapping[str, Any], where: str) -> float:
-    """A message's `weight`, or its `loss` as ms-swift writes it (true or false); 1 without either."""
+def optional_text(mapping: Mapping[str, Any], key: str, where: str) -> str:
+    """The text of a key; "" where it is missing or empty."""
+    text: str = required({key: mapping.get(key) or ""}, key, str, where)
+    return text
+
+
+def message_weight(message: Mapping[str, Any], where: str) -> float:
+    """A message's `weight`, or its `loss` (true or false) as ms-swift writes it; 1 without either."""
     key = "weight" if message.get("weight") is not None else "loss"
     if message.get(key) is None:
         return 1.0
-    weight = float(take(message, key, (int, float, bool), where))
+    weight = float(required(message, key, (int, float, bool), where))
     if not (math.isfinite(weight) and weight >= 0):
         raise UserError(
-            f"{where}.{key}: {weight}, expected a number that is not negative; 0 leaves it unsupervised."
+            f"{where}.{key}: {weight}, expected a number that is not negative; "
+            "0 leaves the message unsupervised."
         )
     return weight
 
 
-def known(name: str, names: Mapping[str, str], where: str) -> str:
-    """What a name stands for; an unknown one is told with the nearest known one."""
-    if name in names:
-        return names[name]
-    nearest = get_close_matches(name.lower(), names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise UserError(f"{where}: unknown {name!r}, expected one of {', '.join(names)}.{hint}")
+def message_role(
+    message: Any, key: str, roles: Mapping[str, Any], where: str
+) -> Literal["system", "user", "assistant"]:
+    """The role of a message.
+
+    Args:
+        message: of a row.
+        key: of the role.
+        roles: our role by the name that the format has for it.
+        where: file, row and message, for the error.
+
+    Raises:
+        UserError: no role, or an unknown one.
+    """
+    name = required(message, key, str, where)
+    if name not in roles:
+        raise UserError(f"{where}.{key}: {unknown_name('role', name, roles)}")
+    role: Literal["system", "user", "assistant"] = roles[name]
+    return role
 
 
-def split_text(text: str, placeholder: str = PLACEHOLDER) -> list[Part]:
-    """The text with None for each of its placeholders."""
-    first, *rest = text.split(placeholder)
-    return [first, *(part for after in rest for part in (None, after))]
+def question_type(row: Mapping[str, Any], source: str) -> str:
+    """The row's `question_type`, or `kind` as versions before 0.2 called it; "" without either."""
+    key = "question_type" if row.get("question_type") is not None else "kind"
+    found: str = required({key: "", **row}, key, str, source)
+    return found
 
 
-def filled(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """Those of the keys that hold something; null, an empty list or text is nothing, as tables fill missing cells."""
+def filled_keys(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """Those of the keys that have a value: null, "" and [] are how tables fill missing cells."""
     return [key for key in keys if row.get(key) not in (None, [], "")]
 
 
-def begin(row: Mapping[str, Any], source: str) -> list[Message]:
-    """The messages before a row's own: the system prompt that it has beside them, if any."""
-    return (
-        [] if row.get("system") is None else [("system", [take(row, "system", str, source)], 1.0)]
-    )
+# Images
 
 
-def check_message(message: Any, where: str) -> None:
-    """Raise if a message has images beside its text, which only the official DeepSeek-VL form has there."""
-    for key in filled(message, IMAGE_KEYS) if isinstance(message, dict) else ():
-        raise UserError(
-            f"{where}.{key}: images in a message. Expected them beside the messages, as the row's 'images', and "
-            f"one {PLACEHOLDER} in the text where each is shown."
-        )
+def split_placeholders(text: str, placeholder: str = PLACEHOLDER) -> list[ContentPart]:
+    """The text with None for each of its placeholders."""
+    first, *rest = text.split(placeholder)
+    parts: list[ContentPart] = [first]
+    for following in rest:
+        parts += [None, following]
+    return parts
 
 
-def build(
-    row: Mapping[str, Any],
-    messages: list[Message],
-    source: str,
-    home: Home,
-    images_first: bool = False,
-) -> Conversation:
-    """The messages as a Conversation: the row's images in their places, the system message apart.
+def fill_placeholders(messages: Sequence[Message], images: Sequence[ImageRef], source: str) -> None:
+    """Put the images into the messages where they have placeholders, in order.
 
-    With `images_first`, images of a row whose text has no placeholder come before its first question.
+    Raises:
+        UserError: another number of placeholders than of images.
     """
-    images = row_images(row, source, home)
-    if not images and not any(
-        isinstance(part, ImageRef) for _, parts, _ in messages for part in parts
-    ):
-        check_keys(row, OTHER_KEYS, source)
-    places = any(part is None for _, parts, _ in messages for part in parts)
-    if images_first and images and not places:
-        question = next((parts for role, parts, _ in messages if role == "user"), [])
-        question[:0] = [None] * len(images)
-    fill_places(messages, images, source)
-    system = None
-    if messages and messages[0][0] == "system":
-        parts = messages.pop(0)[1]
-        if any(isinstance(part, ImageRef) for part in parts):
-            raise UserError(
-                f"{source}: an image in the system message. Move it to a user's message."
-            )
-        system = "".join(map(str, parts))
-    if any(role == "system" for role, _, _ in messages):
+    places = [
+        (message.parts, index)
+        for message in messages
+        for index, part in enumerate(message.parts)
+        if part is None
+    ]
+    if len(places) != len(images):
         raise UserError(
-            f"{source}: a system message after another message. Expected it first and once."
+            f"{source}: {len(places)} image placeholder(s) in the text, but {len(images)} image(s)"
+            f" are listed. Write one {PLACEHOLDER} where each image is shown."
         )
-    turns = tuple(
-        Turn(
-            cast(Literal["user", "assistant"], role),
-            cast(tuple[str | ImageRef, ...], tuple(parts)),
-            weight,
-        )
-        for role, parts, weight in messages
-    )
-    return Conversation(turns, source, system, question_type=take_question_type(row, source))
+    for (parts, index), image in zip(places, images, strict=True):
+        parts[index] = image
 
 
-def row_images(row: Mapping[str, Any], source: str, home: Home) -> list[ImageRef]:
-    """The images that the row lists beside its text: `images` or `image`, one or a list of them."""
-    given = filled(row, IMAGE_KEYS)
-    if len(given) > 1:
-        raise UserError(f"{source}: both 'image' and 'images'. Keep the one that is meant.")
-    if not given:
-        return []
-    listed = row[given[0]]
-    references = listed if isinstance(listed, list) else [listed]
-    return [image_ref(reference, home, f"{source}: {given[0]}") for reference in references]
+def refuse_image_keys(mapping: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    """Raise if a row, or a part of a message, has images under one of these keys.
 
-
-def check_keys(row: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    """Raise if a row, or a part of a message, has images under one of the keys, which are not read."""
-    for key in filled(row, keys):
+    Raises:
+        UserError: with the key to rename.
+    """
+    for key in filled_keys(mapping, keys):
         raise UserError(
             f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it."
         )
 
 
-def fill_places(messages: list[Message], images: list[ImageRef], source: str) -> None:
-    """Put the row's images where the messages have None, in order."""
-    places = [
-        (parts, i) for _, parts, _ in messages for i, part in enumerate(parts) if part is None
-    ]
-    if len(places) != len(images):
+def refuse_images_in_message(message: Any, where: str) -> None:
+    """Raise if a message lists images, which only the official DeepSeek-VL format does there.
+
+    Raises:
+        UserError: with where they belong.
+    """
+    for key in filled_keys(message, IMAGE_KEYS) if isinstance(message, dict) else ():
         raise UserError(
-            f"{source}: {len(places)} image placeholder(s) in the text, {len(images)} image(s) beside it. Expected as "
-            f"many of one as of the other: write one {PLACEHOLDER} where each image is shown."
+            f"{where}.{key}: images in a message. Expected them as the row's 'images', with one "
+            f"{PLACEHOLDER} in the text where each is shown."
         )
-    for (parts, i), image in zip(places, images, strict=True):
-        parts[i] = image
 
 
-def take_question_type(row: Mapping[str, Any], source: str) -> str:
-    """The row's `question_type`, or `kind` as versions before 0.2 called it; "" without either."""
-    key = "question_type" if row.get("question_type") is not None else "kind"
-    question_type: str = take({key: "", **row}, key, str, source)
-    return question_type
+# Messages to a Conversation
+
+
+def system_messages(row: Mapping[str, Any], source: str) -> list[Message]:
+    """The messages before those of the format itself: the row's `system` prompt, if it has one."""
+    if row.get("system") is None:
+        return []
+    return [Message("system", [required(row, "system", str, source)])]
+
+
+def to_conversation(
+    row: Mapping[str, Any],
+    messages: Sequence[Message],
+    source: str,
+    allowed: ImageSource,
+    *,
+    images_first: bool = False,
+    references: Sequence[str] = (),
+) -> Conversation:
+    """The messages as a Conversation, the row's images in their places.
+
+    Args:
+        row: with its images, system prompt and question type.
+        messages: what it says; changed in place.
+        source: file and row, for errors.
+        allowed: where images may come from.
+        images_first: put the images before the first question if no text has a placeholder.
+        references: accepted answers to the last question, if they are more than the answer.
+
+    Raises:
+        UserError: images and placeholders do not match, or the system message is not the first.
+    """
+    images = _row_images(row, source, allowed)
+    parts = [part for message in messages for part in message.parts]
+    if not images and not any(isinstance(part, ImageRef) for part in parts):
+        refuse_image_keys(row, FOREIGN_IMAGE_KEYS, source)
+    if images_first and None not in parts:
+        question = next((one.parts for one in messages if one.role == "user"), [])
+        question[:0] = [None] * len(images)
+    fill_placeholders(messages, images, source)
+    turns = [message for message in messages if message.role != "system"]
+    return Conversation(
+        turns=tuple(_turn(message) for message in turns),
+        source=source,
+        system=_system_prompt(messages, source),
+        question_type=question_type(row, source),
+        references=tuple(references),
+    )
+
+
+def _row_images(row: Mapping[str, Any], source: str, allowed: ImageSource) -> list[ImageRef]:
+    """The images that the row lists: `images` or `image`, one or a list of them."""
+    given = filled_keys(row, IMAGE_KEYS)
+    if len(given) > 1:
+        raise UserError(f"{source}: both 'image' and 'images'. Keep the one that is meant.")
+    if not given:
+        return []
+    listed = row[given[0]]
+    values = listed if isinstance(listed, list) else [listed]
+    return [image_ref(value, allowed, f"{source}: {given[0]}") for value in values]
+
+
+def _system_prompt(messages: Sequence[Message], source: str) -> str | None:
+    """Text of the system message, which must come first; None without one."""
+    if any(message.role == "system" for message in messages[1:]):
+        raise UserError(
+            f"{source}: a system message after another message. Expected it first and once."
+        )
+    if not messages or messages[0].role != "system":
+        return None
+    parts = messages[0].parts
+    if any(isinstance(part, ImageRef) for part in parts):
+        raise UserError(f"{source}: an image in the system message. Move it to a user's message.")
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _turn(message: Message) -> Turn:
+    """A message of the user or the assistant whose placeholders are filled."""
+    assert message.role != "system"
+    parts = tuple(part for part in message.parts if part is not None)
+    return Turn(message.role, parts, message.weight)

@@ -1,109 +1,142 @@
-"""Rows of published data sets by their own columns."""
+"""Row formats of published data sets: their own columns."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.image_refs import Home
-from dsvl_tune.data.formats.messages import Message, build, split_text, take
+from dsvl_tune.data.formats.image_refs import ImageSource
+from dsvl_tune.data.formats.messages import (
+    Message,
+    optional_text,
+    required,
+    split_placeholders,
+    to_conversation,
+)
 
-CHARTQA_KINDS = ("human", "machine")
+CHARTQA_AUTHORS = ("human", "machine")
+"""Who wrote a question of ChartQA, by `human_or_machine`."""
 
 
-def read_chartqa(row: Mapping[str, Any], source: str, home: Home) -> Conversation:
-    """ChartQA: `query`, `label` (text, or a list of it of which the first is meant), `image` or the files' `imgname`.
+def read_chartqa(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
+    """ChartQA: `query`, `label` (text, or a list with it first), `image` or the files' `imgname`.
 
-    The question type is who asked: `human_or_machine`, 0 or 1.
+    The question type is who wrote the question.
     """
-    label = take(row, "label", (str, list), source)
-    answer = label if isinstance(label, str) else first_text(label, f"{source}: label")
-    asked_by = row.get("human_or_machine")
-    kind = CHARTQA_KINDS[asked_by] if asked_by in (0, 1) else ""
-    image = row.get("image") if row.get("image") is not None else row.get("imgname")
-    return ask(
-        take(row, "query", str, source),
-        answer,
-        {"image": image, "question_type": kind},
-        source,
-        home,
+    label = required(row, "label", (str, list), source)
+    author = row.get("human_or_machine")
+    return _question_and_answer(
+        required(row, "query", str, source),
+        label if isinstance(label, str) else _texts(label, f"{source}: label")[0],
+        image=row["image"] if row.get("image") is not None else row.get("imgname"),
+        question_type=CHARTQA_AUTHORS[author] if author in (0, 1) else "",
+        source=source,
+        allowed=allowed,
     )
 
 
-def read_answers(row: Mapping[str, Any], source: str, home: Home) -> Conversation:
-    """DocVQA's and TextVQA's columns: `question`, `image`, and `answers` of which the most frequent is supervised.
+def read_answers(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
+    """DocVQA, InfographicVQA, TextVQA: `question`, `image` and `answers`, of which all are accepted.
 
-    Of equally frequent ones it is the first. The question type is the first of DocVQA's `question_types`.
+    The most frequent answer is trained on, the first of equally frequent ones. `references` keep
+    all of them, repeated ones too: VQA accuracy counts annotators. The question type is the first
+    of DocVQA's `question_types`.
     """
-    answers = take(row, "answers", list, source)
-    first_text(answers, f"{source}: answers")
-    answer = Counter(str(one).strip() for one in answers).most_common(1)[0][0]
+    answers = required(row, "answers", list, source)
+    references = [text.strip() for text in _texts(answers, f"{source}: answers")]
     types = row.get("question_types") or [""]
-    kind = types[0] if isinstance(types, list) and isinstance(types[0], str) else ""
-    image = row["image"] if row.get("image") is not None else row.get("images")
-    return ask(
-        take(row, "question", str, source),
-        answer,
-        {"image": image, "question_type": kind},
-        source,
-        home,
+    is_listed = isinstance(types, list) and isinstance(types[0], str)
+    return _question_and_answer(
+        required(row, "question", str, source),
+        Counter(references).most_common(1)[0][0],
+        references=references,
+        image=row["image"] if row.get("image") is not None else row.get("images"),
+        question_type=types[0] if is_listed else "",
+        source=source,
+        allowed=allowed,
     )
 
 
-def read_scienceqa(row: Mapping[str, Any], source: str, home: Home) -> Conversation:
-    """ScienceQA: `hint`, `question` and lettered `choices`; the letter of `answer` (from 0) is supervised.
+def read_scienceqa(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
+    """ScienceQA: `hint`, `question`, lettered `choices`; the letter of `answer` is trained on.
 
-    `image` may be null: about half of the rows have none. The question type is the `subject`.
+    `answer` counts from 0. `image` may be null: about half of the rows have none. The question
+    type is the `subject`.
     """
-    choices = take(row, "choices", list, source)
-    number = take(row, "answer", int, source)
+    choices = required(row, "choices", list, source)
+    number = required(row, "answer", int, source)
     if not 0 <= number < len(choices) <= len(ascii_uppercase):
         raise UserError(
-            f"{source}: answer {number} of {len(choices)} choices. Expected a number from 0 below theirs."
+            f"{source}: answer {number} of {len(choices)} choices. Expected the number of a "
+            "choice, from 0."
         )
-    options = "\n".join(
-        f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)
-    )
-    parts = [
-        take({**row, "hint": row.get("hint") or ""}, "hint", str, source),
-        take(row, "question", str, source),
-        options,
+    lettered = zip(ascii_uppercase, choices, strict=False)
+    lines = [
+        optional_text(row, "hint", source),
+        required(row, "question", str, source),
+        "\n".join(f"{letter}. {choice}" for letter, choice in lettered),
         "Answer with the letter of the choice.",
     ]
-    more = {"image": row.get("image"), "question_type": row.get("subject") or ""}
-    return ask("\n".join(filter(None, parts)), ascii_uppercase[number], more, source, home)
+    return _question_and_answer(
+        "\n".join(line for line in lines if line),
+        ascii_uppercase[number],
+        image=row.get("image"),
+        question_type=row.get("subject") or "",
+        source=source,
+        allowed=allowed,
+    )
 
 
-def read_caption(row: Mapping[str, Any], source: str, home: Home) -> Conversation:
-    """A picture with its `caption` (a WebDataset's txt), of several the first; the question is the picture alone.
+def read_caption(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
+    """An image with its `caption` (a WebDataset's txt); of several captions the first is trained on.
 
-    A `prompt` is asked beside it.
+    The question is the image alone, or the row's `prompt`.
     """
-    caption = take(row, "caption", (str, list), source)
-    text = caption if isinstance(caption, str) else first_text(caption, f"{source}: caption")
-    prompt = take({**row, "prompt": row.get("prompt") or ""}, "prompt", str, source)
-    messages: list[Message] = [("user", split_text(prompt), 1.0), ("assistant", [text], 1.0)]
-    conversation = build(row, messages, source, home, images_first=True)
+    caption = required(row, "caption", (str, list), source)
+    captions = [caption] if isinstance(caption, str) else _texts(caption, f"{source}: caption")
+    messages = [
+        Message("user", split_placeholders(optional_text(row, "prompt", source))),
+        Message("assistant", [captions[0]]),
+    ]
+    conversation = to_conversation(
+        row, messages, source, allowed, images_first=True, references=captions
+    )
     if not conversation.images:
-        raise UserError(f"{source}: a caption without an image. Expected 'image' beside it.")
+        raise UserError(f"{source}: a caption without an image. Expected one under 'image'.")
     return conversation
 
 
-def ask(
-    question: str, answer: str, row: Mapping[str, Any], source: str, home: Home
+def _question_and_answer(
+    question: str,
+    answer: str,
+    *,
+    image: Any,
+    question_type: Any,
+    source: str,
+    allowed: ImageSource,
+    references: Sequence[str] = (),
 ) -> Conversation:
-    """One question about the row's image; placeholder strings in it are text that the template refuses."""
-    messages: list[Message] = [("user", split_text(question), 1.0), ("assistant", [answer], 1.0)]
-    return build(row, messages, source, home, images_first=True)
+    """One question about the image of a row, which comes first unless a placeholder says where."""
+    messages = [
+        Message("user", split_placeholders(question)),
+        Message("assistant", [answer]),
+    ]
+    return to_conversation(
+        {"image": image, "question_type": question_type},
+        messages,
+        source,
+        allowed,
+        images_first=True,
+        references=references,
+    )
 
 
-def first_text(values: list[Any], where: str) -> str:
-    """The first of a list that must hold text."""
+def _texts(values: list[Any], where: str) -> list[str]:
+    """A list that must hold at least one text and nothing else."""
     if not values or not all(isinstance(value, str) for value in values):
         raise UserError(f"{where}: {str(values)[:80]}, expected a list with at least one text.")
-    first: str = values[0]
-    return first
+    return values

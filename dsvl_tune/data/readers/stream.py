@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import Format, read_row
 from dsvl_tune.data.readers.arrow import named_files
 from dsvl_tune.data.readers.open import HUB_NAME
@@ -116,7 +116,7 @@ class StreamedRows(Sequence[list[Conversation]]):
             UserError: it is not of the format.
         """
         record = index if isinstance(index, Record) else self.first[index]
-        home = Home(self.images_root or record.root, self.allow_urls)
+        home = ImageSource(self.images_root or record.root, self.allow_urls)
         return [read_row(record.value(), record.source, home, self.format)]
 
     def records(self) -> Iterator[Record]:

@@ -1,4 +1,4 @@
-"""Files of conversations: what each format means, and the one message that a bad row gets."""
+"""Files of conversations: what each format means, and the message for a bad row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dsvl_tune.data.formats.registry import Format
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Folder with a.png and b.png, and a picture beside it that rows may not reach."""
+    """Folder with a.png and b.png, and an image outside it that rows may not reach."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a", "b"):
@@ -110,7 +110,7 @@ def test_the_same_conversation_in_every_format(row: dict[str, Any], root: Path) 
     assert (conversation.system, conversation.question_type) == (None, "")
 
 
-def test_several_images_turns_system_kind_and_weight(root: Path) -> None:
+def test_several_images_turns_system_type_and_weight(root: Path) -> None:
     row = llava(
         "<image><image> Same?",
         "No.",
@@ -175,7 +175,7 @@ BAD = [
     ),
     (
         openai([{"type": "video", "video": "x"}], "x"),
-        r"messages\[0\].content\[0\].type: unknown 'video'",
+        r"messages\[0\].content\[0\].type: unknown .*'video'",
     ),
     ({"message": []}, "keys 'message', expected .*messages .openai."),
     ({"messages": "x"}, "messages: text, expected a list"),
@@ -211,17 +211,17 @@ BAD = [
     (openai("<image>What?", "That.", img="a.png"), "'img'.*Rename it to 'image'"),
     (
         {"messages": [{"role": "user", "content": "x", "images": ["a.png"]}]},
-        r"\[0\].images: .*beside the messages",
+        r"\[0\].images: .*the row's 'images'",
     ),
     (
         {"conversations": [{"from": "human", "value": "x", "image": "a.png"}]},
-        r"\[0\].image: .*beside the messages",
+        r"\[0\].image: .*the row's 'images'",
     ),
 ]
 
 
 @pytest.mark.parametrize(("row", "words"), BAD)
-def test_bad_rows_are_told_with_their_place(row: Any, words: str, root: Path) -> None:
+def test_bad_rows_are_reported_with_file_and_row(row: Any, words: str, root: Path) -> None:
     (root / "link.png").symlink_to(root.parent / "secret.png")
     path = write(root, openai("Hi", "Ho"), row)
     with pytest.raises(UserError, match=words) as error:
@@ -240,8 +240,14 @@ def test_bad_files(root: Path) -> None:
     with pytest.raises(UserError, match="rows.jsonl:2: not JSON"):
         read_conversations(path, root)
     path.write_text(json.dumps(openai("Hi", "Ho")))
-    with pytest.raises(UserError, match="no 'conversations' there"):
+    with pytest.raises(UserError, match="no 'conversations'"):
         read_conversations(path, root, format="llava")
+
+
+def test_an_unknown_format_is_an_error(root: Path) -> None:
+    path = write(root, openai("Hi", "Ho"))
+    with pytest.raises(UserError, match="data.format 'lava'.*'llava'"):
+        read_conversations(path, root, format="lava")
 
 
 def test_images_of_one_file_have_one_name(root: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.formats.image_refs import Home, image_ref
+from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
 from dsvl_tune.data.images.load import load_image
 
 NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8))
@@ -132,7 +132,7 @@ def test_refused_by_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / "it.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match=words) as error:
-        load_image(image_ref("it.png", Home(tmp_path), "rows:3"), "rows:3")
+        load_image(image_ref("it.png", ImageSource(tmp_path), "rows:3"), "rows:3")
     assert str(error.value).startswith(f"rows:3: image {path}")
 
 
@@ -185,7 +185,7 @@ READ: dict[str, tuple[bytes, tuple[int, int, int], int]] = {
 @pytest.mark.parametrize("name", READ)
 def test_read_right(name: str) -> None:
     content, colour, tolerance = READ[name]
-    picture = load_image(image_ref(content, Home(Path("root")), "rows:3"), "rows:3")
+    picture = load_image(image_ref(content, ImageSource(Path("root")), "rows:3"), "rows:3")
     assert picture.mode == "RGB"
     np.testing.assert_allclose(np.array(picture)[2, 2], colour, atol=tolerance)
 
@@ -250,7 +250,7 @@ def test_references_that_lead_astray(name: str, tmp_path: Path) -> None:
     NOISE.save(tmp_path / "secret.png")
     make, words = REFERENCES[name]
     with pytest.raises(UserError, match=words):
-        load_image(image_ref(make(root), Home(root), "rows:3"), "rows:3")
+        load_image(image_ref(make(root), ImageSource(root), "rows:3"), "rows:3")
 
 
 def test_there_are_forty_kinds_and_more() -> None:
@@ -279,7 +279,7 @@ def test_urls_are_fetched_once_where_that_is_allowed(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    home = Home(tmp_path, allow_urls=True)
+    home = ImageSource(tmp_path, allow_urls=True)
     ref = image_ref(f"{server}/a.png", home, "rows:3")
     assert load_image(ref, "rows:3").tobytes() == NOISE.tobytes()
     (tmp_path / "web" / "a.png").unlink()

@@ -16,7 +16,7 @@ from published_shapes import SHAPES
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
-from dsvl_tune.data.formats.image_refs import Home, image_ref
+from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
 from dsvl_tune.data.formats.registry import FORMATS, read_row
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.validation.inspect import Examine
@@ -93,7 +93,7 @@ def test_rows(processor: Processor, tmp_path: Path) -> None:
         row = mutate(copy.deepcopy(chance.choice(list(SHAPES.values()))[1]), chance)
         format: Any = chance.choice(["auto", *FORMATS])
         try:
-            (facts,) = examine([read_row(row, "rows:1", Home(tmp_path), format)])
+            (facts,) = examine([read_row(row, "rows:1", ImageSource(tmp_path), format)])
             read += not facts.error
             told += [facts.error] if facts.error else []
         except UserError as error:
@@ -117,7 +117,9 @@ def test_pictures(kind: str) -> None:
             content[chance.randrange(min(len(content), 200))] = chance.randrange(256)
         content = content[: chance.choice([len(content), chance.randrange(len(content))])]
         try:
-            picture = load_image(image_ref(bytes(content), Home(Path("root")), "x"), "rows:1")
+            picture = load_image(
+                image_ref(bytes(content), ImageSource(Path("root")), "x"), "rows:1"
+            )
             assert picture.mode == "RGB"
         except UserError as error:
             told.append(str(error))

@@ -12,7 +12,7 @@ from published_shapes import DATA_URL, PNG, SHAPES
 import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef
-from dsvl_tune.data.formats.image_refs import Home
+from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import FORMATS, read_row
 from dsvl_tune.data.images.load import load_image
 
@@ -38,7 +38,7 @@ def test_published_shape(name: str) -> None:
     format, row, expected = SHAPES[name]
     for asked in ("auto", format):
         conversation = read_row(
-            row, "rows:1", Home(Path("/data" if "swift messages" in name else "root")), asked
+            row, "rows:1", ImageSource(Path("/data" if "swift messages" in name else "root")), asked
         )
         found = [
             (r, [p if not str(p).startswith("#sha256") else "#sha" for p in parts], w)
@@ -58,9 +58,28 @@ def test_every_format_has_a_published_shape() -> None:
 )
 def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
     row = {"question": "?", "answer": "!", "image": source}
-    (ref,) = read_row(row, "x", Home(Path("root"))).images
+    (ref,) = read_row(row, "x", ImageSource(Path("root"))).images
     assert load_image(ref, "x").getpixel((1, 1)) == (255, 0, 0)
     assert ref.content == PNG.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "references"),
+    [
+        ({"question": "?", "answers": ["b", " a ", "a", "c"]}, "a", ("b", "a", "a", "c")),
+        ({"caption": ["one", "two"]}, "one", ("one", "two")),
+        ({"question": "?", "answer": "a"}, "a", ()),
+        ({"query": "?", "label": ["a"]}, "a", ()),
+    ],
+)
+def test_every_accepted_answer_is_kept(
+    row: dict[str, Any], answer: str, references: tuple[str, ...]
+) -> None:
+    """Repeated ones too: VQA accuracy counts how many of ten annotators gave an answer."""
+    conversation = read_row({**row, "image": "a.png"}, "x", ImageSource(Path("root")))
+    assert conversation.turns[-1].text == answer
+    assert conversation.references == references
+    assert conversation.accepted_answers == (references or (answer,))
 
 
 @pytest.mark.parametrize(
@@ -95,13 +114,13 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
             {"messages": [{"role": "user", "content": "x", "weight": "1"}]},
             "weight: text, expected a number",
         ),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "unknown 'tool'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "unknown role 'tool'"),
         ({"caption": "a"}, "caption without an image"),
         (
             {"messages": [{"role": ["user"], "content": "x"}]},
             r"messages\[0\].role: a list, expected text",
         ),
-        ({"messages": [None]}, r"messages\[0\]: no 'role' there .found: NoneType"),
+        ({"messages": [None]}, r"messages\[0\]: no 'role' .found: NoneType"),
         (
             {"question": "q", "choices": ["a", "b"], "answer": 1, "hint": 7},
             "hint: a number, expected text",
@@ -111,7 +130,7 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
             "question_type: a number, expected text",
         ),
         ({"question": "q", "answer": "x", "image": [["a.png"]]}, "image is list, expected a path"),
-        ([{"role": "User"}], r"conversation\[0\]: no 'content' there"),
+        ([{"role": "User"}], r"conversation\[0\]: no 'content'"),
         ([], "list, expected a JSON object"),
         (None, "NoneType, expected a JSON object"),
         ({}, "keys none, expected conversation"),
@@ -126,7 +145,7 @@ def test_bytes_and_data_urls_are_one_picture(source: Any) -> None:
 )
 def test_rows_that_are_not_quite_of_their_format(row: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        read_row(row, "rows:1", Home(Path("root")))
+        read_row(row, "rows:1", ImageSource(Path("root")))
 
 
 @pytest.mark.usefixtures("datasets_cache")
