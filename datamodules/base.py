@@ -66,7 +66,6 @@ class ConversationDataModule(L.LightningDataModule):
         metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(logger=False)  # for config.yaml
         self._metrics = metrics
         self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint

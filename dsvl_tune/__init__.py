@@ -34,13 +34,15 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "datamodules").is_d
     __path__.append(str(_checkout))
 
 
-def __getattr__(name: str) -> Any:
-    """Import a name of the public API when it is first used."""
-    if name in __all__:
-        from dsvl_tune import api
+if not TYPE_CHECKING:  # type checkers see the imports above
 
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Import a name of the public API when it is first used."""
+        if name in __all__:
+            from dsvl_tune import api
+
+            return getattr(api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -84,7 +84,7 @@ def _class_path(kind: type) -> str:
 def _arguments(instance: Any, kind: type) -> dict[str, Any]:
     """Collect the arguments that an object was constructed with.
 
-    Lightning's modules keep them in `hparams`; other objects store them under their names.
+    Lightning's modules may keep them in `hparams`; other objects store them under their names.
 
     Args:
         instance: The object.
@@ -93,13 +93,23 @@ def _arguments(instance: Any, kind: type) -> dict[str, Any]:
     Raises:
         UserError: The object does not store one of them.
     """
-    stored = getattr(instance, "hparams", None) or vars(instance)
     arguments = {}
     for name in ArgumentParser().add_class_arguments(kind, fail_untyped=False):
-        if name not in stored:
-            raise UserError(
-                f"{kind.__name__}: its constructor argument {name!r} is not stored, so the run "
-                f"could not be repeated. Store it as self.{name}."
-            )
-        arguments[name] = _to_plain(stored[name])
+        arguments[name] = _to_plain(_stored_argument(instance, name))
     return arguments
+
+
+def _stored_argument(instance: Any, name: str) -> Any:
+    """Look up a constructor argument in `hparams`, `_name` or `name`, in this order."""
+    for place, key in (
+        (getattr(instance, "hparams", {}), name),
+        (vars(instance), f"_{name}"),
+        (vars(instance), name),
+    ):
+        if key in place:
+            return place[key]
+    kind = type(instance).__name__
+    raise UserError(
+        f"{kind}: its constructor argument {name!r} is not stored, so the run could not be "
+        f"repeated. Store it as self.{name}."
+    )

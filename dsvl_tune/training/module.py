@@ -6,7 +6,6 @@ import os
 from functools import partial
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -231,9 +230,8 @@ class FinetuneModule(AnsweringModule):
         }
         checkpoint["nonfinite_steps"] = self.nonfinite_steps.seen
         # Constructor arguments are in config.yaml; here they would be pickled Python objects.
-        for owner in (L.LightningModule, L.LightningDataModule):
-            checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_KEY, None)
-            checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_NAME, None)
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_NAME, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""

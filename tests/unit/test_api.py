@@ -125,11 +125,12 @@ def test_what_cannot_be_trained_together_is_refused(hybrid_checkpoint: Path) -> 
         dsvl_tune.fit(module(hybrid_checkpoint), charts(hybrid_checkpoint), monitor=3)  # type: ignore[arg-type]
 
 
-def test_a_description_names_what_an_object_does_not_store() -> None:
-    class Forgetful(RelaxedAccuracy):
-        def __init__(self, tolerance: float = 0.1) -> None:
-            super().__init__()
+class Forgetful(RelaxedAccuracy):
+    def __init__(self, tolerance: float = 0.1) -> None:
+        super().__init__()
 
+
+def test_a_description_names_what_an_object_does_not_store() -> None:
     data = ChartsDataModule(metrics=[Forgetful()])
     with pytest.raises(dsvl_tune.UserError, match=r"Forgetful.*self\.tolerance"):
         describe_run(dsvl_tune.FinetuneModule(), data, {}, {})
