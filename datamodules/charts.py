@@ -41,13 +41,22 @@ class ChartsDataModule(ConversationDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.charts = {"train": train_charts, "validation": validation_charts, "test": test_charts}
-        self.retention_scenes, self.kinds, self.questions = retention_scenes, kinds, questions
+        self.train_charts = train_charts
+        self.validation_charts = validation_charts
+        self.test_charts = test_charts
+        self.retention_scenes = retention_scenes
+        self.kinds = kinds
+        self.questions = questions
 
     def rows(self, split: str) -> GeneratedRows:
         """A chart a row, its questions as conversations."""
+        amounts = {
+            "train": self.train_charts,
+            "validation": self.validation_charts,
+            "test": self.test_charts,
+        }
         make = partial(chart_row, split=split, kinds=self.kinds, questions=self.questions)
-        return GeneratedRows(make, self.charts[split], ("charts", make.keywords))
+        return GeneratedRows(make, amounts[split], ("charts", make.keywords))
 
     def identity(self, split: str) -> str:
         """The generator and its settings."""

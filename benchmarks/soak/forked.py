@@ -1,6 +1,6 @@
-"""Runs `dsvl-tune` commands in forked processes: what takes 10 s, importing everything, is done once before.
+"""Run `dsvl-tune` commands in forked processes, so that importing everything (10 s) happens once.
 
-As a script it is a server for another process: a request and an answer are a line of JSON each.
+As a script it is a server for another process: a request and an answer are one line of JSON each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import dsvl_tune.cli.commands.fit
 
 SCRIPT = str(Path(dsvl_tune.__file__).with_name("__main__.py"))
-"""What `python -m dsvl_tune` runs, for a command that starts further processes of itself."""
+"""What `python -m dsvl_tune` runs: for a command that starts further processes of itself."""
 
 
 def start(
@@ -27,13 +27,21 @@ def start(
     environment: Mapping[str, str] | None = None,
     memory_bytes: int | None = None,
 ) -> int:
-    """Run `dsvl-tune` with `arguments` in `folder` and a process group of its own; gives the process.
+    """Run `dsvl-tune` in a forked process with a process group of its own.
 
-    `memory_bytes` bounds what it may take beyond what is there when it begins.
+    Args:
+        arguments: of the command.
+        folder: working directory.
+        log: file that stdout and stderr are appended to.
+        environment: further environment variables.
+        memory_bytes: bound on the memory beyond what the process has at its start.
+
+    Returns:
+        The process id.
     """
     pid = os.fork()
     if pid:
-        while os.getpgid(pid) != pid:  # who is told of the process may kill its group at once
+        while os.getpgid(pid) != pid:  # the caller may kill the group at once
             time.sleep(0.001)
         return pid
     code = 1
@@ -66,13 +74,13 @@ def start(
 
 
 def poll(pid: int) -> int | None:
-    """The exit code of a process that has ended, negative for the signal that ended it."""
+    """Exit code of a process that has ended; negative for the signal that ended it."""
     ended, status = os.waitpid(pid, os.WNOHANG)
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def serve() -> None:
-    """Answer {"start": arguments of `start`} with a process, {"poll": process} with its exit code."""
+    """Answer {"start": arguments} with a process id, {"poll": process id} with its exit code."""
     answers = os.fdopen(os.dup(1), "w")
     print(json.dumps("ready"), file=answers, flush=True)
     for line in sys.stdin:

@@ -1,9 +1,9 @@
-"""Pulls the plug at random moments, gives the same command again, and compares with the run that was never stopped.
+"""Kill runs at random moments, repeat the command, and compare with an uninterrupted run.
 
     python benchmarks/soak/kill.py --kills 120
 
-Run by hand: it takes minutes. Every other kill waits until a checkpoint is being written. A line tells each kill, the
-last line the verdict; the exit code is 0 only if every sequence ended with the same bits.
+Takes minutes. Every other kill waits until a checkpoint is being written. Each kill prints a line,
+and the last line is the verdict; the exit code is 0 only if every run ended with the same bits.
 """
 
 from __future__ import annotations
@@ -56,34 +56,32 @@ MIXTURE = {
         "length_grouped": True,
     },
 }
-# What is trained on what; every case has message trees, dropout, a schedule, and steps that are no multiple of the
-# validation's.
+# Data, trainer and number of workers. Every case has shared-prefix trees, dropout, a schedule, and
+# a number of steps that is not a multiple of the validation interval.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "charts": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 0),
     "workers": (CHARTS, {"max_steps": 26}, 2),
     "mixture": (MIXTURE, {"max_steps": 26, "accumulate_grad_batches": 2}, 2),
-    "store": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 1),
+    "cache": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 1),
     "ddp": (CHARTS, {"max_steps": 26, "devices": 2, "strategy": "ddp"}, 1),
 }
-STORE = {"feature_cache": "features"}
-"""Of the case of that name: a kill may come while an entry is being written."""
+CACHE = {"feature_cache": "features"}
+"""Model keys of the case "cache": a kill may come while an entry is being written."""
 
 
 def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
-    """The recipe of a case, in a folder that its runs lie in."""
+    """Write the recipe of a case into the folder of its runs."""
     data, trainer, workers = CASES[case]
     common = {"batch_size": 2, "num_workers": workers, "system_prompt": ""}
     content = {
         "model": {
-            **{
-                "checkpoint": str(checkpoint),
-                "lr": 0.002,
-                "warmup_steps": 3,
-                "lora_dropout": 0.1,
-                "max_new_tokens": 3,
-            },
+            "checkpoint": str(checkpoint),
+            "lr": 0.002,
+            "warmup_steps": 3,
+            "lora_dropout": 0.1,
+            "max_new_tokens": 3,
             "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
-            **(STORE if case == "store" else {}),
+            **(CACHE if case == "cache" else {}),
         },
         "data": {**data, "init_args": {**data["init_args"], **common}},
         "trainer": {
@@ -101,14 +99,17 @@ def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
 
 
 def start(folder: Path) -> tuple[Callable[[], int | None], int]:
-    """Start the one command in a process group of its own; gives what asks for its exit code, and the process."""
+    """Start the command in a process group of its own.
+
+    Returns:
+        A function that polls its exit code, and the process id.
+    """
     command = ["fit", "--config", "run.yaml"]
     if "devices" not in (folder / "run.yaml").read_text(encoding="utf-8"):
         pid = forked.start(command, folder, folder / "log")
         return lambda: forked.poll(pid), pid
-    with (folder / "log").open(
-        "ab"
-    ) as log:  # Lightning starts the second process as a command, so this one is, too
+    # Lightning starts the second process as a command, so the first one is a command too.
+    with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, forked.SCRIPT, *command],
             cwd=folder,
@@ -120,18 +121,18 @@ def start(folder: Path) -> tuple[Callable[[], int | None], int]:
 
 
 def victims(pid: int, chance: random.Random) -> tuple[str, Callable[[], None]]:
-    """Whom to kill: mostly all processes, as a lost machine does, else the first one, or the one it started."""
+    """Choose what to kill: mostly all processes (a lost machine), else the first or its child."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     if chance.random() < 0.7:
         return "all processes", lambda: os.killpg(pid, signal.SIGKILL)
     if children and chance.random() < 0.5:
         child = int(chance.choice(children))
-        return "a process that it started", lambda: os.kill(child, signal.SIGKILL)
+        return "a child process", lambda: os.kill(child, signal.SIGKILL)
     return "the first process", lambda: os.kill(pid, signal.SIGKILL)
 
 
 def unfinished(folder: Path) -> set[tuple[str, int]]:
-    """Checkpoints that are being written, or were when the last kill came: names and times."""
+    """Names and times of checkpoints that are, or at the last kill were, being written."""
     checkpoints = folder / "runs" / "run" / "checkpoints"
     found = set()
     for path in (*checkpoints.glob(".*.partial"), checkpoints / "next.ckpt"):
@@ -141,7 +142,7 @@ def unfinished(folder: Path) -> set[tuple[str, int]]:
 
 
 def kept_step(folder: Path) -> str:
-    """The step that the next start goes on from."""
+    """The step from which the next start resumes."""
     for name in ("last", "previous"):
         path = folder / "runs" / "run" / "checkpoints" / f"{name}.ckpt"
         if path.exists():
@@ -150,7 +151,7 @@ def kept_step(folder: Path) -> str:
 
 
 def wait_and_kill(folder: Path, longest_s: float, chance: random.Random) -> str | None:
-    """Start the command and kill it at a random moment; None if it came to its end before."""
+    """Start the command and kill it at a random moment; None if it ended before."""
     left = unfinished(folder)
     poll, pid = start(folder)
     begin = time.monotonic()
@@ -170,14 +171,15 @@ def wait_and_kill(folder: Path, longest_s: float, chance: random.Random) -> str 
     while (code := poll()) is None:
         time.sleep(0.01)
     if code == 0:
-        return None  # what was killed had done its part
+        return None  # the killed process had finished its part
     ended = time.monotonic() - begin - after
     where = ", while saving" if in_save else ""
-    return f"{who} after {after:.2f} s{where}; ended {ended:.1f} s later, kept step {kept_step(folder)}"
+    moment_text = f"{who} after {after:.2f} s{where}; ended {ended:.1f} s later"
+    return f"{moment_text}, kept step {kept_step(folder)}"
 
 
 def to_the_end(folder: Path) -> float:
-    """Run the command without a kill; the seconds it took."""
+    """Run the command without a kill; return its duration in seconds."""
     begin = time.monotonic()
     poll, _ = start(folder)
     while (code := poll()) is None:
@@ -188,7 +190,7 @@ def to_the_end(folder: Path) -> float:
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """What the two runs ended with that is not equal, bit for bit."""
+    """Results of the two runs that are not equal, bit for bit."""
     found = []
     one, two = (
         torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)
@@ -216,6 +218,7 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -232,7 +235,7 @@ def main() -> None:
     for case in options.cases:
         write_recipe(root / case / "whole", case, checkpoint)
         longest_s = to_the_end(root / case / "whole")
-        print(f"{case}: never stopped, {longest_s:.1f} s", flush=True)
+        print(f"{case}: uninterrupted, {longest_s:.1f} s", flush=True)
         rest = len([one for one in options.cases if one != "ddp"]) or 1
         wanted = options.kills // 10 if case == "ddp" else -(-options.kills * 9 // (10 * rest))
         done = 0
@@ -252,9 +255,9 @@ def main() -> None:
             failed += bool(found)
             print(f"{case}: after {in_sequence} kills {found or 'equal'}", flush=True)
     verdict = (
-        f"{failed} differ from the run that was never stopped"
+        f"{failed} differ from the uninterrupted run"
         if failed
-        else "all equal the run never stopped"
+        else "all equal the uninterrupted run"
     )
     print(f"{kills} kills in {sequences} runs: {verdict}")
     if not failed:
@@ -263,10 +266,17 @@ def main() -> None:
 
 
 def build(root: Path) -> Path:
-    """The tiny checkpoint, made in another process: this one forks, so torch may not have threads in it."""
+    """Build the tiny checkpoint in another process: this one forks and must have no threads."""
     folder = root / "checkpoint"
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2] / 'tests')!r}); from pathlib import Path; "
-    code += f"from conftest import build_checkpoint; build_checkpoint(Path({str(folder)!r}), 'deepseek_vl_hybrid')"
+    tests = str(Path(__file__).parents[2] / "tests")
+    lines = [
+        "import sys",
+        f"sys.path.insert(0, {tests!r})",
+        "from pathlib import Path",
+        "from conftest import build_checkpoint",
+        f"build_checkpoint(Path({str(folder)!r}), 'deepseek_vl_hybrid')",
+    ]
+    code = "\n".join(lines)
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,

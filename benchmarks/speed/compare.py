@@ -1,16 +1,18 @@
-"""dsvl-tune, Hugging Face Trainer with peft, and TRL's SFTTrainer: same rows, same losses, what each costs.
+"""Cost of dsvl-tune, Hugging Face Trainer with peft, and TRL: same rows, same losses.
 
     pip install -c constraints.txt -e '.[speed]'
-    python benchmarks/speed/compare.py FOLDER [--rounds 3] [--models vocabulary,proportions] [--sets one,four] [--store]
+    python benchmarks/speed/compare.py FOLDER [--rounds 3] [--models vocabulary,proportions]
+        [--sets one,four] [--feature-cache]
 
-Writes models and charts into FOLDER (see rig_inputs.py), then runs every contender in a process of its own, one after
-the other, round by round. It fails if the losses of two contenders differ by more than 1e-4 in any step. CPU seconds
-are user and system time, which other work on the machine disturbs least; ratios are taken within a round, and the
-median over the rounds is printed, as Trainer's figure over the contender's: 2.00x is half of what Trainer takes.
+Writes models and charts into FOLDER (see rig_inputs.py), then runs every contender in a process of
+its own, one after the other, round by round. It fails if the losses of two contenders differ by
+more than 1e-4 in any step. CPU seconds are user and system time, which other work on the machine
+disturbs least; ratios are taken within a round, and their median over the rounds is printed as
+Trainer's figure divided by the contender's: 2.00x is half of what Trainer takes.
 
-An epoch has two steps. What keeps nothing between epochs (every contender but the one with a feature store) does the
-same work in every epoch, so its steps after the first stand for the first epoch and for the third. With a store, the
-first epoch fills it, and that time is in its figure.
+An epoch has two steps. A contender that caches nothing between epochs does the same work in every
+epoch, so its steps after the first stand for the first and the third epoch. With a feature cache
+(--feature-cache), the first epoch fills it, and that time is included.
 """
 
 from __future__ import annotations
@@ -39,21 +41,25 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "lightning")
 Result = dict[str, Any]
 
 
-def contenders(questions: str, store: bool) -> dict[str, list[str]]:
-    """Name -> arguments of step_bench.py. The first one is what the others are held against."""
+def contenders(questions: str, feature_cache: bool) -> dict[str, list[str]]:
+    """Name -> arguments of step_bench.py. The others are compared with the first one."""
     ours = ["--contender", "ours", *(["--share-images"] if questions == "four" else [])]
     found = {
         "Trainer + peft": ["--contender", "hf"],
         "TRL": ["--contender", "trl"],
         "dsvl-tune": ours,
     }
-    return {**found, "dsvl-tune, store": [*ours, "--feature-cache"]} if store else found
+    return (
+        {**found, "dsvl-tune, feature cache": [*ours, "--feature-cache"]}
+        if feature_cache
+        else found
+    )
 
 
 def run(
     model: Path, data: Path, arguments: list[str], batch_size: int, threads: int, scratch: Path
 ) -> Result:
-    """One contender in a fresh process; a store begins empty."""
+    """Run one contender in a fresh process; a feature cache starts empty."""
     steps = EPOCH + 1
     if arguments[-1] == "--feature-cache":
         shutil.rmtree(scratch, ignore_errors=True)
@@ -61,21 +67,14 @@ def run(
     command = [
         sys.executable,
         str(Path(__file__).with_name("step_bench.py")),
-        "--model",
-        str(model),
-    ]
-    command += [
-        "--data",
-        str(data),
-        "--steps",
-        str(steps),
-        "--warmup",
-        "1",
-        "--batch-size",
-        str(batch_size),
+        f"--model={model}",
+        f"--data={data}",
+        f"--steps={steps}",
+        "--warmup=1",
+        f"--batch-size={batch_size}",
         *arguments,
     ]
-    # libgomp's threads spin while they wait: CPU time that no work is done in
+    # libgomp's threads spin while they wait, which would count as CPU time.
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "3000"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("BENCH_JSON ")]
@@ -85,9 +84,9 @@ def run(
 
 
 def check_losses(setting: str, results: dict[str, Result]) -> list[list[str]]:
-    """A row of the losses' table for each step; ends the run where two differ.
+    """Return a table row of losses for each step; exit if two differ.
 
-    Only the steps that all have are compared, all of one epoch and more.
+    Only the steps that all contenders have are compared: one epoch and more.
     """
     shown = []
     for step, losses in enumerate(
@@ -100,14 +99,14 @@ def check_losses(setting: str, results: dict[str, Result]) -> list[list[str]]:
 
 
 def cpu_a_step(result: Result, epoch: int) -> float:
-    """CPU seconds a step in the first or the third epoch, the warm-up step left out."""
+    """CPU seconds per step in the first or the third epoch, without the warm-up step."""
     steps = result["steps"]["cpu_s"]
     kept = steps[2 * EPOCH :] if epoch == 3 and len(steps) == 3 * EPOCH else steps[1 : EPOCH + 1]
     return mean(kept[: EPOCH - 1] if epoch == 1 and len(steps) == 3 * EPOCH else kept)
 
 
 def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> list[list[str]]:
-    """A row for each contender: medians over the rounds, and medians of the ratios within a round."""
+    """A table row per contender: medians over the rounds, of figures and of ratios in a round."""
     lines = []
     for name in rounds[0]:
         cells = [f"{setting}: {name}"]
@@ -125,7 +124,7 @@ def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> l
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Every setting, round by round; tables at the end, every figure in results.json."""
+    """Run every setting, round by round; print tables, write all figures to results.json."""
     folder: Path = options.folder
     if not (folder / "four").exists():
         write_inputs(folder, rows=options.batch_size * EPOCH)
@@ -136,7 +135,7 @@ def compare(options: argparse.Namespace) -> None:
             rounds: list[dict[str, Result]] = []
             for _ in range(options.rounds):
                 results = {}
-                for name, arguments in contenders(questions, options.store).items():
+                for name, arguments in contenders(questions, options.feature_cache).items():
                     place = (
                         folder / model,
                         folder / questions,
@@ -144,9 +143,9 @@ def compare(options: argparse.Namespace) -> None:
                         options.batch_size,
                         options.threads,
                     )
-                    results[name] = run(*place, folder / "store")
+                    results[name] = run(*place, folder / "feature_cache")
                     print(
-                        f"{setting}: {name}: {results[name]['steps']['cpu_s']} CPU s a step",
+                        f"{setting}: {name}: {results[name]['steps']['cpu_s']} CPU s per step",
                         flush=True,
                     )
                 losses[setting] = check_losses(setting, results)
@@ -154,18 +153,18 @@ def compare(options: argparse.Namespace) -> None:
             costs += summary(setting, rounds, options.batch_size)
             kept[setting] = rounds
             (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
-    print(
-        f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {options.threads} threads for each"
-    )
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    print(f"\n{machine}, {options.threads} threads each")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
     print(f"batch {options.batch_size}, {options.rounds} rounds\n")
     steps = [step for shown in losses.values() for step in shown]
-    print(format_table(["losses", *contenders("one", options.store)], steps))
-    head = ["CPU s a sample", "epoch 1", "faster", "epoch 3", "faster", "peak MB", "of Trainer's"]
+    print(format_table(["losses", *contenders("one", options.feature_cache)], steps))
+    head = ["CPU s per sample", "epoch 1", "faster", "epoch 3", "faster", "peak MB", "of Trainer's"]
     print("\n" + format_table(head, costs))
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -175,7 +174,9 @@ def main() -> None:
     parser.add_argument("--sets", type=lambda text: text.split(","), default=["one", "four"])
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of every contender")
-    parser.add_argument("--store", action="store_true", help="also dsvl-tune with a feature store")
+    parser.add_argument(
+        "--feature-cache", action="store_true", help="also dsvl-tune with a feature cache"
+    )
     compare(parser.parse_args())
 
 

@@ -1,8 +1,8 @@
-"""Hugging Face Trainer with peft, as its users write it: the auto class, a LoraConfig, a collator that masks prompts.
+"""Hugging Face Trainer with peft, as its users write it: auto class, LoraConfig, own collator.
 
-The trainer's defaults but for what the bench fixes for all (rate, betas, decay, clipping, order). The pixels are made
-by dsvl-tune's rule, so that losses can be held together: those of transformers' image processor differ by up to a grey
-level in the 384 px branch.
+The trainer's defaults except for what the benchmark fixes for all contenders (learning rate, betas,
+weight decay, clipping, order). The pixels follow dsvl-tune's rule, so that losses can be compared:
+transformers' image processor differs by up to one gray level in the 384 px image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 class Collator:
-    """Rows of the file to what the model takes: right-padded ids, a mask, labels of the answers, pixels of each row."""
+    """Collate rows of the file: right-padded ids, mask, labels of the answers, pixels."""
 
     def __init__(self, processor: Processor, root: Path) -> None:
         self.processor, self.root = processor, root
@@ -76,7 +76,7 @@ class Collator:
 
 
 class Marks(TrainerCallback):
-    """The meter's marks and losses."""
+    """Record steps and losses."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
@@ -93,50 +93,40 @@ class Marks(TrainerCallback):
 
 
 def lora() -> LoraConfig:
+    """The adapters' configuration."""
     return LoraConfig(
         r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none"
     )
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Training arguments that all contenders share, and no output."""
+    """Training arguments that all contenders share; nothing is saved or reported."""
     return {
-        **{
-            "output_dir": tempfile.mkdtemp(),
-            "max_steps": options.steps,
-            "save_strategy": "no",
-            "report_to": "none",
-        },
-        **{
-            "per_device_train_batch_size": options.batch_size,
-            "train_sampling_strategy": "sequential",
-        },
-        **{
-            "dataloader_num_workers": options.workers,
-            "remove_unused_columns": False,
-            "use_cpu": True,
-        },
-        **{
-            "learning_rate": LEARNING_RATE,
-            "lr_scheduler_type": "constant",
-            "weight_decay": 0.0,
-            "max_grad_norm": 0.0,
-        },
-        **{
-            "adam_beta1": BETAS[0],
-            "adam_beta2": BETAS[1],
-            "logging_steps": 1,
-            "disable_tqdm": True,
-        },
-        **{
-            "bf16": options.dtype != "float32",
-            "gradient_checkpointing": False,
-            "dataloader_pin_memory": False,
-        },
+        "output_dir": tempfile.mkdtemp(),
+        "max_steps": options.steps,
+        "save_strategy": "no",
+        "report_to": "none",
+        "per_device_train_batch_size": options.batch_size,
+        "train_sampling_strategy": "sequential",
+        "dataloader_num_workers": options.workers,
+        "remove_unused_columns": False,
+        "use_cpu": True,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "bf16": options.dtype != "float32",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
     }
 
 
 def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Processor]:
+    """Read the rows and load model and processor."""
     rows = [
         json.loads(line)
         for line in data_file(options).read_text(encoding="utf-8").splitlines()
@@ -149,6 +139,7 @@ def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Process
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
+    """Train the steps; the meter records them."""
     rows, model, processor = rows_and_model(options)
     model = get_peft_model(model, lora())
     draw_adapters(model)
@@ -156,6 +147,6 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         model=model,
         args=TrainingArguments(**settings(options)),
         data_collator=Collator(processor, options.data),
-        train_dataset=rows,  # type: ignore[arg-type]  # any sequence serves
+        train_dataset=rows,  # type: ignore[arg-type]  # any sequence is accepted
         callbacks=[Marks(meter)],
     ).train()

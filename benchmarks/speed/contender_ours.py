@@ -1,4 +1,4 @@
-"""dsvl-tune as `fit` has it: FinetuneModule, InstructDataModule, Lightning's Trainer."""
+"""dsvl-tune as `fit` runs it: FinetuneModule, InstructDataModule, Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class FileOrder(Sampler[list[int]]):
         return iter(self.steps)
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint would hold; none is written."""
+        """State for a run checkpoint; none is written."""
         return {}
 
 
 class InFileOrder(InstructDataModule):
-    """The file's conversations, B a step; message trees are made within a step only, so that every step has B."""
+    """The file's conversations in order, B per step; trees are built within a step only."""
 
     steps: list[list[int]]
 
@@ -61,7 +61,7 @@ class InFileOrder(InstructDataModule):
 
 
 class Marks(L.Callback):
-    """The meter's marks, and the adapters' start."""
+    """Record steps, and draw the adapters."""
 
     def __init__(self, meter: Meter) -> None:
         self.meter = meter
@@ -78,8 +78,11 @@ class Marks(L.Callback):
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
+    """Train the steps; the meter records them."""
     checkpoint, sixteen_bit = str(options.model), options.dtype != "float32"
-    store = {} if options.feature_cache is None else {"feature_cache": str(options.feature_cache)}
+    cached = {}
+    if options.feature_cache is not None:  # in full precision, so that losses stay the same
+        cached = {"feature_cache": str(options.feature_cache), "feature_dtype": options.dtype}
     module = FinetuneModule(
         checkpoint,
         parts={"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)},
@@ -88,9 +91,7 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         min_lr_ratio=1.0,
         betas=BETAS,
         dtype=options.dtype,
-        **(
-            {**store, "feature_dtype": options.dtype} if store else {}
-        ),  # stored in full, so the losses stay the same
+        **cached,
     )
     data = InFileOrder(
         str(data_file(options)),

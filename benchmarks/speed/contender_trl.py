@@ -1,8 +1,8 @@
-"""TRL's SFTTrainer with peft, its defaults but for bfloat16 and gradient checkpointing, which are off for all.
+"""TRL's SFTTrainer with peft: its defaults without bfloat16 and gradient checkpointing.
 
-Its own collator takes DeepSeek-VL (prompt and completion, with a chat template that ends answers), but leaves the
-pixels to transformers' image processor. It gets the collator of the Trainer contender, so that losses can be held
-together.
+Its own collator supports DeepSeek-VL (prompt and completion, with a chat template that ends
+answers), but leaves the pixels to transformers' image processor. It gets the collator of the
+Trainer contender, so that losses can be compared.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
+    """Train the steps; the meter records them."""
     rows, model, processor = rows_and_model(options)
     trainer = SFTTrainer(
         model=model,

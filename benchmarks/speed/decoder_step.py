@@ -1,13 +1,14 @@
-"""A LoRA step of the decoder beside plain transformers and peft, and beside what its arithmetic alone would take.
+"""A LoRA step of the decoder, compared with transformers and peft and with its arithmetic alone.
 
     OMP_NUM_THREADS=1 python benchmarks/speed/decoder_step.py [ROUNDS]
 
-A Llama decoder of real proportions (width 1024, inner 2816, heads of 128, 4 layers) with random weights, float32; 4
-rows of 648 tokens, as an image of 576 and a short conversation make; adapters of rank 16 on all seven linear layers.
-Head and loss are left out. The floor is the arithmetic of linear layers and attention, forward and gradients of
-activations, without the adapters, at the rate of `torch.mm`. Prints rates, floor, and for each side CPU seconds in turn
-(medians of ROUNDS, default 3), the share of the floor, the median of paired ratios, the memory added, and the largest
-difference of any gradient.
+A Llama decoder of realistic proportions (width 1024, intermediate 2816, heads of 128, 4 layers)
+with random weights, float32; 4 sequences of 648 tokens, which is one image of 576 and a short
+conversation; adapters of rank 16 on all seven linear layers. Head and loss are left out. The lower
+bound is the arithmetic of linear layers and attention, forward and gradients of activations,
+without the adapters, at the rate of `torch.mm`. Prints the rates, the lower bound, and for each
+side CPU seconds (medians of ROUNDS, default 3), their relation to the bound, the median of paired
+ratios, the memory added, and the largest difference of any gradient.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 def decoder() -> nn.Module:
-    """A frozen decoder with adapters by peft, every tensor drawn from one seed."""
+    """A frozen decoder with peft's adapters, every tensor drawn from one seed."""
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=WIDTH,
@@ -48,7 +49,7 @@ def decoder() -> nn.Module:
 
 
 def step(model: nn.Module, hidden: Tensor, weights: Tensor) -> None:
-    """Forward and backward, gradients left on the adapters."""
+    """Forward and backward; gradients stay on the adapters."""
     model.zero_grad()
     mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().expand(ROWS, 1, TOKENS, TOKENS)
     positions = torch.arange(TOKENS).expand(ROWS, TOKENS)
@@ -59,20 +60,21 @@ def step(model: nn.Module, hidden: Tensor, weights: Tensor) -> None:
 
 
 def models() -> tuple[nn.Module, nn.Module]:
+    """Return the decoder as transformers and peft have it, and with our kernels."""
     theirs, ours = decoder(), decoder()
     install_kernels(ours)
     return theirs, ours
 
 
 def build() -> tuple[Work, Work]:
-    """A step of each side."""
+    """A step of each side, for `contest`."""
     theirs, ours = models()
     hidden, weights = torch.randn(2, ROWS, TOKENS, WIDTH).unbind(0)
     return partial(step, theirs, hidden, weights), partial(step, ours, hidden, weights)
 
 
 def largest_difference(theirs: nn.Module, ours: nn.Module) -> float:
-    """Of any gradient, relative to that tensor's largest number."""
+    """Largest difference of any gradient, relative to that tensor's largest value."""
     pairs = zip(theirs.parameters(), ours.parameters(), strict=True)
     return max(
         float((a.grad - b.grad).abs().max() / a.grad.abs().max())
@@ -82,7 +84,7 @@ def largest_difference(theirs: nn.Module, ours: nn.Module) -> float:
 
 
 def rates() -> tuple[float, float]:
-    """GFLOP per CPU second of `torch.mm` and of our product, at the size of the MLP's first layer; best of 5."""
+    """GFLOP per CPU second of `torch.mm` and of our linear layer, at the MLP's size; best of 5."""
     x, weight = torch.randn(ROWS * TOKENS, WIDTH), torch.randn(INNER, WIDTH)
     gflop = 2 * x.numel() * INNER / 1e9
     ways = (lambda: torch.mm(x, weight.t()), lambda: linear(x, weight))
@@ -91,22 +93,25 @@ def rates() -> tuple[float, float]:
 
 
 def step_gflop() -> float:
-    """Linear layers forward and to their inputs, attention's two products forward and five backward, whole square."""
+    """GFLOP of a step.
+
+    Linear layers forward and for the gradient of their inputs; attention's two matmuls forward and
+    five backward, over the whole square.
+    """
     linear = 2 * 2 * ROWS * TOKENS * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER)
     attention = (2 + 5) * 2 * ROWS * TOKENS**2 * WIDTH
     return LAYERS * (linear + attention) / 1e9
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     plain, fast = rates()
-    floor = step_gflop() / plain
-    print(
-        f"{torch.get_num_threads()} threads; torch.mm {plain:.0f} GFLOP per CPU second, ours {fast:.0f}"
-    )
-    print(
-        f"a step's arithmetic {step_gflop():.0f} GFLOP, floor {floor:.2f} s, at our rate {step_gflop() / fast:.2f} s"
-    )
+    bound = step_gflop() / plain
+    threads = torch.get_num_threads()
+    print(f"{threads} threads; GFLOP per CPU second: torch.mm {plain:.0f}, ours {fast:.0f}")
+    at_our_rate = step_gflop() / fast
+    print(f"a step: {step_gflop():.0f} GFLOP, bound {bound:.2f} s, at our rate {at_our_rate:.2f} s")
     theirs, ours = models()
     hidden, weights = torch.randn(2, ROWS, TOKENS, WIDTH).unbind(0)
     works = partial(step, theirs, hidden, weights), partial(step, ours, hidden, weights)
@@ -116,9 +121,8 @@ def main() -> None:
     seconds = compare(*works, rounds)
     memory = added_mb(build)
     for name, spent, added in zip(("transformers and peft", "ours"), seconds, memory, strict=False):
-        print(
-            f"{name:22} {spent:6.2f} s   {floor / spent:5.0%} of the floor   {added:6.0f} MB added"
-        )
+        share = bound / spent
+        print(f"{name:22} {spent:6.2f} s   {share:5.0%} of the bound   {added:6.0f} MB added")
     print(f"ratio {seconds[2]:.2f}x, largest difference of a gradient {away:.1e}")
 
 

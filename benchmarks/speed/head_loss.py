@@ -1,11 +1,12 @@
-"""What head and cross entropy cost, forward and backward: in chunks, plainly, and by torch's fused function.
+"""Head and cross entropy, forward and backward: in chunks, plainly, and by torch's fused function.
 
     python benchmarks/speed/head_loss.py [N [WIDTH [VOCABULARY [ROUNDS]]]]
 
-Every measurement has a process of its own; the contenders take turns. Prints the median CPU seconds, their ratio to the
-plain way, and the peak memory above what weights and inputs take. "fused" is `F.linear_cross_entropy`, which knows no
-weight per token with reduction "sum" and computes the logits twice with "none"; both get our size of a chunk. With a
-trained head the peak holds the head's gradient too.
+Every measurement has a process of its own; the contenders take turns. Prints the median CPU
+seconds, their ratio to the plain version, and the peak memory above weights and inputs. "fused" is
+`F.linear_cross_entropy`, which has no weight per token with reduction "sum" and computes the logits
+twice with "none"; both get our chunk size. With a trained head the peak includes the head's
+gradient.
 """
 
 from __future__ import annotations
@@ -20,24 +21,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsvl_tune.training.objectives.chunked_cross_entropy import CHUNK, head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import CHUNK_TOKENS, head_loss
 
 
 def plain(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """All logits at once."""
     return torch.dot(F.cross_entropy(head(hidden).float(), targets, reduction="none"), weights)
 
 
 def chunked(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """dsvl-tune's head and loss."""
     return head_loss(head, hidden, targets, weights)[0]
 
 
 def fused_sum(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK, len(hidden)))
+    """torch's fused function, summed."""
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK_TOKENS, len(hidden)))
     return F.linear_cross_entropy(hidden, head.weight, targets, reduction="sum", options=options)
 
 
 def fused_none(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK, len(hidden)))
+    """torch's fused function, weighted per token."""
+    options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK_TOKENS, len(hidden)))
     losses = F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
     return torch.dot(losses, weights)
 
@@ -45,7 +50,7 @@ def fused_none(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor
 def measure(
     name: str, trained: bool, tokens: int, width: int, vocabulary: int
 ) -> tuple[float, float]:
-    """(CPU seconds, peak MB above the start) of one forward and backward."""
+    """CPU seconds, and peak MB above the start, of one forward and backward."""
     torch.manual_seed(0)
     head = nn.Linear(width, vocabulary, bias=False).requires_grad_(trained)
     hidden = torch.randn(tokens, width, requires_grad=True)
@@ -58,13 +63,13 @@ def measure(
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     tokens, width, vocabulary, rounds = [
         *map(int, sys.argv[1:]),
         *(512, 2048, 102400, 3)[len(sys.argv) - 1 :],
     ]
-    print(
-        f"{tokens} tokens, width {width}, vocabulary {vocabulary:,}, float32, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"{tokens} tokens, width {width}, vocabulary {vocabulary:,}, float32, {threads} threads")
     for trained in (False, True):
         found: dict[str, list[tuple[float, float]]] = {}
         for _ in range(rounds):

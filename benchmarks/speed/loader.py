@@ -1,10 +1,10 @@
-"""Images/s that the loader brings at 384 + 1024 px from files as they come, beside what a step takes. Run by hand:
+"""Images per second of the data loader at 384 + 1024 px from JPEG and PNG files.
 
     OMP_NUM_THREADS=1 python benchmarks/speed/loader.py --images 64 --workers 0 1 2 --step_s 0.5
 
-Half of the images are photographs (JPEG, 2000 x 1500 px), half are scanned pages (PNG, 1240 x 1754 px). Every line is
-a fresh process, and the best of `--rounds`. CPU seconds are of all processes, "here" of the training process alone:
-what it spends on a batch, a step cannot use.
+Half of the images are photographs (JPEG, 2000 x 1500 px), half are scanned pages (PNG, 1240 x 1754
+px). Every line is a fresh process, and the best of `--rounds`. CPU time is that of all processes;
+"main" is that of the training process alone, which a training step cannot use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHECKPOINT = Path(__file__).parents[2] / "tests" / "golden" / "hybrid" / "checkp
 
 
 def make_files(folder: Path, images: int) -> None:
-    """Pictures with some noise, so that they compress as real ones do, and a row for each."""
+    """Write noisy images, which compress like real ones, and a row for each."""
     import numpy as np
     from PIL import Image
 
@@ -44,7 +44,7 @@ def make_files(folder: Path, images: int) -> None:
 
 
 def cpu_s() -> tuple[float, float]:
-    """CPU seconds of this process, and of its living workers."""
+    """CPU seconds of this process, and of its workers."""
     ticks = 0
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
@@ -55,7 +55,7 @@ def cpu_s() -> tuple[float, float]:
 def measure(
     folder: Path, workers: int, batch_size: int, options: dict[str, object]
 ) -> dict[str, float]:
-    """One epoch after a first one that warms caches."""
+    """Measure two epochs; the first one warms the caches."""
     from dsvl_tune.datamodules import InstructDataModule
 
     data = InstructDataModule(
@@ -71,17 +71,18 @@ def measure(
     loader = data.train_dataloader()
     found = {}
     for epoch in ("first", "second"):
-        since, (here, workers_s), images = time.perf_counter(), cpu_s(), 0
+        since, (main_s, workers_s), images = time.perf_counter(), cpu_s(), 0
         for batch in loader:
             images += len(data.on_after_batch_transfer(batch, 0).image_index)
-        wall, (here_after, workers_after) = time.perf_counter() - since, cpu_s()
-        spent = here_after - here
-        found |= {f"{epoch}/images_per_s": images / wall, f"{epoch}/here_ms": 1e3 * spent / images}
+        wall, (main_after, workers_after) = time.perf_counter() - since, cpu_s()
+        spent = main_after - main_s
+        found |= {f"{epoch}/images_per_s": images / wall, f"{epoch}/main_ms": 1e3 * spent / images}
         found |= {f"{epoch}/cpu_ms": 1e3 * (spent + workers_after - workers_s) / images}
     return found
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
-        "--step_s", type=float, default=0.0, help="time of a step of one batch, to compare with"
+        "--step_s", type=float, default=0.0, help="duration of a training step, for comparison"
     )
     parser.add_argument(
         "--options", type=json.loads, default={}, help="further keys of the data module, as JSON"
@@ -110,40 +111,32 @@ def main() -> None:
         lines = {}
         for _ in range(options.rounds):
             for workers in options.workers:
-                again = [
-                    "--one",
-                    name,
-                    "--workers",
-                    str(workers),
-                    "--batch_size",
-                    str(options.batch_size),
-                ]
                 command = [
                     sys.executable,
                     __file__,
-                    *again,
-                    "--options",
-                    json.dumps(options.options),
+                    f"--one={name}",
+                    f"--workers={workers}",
+                    f"--batch_size={options.batch_size}",
+                    f"--options={json.dumps(options.options)}",
                 ]
                 output = subprocess.run(
                     command, check=True, stdout=subprocess.PIPE, text=True
                 ).stdout
                 found = json.loads(output.split("RESULT")[1])
                 lines.setdefault(workers, []).append(found)
-    print("workers  epoch   images/s  /worker  CPU ms/image  here ms/image")
+    print("workers  epoch   images/s  /worker  CPU ms/image  main ms/image")
     for workers, rounds in lines.items():
         for epoch in ("first", "second"):
             best = min(rounds, key=lambda one: one[f"{epoch}/cpu_ms"])
-            speed, cpu, here = (
-                best[f"{epoch}/{key}"] for key in ("images_per_s", "cpu_ms", "here_ms")
-            )
+            speed = best[f"{epoch}/images_per_s"]
+            cpu_ms, main_ms = best[f"{epoch}/cpu_ms"], best[f"{epoch}/main_ms"]
+            each = speed / max(workers, 1)
             print(
-                f"{workers:>7}  {epoch:<6}{speed:>10.1f}{speed / max(workers, 1):>9.1f}{cpu:>14.1f}{here:>15.1f}"
+                f"{workers:>7}  {epoch:<6}{speed:>10.1f}{each:>9.1f}{cpu_ms:>14.1f}{main_ms:>15.1f}"
             )
     if options.step_s:
-        print(
-            f"a step of {options.step_s:g} s takes {options.batch_size / options.step_s:.1f} images/s"
-        )
+        rate = options.batch_size / options.step_s
+        print(f"a step of {options.step_s:g} s takes {rate:.1f} images/s")
 
 
 if __name__ == "__main__":

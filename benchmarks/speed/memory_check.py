@@ -1,10 +1,11 @@
-"""What estimate-memory says beside what training takes, each configuration in a process of its own.
+"""Compare `estimate-memory` with the memory that training takes, each configuration in a process.
 
     python benchmarks/speed/memory_check.py FOLDER
 
-FOLDER as compare.py has it. Measured is the process's highest resident memory over two steps of FinetuneModule in
-Lightning's Trainer (VmHWM, reset when the model is loaded), less what it had before the model was made, after a small
-step had loaded every library. glibc is told to give memory back at once, as if every tensor were mapped.
+FOLDER as compare.py writes it. Measured is the highest resident memory of the process over two
+steps of FinetuneModule in Lightning's Trainer (VmHWM, reset when the model is loaded), minus what
+it had before the model was built, after a small step had loaded every library. glibc is configured
+to return memory at once, as if every tensor were mapped.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ MMAP = {
 
 
 def batch_of(shape: RowShape, config: Any) -> Batch:
-    """Random tokens, images first, the last tokens supervised."""
+    """A batch of random tokens: images first, the last tokens supervised."""
     draw = torch.Generator().manual_seed(1)
     ids = torch.randint(10, 300, (shape.rows, shape.tokens), generator=draw)
     visual = (
@@ -80,13 +81,13 @@ def batch_of(shape: RowShape, config: Any) -> Batch:
 
 
 def memory(field: str) -> int:
-    """A line of the kernel's account of this process, in bytes."""
+    """A field of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 class ResetPeak(L.Callback):
-    """The highest resident memory counts from here: loading is not training."""
+    """Reset the highest resident memory at the start of training, after loading."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         gc.collect()
@@ -94,20 +95,20 @@ class ResetPeak(L.Callback):
 
 
 def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: RowShape) -> None:
-    """Two steps of the product's own module and trainer."""
+    """Train two steps with FinetuneModule and Lightning's Trainer."""
     module = FinetuneModule(
         checkpoint, preset=preset, dtype=dtype, gradient_checkpointing=checkpointing, lr=1e-5
     )
     batch = batch_of(shape, read_outline_of(module))
     trainer = L.Trainer(
-        **{
-            "accelerator": "cpu",
-            "devices": 1,
-            "max_steps": 2,
-            "logger": False,
-            "enable_checkpointing": False,
-        },
-        **{"enable_progress_bar": False, "enable_model_summary": False, "callbacks": [ResetPeak()]},
+        accelerator="cpu",
+        devices=1,
+        max_steps=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[ResetPeak()],
         precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
     )
     with quiet_lightning():
@@ -115,14 +116,14 @@ def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: Ro
 
 
 def read_outline_of(module: FinetuneModule) -> Any:
-    """The configuration with the image token that the tokenizer has."""
+    """The configuration with the tokenizer's image token."""
     config = read_outline(str(module.folder))
     config.image_token_id = module.processor.image_token_id
     return config
 
 
 def measure(number: int, folder: Path) -> None:
-    """Measured and estimated bytes of one configuration, as a JSON line."""
+    """Print measured and estimated bytes of one configuration as a JSON line."""
     name, preset, dtype, checkpointing, *sizes = CONFIGURATIONS[number]
     shape = RowShape(*sizes)
     fit("embedded", preset, dtype, checkpointing, RowShape(1, 80, 1, 8))  # loads every library
@@ -143,6 +144,7 @@ def measure(number: int, folder: Path) -> None:
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     folder = Path(sys.argv[1])
     if len(sys.argv) > 2:
         measure(int(sys.argv[2]), folder)
@@ -168,7 +170,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     head = [
         "checkpoint, preset, dtype, checkpointing, rows, tokens, images, supervised",
-        "of it the step",
+        "the step alone",
     ]
     print("\n" + format_table([*head, "estimated MB", "measured MB", "difference"], rows))
 

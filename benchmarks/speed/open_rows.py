@@ -1,9 +1,9 @@
-"""How long a large set takes to open, how much memory that costs, and how fast rows come out of it in any order.
+"""How long a large data set takes to open, its memory, and how fast rows are read in random order.
 
     python benchmarks/speed/open_rows.py [ROWS] [FOLDER]
 
-Writes ROWS rows (default 1,000,000) of each kind into FOLDER (default: a temporary one), opens each in a process of its
-own and prints a table. The rows name images, which are not read.
+Writes ROWS rows (default 1,000,000) of each file type into FOLDER (default: a temporary one), opens
+each in a process of its own and prints a table. The rows name images, which are not read.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ READS = 20_000
 
 
 def text_row(number: int) -> dict[str, str]:
+    """Return the row of this number."""
     words = " ".join(
         random.Random(number).choices(["bar", "line", "axis", "value", "label", "legend"], k=24)
     )
@@ -41,11 +42,13 @@ def text_row(number: int) -> dict[str, str]:
 
 
 def write_jsonl(path: Path, rows: int) -> None:
+    """Write JSON lines."""
     with path.open("w") as file:
         file.writelines(json.dumps(text_row(number)) + "\n" for number in range(rows))
 
 
 def write_json(path: Path, rows: int) -> None:
+    """Write one JSON list."""
     with path.open("w") as file:
         file.write("[\n")
         file.writelines(
@@ -55,6 +58,7 @@ def write_json(path: Path, rows: int) -> None:
 
 
 def write_csv(path: Path, rows: int) -> None:
+    """Write CSV with a header."""
     with path.open("w") as file:
         file.write("question,answer,image\n")
         file.writelines(
@@ -63,6 +67,7 @@ def write_csv(path: Path, rows: int) -> None:
 
 
 def write_arrow(path: Path, rows: int) -> None:
+    """Write an Arrow stream."""
     schema = pa.schema([(name, pa.string()) for name in text_row(0)])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         for start in range(0, rows, 1000):
@@ -71,6 +76,7 @@ def write_arrow(path: Path, rows: int) -> None:
 
 
 def write_parquet(path: Path, rows: int) -> None:
+    """Write parquet."""
     schema = pa.schema([(name, pa.string()) for name in text_row(0)])
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, rows, 10_000):
@@ -79,6 +85,7 @@ def write_parquet(path: Path, rows: int) -> None:
 
 
 def write_tar(path: Path, rows: int) -> None:
+    """Write a WebDataset tar of two members per sample."""
     with TarFile.open(path, "w") as tar:
         for number in range(rows):
             for ending, content in (
@@ -111,7 +118,11 @@ def own_bytes() -> int:
 
 
 def measure(path: str) -> tuple[int, float, float, float, float, float]:
-    """(rows, seconds and CPU seconds to open, anonymous MB, rows a CPU second in random order, peak MB)."""
+    """Open a file and read rows in random order.
+
+    Returns:
+        Rows, seconds and CPU seconds to open, own MB, rows per CPU second, peak MB.
+    """
     before = own_bytes()
     start, busy = time.perf_counter(), time.process_time()
     conversations = open_conversations(path)
@@ -127,25 +138,21 @@ def measure(path: str) -> tuple[int, float, float, float, float, float]:
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory(dir=sys.argv[2] if len(sys.argv) > 2 else None) as folder:
-        os.environ["HF_DATASETS_CACHE"] = (
-            f"{folder}/cache"  # what parquet is unpacked into, the first time
-        )
-        print(
-            f"{'kind':14} {'rows':>9}  file MB  open s  CPU s  own MB  rows/CPU s  peak MB incl. mapped"
-        )
-        for kind, write in WRITERS.items():
-            path = Path(folder) / f"rows.{kind.partition(',')[0]}"
+        os.environ["HF_DATASETS_CACHE"] = f"{folder}/cache"  # parquet is unpacked there once
+        head = "file MB  open s  CPU s  own MB  rows/CPU s  peak MB incl. mapped"
+        print(f"{'type':14} {'rows':>9}  {head}")
+        for file_type, write in WRITERS.items():
+            path = Path(folder) / f"rows.{file_type.partition(',')[0]}"
             if write is not None:
-                write(path, rows if kind != "tar" else rows // 10)
+                write(path, rows if file_type != "tar" else rows // 10)
             size = path.stat().st_size / 2**20
             with get_context("spawn").Pool(1) as pool:
                 count, opened, busy, kept, rate, peak = pool.apply(measure, [str(path)])
-            print(
-                f"{kind:14} {count:9,} {size:8.0f} {opened:7.2f} {busy:6.2f} {kept:7.0f} {rate:11.0f} {peak:8.0f}",
-                flush=True,
-            )
+            times = f"{opened:7.2f} {busy:6.2f} {kept:7.0f} {rate:11.0f} {peak:8.0f}"
+            print(f"{file_type:14} {count:9,} {size:8.0f} {times}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What packing saves: padding and CPU seconds of a step on rows of mixed lengths, and what a mask costs.
+"""What packing saves: padding and CPU seconds of a step on sequences of mixed lengths.
 
     python benchmarks/speed/packing.py [STEPS]
 
-The model is random, SigLIP-only, with 576 tokens an image, a decoder of 2 layers of width 256 and a tiny tower. A
-micro-batch has 8 rows: every other one shows an image, questions and answers have 10 to 80 words. The contenders take
-the same rows in turns; ratios are of the same rows. Losses are printed beside, and are equal.
+The model is random, SigLIP only, with 576 tokens per image, a decoder of 2 layers of width 256 and
+a tiny tower. A micro-batch has 8 sequences: every other one has an image, questions and answers
+have 10 to 80 words. The contenders get the same rows in turns; ratios are of the same rows. The
+printed losses are equal.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ CONTENDERS = {
 
 
 def build(folder: Path) -> None:
-    """The random checkpoint."""
+    """Write the random checkpoint."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(GOLDEN / "siglip" / "checkpoint")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image_placeholder>"]})
     text = {"model_type": "llama", "vocab_size": 512, "hidden_size": 256, "intermediate_size": 688}
@@ -59,12 +60,10 @@ def build(folder: Path) -> None:
         },
         vision_config={
             **vision,
-            **{
-                "intermediate_size": 128,
-                "num_hidden_layers": 1,
-                "num_attention_heads": 4,
-                "vision_use_head": False,
-            },
+            "intermediate_size": 128,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "vision_use_head": False,
         },
         image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
         tie_word_embeddings=False,
@@ -77,7 +76,7 @@ def build(folder: Path) -> None:
 
 
 def rows(step: int) -> list[list[Conversation]]:
-    """Eight rows, the same for the same step."""
+    """Eight rows of one conversation each, the same for the same step."""
     draw = random.Random(step)
 
     def words() -> str:
@@ -94,11 +93,12 @@ def rows(step: int) -> list[list[Conversation]]:
 
 
 def padding(batch: Batch) -> float:
-    """Share of the batch that is padding."""
+    """Ratio of padding in the batch."""
     return float((batch.branches < 0).float().mean())
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
@@ -111,7 +111,7 @@ def main() -> None:
         for name, pack_tokens in CONTENDERS.items():
             batch = make_batch(rows(step), processor, None, "error", pack_tokens)
             if name == "plain, dense mask":
-                batch.segments += 1  # counted from 1, it no longer looks plain
+                batch.segments += 1  # counted from 1, the batch does not qualify for no mask
             start = time.process_time()
             loss = supervised_loss(model, batch).loss
             loss.backward()
@@ -123,10 +123,9 @@ def main() -> None:
         ratio = statistics.median(
             a / b for a, b in zip(seconds, took["plain, causal"], strict=True)
         )
-        print(
-            f"{name:18} padding {100 * statistics.mean(wasted[name]):4.1f} %  {statistics.median(seconds):5.2f} CPU s  "
-            f"{ratio:.2f} x plain, causal  loss {losses[name]:.4f}"
-        )
+        padded = f"padding {100 * statistics.mean(wasted[name]):4.1f} %"
+        spent = f"{statistics.median(seconds):5.2f} CPU s  {ratio:.2f} x plain, causal"
+        print(f"{name:18} {padded}  {spent}  loss {losses[name]:.4f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where the time of one of our steps goes: CPU seconds of each part, then the operators by their own CPU time.
+"""Where the time of one dsvl-tune step goes: CPU seconds of each model part, then of the operators.
 
     python benchmarks/speed/profile_step.py MODEL DATA [--share-images]
 
-MODEL and DATA as compare.py writes them (FOLDER/proportions, FOLDER/one). A step of batch 4 after a warm-up step; the
-parts' forward passes are timed by hooks, the backward pass as a whole.
+MODEL and DATA as compare.py writes them (FOLDER/proportions, FOLDER/one). One step of batch 4 after
+a warm-up step; hooks time the parts' forward passes, the backward pass is timed as a whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BATCH = 4
 
 
 def timed_parts(model: Any) -> dict[str, float]:
-    """CPU seconds of each part's forward passes, filled by hooks."""
+    """CPU seconds of each model part's forward passes, filled by hooks."""
     inner = model.model
     parts = {
         "SigLIP": inner.vision_model,
@@ -50,10 +50,12 @@ def timed_parts(model: Any) -> dict[str, float]:
 
 
 def cpu() -> float:
+    """CPU seconds of this process."""
     return time.process_time()
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     folder, data_folder = Path(sys.argv[1]), Path(sys.argv[2])
     share = "--share-images" in sys.argv
     file = str(data_folder / "charts.openai.jsonl")

@@ -1,9 +1,10 @@
-"""SAM-B of real size (1024 px, 4096 tokens, 4 of 12 layers global) beside transformers' own; float32, random weights.
+"""SAM-B at its real size (1024 px, 4096 tokens, 4 of 12 layers global), compared with transformers.
 
     OMP_NUM_THREADS=1 python benchmarks/speed/sam_attention.py [ROUNDS]
 
-Prints for the whole tower without gradients, and for a layer of each kind with them: CPU seconds in turn (medians of
-ROUNDS, default 3), the median of the paired ratios, the memory added at the peak, and the largest difference.
+Float32, random weights. Prints for the whole tower without gradients, and for a layer of each type
+with them: CPU seconds in turns (medians of ROUNDS, default 3), the median of the paired ratios, the
+memory added at the peak, and the largest difference.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dsvl_tune.kernels.install import install_kernels
 
 
 def towers() -> tuple[nn.Module, nn.Module]:
-    """transformers' tower with every tensor drawn, and the same with the faster forwards."""
+    """transformers' tower with every tensor drawn, and the same with our kernels."""
     torch.manual_seed(0)
     theirs = SamVisionModel(SamVisionConfig()).eval()
     with torch.no_grad():
@@ -35,11 +36,12 @@ def towers() -> tuple[nn.Module, nn.Module]:
 
 @torch.inference_mode()
 def encode(tower: nn.Module, pixels: Tensor) -> Tensor:
+    """Encode an image."""
     return tower(pixels).last_hidden_state
 
 
 def train(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """Forward and backward of a layer; the gradient of its input."""
+    """Forward and backward of a layer; returns the gradient of its input."""
     leaf = hidden.clone().requires_grad_()
     layer(leaf).square().sum().backward()
     layer.zero_grad()
@@ -48,7 +50,7 @@ def train(layer: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def build(what: str) -> tuple[Work, Work]:
-    """The work of each side."""
+    """The work of each side, for `contest`."""
     pair = towers()
     torch.manual_seed(1)
     if what == "tower, no gradients":
@@ -61,6 +63,7 @@ def build(what: str) -> tuple[Work, Work]:
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     print(f"{torch.get_num_threads()} threads, {rounds} rounds")
     print(f"{'':24} theirs s   ours s   ratio   theirs MB   ours MB   difference")
@@ -70,11 +73,9 @@ def main() -> None:
         away = float((found - expected).abs().max() / expected.abs().max())
         seconds = compare(theirs, ours, rounds)
         memory = added_mb(build, what)
-        print(
-            f"{what:24} {seconds[0]:8.2f} {seconds[1]:8.2f} {seconds[2]:6.2f}x {memory[0]:11.0f} {memory[1]:9.0f}"
-            f"   {away:.1e}",
-            flush=True,
-        )
+        times = f"{seconds[0]:8.2f} {seconds[1]:8.2f} {seconds[2]:6.2f}x"
+        added = f"{memory[0]:11.0f} {memory[1]:9.0f}"
+        print(f"{what:24} {times} {added}   {away:.1e}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""Some LoRA steps of one trainer, and what they cost, as one line `BENCH_JSON {...}`.
+"""Some LoRA steps of one trainer, and their cost, as one line `BENCH_JSON {...}`.
 
-    python benchmarks/speed/step_bench.py --model DIR --data DIR --set charts --steps S --warmup W --batch-size B \
-        --dtype float32 --workers N [--contender ours|hf|trl] [--share-images] [--feature-cache DIR]
+    python benchmarks/speed/step_bench.py --model DIR --data DIR --set charts --steps S
+        --warmup W --batch-size B --dtype float32 --workers N
+        [--contender ours|hf|trl] [--share-images]
+        [--feature-cache DIR]
 
-`--model` is a folder in transformers' layout, of either family; `--data` holds SET.openai.jsonl and its images. Every
-contender trains the same: rows in file order (from the beginning again after the last), LoRA r 16 alpha 32 on
-q,k,v,o,gate,up,down of the language model, drawn alike by name, AdamW at a constant 1e-4, betas 0.9 and 0.999, no
-weight decay, no dropout, no clipping, no gradient checkpointing.
+`--model` is a checkpoint in transformers' layout; `--data` holds SET.openai.jsonl and its images.
+Every contender trains the same: rows in file order (starting over after the last), LoRA r 16 alpha
+32 on q,k,v,o,gate,up,down of the language model, drawn by name, AdamW at a constant 1e-4, betas 0.9
+and 0.999, no weight decay, no dropout, no clipping, no gradient checkpointing.
 
-A sample is a conversation (a row of the file), shared or not; a step always has B of them. With --share-images the
-conversations of one step that stand together in the file and show the same image become one message tree.
-total_tokens_per_s counts every conversation as if it stood alone, its image's tokens and no padding, whatever was
-shared or stored: it says how fast the file's content is fitted, so contenders can be compared by it. Rates are over
-the steps after the warm-up, loading included. peak_rss_mb is the training process's over its whole life, cpu_s_per_step
-is user and system time of it and its workers. `steps` has time and CPU time of each step.
+A sample is a conversation (a row of the file); a step always has B of them. With --share-images,
+consecutive conversations of a step that show the same image become one tree. total_tokens_per_s
+counts every conversation as if it were alone, including its image's tokens and no padding, whatever
+was shared or cached: it is the rate at which the file's content is trained on, so contenders can be
+compared by it. Rates are over the steps after the warm-up, including loading. peak_rss_mb is that
+of the training process over its whole life, cpu_s_per_step is user and system time of it and its
+workers. `steps` has time and CPU time of each step.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ RANK, ALPHA, LEARNING_RATE, BETAS = 16, 32, 1e-4, (0.9, 0.999)
 
 @dataclass
 class Meter:
-    """What a contender reports: `mark` once when training begins and after each step, `losses` a step."""
+    """What a contender records: `mark` when training starts and after each step, and losses."""
 
     losses: list[float] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
@@ -51,19 +54,19 @@ class Meter:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its living and finished children."""
+    """User and system time of this process and its children."""
     own = sum(os.times()[:4])
     living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
     return own + sum(times.user + times.system for times in living)
 
 
 def draw_adapters(model: torch.nn.Module) -> None:
-    """Every contender's adapters start alike: B is 0, A is drawn by the layer's name."""
+    """Give all contenders the same adapters: B is 0, A is drawn by the layer's name."""
     for name, parameter in model.named_parameters():
         if "lora_A" in name:
             layer = name[name.index("language_model") : name.index(".lora_A")]
             seed = int.from_bytes(layer.encode(), "big") % 2**31
-            bound = parameter.shape[1] ** -0.5  # peft's own start: kaiming_uniform with a = sqrt(5)
+            bound = parameter.shape[1] ** -0.5  # as peft: kaiming_uniform, a = sqrt(5)
             drawn = torch.empty(parameter.shape).uniform_(
                 -bound, bound, generator=torch.Generator().manual_seed(seed)
             )
@@ -71,7 +74,7 @@ def draw_adapters(model: torch.nn.Module) -> None:
 
 
 def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """(tokens, supervised tokens) of every row of the file, each conversation alone."""
+    """Tokens and supervised tokens of every row of the file."""
     from dsvl_tune.data.encoding.tokenize import tokenize
     from dsvl_tune.data.formats.conversations import open_conversations
     from dsvl_tune.families.deepseek_vl.processor import load_processor
@@ -83,17 +86,18 @@ def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
 
 
 def data_file(options: argparse.Namespace) -> Path:
+    """Path of the data set."""
     return Path(options.data) / f"{options.set}.openai.jsonl"
 
 
 def step_rows(rows: int, batch_size: int, step: int) -> range:
-    """Rows of a step: file order, and as in every trainer the last step of an epoch may be smaller."""
+    """Rows of a step in file order; the last step of an epoch may be smaller."""
     start = step % -(-rows // batch_size) * batch_size
     return range(start, min(start + batch_size, rows))
 
 
 def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
-    """The figures over the steps after the warm-up."""
+    """Figures over the steps after the warm-up."""
     counts = count_tokens(options)
     measured = range(options.warmup, options.steps)
     seen = [
@@ -123,6 +127,7 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,20 +141,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--contender", default="ours", choices=("ours", "hf", "trl"))
     parser.add_argument(
-        "--share-images", action="store_true", help="ours alone: one message tree an image and step"
+        "--share-images", action="store_true", help="ours only: one tree per image and step"
     )
-    parser.add_argument(
-        "--feature-cache", type=Path, help="ours alone: folder of the frozen towers' features"
-    )
+    parser.add_argument("--feature-cache", type=Path, help="ours only: folder of cached features")
     options = parser.parse_args(arguments)
     if options.contender != "ours" and (options.share_images or options.feature_cache):
-        parser.error("--share-images and --feature-cache are of ours alone")
+        parser.error("--share-images and --feature-cache need --contender ours")
     if options.warmup >= options.steps:
         parser.error("--steps must be more than --warmup")
     return options
 
 
 def main() -> None:
+    """Parse the command line, measure and print."""
     options = parse()
     meter = Meter()
     importlib.import_module(f"contender_{options.contender}").train(options, meter)

@@ -1,9 +1,9 @@
-"""Draws the pictures of this example: things one photographs or scans in a small workshop.
+"""Draw the images of this example: things one photographs or scans in a small workshop.
 
     python examples/own_data/make.py
 
-They differ in size, file type and colour mode as real folders do: JPEG and PNG; RGB, grey, RGBA and palette; one
-photograph is stored lying down with an EXIF tag that says how to turn it, as telephones do.
+They differ in size, file type and color mode as in real folders: JPEG and PNG; RGB, gray, RGBA and
+palette; one photograph is stored rotated, with an EXIF tag, as phones do.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 HERE = Path(__file__).parent
-FONT = HERE.parents[1] / "dsvl_tune" / "data" / "synthetic" / "fonts" / "DejaVuSans.ttf"
+FONT = HERE.parents[1] / "dsvl_tune" / "demo" / "fonts" / "DejaVuSans.ttf"
 INK = (38, 36, 34)
 RNG = np.random.default_rng(7)
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-    """The project's own font, so that every machine draws the same pictures."""
+    """The project's own font, so that every machine draws the same images."""
     return ImageFont.truetype(str(FONT), size)
 
 
@@ -31,12 +31,12 @@ def wall(width: int, height: int, top: tuple[int, ...], bottom: tuple[int, ...])
     stains = RNG.normal(0, 1, (height // 16 + 2, width // 16 + 2))
     coarse = Image.fromarray(np.uint8(np.clip(128 + 40 * stains, 0, 255)))
     soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))[..., None]
-    colour = (1 - ramp) * np.array(top) + ramp * np.array(bottom) + (soft - 128.0) / 8
-    return Image.fromarray(np.uint8(np.clip(colour, 0, 255)))
+    color = (1 - ramp) * np.array(top) + ramp * np.array(bottom) + (soft - 128.0) / 8
+    return Image.fromarray(np.uint8(np.clip(color, 0, 255)))
 
 
 def photograph(scene: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """A scene through a lens: smaller, a little soft, darker towards the corners, with sensor noise."""
+    """A scene through a lens: smaller, a little soft, darker in the corners, with sensor noise."""
     small = scene.resize(size, Image.Resampling.LANCZOS).filter(ImageFilter.GaussianBlur(0.6))
     y, x = np.mgrid[-1 : 1 : size[1] * 1j, -1 : 1 : size[0] * 1j]
     light = 1.08 - 0.28 * (x**2 + y**2)
@@ -101,7 +101,7 @@ def shelf() -> Image.Image:
 
 
 def receipt() -> Image.Image:
-    """A till receipt from a flatbed scanner: grey, a little askew, with dust."""
+    """A till receipt from a flatbed scanner: gray, slightly rotated, with dust."""
     paper = Image.new("L", (400, 680), 244)
     draw = ImageDraw.Draw(paper)
     draw.text((200, 50), "HARBOUR HARDWARE", font=font(30), fill=40, anchor="mm")
@@ -153,7 +153,7 @@ def sticker() -> Image.Image:
 
 
 def floor_plan() -> Image.Image:
-    """A plan of three rooms drawn in few colours: palette."""
+    """A plan of three rooms drawn in few colors: palette."""
     plan = Image.new("RGB", (620, 400), (255, 255, 255))
     draw = ImageDraw.Draw(plan)
     rooms = {
@@ -161,8 +161,8 @@ def floor_plan() -> Image.Image:
         "office\n9 m²": ((340, 30, 590, 190), (244, 226, 206)),
         "store\n12 m²": ((340, 190, 590, 370), (216, 236, 212)),
     }
-    for name, (box, colour) in rooms.items():
-        draw.rectangle(box, fill=colour, outline=INK, width=6)
+    for name, (box, color) in rooms.items():
+        draw.rectangle(box, fill=color, outline=INK, width=6)
         middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         draw.multiline_text(middle, name, font=font(26), fill=INK, anchor="mm", align="center")
     for door in ((334, 90, 346, 140), (334, 260, 346, 310), (24, 180, 36, 240)):
@@ -171,7 +171,7 @@ def floor_plan() -> Image.Image:
 
 
 def harbour() -> Image.Image:
-    """Hills, water and a boat on an old grey photograph."""
+    """Hills, water and a boat on an old gray photograph."""
     scene = wall(1000, 668, (214, 214, 214), (176, 176, 176))
     draw = ImageDraw.Draw(scene)
     for depth, shade in enumerate((150, 122, 96)):
@@ -194,7 +194,7 @@ def harbour() -> Image.Image:
 
 
 def main() -> None:
-    """Write every picture."""
+    """Write every image."""
     images = HERE / "images"
     images.mkdir(exist_ok=True)
     gauge(3.4, (640, 480)).save(images / "gauge_monday.jpg", quality=82)

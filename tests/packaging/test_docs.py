@@ -1,4 +1,4 @@
-"""The documentation is whole and true: pages, links to tests, keys, commands and recipes that exist."""
+"""The documentation is complete, and its pages, tests, keys, commands and recipes exist."""
 
 from __future__ import annotations
 

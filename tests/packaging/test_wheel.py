@@ -44,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh virtual environment with the wheel; its dependencies are those of the running environment."""
+    """A fresh environment with the wheel; dependencies are those of the running environment."""
     folder = tmp_path_factory.mktemp("fresh")
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
@@ -90,7 +90,7 @@ def test_fonts_weights_and_recipes_are_inside(wheel: Path) -> None:
 
 
 def test_a_recipe_by_name_from_an_empty_folder(environment: Path, tmp_path: Path) -> None:
-    """Run where no checkout is: the shipped recipe, the data modules and the command come from the wheel."""
+    """Away from the checkout, recipe, data modules and command come from the wheel."""
     script = environment / "bin" / "dsvl-tune"
     printed = run([script, "fit", "--config", "charts_lora", "--print_config"], tmp_path)
     assert "class_path: dsvl_tune.datamodules.ChartsDataModule" in printed

@@ -1,4 +1,4 @@
-"""Every recipe parses, and models of the published configurations have their published sizes."""
+"""Every recipe parses against the real signatures; the published models have their sizes."""
 
 from __future__ import annotations
 

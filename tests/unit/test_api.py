@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import dsvl_tune
-from dsvl_tune.datamodules import ChartsDataModule, MixtureDataModule
+from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.parser import recipe_parser
@@ -97,11 +97,10 @@ def test_arguments_are_written_as_a_recipe_holds_them(tmp_path: Path) -> None:
 seed_everything: 7
 model: {lr: 0.5, parts: {aligner: {mode: lora, rank: 4}}, betas: [0.9, 0.99]}
 data:
-  class_path: dsvl_tune.datamodules.MixtureDataModule
+  class_path: dsvl_tune.datamodules.ChartsDataModule
   init_args:
-    sources:
-      charts: {class_path: dsvl_tune.datamodules.ChartsDataModule, init_args: {questions: 3}}
-    metrics: [{class_path: dsvl_tune.evaluation.metrics.RelaxedAccuracy}]
+    questions: 3
+    metrics: [{class_path: dsvl_tune.evaluation.metrics.relaxed_accuracy.RelaxedAccuracy}]
 trainer: {max_steps: 5}
 run_name: mixed
 monitor: val/loss
@@ -110,8 +109,7 @@ monitor: val/loss
     parsed = Recipe.load(tmp_path / "recipe.yaml").settings
     parts = {"aligner": dsvl_tune.PartPlan("lora", rank=4)}
     model = dsvl_tune.FinetuneModule(lr=0.5, parts=parts, betas=(0.9, 0.99))
-    sources = {"charts": ChartsDataModule(questions=3)}
-    data = MixtureDataModule(sources=sources, metrics=[RelaxedAccuracy()], seed=7)
+    data = ChartsDataModule(questions=3, metrics=[RelaxedAccuracy()], seed=7)
     options = {"run_name": "mixed", "monitor": "val/loss"}
     assert (
         describe_run(model, data, {"max_steps": 5, "callbacks": [L.Callback()]}, options) == parsed
@@ -126,13 +124,13 @@ def test_what_cannot_be_trained_together_is_refused(hybrid_checkpoint: Path) -> 
 
 
 class Forgetful(RelaxedAccuracy):
-    def __init__(self, tolerance: float = 0.1) -> None:
-        super().__init__()
+    def __init__(self, margin: float = 0.1) -> None:
+        super().__init__(margin)
 
 
 def test_a_description_names_what_an_object_does_not_store() -> None:
     data = ChartsDataModule(metrics=[Forgetful()])
-    with pytest.raises(dsvl_tune.UserError, match=r"Forgetful.*self\.tolerance"):
+    with pytest.raises(dsvl_tune.UserError, match=r"Forgetful.*self\.margin"):
         describe_run(dsvl_tune.FinetuneModule(), data, {}, {})
 
 

@@ -95,7 +95,7 @@ def optional_text(mapping: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def message_weight(message: Mapping[str, Any], where: str) -> float:
-    """A message's `weight`, or its `loss` (true or false) as ms-swift writes it; 1 without either."""
+    """A message's `weight`, or ms-swift's `loss` (true or false); 1 without either."""
     key = "weight" if message.get("weight") is not None else "loss"
     if message.get(key) is None:
         return 1.0

@@ -40,7 +40,7 @@ def read_chartqa(row: Mapping[str, Any], source: str, allowed: ImageSource) -> C
 
 
 def read_answers(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
-    """DocVQA, InfographicVQA, TextVQA: `question`, `image` and `answers`, of which all are accepted.
+    """DocVQA, InfographicVQA, TextVQA: `question`, `image` and `answers`, all of them accepted.
 
     The most frequent answer is trained on, the first of equally frequent ones. `references` keep
     all of them, repeated ones too: VQA accuracy counts annotators. The question type is the first
@@ -92,7 +92,7 @@ def read_scienceqa(row: Mapping[str, Any], source: str, allowed: ImageSource) ->
 
 
 def read_caption(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
-    """An image with its `caption` (a WebDataset's txt); of several captions the first is trained on.
+    """An image with its `caption` (a WebDataset's txt); the first of several is trained on.
 
     The question is the image alone, or the row's `prompt`.
     """

@@ -13,7 +13,7 @@ from dsvl_tune.core.types import Batch
 
 
 class Sums(NamedTuple):
-    """Sums over a micro-batch, so that every mean is taken over a whole optimizer step and all ranks.
+    """Sums over a micro-batch, so that a mean can be taken over an optimizer step and all ranks.
 
     The loss of a step is the sum of `loss` divided by the sum of `weight`; the unit of weight is
     the objective's own: tokens for supervised training, pairs for a preference loss.
@@ -30,7 +30,7 @@ class Sums(NamedTuple):
     logged: dict[str, Tensor]
 
     def table(self) -> Tensor:
-        """All pairs of sum and weight without gradients: float32 [1 + len(logged), 2], loss first."""
+        """Every sum with its weight, the loss first: float32 [1 + len(logged), 2], no gradients."""
         loss = torch.stack([self.loss.detach(), self.weight])
         return torch.stack([loss, *self.logged.values()])
 

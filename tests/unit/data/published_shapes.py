@@ -1,4 +1,4 @@
-"""Rows of each format as its own documentation shows them (shapes and keys; the words are ours), and what they mean."""
+"""Rows of each format in the shape that its own documentation shows, and what they mean."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
         },
         [("u", ["#1.jpg", "Who?"], 1.0), ("a", ["They."], 1.0)],
     ),
-    # ms-swift, docs/Customization/Custom-dataset: standard form, with a reply that is not supervised
+    # ms-swift, docs/Customization/Custom-dataset: standard format with an unsupervised reply
     "swift messages": (
         "openai",
         {
@@ -110,7 +110,8 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
         [
             {
                 "role": "User",
-                "content": "<image_placeholder>A dog wearing nothing, <image_placeholder>a dog with a hat. Next?",
+                "content": "<image_placeholder>A dog wearing nothing, "
+                "<image_placeholder>a dog with a hat. Next?",
                 "images": ["images/dog_a.png", "images/dog_b.png"],
             },
             {"role": "Assistant", "content": "A crown."},
@@ -203,7 +204,8 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             (
                 "u",
                 [
-                    "Think.\nWhich is a liquid?\nA. a rock\nB. tea\nAnswer with the letter of the choice."
+                    "Think.\nWhich is a liquid?\nA. a rock\nB. tea\n"
+                    "Answer with the letter of the choice."
                 ],
                 1.0,
             ),

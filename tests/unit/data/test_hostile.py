@@ -1,4 +1,4 @@
-"""Files and references that mean no good, or were carelessly copied: each is refused by name or read right."""
+"""Malicious or carelessly copied files and references: refused with a message, or read right."""
 
 from __future__ import annotations
 

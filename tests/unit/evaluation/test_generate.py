@@ -44,7 +44,7 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
 
 
 def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
-    """The trap: Llama's default end id (2) never comes, so a model of the published config runs on."""
+    """The trap: Llama's default end id (2), which the published config implies, never comes."""
     processor, model = load_processor(checkpoint), load_model(checkpoint)
     assert model.generation_config.eos_token_id == processor.eos_id
     # A head that makes the end token the likeliest everywhere.
@@ -62,7 +62,7 @@ def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
 
 
 def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
-    """The demo hands its decoder embeddings, so the repetition penalty never sees the prompt's ids."""
+    """The demo gives its decoder embeddings, so the penalty never sees the prompt's ids."""
     processor, model = load_processor(checkpoint), load_model(checkpoint)
     prompts = collate_prompts([encode_prompt(chart_row(1, "test")[0], processor)], processor.pad_id)
     # So warm that samples differ, and a penalty so strong that it shows.

@@ -1,4 +1,4 @@
-"""The loss is one weighted mean over the optimizer step: how the step is cut into micro-batches changes nothing."""
+"""The loss is one weighted mean over the optimizer step, however it is cut into micro-batches."""
 
 from __future__ import annotations
 

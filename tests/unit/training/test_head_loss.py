@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,14 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsvl_tune.training.objectives import chunked_cross_entropy as module
-from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss as chunked_head_loss
 
-TOKENS, WIDTH, VOCABULARY, CHUNK = 13, 4, 37, 5
+TOKENS = 13
+WIDTH = 4
+VOCABULARY = 37
+CHUNK_TOKENS = 5
+
+head_loss = partial(chunked_head_loss, chunk_tokens=CHUNK_TOKENS)
 
 
 class Network(nn.Module):
-    """Embeddings, something that mixes, and a head, which may be tied to the embeddings or have an adapter."""
+    """Embeddings, a layer, and a head, which may be tied to the embeddings or have an adapter."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -57,20 +62,14 @@ def results(
     found = {}
     for part, scale in enumerate((1.0, 3.0)):
         ids, targets = torch.randint(VOCABULARY, (2, tokens), generator=draw)
-        weights = (
-            torch.rand(tokens, generator=draw) * torch.tensor([0.5, 2.0])[torch.arange(tokens) % 2]
-        )
+        scales = torch.tensor([0.5, 2.0])[torch.arange(tokens) % 2]
+        weights = torch.rand(tokens, generator=draw) * scales
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype is not None):
             loss_sum, losses = loss(network.lm_head, network(ids), targets, weights)
             (loss_sum * scale).backward()
         found |= {f"loss {part}": loss_sum.detach(), f"losses {part}": losses.detach()}
     assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
     return found | {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
-
-
-@pytest.fixture(autouse=True)
-def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", CHUNK)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 5, TOKENS])
@@ -84,8 +83,8 @@ def test_chunks_equal_all_logits_at_once(kind: str, tokens: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["frozen", "full", "lora"])
-def test_mixed_precision_is_as_near_to_float32_as_the_plain_way(kind: str) -> None:
-    """A bfloat16 has eight bits; some of these gradients are sums of values of either sign."""
+def test_mixed_precision_is_as_close_to_float32_as_the_plain_way(kind: str) -> None:
+    """bfloat16 has eight bits; some gradients are sums of values of either sign."""
     exact = results(kind, plain)
     for loss in (head_loss, plain):
         for name, value in results(kind, loss, dtype=torch.bfloat16).items():
@@ -105,15 +104,15 @@ class Largest(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("learns", [True, False])
-def test_the_logits_of_all_tokens_never_exist(learns: bool) -> None:
+@pytest.mark.parametrize("with_grad", [True, False])
+def test_the_logits_of_all_tokens_never_exist(with_grad: bool) -> None:
     network = Network("frozen")
     ids, targets = torch.randint(VOCABULARY, (2, 20))
-    with torch.set_grad_enabled(learns):
+    with torch.set_grad_enabled(with_grad):
         hidden = network(ids)
         with Largest() as largest:
             loss_sum, _ = head_loss(network.lm_head, hidden, targets, torch.ones(20))
         with Largest() as largest_plain:
             plain(network.lm_head, hidden, targets, torch.ones(20))
-    assert largest.elements == CHUNK * VOCABULARY < largest_plain.elements == 20 * VOCABULARY
-    assert loss_sum.requires_grad == learns
+    assert largest.elements == CHUNK_TOKENS * VOCABULARY < largest_plain.elements == 20 * VOCABULARY
+    assert loss_sum.requires_grad == with_grad
