@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     )
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert ".ckpt: the checkpoint could not be written (File too large). It takes" in done.stderr
+    assert ".ckpt: the checkpoint could not be written (File too large). It needs" in done.stderr
     checkpoint = torch.load(
         tmp_path / "runs" / "recipe" / "checkpoints" / "last.ckpt", weights_only=True
     )

@@ -25,6 +25,7 @@ from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.run.error_messages import keyboard_interrupts
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 DESCRIPTION = """\
 cache-features: put every image of a recipe through the frozen vision towers, once, and keep what comes out
@@ -143,7 +144,7 @@ def main(arguments: list[str]) -> None:
     workers = data.num_workers or os.cpu_count() or 1
     if missing:
         filler = FeatureFiller(half, rows, numbers, processor, data.batch_size, workers)
-        with keyboard_interrupts():
+        with quiet_lightning(), keyboard_interrupts():
             trainer.predict(filler, return_predictions=False)
     if first:
         print(report(half.store, known, time.monotonic() - since))
