@@ -13,10 +13,12 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation, Processor, Store
+from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
+from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.data.encoding.tokenize import OnOverflow
-from dsvl_tune.data.images.load import finish_pixels
+from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.images.padded_cache import padded_image_cache
 from dsvl_tune.data.sampling.epoch_sampler import StepSampler
@@ -82,9 +84,7 @@ class ConversationDataModule(L.LightningDataModule):
             pixel_cache_gb,
         )
         self.processor: Processor | None = None
-        self.features: Store | None = (
-            None  # set by the model, where it has frozen towers and a store
-        )
+        self.image_loader = ImageLoader()
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
@@ -197,12 +197,18 @@ class ConversationDataModule(L.LightningDataModule):
         ]
         return ConcatDataset([rows for rows in splits if len(rows)])  # type: ignore
 
-    def all_stored(self) -> bool:
-        """Whether the features of every image of `every_row` are stored; ends at the first that is not."""
-        assert self.processor is not None
-        processor = replace(self.processor, features=self.features)
-        found = image_keys(self.every_row(), processor, "looking for stored features")
-        return all(stored for row in found for _, stored in row)
+    def use_feature_cache(self, cache: TensorCache) -> None:
+        """Take cached features in place of images where there are any."""
+        self.image_loader = replace(self.image_loader, feature_cache=cache)
+
+    def has_all_features(self) -> bool:
+        """Whether the features of every image of `every_row` are cached."""
+        cache = self.image_loader.feature_cache
+        assert cache is not None, "use_feature_cache comes first"
+        rows = image_keys(
+            self.every_row(), self.read_processor(), cache, "looking for cached features"
+        )
+        return all(is_cached for images in rows for _, is_cached in images)
 
     def majority_baseline(self) -> dict[str, float]:
         """Figures of the best constant answers to "test", counted on training rows."""
@@ -228,14 +234,15 @@ class ConversationDataModule(L.LightningDataModule):
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
         """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
         assert self.processor is not None, "setup comes first"
-        squares = (
-            padded_image_cache(self.processor.image_rule, self.pixel_cache_gb)
-            if self.pixel_cache_gb
-            else None
+        image_cache = (
+            padded_image_cache(self.processor, self.pixel_cache_gb) if self.pixel_cache_gb else None
         )
-        processor = replace(self.processor, features=self.features, squares=squares, compact=True)
         return partial(
-            make, processor=processor, max_tokens=self.max_tokens, on_overflow=self.on_overflow
+            make,
+            processor=self.processor,
+            max_tokens=self.max_tokens,
+            on_overflow=self.on_overflow,
+            loader=replace(self.image_loader, image_cache=image_cache),
         )
 
     def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
@@ -244,7 +251,7 @@ class ConversationDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalise what came as levels, on the device."""
-        return finish_pixels(batch, self.read_processor().image_rule)
+        return normalize_images(batch, self.read_processor())
 
     def share(self) -> tuple[int, int]:
         """(rank, world size) of the processes that read different data."""

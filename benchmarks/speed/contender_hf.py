@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
 from dsvl_tune.core.types import Processor
-from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 Row = dict[str, Any]
@@ -44,14 +43,12 @@ class Collator:
         }
         pixels = [self.pixels(name) for row in rows for name in row["images"]]
         if pixels:
-            batch["pixel_values"] = torch.stack([low for low, _ in pixels])
-            if pixels[0][1] is not None:
-                batch["high_res_pixel_values"] = torch.stack([high for _, high in pixels])
+            batch |= {name: torch.cat([each[name] for each in pixels]) for name in pixels[0]}
         return batch
 
     def tokens(self, row: Row) -> tuple[Tensor, Tensor]:
         """Ids and labels of one conversation: answers and their end tokens are supervised."""
-        image = self.processor.image_token * self.processor.image_tokens
+        image = self.processor.image_token * self.processor.image_settings.tokens
         system = self.processor.default_system
         ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
         for message in row["messages"]:
@@ -69,10 +66,11 @@ class Collator:
             text = ""
         return torch.tensor(ids), torch.tensor(labels)
 
-    def pixels(self, name: str) -> tuple[Tensor, Tensor | None]:
+    def pixels(self, name: str) -> dict[str, Tensor]:
+        family = self.processor.family
         with Image.open(self.root / name) as image:
-            made = to_pixels(image.convert("RGB"), self.processor.image_rule, name)
-        return made.low, made.high
+            padded = family.pad_image(image.convert("RGB"), self.processor, images=1)
+        return family.normalize(family.vision_input(padded, self.processor), self.processor)
 
 
 class Marks(TrainerCallback):

@@ -62,19 +62,21 @@ def batch_of(shape: RowShape, config: Any) -> Batch:
     labels = torch.full_like(ids, IGNORE_INDEX)
     labels[:, shape.tokens - shape.supervised :] = ids[:, shape.tokens - shape.supervised :]
     images = shape.rows * shape.images
-    sizes = (config.vision_config.image_size, config.high_res_vision_config.image_size)
-    low, high = (
-        torch.randn(images, 3, size, size, generator=draw) if images else None for size in sizes
-    )
+    sizes = {
+        "pixel_values": config.vision_config.image_size,
+        "high_res_pixel_values": config.high_res_vision_config.image_size,
+    }
+    vision_inputs = {
+        name: torch.randn(images, 3, size, size, generator=draw) for name, size in sizes.items()
+    }
     return Batch(
         input_ids=ids,
         labels=labels,
         loss_weights=(labels != IGNORE_INDEX).float(),
         position_ids=torch.arange(shape.tokens).expand_as(ids).clone(),
-        segments=torch.zeros_like(ids),
-        branches=torch.zeros_like(ids),
-        pixel_values=low,
-        high_res_pixel_values=high,
+        segment_ids=torch.zeros_like(ids),
+        branch_ids=torch.zeros_like(ids),
+        vision_inputs=vision_inputs if images else {},
         image_index=torch.arange(images),
         sources=[""] * shape.rows,
     )

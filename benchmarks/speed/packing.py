@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
+from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
@@ -94,7 +95,7 @@ def rows(step: int) -> list[list[Conversation]]:
 
 def padding(batch: Batch) -> float:
     """Ratio of padding in the batch."""
-    return float((batch.branches < 0).float().mean())
+    return float((batch.branch_ids < 0).float().mean())
 
 
 def main() -> None:
@@ -110,8 +111,9 @@ def main() -> None:
     for step in range(-1, steps):  # the first warms up
         for name, pack_tokens in CONTENDERS.items():
             batch = make_batch(rows(step), processor, None, "error", pack_tokens)
+            batch = normalize_images(batch, processor)
             if name == "plain, dense mask":
-                batch.segments += 1  # counted from 1, the batch does not qualify for no mask
+                batch.segment_ids += 1  # counted from 1, the batch does not qualify for no mask
             start = time.process_time()
             loss = supervised_loss(model, batch).loss
             loss.backward()

@@ -18,7 +18,7 @@ from contender_ours import InFileOrder
 from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
 
-from dsvl_tune.data.images.load import finish_pixels
+from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
@@ -74,11 +74,11 @@ def main() -> None:
     apply_plan(model, fit_plan(plan, model, set()))
     draw_adapters(model.train())
     assert data.processor is not None
-    rule = data.processor.image_rule
-    supervised_loss(model, finish_pixels(next(batches), rule)).loss.backward()
+    processor = data.processor
+    supervised_loss(model, normalize_images(next(batches), processor)).loss.backward()
     spent = timed_parts(model)
     start = cpu()
-    batch = finish_pixels(next(batches), rule)
+    batch = normalize_images(next(batches), processor)
     loaded = cpu()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         loss = supervised_loss(model, batch).loss

@@ -1,26 +1,30 @@
 """The nouns that travel between the rooms, and the shape legend.
 
-A row of data becomes a `Conversation` (turns of text and image references), the encoder makes a `Sample` of it
-(token ids, labels, loss weights, pixels), and collating makes a `Batch` of samples. Generation eats `Prompts`.
+A row of data becomes a `Conversation` (turns of text and image references), the encoder turns it
+into a `Sample` (token ids, labels, loss weights, images), and collating turns samples into a
+`Batch`. Generation takes `Prompts`.
 
 Shape legend, used in every docstring of the project::
 
     B  rows in a batch              T  tokens in a row (image tokens counted)
     I  distinct images in a batch   M  image slots in a batch, in reading order (M >= I)
-    S  side of an image in pixels   V  visual tokens an image has (576 in the published models)
+    S  side of a square of pixels   V  visual tokens of an image (576 in DeepSeek-VL)
     D  width of the language model  N  supervised positions in a batch
+    C  crops of an image (1 in a family without tiles)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
     from transformers import PreTrainedTokenizerFast
+
+    from dsvl_tune.families.base import Family
 
 IGNORE_INDEX = -100
 """Label of a position that is not supervised (the `ignore_index` of torch's cross entropy)."""
@@ -31,8 +35,10 @@ class ImageRef:
     """An image that has not been read yet.
 
     Attributes:
-        content: a file, encoded bytes (PNG, JPEG, ...), a picture in memory, or the URL of one that may be fetched.
-        name: unique name of the picture; two references with one name are the same picture and are encoded once.
+        content: a file, encoded bytes (PNG, JPEG, ...), a picture in memory, or the URL of one
+            that may be fetched.
+        name: unique name of the picture; two references with one name are the same picture and
+            are encoded once.
     """
 
     content: Path | bytes | Image | str
@@ -45,8 +51,9 @@ class Turn:
 
     Attributes:
         role: "user" or "assistant".
-        parts: text and images; the text holds no placeholder strings, images stand for themselves.
-        weight: loss weight of each supervised token (only assistant turns are supervised); 0 leaves the turn unsupervised.
+        parts: text and images. The text holds no placeholder strings: an image has its own part.
+        weight: loss weight of each supervised token. Only assistant turns are supervised; 0 leaves
+            the turn unsupervised.
     """
 
     role: Literal["user", "assistant"]
@@ -64,11 +71,12 @@ class Conversation:
     """Alternating turns, the first of the user.
 
     Attributes:
-        turns: at least one user turn. source: file and row, or seed: named in every error about this conversation.
+        turns: at least one user turn.
+        source: file and row, or seed: named in every error about this conversation.
         system: the system prompt; None takes the checkpoint's default, "" has none.
-        question_type: question type, for metrics per type ("" without types).
-        references: every accepted answer to the last question; () accepts the last assistant turn alone. What is
-            trained on is always the assistant turn.
+        question_type: for metrics per type ("" without types).
+        references: every accepted answer to the last question; () accepts the last assistant turn
+            alone. What is trained on is always the assistant turn.
     """
 
     turns: tuple[Turn, ...]
@@ -99,141 +107,149 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Branch:
-    """Pixels of one vision branch: resized to `size` px square, scaled to 0..1, then (x - mean) / std per channel."""
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class ImageRule:
-    """How a picture becomes pixels (DeepSeek-VL: deepseek_vl/models/image_processing_vlm.py, VLMImageProcessor).
-
-    The longest side becomes `size`, the other is truncated to a whole pixel (at least `min_size`), the rest of the
-    square is `background`. `high` and `low` are made from that square.
+class Processor:
+    """Everything that turning a conversation into tokens and vision inputs needs of a checkpoint.
 
     Attributes:
-        size: side of the padded square in px (the largest branch's size). background: padding colour, RGB 0..255.
-        low: the SigLIP branch. high: the SAM branch; None in the SigLIP-only family.
+        tokenizer: of the checkpoint.
+        family: renders prompts and prepares images.
+        image_settings: how pictures become vision inputs; the family's own type.
+        image_token: the token that stands for an image in text.
+        image_token_id: its id; every visual token has it.
+        default_system: system prompt of conversations that bring none ("" for none).
+        bos_id: token id.
+        eos_id: token id.
+        pad_id: token id.
+        context_tokens: longest row that the checkpoint supports.
     """
 
-    size: int
-    background: tuple[int, int, int]
-    low: Branch
-    high: Branch | None
-    min_size: int = 14
-
-
-class Store(Protocol):
-    """Tensors made of an image, by a key of its content: `tensor_store.TensorCache`."""
-
-    def has(self, key: str) -> bool: ...
-    def get(self, key: str) -> dict[str, Tensor] | None: ...
-    def put(self, key: str, tensors: dict[str, Tensor]) -> bool: ...
-
-
-@dataclass(frozen=True)
-class Processor:
-    """All that turning a conversation into tokens and pixels needs to know of a checkpoint."""
-
     tokenizer: PreTrainedTokenizerFast
-    image_rule: ImageRule
+    family: Family
+    image_settings: Any
     image_token: str
     image_token_id: int
-    image_tokens: int
-    """Visual tokens an image occupies (V)."""
     default_system: str
     bos_id: int
     eos_id: int
     pad_id: int
     context_tokens: int
-    """Longest row the checkpoint supports."""
-    features: Store | None = None
-    squares: Store | None = None
-    compact: bool = False
-    """Where features and padded squares are kept; whether the larger branch stays uint8, to be normalised later."""
 
 
 @dataclass
-class Pixels:
-    """One preprocessed image. `low` [3, S_low, S_low] and `high` [3, S_high, S_high] or None, float32, normalised.
+class EncodedImage:
+    """One image as it travels to the model.
 
-    On the way from a worker the larger is uint8 (`Processor.compact`). `key` is where its features go, "" if nowhere.
+    Attributes:
+        name: of the `ImageRef`.
+        tokens: token ids that it occupies in a row, marks and separators included.
+        tensors: by the names that the family gives them, each [C, ...], so a batch is their
+            concatenation by name.
     """
 
     name: str
-    low: Tensor
-    high: Tensor | None
-    key: str = ""
+    tokens: int
+    tensors: dict[str, Tensor]
+
+    @property
+    def identity(self) -> tuple[str, int]:
+        """Equal for images that are encoded once: a picture may be cut in more than one way."""
+        return self.name, self.tokens
 
 
 @dataclass
-class Features:
-    """One image whose features were stored: each tensor by name, as in `models.vision`."""
+class VisionInput(EncodedImage):
+    """An image whose tensors go into the vision side.
 
-    name: str
-    tensors: dict[str, Tensor]
+    uint8 tensors are levels that are normalized on the device (`Family.normalize`).
+
+    Attributes:
+        cache_key: where its features go in the feature cache; "" if nowhere.
+    """
+
+    cache_key: str = ""
+
+
+@dataclass
+class CachedFeatures(EncodedImage):
+    """An image whose tensors are features from the feature cache (`Family.compute_features`)."""
 
 
 @dataclass
 class Sample:
-    """One row: a conversation, several that share an image prefix (a message tree), or several of either (packed).
+    """One row: a conversation, a message tree, or a packed row of several of either.
+
+    A message tree holds conversations that share an image prefix.
 
     Attributes:
-        input_ids: [T], image tokens expanded to V each.
-        labels: [T], the token itself where it is supervised, else IGNORE_INDEX (as in transformers: the loss pairs hidden
-            state t - 1 with label t). A supervised token is never the first of its branch.
-        loss_weights: [T] float. position_ids: [T], as if each conversation stood alone.
-        segments: [T], which member of a packed row, from 0; a member is a conversation or a tree. Members do not see
-            each other.
-        branches: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token sees the tokens before it
-            of its segment that have branch 0 or its own branch. A conversation without a tree has 0 everywhere.
-        images: in reading order, one per image slot. sources: of each conversation in the row.
+        input_ids: [T], with the token ids of each image in its place.
+        labels: [T], the token itself where it is supervised, else IGNORE_INDEX. As in transformers,
+            the loss pairs hidden state t - 1 with label t. The first token of a branch is never
+            supervised.
+        loss_weights: [T], float.
+        position_ids: [T], as if each conversation were alone.
+        segment_ids: [T], which member of a packed row, from 0. A member is a conversation or a
+            tree; members do not attend to each other.
+        branch_ids: [T], 0 in a shared prefix, k in the k-th conversation of its tree. A token
+            attends to the tokens before it of its segment that have branch 0 or its own branch.
+            A conversation without a tree has 0 everywhere.
+        images: one per image slot, in reading order.
+        image_spans: of each image slot, where its token ids begin and end: [start, stop).
+        sources: of each conversation in the row.
     """
 
     input_ids: list[int]
     labels: list[int]
     loss_weights: list[float]
     position_ids: list[int]
-    segments: list[int]
-    branches: list[int]
-    images: list[Pixels | Features]
+    segment_ids: list[int]
+    branch_ids: list[int]
+    images: list[EncodedImage]
+    image_spans: list[tuple[int, int]]
     sources: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
-class Shown:
-    """What the image slots of a batch show: images with pixels, then images whose features were stored.
+class VisionBatch:
+    """The images of a batch: those with vision inputs first, then those with cached features.
 
     Attributes:
-        pixel_values, high_res_pixel_values: [I, 3, S, S] float32 or None; the larger is uint8 until on the device.
-        features: each tensor [I, ...] by name, or None. feature_keys: where those of the images with pixels will go.
-        image_index: [M] int64, which image fills the m-th slot, those with pixels counted first.
+        vision_inputs: by name, each the concatenation of `VisionInput.tensors` ({} without any).
+        image_index: [M] int64, which of the I images fills the m-th slot.
+        features: by name, each the concatenation of `CachedFeatures.tensors` ({} without any).
+        feature_keys: cache keys of the images with vision inputs; [] where there is no cache.
     """
 
-    pixel_values: Tensor | None
-    high_res_pixel_values: Tensor | None
+    vision_inputs: dict[str, Tensor]
     image_index: Tensor
-    features: dict[str, Tensor] | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
     feature_keys: list[str] = field(default_factory=list)
 
+    @property
+    def images(self) -> int:
+        """Distinct images that slots show (I)."""
+        return int(self.image_index.max()) + 1 if len(self.image_index) else 0
+
     def pin_memory(self: Any) -> Any:
-        """The same in memory from which a GPU copies without waiting; the loader asks for it."""
-        from torch.utils.data._utils.pin_memory import (
-            pin_memory,
-        )  # not above: this file is read before torch is
+        """A copy in page-locked memory, which a GPU reads asynchronously; the loader calls it."""
+        # Imported here because this module is read before torch is.
+        from torch.utils.data._utils.pin_memory import pin_memory
 
         return replace(self, **pin_memory(dict(vars(self))))
 
 
 @dataclass(kw_only=True)
-class Batch(Shown):
-    """What a training step eats. Right-padded; padding has segment and branch -1, label IGNORE_INDEX, position 0.
+class Batch(VisionBatch):
+    """What a training step takes, right-padded.
+
+    Padding has segment and branch -1, label IGNORE_INDEX, weight 0 and position 0.
 
     Attributes:
-        input_ids, labels, position_ids, segments, branches: [B, T] int64, as in `Sample`. loss_weights: [B, T] float32.
+        input_ids: [B, T] int64.
+        labels: [B, T] int64, as in `Sample`.
+        loss_weights: [B, T] float32.
+        position_ids: [B, T] int64.
+        segment_ids: [B, T] int64.
+        branch_ids: [B, T] int64.
         sources: of every conversation in the batch, for error messages.
     """
 
@@ -241,27 +257,30 @@ class Batch(Shown):
     labels: Tensor
     loss_weights: Tensor
     position_ids: Tensor
-    segments: Tensor
-    branches: Tensor
+    segment_ids: Tensor
+    branch_ids: Tensor
     sources: list[str]
 
 
 @dataclass(kw_only=True)
-class Prompts(Shown):
-    """What generation eats: left-padded prompts that end in "Assistant:", and what was expected of each.
+class Prompts(VisionBatch):
+    """What generation takes: left-padded prompts that end where the answer begins.
 
     Attributes:
-        input_ids, attention_mask: [B, T] int64.
+        input_ids: [B, T] int64.
+        attention_mask: [B, T] int64, 0 on padding.
         references: accepted answers of each prompt; [] for a question without one.
-        question_types: question type of each prompt.
+        question_types: of each prompt ("" without types).
         questions: text of each question.
         sources: file and row of each prompt.
-        numbers: position of each prompt in the set that is answered; processes share a set, and may answer its first
-            prompts twice to have equally many.
+        image_counts: image slots of each prompt.
+        numbers: position of each prompt in the set that is answered; processes share a set, and may
+            answer its first prompts twice to have equally many.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
+    image_counts: list[int]
     references: list[list[str]]
     question_types: list[str]
     questions: list[str]

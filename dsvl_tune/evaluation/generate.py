@@ -20,7 +20,7 @@ from transformers import (
 
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.answers import Answer
-from dsvl_tune.training.objectives.supervised import encode_images
+from dsvl_tune.models.runtime.encode_images import encode_images
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How far transformers' image processor is from the original's rule, measured on a written checkpoint."""
+"""How much transformers' image processor differs from ours, measured on a written checkpoint."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from dsvl_tune.core.types import Branch
-from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 
 SIZES = (
@@ -24,11 +21,18 @@ SIZES = (
     (1240, 1754),
     (1000, 300),
 )
-"""Width and height in px of what people have: cameras, screens, a page at 150 dpi, a strip."""
+"""Width and height in px of common pictures: cameras, screens, a page at 150 dpi, a strip."""
 
 
 class Difference(NamedTuple):
-    """Of one picture size, in grey levels of 0..255, over both branches."""
+    """Difference on one picture size, in gray levels of 0..255; the larger one of all inputs.
+
+    Attributes:
+        width: of the picture in px.
+        height: of the picture in px.
+        mean: of all pixels.
+        largest: of any pixel.
+    """
 
     width: int
     height: int
@@ -37,36 +41,33 @@ class Difference(NamedTuple):
 
 
 def pixel_differences(folder: Path) -> list[Difference]:
-    """The pixels of transformers' own processor (PIL backend) against those that training and `chat` use.
+    """Compare transformers' own processor (PIL backend) with what training and `chat` use.
 
     Args:
         folder: a checkpoint in transformers' layout.
     """
     plain = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    rule = load_processor(folder).image_rule
-    found = []
+    processor = load_processor(folder)
+    family = processor.family
+    differences = []
     for width, height in SIZES:
         image = picture(width, height)
-        theirs, ours = plain(images=image, return_tensors="pt"), to_pixels(image, rule, "")
-        levels = [grey_levels(theirs["pixel_values"][0], ours.low, rule.low)]
-        if rule.high is not None and ours.high is not None:
-            levels.append(grey_levels(theirs["high_res_pixel_values"][0], ours.high, rule.high))
-        mean = max(float(branch.mean()) for branch in levels)
-        found.append(Difference(width, height, mean, max(float(branch.max()) for branch in levels)))
-    return found
+        padded = family.pad_image(image, processor, images=1)
+        inputs = family.normalize(family.vision_input(padded, processor), processor)
+        ours = family.gray_levels(inputs, processor)
+        theirs = family.gray_levels(plain(images=image, return_tensors="pt"), processor)
+        apart = [(theirs[name] - levels).abs() for name, levels in ours.items()]
+        mean = max(float(levels.mean()) for levels in apart)
+        largest = max(float(levels.max()) for levels in apart)
+        differences.append(Difference(width, height, mean, largest))
+    return differences
 
 
 def picture(width: int, height: int) -> Image.Image:
     """Coarse noise with sharp bars: edges and areas, as charts and photographs have."""
-    noise = np.random.default_rng(width * 10_000 + height).integers(
-        0, 256, (8, 8, 3), dtype=np.uint8
-    )
+    draw = np.random.default_rng(width * 10_000 + height)
+    noise = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
     for left in range(0, width - 20, 60):
         image.paste((20, 20, 20), (left, height // 4, left + 11, height // 2))
     return image
-
-
-def grey_levels(theirs: torch.Tensor, ours: torch.Tensor, branch: Branch) -> torch.Tensor:
-    """Absolute difference of two normalised pictures [3, S, S], in grey levels."""
-    return (theirs - ours).abs() * torch.tensor(branch.std).view(3, 1, 1) * 255

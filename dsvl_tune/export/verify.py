@@ -16,6 +16,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.write_settings import main_dtype
 from dsvl_tune.export.write_weights import Layout, is_rounded, pieces
+from dsvl_tune.families import family_of_model
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model, read_config
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER, Weights
@@ -79,7 +80,7 @@ def verify(
     dtype, weights = main_dtype(written), Weights(written, read_config(written))
     model = load_trained_model(base, adapter)
     trained = answer(model, prompts)
-    exact_prompts = first_rows(prompts, EXACT_ROWS, model.config.image_token_id)
+    exact_prompts = first_rows(prompts, EXACT_ROWS)
     exact_trained = exact_logits(model, exact_prompts)
     take_other_neighbors(model, weights)
     other = exact_logits(model, exact_prompts)
@@ -292,8 +293,13 @@ def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
 
 @torch.no_grad()
 def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
-    """By transformers' own path."""
-    inputs = inputs_of(prompts)
+    """Logits and greedy answers by the model's own forward and generate.
+
+    Args:
+        model: in eval mode.
+        prompts: on the model's device, with normalized vision inputs.
+    """
+    inputs = inputs_of(model, prompts)
     logits = model(**inputs).logits[prompts.attention_mask.bool()]
     ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)
     return logits, list(ids[:, prompts.input_ids.shape[1] :])
@@ -301,33 +307,27 @@ def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
 
 @torch.no_grad()
 def exact_logits(model: PreTrainedModel, prompts: Prompts) -> Tensor:
-    """Float64 logits of every real position [*, vocabulary], by transformers' own path."""
-    inputs = inputs_of(prompts)
+    """Float64 logits of every real position [*, vocabulary], by the model's own forward."""
+    inputs = inputs_of(model, prompts)
     pixels = {name: x.double() for name, x in inputs.items() if x.is_floating_point()}
     with in_float64(model):
         logits: Tensor = model(**{**inputs, **pixels}).logits
     return logits[prompts.attention_mask.bool()]
 
 
-def inputs_of(prompts: Prompts) -> dict[str, Tensor]:
-    """The model's keyword arguments, an image for every slot."""
-    inputs = {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
-    if prompts.pixel_values is not None:
-        inputs["pixel_values"] = prompts.pixel_values[prompts.image_index]
-    if prompts.high_res_pixel_values is not None:
-        inputs["high_res_pixel_values"] = prompts.high_res_pixel_values[prompts.image_index]
-    return inputs
+def inputs_of(model: PreTrainedModel, prompts: Prompts) -> dict[str, Tensor]:
+    """The model's keyword arguments, with an image for every slot."""
+    images = family_of_model(model).forward_inputs(prompts.vision_inputs, prompts.image_index)
+    return {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **images}
 
 
-def first_rows(prompts: Prompts, rows: int, image_token_id: int) -> Prompts:
+def first_rows(prompts: Prompts, rows: int) -> Prompts:
     """The first prompts, with the images that they show."""
-    tokens = (prompts.input_ids == image_token_id).sum(dim=1)
-    slots = int(tokens[:rows].sum() * len(prompts.image_index) // tokens.sum().clamp(min=1))
+    slots = sum(prompts.image_counts[:rows])
     return replace(
         prompts,
         input_ids=prompts.input_ids[:rows],
         attention_mask=prompts.attention_mask[:rows],
         image_index=prompts.image_index[:slots],
-        pixel_values=prompts.pixel_values if slots else None,
-        high_res_pixel_values=prompts.high_res_pixel_values if slots else None,
+        vision_inputs=prompts.vision_inputs if slots else {},
     )

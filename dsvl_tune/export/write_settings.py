@@ -10,13 +10,14 @@ import torch
 from transformers import GenerationConfig
 
 from dsvl_tune.core.files import write_json, write_whole
-from dsvl_tune.core.types import ImageRule
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, read_headers, read_json
 from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.original_settings import original_settings
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings
 from dsvl_tune.families.deepseek_vl.processor import default_system_prompt, read_image_rule
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
+from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
 from dsvl_tune.models.checkpoint.weights import CLASSES, ORIGINAL_FOLDER, Weights
 
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -73,8 +74,10 @@ def main_dtype(folder: Path) -> str:
 def write_transformers_files(weights: Weights, target: Path, dtype: str) -> None:
     """config.json, tokenizer, chat template and image settings, as transformers' classes read them."""
     config, tokenizer = weights.config, load_tokenizer(weights.folder)
-    rule = read_image_rule(weights.folder, hybrid=config.model_type == "deepseek_vl_hybrid")
-    family = "DeepseekVLHybrid" if rule.high else "DeepseekVL"
+    rule = read_image_rule(
+        weights.folder, config.model_type == "deepseek_vl_hybrid", visual_tokens(config)
+    )
+    family = "DeepseekVLHybrid" if rule.sam else "DeepseekVL"
     config.architectures = [CLASSES[config.model_type].__name__]
     config.dtype = getattr(torch, dtype)
     config.save_pretrained(target)
@@ -90,12 +93,11 @@ def write_transformers_files(weights: Weights, target: Path, dtype: str) -> None
         settings.pop(name, None)
     write_json(target / "tokenizer_config.json", settings)
     write_json(target / "preprocessor_config.json", image_settings(rule, family))
-    image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    processor = {"processor_class": f"{family}Processor", "num_image_tokens": image_tokens}
+    processor = {"processor_class": f"{family}Processor", "num_image_tokens": rule.tokens}
     write_json(target / "processor_config.json", processor)
 
 
-def image_settings(rule: ImageRule, family: str) -> dict[str, Any]:
+def image_settings(rule: ImageSettings, family: str) -> dict[str, Any]:
     """An image rule in the keys of transformers' image processors, none of them left to a class's default.
 
     transformers rounds the short side where the original truncates, so about every second size differs by a pixel row.
@@ -103,21 +105,21 @@ def image_settings(rule: ImageRule, family: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "image_processor_type": f"{family}ImageProcessor",
         "processor_class": f"{family}Processor",
-        "size": {"height": rule.low.size, "width": rule.low.size},
-        "image_mean": list(rule.low.mean),
-        "image_std": list(rule.low.std),
+        "size": {"height": rule.siglip.size, "width": rule.siglip.size},
+        "image_mean": list(rule.siglip.mean),
+        "image_std": list(rule.siglip.std),
         "min_size": rule.min_size,
         "resample": 2
-        if rule.high
+        if rule.sam
         else 3,  # the low branch is resized bilinearly from the padded square
         **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_pad"), True),
         "rescale_factor": 1 / 255,
     }
-    if rule.high is not None:
+    if rule.sam is not None:
         settings |= {
-            "high_res_size": {"height": rule.high.size, "width": rule.high.size},
-            "high_res_image_mean": list(rule.high.mean),
-            "high_res_image_std": list(rule.high.std),
+            "high_res_size": {"height": rule.sam.size, "width": rule.sam.size},
+            "high_res_image_mean": list(rule.sam.mean),
+            "high_res_image_std": list(rule.sam.std),
             "high_res_resample": 3,
         }
     return settings
@@ -129,7 +131,11 @@ def write_original_files(weights: Weights, target: Path, dtype: str) -> None:
     The original has its system prompt in code; the chat template says which one this checkpoint was trained with.
     """
     tokenizer = load_tokenizer(weights.folder)
-    rule = read_image_rule(weights.folder, hybrid=weights.config.model_type == "deepseek_vl_hybrid")
+    rule = read_image_rule(
+        weights.folder,
+        weights.config.model_type == "deepseek_vl_hybrid",
+        visual_tokens(weights.config),
+    )
     for name, content in original_settings(weights.config, rule, tokenizer, dtype).items():
         write_json(target / name, content)
     shutil.copyfile(weights.folder / "tokenizer.json", target / "tokenizer.json")

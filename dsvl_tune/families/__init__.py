@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.checkpoint import (
     Checkpoint,
@@ -24,7 +24,17 @@ from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 
-__all__ = ["FAMILIES", "Family", "family_of", "open_checkpoint", "open_sizes"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "family_of",
+    "family_of_model",
+    "open_checkpoint",
+    "open_sizes",
+]
 
 FAMILIES: list[Family] = [
     DeepSeekVL(),
@@ -125,3 +135,8 @@ def family_of(settings: Mapping[str, Any], place: str) -> Family:
         f"{place}: model_type is {settings.get('model_type')!r}, which is no known family. Give a "
         f"checkpoint of one of {known}, in the layout of transformers or the original one."
     )
+
+
+def family_of_model(model: PreTrainedModel) -> Family:
+    """The family that a model in memory is of, by the `model_type` of its configuration."""
+    return family_of({"model_type": model.config.model_type}, type(model).__name__)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from dsvl_tune.core.checkpoint import Checkpoint
-    from dsvl_tune.core.types import Processor, VisionInput  # type: ignore[attr-defined]
+    from dsvl_tune.core.types import Processor
 
 PartMode = Literal["frozen", "full", "lora"]
 RenderMode = Literal["training", "generation"]
@@ -87,10 +87,13 @@ class Segment:
     Attributes:
         content: text, special tokens included, or an image.
         weight: loss weight of each of its tokens; 0 if the segment is not supervised.
+        turn: number of the turn that it belongs to, from 0. The segments of the first k turns are
+            the rendering of the conversation that ends there.
     """
 
     content: str | ImageRef
     weight: float = 0.0
+    turn: int = 0
 
     @property
     def supervised(self) -> bool:
@@ -255,8 +258,9 @@ class Family(Protocol):
             UserError: turns, text or images that the prompt has no form for.
         """
 
-    # Images. Vision inputs and features are tensors by name; their first axis counts crops (1 in a
-    # family without tiles), so a batch is their concatenation.
+    # Images. Vision inputs and features are tensors by name, each [C, ...] of an image with C crops
+    # (1 in a family without tiles), so a batch is their concatenation. From picture to model:
+    # `pad_image`, `vision_input` (in a worker), `normalize`, `encode_images` (on the device).
 
     needs_image_size: bool
     """Whether `image_token_ids` depends on the size of the picture."""
@@ -266,22 +270,75 @@ class Family(Protocol):
     ) -> list[int]:
         """The token ids that one image occupies in a row, marks and separators included.
 
+        The ids equal to `processor.image_token_id` are the places of its visual tokens. Their
+        number and the picture determine the vision inputs.
+
         Args:
             processor: of the checkpoint.
             size: (width, height) of the picture in px; None where `needs_image_size` is false.
             images: number of images in the conversation.
         """
 
-    def vision_input(self, image: Image, processor: Processor, compact: bool) -> VisionInput:
-        """One RGB picture as the vision side takes it."""
+    def pad_image(self, image: Image, processor: Processor, images: int) -> dict[str, Tensor]:
+        """One picture resized, padded and cut: the expensive step, whose result can be cached.
+
+        Args:
+            image: RGB.
+            processor: of the checkpoint.
+            images: number of images in the conversation.
+
+        Returns:
+            By name, uint8.
+        """
+
+    def padded_shapes(self, processor: Processor) -> Shapes:
+        """Shape of what `pad_image` returns; with more than one number of crops, of the most."""
+
+    def vision_input(self, padded: Mapping[str, Tensor], processor: Processor) -> dict[str, Tensor]:
+        """The vision inputs of a padded image, for the way to the device.
+
+        What is large stays uint8, a quarter of the bytes.
+        """
+
+    def normalize(
+        self, vision_inputs: Mapping[str, Tensor], processor: Processor
+    ) -> dict[str, Tensor]:
+        """Vision inputs as the model takes them: what is uint8 is normalized where it is."""
+
+    def gray_levels(
+        self, vision_inputs: Mapping[str, Tensor], processor: Processor
+    ) -> dict[str, Tensor]:
+        """Normalized vision inputs as levels again, to look at or to compare.
+
+        Returns:
+            By the name of the vision tower [C, 3, S, S] float32 in 0..255.
+        """
+
+    def image_digest(self, processor: Processor) -> str:
+        """Changes whenever a picture would become other vision inputs: of settings and code."""
 
     def encode_images(
         self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
-        """The visual tokens of every image: [I, V, D], or one [V_i, D] for each image."""
+        """The visual tokens of every image: [I, V, D], or one [V_i, D] for each image.
+
+        Args:
+            model: a complete model.
+            vision_inputs: of a batch, normalized.
+        """
+
+    def forward_inputs(
+        self, vision_inputs: Mapping[str, Tensor], image_index: Tensor
+    ) -> dict[str, Tensor]:
+        """Arguments of the plain model's `forward` and `generate` for the image slots of a batch.
+
+        Args:
+            vision_inputs: of the distinct images of a batch, normalized.
+            image_index: [M] int64, which image fills the m-th slot.
+        """
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
-        """The vision inputs of one blank image."""
+        """The vision inputs of one blank image, normalized, on the CPU."""
 
     # Cached features: what the frozen beginning of the vision side computes of an image, once.
 
@@ -291,19 +348,39 @@ class Family(Protocol):
         The only place that decides what a feature cache can keep: `cache-features`, `fit` and
         `estimate-memory` ask it.
 
+        Args:
+            plan: one entry for each part that the model has.
+
         Raises:
             UserError: a vision tower trains, so an image's features change with every step.
         """
 
+    def finishing_parts(self, names: set[str]) -> set[str]:
+        """The parts that `finish_images` uses: they stay in memory when the towers do not."""
+
     def feature_shapes(self, config: PretrainedConfig, names: set[str]) -> Shapes:
-        """Shape of each cached tensor of one image."""
+        """Shape [C, ...] of each cached tensor of one image; the most crops if numbers differ."""
 
     def compute_features(
         self, model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """The tensors to cache, without gradient; each [I, ...]."""
+    ) -> list[dict[str, Tensor]]:
+        """The tensors to cache of each image, each [C, ...], without gradient.
+
+        Args:
+            model: a complete model.
+            names: from `cacheable_features`.
+            vision_inputs: of a batch, normalized.
+        """
 
     def finish_images(
         self, model: PreTrainedModel, features: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
-        """The visual tokens from cached features, with the gradient of what trains after them."""
+        """The visual tokens from cached features, with the gradient of what trains after them.
+
+        Args:
+            model: whose `finishing_parts` have weights.
+            features: of a batch.
+
+        Returns:
+            As `encode_images`.
+        """

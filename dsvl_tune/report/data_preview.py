@@ -1,4 +1,4 @@
-"""Rows as a page: the pixels that the model gets and its tokens, coloured by what is supervised."""
+"""Rows as a page: what the vision side gets, and the tokens, colored by what is supervised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.core.types import IGNORE_INDEX, Branch, Pixels, Processor, Sample
+from dsvl_tune.core.types import IGNORE_INDEX, Processor, Sample, VisionInput
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
@@ -32,13 +32,20 @@ sub { color: #00661f }
 """
 
 MORE = "◦"
-"""Stands for a token that goes on with the character before it."""
+"""Shown for a token that continues the character of the token before it."""
 MOST_PIECES = 8
-"""Tokens tried together: a character has up to four bytes, and a token may hold the end of one and the next."""
+"""Tokens that are decoded together: a character has up to four bytes, and a token may hold the end
+of one character and the beginning of the next."""
 KEY = (
-    '<span class="supervised">supervised</span> <span class="plain">not supervised</span> <span class="image">image</span> '
-    '<span class="plain special">special token</span>'
+    '<span class="supervised">supervised</span> <span class="plain">not supervised</span> '
+    '<span class="image">image</span> <span class="plain special">special token</span>'
 )
+NOTE = (
+    "A space is shown as ·, a line break as ↵. A character that takes several tokens is shown at "
+    f"the first, the others as {MORE}. Hold the pointer over a token for its id, position, branch "
+    "and weight; a weight other than 1 is shown below the token."
+)
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
@@ -49,93 +56,103 @@ def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
         processor: of the checkpoint.
         title: what was previewed.
     """
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    sections = [section(sample, processor, row) for row, sample in enumerate(samples, start=1)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
-        f'<p class="tokens">{KEY}</p><p class="facts">A space is shown as ·, a line break as ↵. A character that takes '
-        f"several tokens is shown at the first, the others as {MORE}. Hold the pointer over a token for its id, "
-        "position, branch and weight; a weight other than 1 stands below the token.</p>"
-        + "".join(
-            section(sample, processor, number) for number, sample in enumerate(samples, start=1)
-        )
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        f'<body><h1>{escape(title)}</h1><p class="tokens">{KEY}</p><p class="facts">{NOTE}</p>'
+        + "".join(sections)
         + "</body></html>\n"
     )
 
 
 def section(sample: Sample, processor: Processor, number: int) -> str:
-    """One row."""
-    supervised = [weight for weight in sample.loss_weights if weight > 0]
-    weights = ", ".join(f"{weight:g}" for weight in sorted(set(supervised)))
-    facts = (
-        f"{len(sample.input_ids):,} of {processor.context_tokens:,} tokens; {len(supervised):,} supervised, weight {weights}; "
-        f"{len(sample.images)} image(s) of {processor.image_tokens} tokens; {len(sample.sources)} conversation(s)"
-    )
+    """One row: source, facts, pictures, tokens."""
     pictures = "".join(
         figures(image, processor, place)
         for place, image in enumerate(sample.images, start=1)
-        if isinstance(image, Pixels)
+        if isinstance(image, VisionInput)
     )
     return (
-        f'<section id="row{number}"><h2>{escape("; ".join(sample.sources))}</h2><p class="facts">{facts}</p>{pictures}'
+        f'<section id="row{number}"><h2>{escape("; ".join(sample.sources))}</h2>'
+        f'<p class="facts">{facts(sample, processor)}</p>{pictures}'
         f'<div class="tokens">{"".join(spans(sample, processor))}</div></section>'
     )
 
 
-def figures(pixels: Pixels, processor: Processor, place: int) -> str:
-    """Both branches of an image as the vision towers get them, normalisation undone."""
-    rule = processor.image_rule
-    shown = [("SigLIP", pixels.low, rule.low)]
-    if pixels.high is not None and rule.high is not None:
-        shown.insert(0, ("SAM", pixels.high, rule.high))
-    return "".join(
-        f'<figure><img alt="image {place}" src="{data_url(tensor, branch)}"><figcaption>image {place}, {name}, '
-        f"{branch.size} x {branch.size}: {escape(pixels.name.rpartition('/')[2][:60])}</figcaption></figure>"
-        for name, tensor, branch in shown
+def facts(sample: Sample, processor: Processor) -> str:
+    """The row in numbers."""
+    supervised = [weight for weight in sample.loss_weights if weight > 0]
+    weights = ", ".join(f"{weight:g}" for weight in sorted(set(supervised)))
+    image_tokens = sum(stop - start for start, stop in sample.image_spans)
+    return (
+        f"{len(sample.input_ids):,} of {processor.context_tokens:,} tokens; "
+        f"{len(supervised):,} supervised, weight {weights}; "
+        f"{len(sample.images)} image(s), {image_tokens:,} tokens; "
+        f"{len(sample.sources)} conversation(s)"
     )
 
 
-def data_url(tensor: Tensor, branch: Branch) -> str:
-    """[3, S, S] normalised -> a PNG inside an URL."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (branch.mean, branch.std))
-    levels = ((tensor * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+def figures(image: VisionInput, processor: Processor, place: int) -> str:
+    """An image as each vision tower gets it, normalization undone; every crop on its own."""
+    family = processor.family
+    levels = family.gray_levels(family.normalize(image.tensors, processor), processor)
+    name = escape(image.name.rpartition("/")[2][:60])
+    elements = []
+    for tower, crops in levels.items():
+        for crop in crops:
+            height, width = crop.shape[1:]
+            caption = f"image {place}, {tower}, {width} x {height}: {name}"
+            elements.append(
+                f'<figure><img alt="image {place}" src="{data_url(crop)}">'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+    return "".join(elements)
+
+
+def data_url(levels: Tensor) -> str:
+    """Levels [3, S, S] in 0..255 as a PNG inside a URL."""
+    pixels = levels.round().clamp(0, 255).to(torch.uint8)
     buffer = BytesIO()
-    Image.fromarray(levels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def spans(sample: Sample, processor: Processor) -> Iterator[str]:
-    """One element a token; an image's tokens as one."""
-    branch, shown = 0, 0
+    """One element for each token, and one for all tokens of an image."""
     texts = token_texts(sample, processor)
-    for i, token in enumerate(sample.input_ids):
-        if sample.branches[i] != branch:
-            branch = sample.branches[i]
-            yield f'<span class="branch">branch {branch}, continues the shared beginning</span>'
-        if token != processor.image_token_id:
-            yield token_span(sample, i, texts[i], processor)
-            continue
-        if shown % processor.image_tokens == 0:
-            last = sample.position_ids[i] + processor.image_tokens - 1
-            title = f"positions {sample.position_ids[i]} to {last}, branch {branch}"
-            name = f"image {shown // processor.image_tokens + 1}: {processor.image_tokens} tokens"
-            yield f'<span class="image" title="{title}">{name}</span>'
-        shown += 1
+    images = iter(enumerate(sample.image_spans, start=1))
+    image, (start, stop) = next(images, (0, (-1, -1)))
+    branch = 0
+    for index in range(len(sample.input_ids)):
+        if sample.branch_ids[index] != branch:
+            branch = sample.branch_ids[index]
+            yield (f'<span class="branch">branch {branch}, continues the shared beginning</span>')
+        if not start <= index < stop:
+            yield token_span(sample, index, texts[index], processor)
+        if index == start:
+            positions = f"{sample.position_ids[start]} to {sample.position_ids[stop - 1]}"
+            yield (
+                f'<span class="image" title="positions {positions}, branch {branch}">'
+                f"image {image}: {stop - start} tokens</span>"
+            )
+        if index == stop - 1:
+            image, (start, stop) = next(images, (0, (-1, -1)))
 
 
 def token_texts(sample: Sample, processor: Processor) -> list[str]:
-    """What each token is shown as. Tokens that are pieces of one character are decoded together."""
+    """What each token is shown as; tokens that are pieces of one character are decoded together."""
     ids, tokenizer = sample.input_ids, processor.tokenizer
     texts: list[str] = []
     while (start := len(texts)) < len(ids):
         for stop in range(start + 1, min(start + MOST_PIECES, len(ids)) + 1):
-            if sample.branches[stop - 1] != sample.branches[start]:
+            if sample.branch_ids[stop - 1] != sample.branch_ids[start]:
                 break
             text = tokenizer.decode(ids[start:stop])
             if "\ufffd" not in text:
                 break
-        if "\ufffd" in text:  # no character comes of it
+        if "\ufffd" in text:  # the bytes are no character
             text, stop = tokenizer.convert_ids_to_tokens(ids[start]), start + 1
         texts += [text] + [MORE] * (stop - start - 1)
     return texts
@@ -145,8 +162,13 @@ def token_span(sample: Sample, index: int, text: str, processor: Processor) -> s
     """One token of text."""
     token, weight = sample.input_ids[index], sample.loss_weights[index]
     supervised = sample.labels[index] != IGNORE_INDEX
-    special = " special" if token in processor.tokenizer.all_special_ids else ""
-    title = f"id {token}, position {sample.position_ids[index]}, branch {sample.branches[index]}, weight {weight:g}"
+    classes = "supervised" if supervised else "plain"
+    if token in processor.tokenizer.all_special_ids:
+        classes += " special"
+    title = (
+        f"id {token}, position {sample.position_ids[index]}, "
+        f"branch {sample.branch_ids[index]}, weight {weight:g}"
+    )
     note = f"<sub>{weight:g}</sub>" if supervised and weight != 1 else ""
     shown = escape(text).replace(" ", "·").replace("\n", "↵\n").replace("\t", "→")
-    return f'<span class="{"supervised" if supervised else "plain"}{special}" title="{title}">{shown}{note}</span>'
+    return f'<span class="{classes}" title="{title}">{shown}{note}</span>'

@@ -16,7 +16,7 @@ from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
-from dsvl_tune.training.distributed.blank_image import with_image
+from dsvl_tune.training.distributed.blank_image import add_blank_image
 from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.objectives.base import Objective, Sums
 
@@ -48,19 +48,26 @@ class AnsweringModule(L.LightningModule):
         return self.model
 
     def compute(self, function: Callable[..., Any], batch: Batch | Prompts) -> Any:
-        """`function(network, batch)`, with stored features for pixels where there are any.
+        """`function(network, batch)`, on cached features where there is a feature cache.
 
-        In a sharded model all processes gather a tower's layers together or not at all, so a process whose batch is of
-        text alone encodes a blank image, which no slot shows, when another has images.
+        In a sharded model all processes gather the layers of the vision side together or not at
+        all. A process whose batch has no images therefore encodes a blank one, which no slot shows,
+        if another process has images.
+
+        Args:
+            function: takes the network and a batch.
+            batch: as it came from the data module.
         """
         if self.feature_extractor is not None:
-            batch = self.feature_extractor.see(
-                batch, self.trainer.precision_plugin.forward_context()
-            )
+            precision = self.trainer.precision_plugin.forward_context()
+            batch = self.feature_extractor.with_features(batch, precision)
         if not is_sharded(self.network):
             return function(self.network, batch)
-        if self.trainer.strategy.reduce_boolean_decision(batch.pixel_values is not None, all=False):
-            batch = with_image(batch, self.processor.image_rule)
+        anyone_has_images = self.trainer.strategy.reduce_boolean_decision(
+            bool(batch.vision_inputs), all=False
+        )
+        if anyone_has_images:
+            batch = add_blank_image(batch, self.processor)
         return self.network.run(function, batch)
 
     # Validation: the objective's loss over all rows, and answers by generation.

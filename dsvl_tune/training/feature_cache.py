@@ -1,9 +1,14 @@
-"""The frozen first half of the vision side in a run: made once an image, kept in a store, left out when all is."""
+"""Feature caching: compute the frozen vision features of an image once and keep them on disk.
+
+If every image of a run is cached, the vision towers are unloaded.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,84 +16,114 @@ from typing import Any, Literal, TypeVar
 
 import lightning as L
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Prompts
-from dsvl_tune.families.deepseek_vl.parts import Plan
-from dsvl_tune.families.deepseek_vl.vision_features import (
-    Features,
-    extractor_digest,
-    feature_shapes,
-    frozen_features,
-    frozen_features_of,
-    unload,
-)
+from dsvl_tune.families import family_of_model
+from dsvl_tune.families.base import Family, Plan
+from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.runtime.fsdp import is_sharded
 
 FeatureDtype = Literal["bfloat16", "float32"]
-Seen = TypeVar("Seen", bound="Batch | Prompts")
+BatchT = TypeVar("BatchT", bound=Batch | Prompts)
+Features = dict[str, Tensor]
 
 
 @dataclass
 class FeatureExtractor:
-    """What `models.vision` makes of pixels without gradient, and the store that holds it.
+    """Computes the features that a feature cache keeps.
 
     Attributes:
-        model: the run's. halves: from `frozen_features_of`. store: of its features.
-        loaded: whether its weights are in memory.
+        model: of the run.
+        family: of the model.
+        producers: names of the features -> the model parts that compute each, see
+            `Family.cacheable_features`.
+        cache: where the features are kept.
+        loaded: whether the weights of these parts are in memory.
     """
 
     model: PreTrainedModel
-    halves: dict[str, set[str]]
-    store: TensorCache
+    family: Family
+    producers: dict[str, set[str]]
+    cache: TensorCache
     loaded: bool = True
 
-    def see(self, batch: Seen, precision: AbstractContextManager[Any]) -> Seen:
-        """The batch with features in place of pixels: those that came with it, and those of the pixels, made now.
+    @property
+    def parts(self) -> set[str]:
+        """The model parts that features are computed with."""
+        return set().union(*self.producers.values())
 
-        All are rounded to the store's dtype, so that a step sees the same whether an image was stored before or not.
+    def with_features(self, batch: BatchT, precision: AbstractContextManager[Any]) -> BatchT:
+        """Replace vision inputs by features: those from the cache, and those computed now.
+
+        All are rounded to the dtype of the cache, so a step has the same input whether an image was
+        cached before or not.
 
         Args:
-            batch: as collated. precision: the context that the run's forward passes have.
+            batch: with normalized vision inputs.
+            precision: context of the run's forward passes.
 
         Raises:
-            UserError: an image is not stored any more and the weights are not in memory.
+            UserError: an image is no longer cached, and the weights are not in memory.
         """
-        made = [batch.features] if batch.features is not None else []
-        if batch.pixel_values is not None:
+        parts: list[Mapping[str, Tensor]] = []
+        if batch.vision_inputs:
             if not self.loaded:
                 raise UserError(
-                    f"{', '.join(batch.sources)}: an image there was in the feature store {self.store.root} when the "
-                    "run began, and is not any more, or its file has changed. Start the run again with --ckpt_path "
-                    "last: the vision towers are then loaded."
+                    f"{', '.join(batch.sources)}: an image was in the feature cache "
+                    f"{self.cache.root} when the run began, and is not any more, or its file has "
+                    "changed. Start the run again with --ckpt_path last: the vision towers are "
+                    "then loaded."
                 )
             with precision:
-                made.insert(
-                    0,
-                    self.make(batch.pixel_values, batch.high_res_pixel_values, batch.feature_keys),
-                )
-        if not made:
+                parts += self.compute(batch.vision_inputs, batch.feature_keys)
+        if batch.features:
+            parts.append(batch.features)
+        if not parts:
             return batch
-        dtype = self.model.dtype
-        features = {name: torch.cat([one[name] for one in made]).to(dtype) for name in self.halves}
-        return replace(
-            batch, pixel_values=None, high_res_pixel_values=None, features=features, feature_keys=[]
-        )
+        features = {
+            name: torch.cat([part[name] for part in parts]).to(self.model.dtype)
+            for name in self.producers
+        }
+        return replace(batch, vision_inputs={}, features=features, feature_keys=[])
 
-    def make(self, low: Tensor, high: Tensor | None, keys: Sequence[str]) -> Features:
-        """The features of pixels, which are stored under their keys."""
-        features = frozen_features(self.model, set(self.halves), low, high)
-        features = {name: tensor.to(self.store.dtype) for name, tensor in features.items()}
-        for i, key in enumerate(keys):
-            self.store.put(key, {name: tensor[i] for name, tensor in features.items()})
-        return features
+    def compute(
+        self, vision_inputs: Mapping[str, Tensor], cache_keys: Sequence[str]
+    ) -> list[Features]:
+        """Compute the features of images and add them to the cache.
 
-    def leave_out(self) -> None:
-        """Free the weights: every image of the run is stored."""
-        unload(self.model, self.halves)
+        Args:
+            vision_inputs: of I images, normalized.
+            cache_keys: of each image; [] adds none.
+
+        Returns:
+            Of each image, by name [C, ...] in the dtype of the cache.
+        """
+        computed = self.family.compute_features(self.model, set(self.producers), vision_inputs)
+        images = [
+            {name: tensor.to(self.cache.dtype) for name, tensor in features.items()}
+            for features in computed
+        ]
+        for key, features in zip(cache_keys, images, strict=False):
+            self.cache.put(key, features)
+        return images
+
+    def drop_language_model(self) -> None:
+        """Free the language model: computing features does not need it."""
+        self.model.lm_head = None
+        self.model.model.language_model = None
+
+    def unload(self) -> None:
+        """Free the weights of the parts that nothing but computing features needs."""
+        needed = self.family.finishing_parts(set(self.producers))
+        for name, _ in list(self.model.named_parameters()):
+            if part_of(name) in self.parts - needed:
+                module, _, parameter = name.rpartition(".")
+                setattr(self.model.get_submodule(module), parameter, None)
         self.loaded = False
 
 
@@ -100,56 +135,98 @@ def open_feature_extractor(
     max_gb: float,
     precision: str,
 ) -> FeatureExtractor:
-    """The first half of a model whose plan is applied, with its store.
+    """The feature extractor of a run, with its cache.
+
+    Whatever makes features differ separates their folders below `root`: weights, settings,
+    precision, dtype.
 
     Args:
-        model, plan: whatever makes features differ tells their folder apart: weights, settings, precision, dtype.
-        root: folder of the store, made if need be. dtype: of what is stored. max_gb: bound on the whole store.
-        precision: the trainer's.
+        model: whose plan is applied.
+        plan: of the run.
+        root: folder of the cache, created if missing.
+        dtype: of the cached features.
+        max_gb: bound on the whole cache, in GB.
+        precision: of the trainer.
 
     Raises:
-        UserError: a tower trains, drops out, or is cut over processes; or the folder cannot be made.
+        UserError: a vision tower trains, has dropout, or is sharded; or the folder cannot be
+            created.
     """
     if is_sharded(model):
         raise UserError(
-            "model.feature_cache: with trainer.strategy fsdp2 no process has a whole tower to make features with. "
-            "Take strategy ddp, or leave the store out."
+            "model.feature_cache: with trainer.strategy fsdp2 no process has a whole vision tower "
+            "to compute features with. Use strategy ddp, or set model.feature_cache to null."
         )
-    halves = frozen_features_of(plan)
-    for name in ("vision_config", "high_res_vision_config"):
-        if getattr(getattr(model.config, name, None), "attention_dropout", 0.0) > 0:
+    family = family_of_model(model)
+    producers = family.cacheable_features(plan)
+    for name, config in vision_configs(model.config).items():
+        if getattr(config, "attention_dropout", 0.0) > 0:
             raise UserError(
-                f"model.feature_cache: the checkpoint's {name} has attention_dropout, so an image has other features "
-                "each time. Set it to 0 there or leave the store out."
+                f"model.feature_cache: {name} of the checkpoint has attention_dropout, so the "
+                "features of an image differ each time. Set it to 0 there, or set "
+                "model.feature_cache to null."
             )
-    said = f"{extractor_digest(model, halves)} {precision} {dtype}"
-    folder = hashlib.sha256(said.encode()).hexdigest()[:32]
-    shapes = feature_shapes(model.config, set(halves))
     path = Path(root).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"model.feature_cache: {path} cannot be made ({error.strerror}). Give another folder."
+            f"model.feature_cache: {path} cannot be created ({error.strerror}). Give another "
+            "folder."
         ) from None
-    return FeatureExtractor(
-        model, halves, TensorCache(path, folder, shapes, getattr(torch, dtype), int(max_gb * 1e9))
+    identity = f"{extractor_digest(model, producers)} {precision} {dtype}"
+    cache = TensorCache(
+        path,
+        hashlib.sha256(identity.encode()).hexdigest()[:32],
+        family.feature_shapes(model.config, set(producers)),
+        getattr(torch, dtype),
+        int(max_gb * 1e9),
     )
+    return FeatureExtractor(model, family, producers, cache)
 
 
-def attach_cache(half: FeatureExtractor, trainer: L.Trainer) -> None:
-    """Tell the data of the store; in training, leave the weights out of memory if every image of the run is stored."""
+def vision_configs(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
+    """The parts of a configuration that are not the language model's, by name."""
+    names = [name for name in type(config).sub_configs if name != "text_config"]
+    return {name: getattr(config, name) for name in names}
+
+
+def extractor_digest(model: PreTrainedModel, producers: Mapping[str, set[str]]) -> str:
+    """Changes whenever features would: with the bytes of the weights, settings, or transformers."""
+    parts = set().union(*producers.values())
+    tensors = {
+        name: parameter for name, parameter in model.named_parameters() if part_of(name) in parts
+    }
+    with ThreadPoolExecutor() as threads:  # hashing releases the interpreter's lock
+        digests = dict(zip(tensors, threads.map(tensor_digest, tensors.values()), strict=True))
+    settings = [config.to_dict() for config in vision_configs(model.config).values()]
+    identity = [sorted(producers), digests, settings, transformers.__version__]
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Of shape, dtype and bytes."""
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(flat.data).hexdigest()}"
+
+
+def connect_feature_cache(extractor: FeatureExtractor, trainer: L.Trainer) -> None:
+    """Give the data module the cache; for training, unload the towers if every image is cached."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     if data is None:
         return
-    data.features = half.store
+    data.use_feature_cache(extractor.cache)
     if trainer.state.fn != "fit":
         return
     first = trainer.is_global_zero
-    complete = trainer.strategy.broadcast(first and data.all_stored())
+    complete = trainer.strategy.broadcast(first and data.has_all_features())
     if complete:
-        half.leave_out()
+        extractor.unload()
     if first:
-        found = "has every image: the frozen vision weights are left out of memory"
-        missing = "lacks images of this run: they are added as they come, and the vision weights stay in memory"
-        print(f"feature store {half.store.root} {found if complete else missing}", flush=True)
+        found = "has every image: the vision towers are not kept in memory"
+        missing = (
+            "is incomplete: missing features are computed during training; the vision towers stay "
+            "loaded"
+        )
+        print(f"feature cache {extractor.cache.root} {found if complete else missing}", flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
@@ -28,7 +29,12 @@ from dsvl_tune.models.runtime.attention_mask import Attention
 from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
 from dsvl_tune.training.distributed.strategy import allow_unused_parameters
 from dsvl_tune.training.evaluation_module import AnsweringModule
-from dsvl_tune.training.feature_cache import FeatureDtype, attach_cache, open_feature_extractor
+from dsvl_tune.training.feature_cache import (
+    FeatureDtype,
+    FeatureExtractor,
+    connect_feature_cache,
+    open_feature_extractor,
+)
 from dsvl_tune.training.objectives.base import Objective, Sums
 from dsvl_tune.training.objectives.supervised import supervised_loss
 from dsvl_tune.training.optim import make_optimizer, warmup_cosine
@@ -150,11 +156,32 @@ class FinetuneModule(AnsweringModule):
             self.device_mesh["data_parallel"] if self.device_mesh else None
         )
         if self.feature_cache is not None:
-            settings = (self.feature_cache, self.feature_dtype, self.feature_cache_gb)
-            self.feature_extractor = open_feature_extractor(
-                self.model, self.plan, *settings, str(self.trainer.precision)
-            )
-            attach_cache(self.feature_extractor, self.trainer)
+            precision = str(self.trainer.precision)
+            self.feature_extractor = self.open_extractor(self.model, self.plan, precision)
+            connect_feature_cache(self.feature_extractor, self.trainer)
+
+    def open_extractor(
+        self, model: PreTrainedModel, plan: Plan, precision: str
+    ) -> FeatureExtractor:
+        """The feature extractor of a model, with the cache that the recipe names."""
+        assert self.feature_cache is not None
+        return open_feature_extractor(
+            model, plan, self.feature_cache, self.feature_dtype, self.feature_cache_gb, precision
+        )
+
+    def build_feature_extractor(self, precision: str) -> FeatureExtractor:
+        """A feature extractor of its own, without language model, to fill the cache with.
+
+        Args:
+            precision: of the trainer.
+
+        Raises:
+            UserError: as `open_feature_extractor`.
+        """
+        model, plan = self.build(None)
+        extractor = self.open_extractor(model, plan, precision)
+        extractor.drop_language_model()
+        return extractor
 
     # The loss is one weighted mean over the whole optimizer step and all ranks, whatever the
     # objective. Lightning divides each micro-batch's loss by their number, so that is multiplied

@@ -1,4 +1,4 @@
-"""`dsvl-tune cache-features`, and runs that use what it stored: the same losses and answers, killed or not."""
+"""`dsvl-tune cache-features`, and runs with its cache: the same losses and answers, killed or not."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RECIPE: dict[str, Any] = {
         "enable_progress_bar": False,
     },
 }
-STORE = ("--model.feature_cache", "features", "--model.feature_dtype", "float32")
+CACHE = ("--model.feature_cache", "features", "--model.feature_dtype", "float32")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -69,7 +69,7 @@ def results(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, hybrid_checkpoint: Path) -> Path:
-    """A folder with a recipe and its run without a store."""
+    """A folder with a recipe and its run without a cache."""
     folder = tmp_path_factory.mktemp("features")
     recipe = {**RECIPE, "model": {**RECIPE["model"], "checkpoint": str(hybrid_checkpoint)}}
     (folder / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -80,38 +80,36 @@ def plain(tmp_path_factory: pytest.TempPathFactory, hybrid_checkpoint: Path) -> 
 
 
 @pytest.mark.parametrize("filled", [True, False], ids=["filled before", "filled on the way"])
-def test_a_run_with_a_store_is_the_run_without(
+def test_a_run_with_a_cache_is_the_run_without(
     filled: bool, plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(plain)
     name = f"filled_{filled}"
-    store = ("--model.feature_cache", name, "--model.feature_dtype", "float32")
+    cache = ("--model.feature_cache", name, "--model.feature_dtype", "float32")
     if filled:
-        run(monkeypatch, "cache-features", "--config", "small.yaml", *store)
-        assert "images: 15 distinct; 0 were stored, 15 added" in capsys.readouterr().out
-    run(monkeypatch, "fit", "--config", "small.yaml", "--run_name", name, *store)
+        run(monkeypatch, "cache-features", "--config", "small.yaml", *cache)
+        assert "images: 15 distinct; 0 were cached, 15 added" in capsys.readouterr().out
+    run(monkeypatch, "fit", "--config", "small.yaml", "--run_name", name, *cache)
     output = capsys.readouterr().out
-    assert ("has every image" in output, "lacks images" in output) == (filled, not filled)
+    assert ("has every image" in output, "is incomplete" in output) == (filled, not filled)
     assert output.count("frozen, not loaded") == (5 if filled else 0)
     got, wanted = results(name), results("plain")
     assert got.pop("val/loss") == pytest.approx(wanted.pop("val/loss"), abs=1e-5)
     assert got == wanted
     assert len(list(Path(name).rglob("*.safetensors"))) == 15
     run(monkeypatch, "predict", "--config", f"runs/{name}/config.yaml", "--ckpt_path", "best")
-    assert (Path("runs") / name / "predictions" / "predict.jsonl").read_text() == wanted[
-        "test_after.jsonl"
-    ]
+    predictions = Path("runs") / name / "predictions" / "predict.jsonl"
+    assert predictions.read_text(encoding="utf-8") == wanted["test_after.jsonl"]
 
 
 def command_in_child(*arguments: str) -> int:
-    """The process id of a child that runs the command, silently."""
+    """The process id of a child that runs the command silently."""
     child = os.fork()
     if child == 0:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            torch.set_num_threads(
-                1
-            )  # the parent's threads are not there: a product over several would wait for them
+            # The parent's threads do not exist here: a matmul over several would wait for them.
+            torch.set_num_threads(1)
             sys.argv = ["dsvl-tune", *arguments]
             main()
             os._exit(0)
@@ -121,11 +119,11 @@ def command_in_child(*arguments: str) -> int:
     return child
 
 
-def test_a_killed_command_goes_on_and_several_share_the_work(
+def test_a_killed_command_continues_and_several_share_the_work(
     plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(plain)
-    arguments = ("cache-features", "--config", "small.yaml", "--data.train_charts", "60", *STORE)
+    arguments = ("cache-features", "--config", "small.yaml", "--data.train_charts", "60", *CACHE)
     child = command_in_child(*arguments)
     while not list(Path("features").rglob("*.safetensors")):
         time.sleep(0.001)
@@ -136,10 +134,10 @@ def test_a_killed_command_goes_on_and_several_share_the_work(
     assert [os.waitstatus_to_exitcode(os.waitpid(one, 0)[1]) for one in children] == [0, 0]
     run(monkeypatch, *arguments)
     output = capsys.readouterr().out
-    assert "67 distinct images, 0 to store" in output and "67 were stored, 0 added" in output
+    assert "67 distinct images, 0 to add" in output and "67 were cached, 0 added" in output
 
 
-def test_the_bound_is_said(
+def test_the_bound_is_reported(
     plain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(plain)
@@ -149,7 +147,7 @@ def test_the_bound_is_said(
     kept = len(list(Path("bounded").rglob("*.safetensors")))
     assert 0 < kept < 15 and output.count("nothing more is added") == 1
     assert re.search(
-        rf"0 were stored, {kept} added, {15 - kept} NOT stored: it has reached its 1.2e-05 GB",
+        rf"0 were cached, {kept} added, {15 - kept} NOT cached: limit of 1.2e-05 GB reached",
         output,
     )
 
@@ -158,16 +156,19 @@ def test_the_bound_is_said(
     ("arguments", "named"),
     [
         ([], "no folder to fill. Give one: --model.feature_cache"),
-        ([*STORE, "--model.parts.siglip.mode", "full"], "siglip trains (full)"),
-        ([*STORE, "--model.feature_dtype", "int8"], "feature_dtype"),
-        (["--model.feature_cache", "small.yaml"], "model.feature_cache: small.yaml cannot be made"),
+        ([*CACHE, "--model.parts.siglip.mode", "full"], "siglip trains (full)"),
+        ([*CACHE, "--model.feature_dtype", "int8"], "feature_dtype"),
+        (
+            ["--model.feature_cache", "small.yaml"],
+            "model.feature_cache: small.yaml cannot be created",
+        ),
         (
             ["--model.feature_cache", "full_disk"],
             "full_disk: 15 images of 2.05 kB need 30.72 kB, the disk has 0.00 kB",
         ),
     ],
 )
-def test_what_cannot_be_is_told(
+def test_errors_name_the_key(
     plain: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.families.deepseek_vl.processor import load_processor
@@ -94,7 +94,7 @@ def test_pictures_and_turns_add_up(
     for parts in [(red, green, "Which is larger?"), ("Is this ", blue, " round?"), ("Why?",)]:
         turns = (*turns, Turn("user", parts))
         prompt = encode_prompt(Conversation(turns, "test", system=""), processor)
-        prompts = collate_prompts([prompt], processor.pad_id)
+        prompts = normalize_images(collate_prompts([prompt], processor.pad_id), processor)
         answers.append(
             answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0].text
         )

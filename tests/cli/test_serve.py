@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.export.merge_adapter import merge_into
@@ -168,6 +168,7 @@ def test_turns_system_prompt_and_end_token(served: Served) -> None:
     prompts = collate_prompts(
         [encode_prompt(conversation, processor) for _, conversation in cases], processor.pad_id
     )
+    prompts = normalize_images(prompts, processor)
     records = answer_prompts(model, processor.tokenizer, prompts, TOKENS)
     for (asked, _), record, mask in zip(cases, records, prompts.attention_mask, strict=True):
         answer = ask(served, asked)

@@ -52,12 +52,14 @@ def prompts_for(base: Path) -> Prompts:
     ids[1:, 8:24] = config.image_token_id
     mask = torch.ones_like(ids)
     mask[0, :7] = 0
-    hybrid = config.model_type == "deepseek_vl_hybrid"
+    vision_inputs = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    if config.model_type == "deepseek_vl_hybrid":
+        vision_inputs["high_res_pixel_values"] = torch.randn(2, 3, 64, 64)
     return Prompts(
         input_ids=ids,
         attention_mask=mask,
-        pixel_values=torch.randn(2, 3, 32, 32),
-        high_res_pixel_values=torch.randn(2, 3, 64, 64) if hybrid else None,
+        vision_inputs=vision_inputs,
+        image_counts=[0, 1, 1],
         image_index=torch.tensor([0, 1]),
         references=[],
         question_types=[],
@@ -220,9 +222,9 @@ def test_float64_is_what_its_name_says(checkpoint: Path) -> None:
     """Rows alone and together agree to float64's rounding, far below float32's; the model comes out as it went in."""
     model, prompts = load_model(checkpoint), prompts_for(checkpoint)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    one = first_rows(prompts, 1, model.config.image_token_id)
-    two = first_rows(prompts, 2, model.config.image_token_id)
-    assert (one.pixel_values, len(two.image_index)) == (None, 1)
+    one = first_rows(prompts, 1)
+    two = first_rows(prompts, 2)
+    assert (one.vision_inputs, len(two.image_index)) == ({}, 1)
     exact = exact_logits(model, prompts)
     assert exact.dtype == torch.float64
     for alone in (one, two):

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.cli.main import main
-from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.export.verify import exact_logits
@@ -77,7 +77,8 @@ def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:
     """In float64, where only the merge's own rounding is left; the merge measured what that may do to this model."""
     processor = load_processor(EMBEDDED)
     prompts = [encode_prompt(c, processor) for seed in (1, 2) for c in chart_row(seed, "test")]
-    batch = collate_prompts(prompts, processor.pad_id)
+    batch = normalize_images(collate_prompts(prompts, processor.pad_id), processor)
+    assert set(batch.vision_inputs) == {"pixel_values", "high_res_pixel_values"}
     adapter = finished / "runs" / "charts_lora" / "adapter"
     trained = load_model(EMBEDDED)
     load_trained(trained, adapter)

@@ -1,4 +1,7 @@
-"""Pixels, ids and masks against files that the original DeepSeek-VL code wrote (tests/golden/*/README.md)."""
+"""Pixels, ids and masks against files that the original DeepSeek-VL code wrote.
+
+See tests/golden/*/README.md.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,31 @@ from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.types import (
     IGNORE_INDEX,
-    Branch,
     Conversation,
     ImageRef,
-    ImageRule,
     Processor,
     Turn,
 )
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
-from dsvl_tune.data.images.load import load_image, resize_square, to_pixels, to_square
+from dsvl_tune.data.images.load import load_image
+from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
+from dsvl_tune.families.deepseek_vl.pixels import (
+    ImageSettings,
+    TowerPixels,
+    normalize,
+    pad_image,
+    resize_square,
+    split_image,
+    to_square,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FAMILIES = ("hybrid", "siglip")
 IMAGE_TOKEN = "<image_placeholder>"
 
-# Read in the original code: grey for SigLIP, CLIP's mean and deviation for SAM.
-HALF = Branch(384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-CLIP = Branch(1024, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+# Read in the original code: gray for SigLIP, CLIP's mean and deviation for SAM.
+HALF = TowerPixels(384, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = TowerPixels(1024, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -54,15 +65,16 @@ def golden_processor(family: str) -> Processor:
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return Processor(
         tokenizer=tokenizer,
-        image_rule=ImageRule(
+        family=DeepSeekVL(),
+        image_settings=ImageSettings(
             pixels["side"],
             tuple(pixels["background"]),
-            low=HALF,
-            high=CLIP if family == "hybrid" else None,
+            siglip=HALF,
+            sam=CLIP if family == "hybrid" else None,
+            tokens=facts["num_image_tokens"],
         ),
         image_token=IMAGE_TOKEN,
         image_token_id=facts["image_token_id"],
-        image_tokens=facts["num_image_tokens"],
         default_system=facts["default_system_prompt"],
         bos_id=facts["bos_token_id"],
         eos_id=facts["eos_token_id"],
@@ -97,24 +109,26 @@ def test_pixels(
 ) -> None:
     if not comparable(family, record["image"]):
         pytest.skip("another JPEG decoder or Pillow than the reference's")
-    folder, rule = GOLDEN / family, golden_processor(family).image_rule
+    folder, settings = GOLDEN / family, golden_processor(family).image_settings
     image = load_image(ImageRef(folder / record["image"], "it"), "golden")
-    square = np.array(to_square(image, rule))
+    square = np.array(to_square(image, settings))
     np.testing.assert_array_equal(square, np.array(Image.open(folder / record["square"])))
 
-    pixels = to_pixels(image, rule, "it")
+    inputs = normalize(split_image(pad_image(image, settings), settings), settings)
+    pixels = {name: tensor[0] for name, tensor in inputs.items()}
     plain = torch.from_numpy(square).permute(2, 0, 1).double() / 255
-    if rule.high is None:
-        torch.testing.assert_close(pixels.low.double(), (plain - 0.5) / 0.5, atol=1e-6, rtol=0)
+    if family == "siglip":
+        siglip = pixels["pixel_values"].double()
+        torch.testing.assert_close(siglip, (plain - 0.5) / 0.5, atol=1e-6, rtol=0)
         return
     mean, std = (
-        torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (rule.high.mean, rule.high.std)
+        torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (CLIP.mean, CLIP.std)
     )
-    assert pixels.high is not None
-    torch.testing.assert_close(pixels.high.double(), (plain - mean) / std, atol=1e-5, rtol=0)
+    sam = pixels["high_res_pixel_values"].double()
+    torch.testing.assert_close(sam, (plain - mean) / std, atol=1e-5, rtol=0)
     low = torch.from_numpy(np.load(folder / record["low"])["low"]).float()
-    torch.testing.assert_close(resize_square(plain.float(), 384), low, atol=3e-4, rtol=0)
-    torch.testing.assert_close(pixels.low, (low - 0.5) / 0.5, atol=6e-4, rtol=0)
+    torch.testing.assert_close(resize_square(plain.float()[None], 384)[0], low, atol=3e-4, rtol=0)
+    torch.testing.assert_close(pixels["pixel_values"], (low - 0.5) / 0.5, atol=6e-4, rtol=0)
 
 
 def conversation(case: dict[str, Any], folder: Path, image_token: str) -> Conversation:
@@ -135,18 +149,20 @@ def conversation(case: dict[str, Any], folder: Path, image_token: str) -> Conver
 def test_ids_and_masks(family: str, case: dict[str, Any]) -> None:
     processor = golden_processor(family)
     row = conversation(case, GOLDEN / family, processor.image_token)
-    sample = encode(row, processor, form=case["form"])
+    sample = encode(row, processor, mode=case["form"])
 
     spans = case["image_spans_expanded"]
+    visual_tokens = read(GOLDEN / family / "conversations.json")["num_image_tokens"]
     expanded: list[int] = []
     for token in case["input_ids"]:
-        expanded += [token] * (processor.image_tokens if token == processor.image_token_id else 1)
+        expanded += [token] * (visual_tokens if token == processor.image_token_id else 1)
     assert sample.input_ids == expanded
     assert len(sample.input_ids) == case["expanded_length"]
     assert [p for p, token in enumerate(sample.input_ids) if token == processor.image_token_id] == [
         p for start, end in spans for p in range(start, end)
     ]
-    assert [pixels.name for pixels in sample.images] == [
+    assert [list(span) for span in sample.image_spans] == spans
+    assert [image.name for image in sample.images] == [
         n for m in case["messages"] for n in m.get("images", ())
     ]
 

@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, PreTrainedModel
 
-from dsvl_tune.data.images.load import to_pixels
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.pixel_difference import pixel_differences
 from dsvl_tune.families.deepseek_vl.processor import load_processor
@@ -71,21 +70,18 @@ def test_logits_and_greedy_ids_in_plain_transformers(
 ) -> None:
     """Prompt by the exported template, tokens by AutoProcessor, pixels by the original's rule."""
     case = next(case for case in cases(family, "generation") if case["id"] == name)
-    processor, rule = AutoProcessor.from_pretrained(export), load_processor(export).image_rule
+    processor, ours = AutoProcessor.from_pretrained(export), load_processor(export)
     text = processor.apply_chat_template(messages(case), tokenize=False, add_generation_prompt=True)
     text = text.replace("<image_placeholder>", "<image_placeholder>" * processor.num_image_tokens)
     ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")
     files = [file for message in case["messages"] for file in message.get("images", ())]
-    pixels = [
-        to_pixels(Image.open(GOLDEN / family / file).convert("RGB"), rule, file) for file in files
-    ]
-    images = {}
-    if pixels:
-        images["pixel_values"] = torch.stack([each.low for each in pixels])
-    if pixels and family == "hybrid":
-        images["high_res_pixel_values"] = torch.stack(
-            [each.high for each in pixels if each.high is not None]
-        )
+    inputs = []
+    for file in files:
+        picture = Image.open(GOLDEN / family / file).convert("RGB")
+        padded = ours.family.pad_image(picture, ours, images=1)
+        inputs.append(ours.family.normalize(ours.family.vision_input(padded, ours), ours))
+    names = inputs[0] if inputs else {}
+    images = {name: torch.cat([tensors[name] for tensors in inputs]) for name in names}
     expected = load_file(GOLDEN / family / "logits.safetensors")
     logits = model(**ids, **images).logits[0, expected[f"{name}.positions"]]
     assert (logits - expected[f"{name}.logits"]).abs().max() <= 1e-4

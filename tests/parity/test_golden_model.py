@@ -16,13 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Prompts, Turn
-from dsvl_tune.data.encoding.collate import collate, collate_prompts
+from dsvl_tune.data.encoding.collate import collate, collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
-from dsvl_tune.data.images.load import load_image, to_pixels
+from dsvl_tune.data.images.load import load_image
 from dsvl_tune.evaluation.generate import generate_ids
+from dsvl_tune.families.deepseek_vl.pixels import normalize, pad_image, split_image
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.objectives.supervised import encode_images, supervised_loss
+from dsvl_tune.models.runtime.encode_images import encode_images
+from dsvl_tune.training.objectives.supervised import supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")
@@ -69,27 +71,23 @@ def conversation(family: str, name: str) -> Conversation:
 
 
 def prompts(family: str, processor: Processor, names: tuple[str, ...]) -> Prompts:
-    return collate_prompts(
-        [encode_prompt(conversation(family, name), processor) for name in names], processor.pad_id
-    )
+    encoded = [encode_prompt(conversation(family, name), processor) for name in names]
+    return normalize_images(collate_prompts(encoded, processor.pad_id), processor)
 
 
 def test_the_image_rule_is_the_originals(family: str, processor: Processor) -> None:
-    rule = processor.image_rule
-    assert rule.size == (1024 if family == "hybrid" else 384)
-    assert rule.background == ((122, 116, 104) if family == "hybrid" else (127, 127, 127))
-    assert rule.low.mean == rule.low.std == (0.5, 0.5, 0.5)
-    square = np.array(Image.open(GOLDEN / family / "pixels" / f"chart.{rule.size}.png"))
-    pixels = to_pixels(
-        load_image(ImageRef(GOLDEN / family / "images" / "chart.png", "chart"), "test"),
-        rule,
-        "chart",
-    )
-    branch, made = (rule.high, pixels.high) if rule.high else (rule.low, pixels.low)
-    assert made is not None
-    mean, std = (torch.tensor(values)[:, None, None] for values in (branch.mean, branch.std))
+    settings = processor.image_settings
+    assert settings.size == (1024 if family == "hybrid" else 384)
+    assert settings.background == ((122, 116, 104) if family == "hybrid" else (127, 127, 127))
+    assert settings.siglip.mean == settings.siglip.std == (0.5, 0.5, 0.5)
+    square = np.array(Image.open(GOLDEN / family / "pixels" / f"chart.{settings.size}.png"))
+    chart = load_image(ImageRef(GOLDEN / family / "images" / "chart.png", "chart"), "test")
+    inputs = normalize(split_image(pad_image(chart, settings), settings), settings)
+    name = "high_res_pixel_values" if family == "hybrid" else "pixel_values"
+    tower = settings.towers[name]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (tower.mean, tower.std))
     wanted = (torch.from_numpy(square).permute(2, 0, 1) / 255 - mean) / std
-    assert torch.allclose(made, wanted, atol=1e-5)
+    assert torch.allclose(inputs[name][0], wanted, atol=1e-5)
 
 
 def test_visual_tokens(
@@ -106,9 +104,8 @@ def test_visual_tokens(
                 continue
             ref = ImageRef(GOLDEN / family / "images" / name, name)
             one = Conversation((Turn("user", (ref,)),), name)
-            images = encode_images(
-                model, collate_prompts([encode_prompt(one, processor)], processor.pad_id)
-            )
+            batch = collate_prompts([encode_prompt(one, processor)], processor.pad_id)
+            images = encode_images(model, normalize_images(batch, processor))
             assert images is not None
             assert (images["image"].pooler_output[0, ::24] - wanted).abs().max() <= TOLERANCE, name
 
@@ -154,6 +151,7 @@ def test_mean_loss_of_the_training_case(
 ) -> None:
     name = next(key.removesuffix(".mean_nll") for key in expected if key.endswith(".mean_nll"))
     batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
+    batch = normalize_images(batch, processor)
     loss, weight, _ = supervised_loss(model, batch)
     assert float(loss / weight) == pytest.approx(float(expected[f"{name}.mean_nll"]), abs=1e-5)
 
@@ -166,13 +164,10 @@ def test_log_probability_of_every_supervised_token(
         key.removesuffix(".target_logprobs") for key in expected if key.endswith(".target_logprobs")
     )
     batch = collate([encode(conversation(family, name), processor)], processor.pad_id)
+    batch = normalize_images(batch, processor)
     positions = (batch.labels[0] != IGNORE_INDEX).nonzero().flatten()
     assert positions.tolist() == expected[f"{name}.target_positions"].tolist()
-    images = (
-        {"mm_encoder_outputs": encode_images(model, batch)}
-        if batch.pixel_values is not None
-        else {}
-    )
+    images = {"mm_encoder_outputs": encode_images(model, batch)} if batch.vision_inputs else {}
     logits = model(input_ids=batch.input_ids, **images).logits[0, positions - 1]
     found = logits.log_softmax(dim=-1)[torch.arange(len(positions)), batch.labels[0, positions]]
     assert (found - expected[f"{name}.target_logprobs"]).abs().max() <= TOLERANCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.data.formats.messages import Message, fill_placeholders, split_placeholders
 from dsvl_tune.data.images.load import load_image
-from dsvl_tune.data.images.lookup import EncodedImage
+from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.evaluation.generate import Sampling, generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
@@ -136,7 +136,7 @@ def converse(talk: Talk) -> None:
     """Heed one line after the other; what cannot be done is said, and the conversation goes on."""
     for line in lines():
         try:
-            talk.hear(line)
+            talk.handle(line)
         except UserError as error:
             print(error, file=sys.stderr)
 
@@ -155,12 +155,17 @@ def lines() -> Iterator[str]:
 
 @dataclass
 class Talk:
-    """A conversation that goes on. A question that cannot be asked leaves it as it was.
+    """A conversation with the model. A question that cannot be asked leaves it as it was.
 
     Attributes:
+        network: in eval mode.
+        processor: of its checkpoint.
+        system: system prompt; None takes the checkpoint's.
+        sampling: how to draw; None takes the likeliest token each time.
+        max_new_tokens: longest answer.
         pictures: shown with the next question.
-        turns: what was said.
-        seen: pixels of every picture so far, by name.
+        turns: questions and answers so far.
+        loader: of the pictures, each of which is loaded once.
     """
 
     network: PreTrainedModel
@@ -170,9 +175,9 @@ class Talk:
     max_new_tokens: int
     pictures: list[ImageRef]
     turns: tuple[Turn, ...] = ()
-    seen: dict[str, EncodedImage] = field(default_factory=dict)
+    loader: ImageLoader = field(default_factory=ImageLoader)
 
-    def hear(self, line: str) -> None:
+    def handle(self, line: str) -> None:
         """Take a picture, or answer a question."""
         command, _, path = line.partition(" ")
         if command == IMAGE_COMMAND:
@@ -181,20 +186,24 @@ class Talk:
             self.ask(line, "conversation")
 
     def ask(self, question: str, source: str) -> None:
-        """Print the answer as it is made, and remember both."""
+        """Print the answer while it is generated, and keep both."""
         turns = (*self.turns, Turn("user", place(self.pictures, question, source)))
         conversation = Conversation(turns, source, self.system)
-        prompt = encode_prompt(conversation, self.processor, seen=self.seen)
-        prompts = to_device(collate_prompts([prompt], self.processor.pad_id), self.network)
+        prompt = encode_prompt(conversation, self.processor, loader=self.loader)
+        batch = collate_prompts([prompt], self.processor.pad_id)
         tokenizer = self.processor.tokenizer
         ids = generate_ids(
-            self.network, prompts, self.max_new_tokens, self.sampling, AnswerStreamer(tokenizer)
+            self.network,
+            to_device(batch, self.network, self.processor),
+            self.max_new_tokens,
+            self.sampling,
+            AnswerStreamer(tokenizer),
         )[0]
         if self.processor.eos_id not in ids:
             print(f"(cut off after {len(ids)} tokens: --max_new_tokens)", file=sys.stderr)
         answer = tokenizer.decode(ids, skip_special_tokens=True).strip()
         if not answer:
-            print("(no answer: the question is forgotten)", file=sys.stderr)
+            print("(no answer: the question is dropped)", file=sys.stderr)
             return
         self.turns = (*turns, Turn("assistant", (answer,)))
         self.pictures = []
@@ -214,15 +223,19 @@ class AnswerStreamer(TextStreamer):
         print(shown, flush=True, end="\n" if stream_end else "")
 
 
-def to_device(prompts: Prompts, network: PreTrainedModel) -> Prompts:
-    """Tensors on the model's device, pixels in its dtype."""
-    fields: dict[str, Any] = dict(vars(prompts))
-    for name, value in fields.items():
-        if isinstance(value, torch.Tensor):
-            fields[name] = value.to(
-                network.device, network.dtype if value.is_floating_point() else value.dtype
-            )
-    return Prompts(**fields)
+def to_device(prompts: Prompts, network: PreTrainedModel, processor: Processor) -> Prompts:
+    """Tensors on the model's device, vision inputs normalized and in its dtype."""
+    vision_inputs = {
+        name: tensor.to(network.device) for name, tensor in prompts.vision_inputs.items()
+    }
+    vision_inputs = processor.family.normalize(vision_inputs, processor)
+    return replace(
+        prompts,
+        input_ids=prompts.input_ids.to(network.device),
+        attention_mask=prompts.attention_mask.to(network.device),
+        image_index=prompts.image_index.to(network.device),
+        vision_inputs={name: tensor.to(network.dtype) for name, tensor in vision_inputs.items()},
+    )
 
 
 def main(arguments: list[str]) -> None:

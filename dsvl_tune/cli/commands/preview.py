@@ -12,6 +12,7 @@ from jsonargparse.typing import PositiveInt
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
+from dsvl_tune.core.types import Sample
 from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.readers.stream import StreamedRows
 from dsvl_tune.recipe.parser import recipe_parser
@@ -24,34 +25,45 @@ preview: an HTML page of rows as the model will see them
   dsvl-tune preview --config charts_lora
   dsvl-tune preview --config mine.yaml --rows 20 --out mine.html
 
-For each row: both branches' pixels after padding and scaling, every token with its colour (supervised, not supervised, image),
-special tokens, weights, length. The page holds everything and loads nothing. All keys of a recipe can be given, as
-with fit; rows come in the order in which training begins."""
+For each row: the pixels of each vision tower after padding and scaling, every token with its color
+(supervised, not supervised, image), special tokens, weights, length. The page holds everything and
+loads nothing. All keys of a recipe can be given, as with fit; rows come in the order in which
+training begins."""
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
+    recipe = parse(arguments)
+    data, options = recipe.data, recipe.config
+    data.setup("fit")
+    rows = data.rows(options.split)
+    if not len(rows):
+        raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
+    samples = first_samples(data, rows, options)
+    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
+    title = f"{options.split} rows, {len(samples)} of {total}"
+    text = page(samples, data.processor, title)
+    write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
+    print(f"page: {options.out}")
+
+
+def parse(arguments: list[str]) -> Recipe:
+    """Parse the recipe with the command's own options."""
     parser = recipe_parser("preview", DESCRIPTION)
     parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
     parser.add_argument(
         "--split", type=Literal["train", "validation"], default="train", help="which rows"
     )
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
-    recipe = Recipe.parse(parser, arguments)
-    data, options = recipe.data, recipe.config
-    data.setup("fit")
-    assert data.processor is not None
-    rows = data.rows(options.split)
-    if not len(rows):
-        raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
+    return Recipe.parse(parser, arguments)
+
+
+def first_samples(data: Any, rows: Any, options: Any) -> list[Sample]:
+    """The rows to show, encoded; training rows in the order of training."""
     numbers: Iterable[Any] = range(len(rows))
     if options.split == "train":
         numbers = chain.from_iterable(data.sampler(rows))
-    samples = [
+    return [
         make_sample(rows[number], data.processor, data.max_tokens, data.on_overflow)
         for number in islice(numbers, options.rows)
     ]
-    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
-    text = page(samples, data.processor, f"{options.split} rows, {len(samples)} of {total}")
-    write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
-    print(f"page: {options.out}")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from dsvl_tune.core.types import Batch, Conversation, Processor, Prompts, Sample
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
-from dsvl_tune.data.encoding.packing import pack, tree
+from dsvl_tune.data.encoding.packing import merge_tree, pack
 from dsvl_tune.data.encoding.tokenize import OnOverflow, encode, encode_prompt
-from dsvl_tune.data.images.lookup import EncodedImage
+from dsvl_tune.data.images.loader import ImageLoader
 
 
 def make_batch(
@@ -17,15 +17,23 @@ def make_batch(
     max_tokens: int | None,
     on_overflow: OnOverflow,
     pack_tokens: int | None = None,
+    loader: ImageLoader | None = None,
 ) -> Batch:
-    """Rows encoded, packed if wanted, and collated; an image that several of them show is read once.
+    """Encode rows, pack them if requested, and collate them.
 
-    Arguments are those of `ConversationDataModule`. Packing stays within these rows, so the order of the data, and with
-    it a resume, knows nothing of it.
+    An image that several rows show is loaded once. Packing stays within these rows, so neither the
+    order of the data nor a resume depends on it.
+
+    Args:
+        rows: each a list of conversations, see `make_sample`.
+        processor: of the checkpoint.
+        max_tokens: longest conversation; None takes the checkpoint's context.
+        on_overflow: what happens to a longer one, see `tokenize`.
+        pack_tokens: longest packed row; None packs none.
+        loader: of the images; what it has loaded already is not used. None has no caches.
     """
-    return make_share(
-        list(enumerate(rows)), (0, 1), processor, max_tokens, on_overflow, pack_tokens
-    )
+    numbered = list(enumerate(rows))
+    return make_share(numbered, (0, 1), processor, max_tokens, on_overflow, pack_tokens, loader)
 
 
 def make_share(
@@ -35,23 +43,32 @@ def make_share(
     max_tokens: int | None,
     on_overflow: OnOverflow,
     pack_tokens: int | None = None,
+    loader: ImageLoader | None = None,
 ) -> Batch:
-    """`make_batch` of rows with their numbers, in which the rows of other processes weigh nothing.
+    """`make_batch` of rows with their numbers, in which rows of other processes have weight 0.
 
-    Those fill a share up to the length of the others, and would else be counted twice.
+    Those pad a rank's share to the length of the others, and would otherwise count twice.
 
     Args:
-        numbered: number and row. share: (rank, number of processes). The others are those of `make_batch`.
+        numbered: number and row.
+        share: (rank, number of processes).
+        processor: as in `make_batch`.
+        max_tokens: as in `make_batch`.
+        on_overflow: as in `make_batch`.
+        pack_tokens: as in `make_batch`.
+        loader: as in `make_batch`.
     """
     rank, world_size = share
-    seen: dict[str, EncodedImage] = {}
+    loader = loader.fresh() if loader else ImageLoader()
     samples = []
     for number, row in numbered:
-        sample = make_sample(row, processor, max_tokens, on_overflow, seen)
+        sample = make_sample(row, processor, max_tokens, on_overflow, loader)
         if number % world_size != rank:
             sample.loss_weights = [0.0] * len(sample.loss_weights)
         samples.append(sample)
-    return collate(samples if pack_tokens is None else pack(samples, pack_tokens), processor.pad_id)
+    if pack_tokens is not None:
+        samples = pack(samples, pack_tokens)
+    return collate(samples, processor.pad_id)
 
 
 def make_sample(
@@ -59,12 +76,23 @@ def make_sample(
     processor: Processor,
     max_tokens: int | None,
     on_overflow: OnOverflow,
-    seen: dict[str, EncodedImage] | None = None,
+    loader: ImageLoader | None = None,
 ) -> Sample:
-    """A row encoded, several conversations as a message tree."""
-    seen = {} if seen is None else seen
-    samples = [encode(one, processor, "training", max_tokens, on_overflow, seen) for one in row]
-    return tree(samples, processor.image_token_id)
+    """A row encoded, several conversations as a message tree.
+
+    Args:
+        row: conversations that show the same images and begin alike up to the last one.
+        processor: as in `make_batch`.
+        max_tokens: as in `make_batch`.
+        on_overflow: as in `make_batch`.
+        loader: of the images; the conversations share them in any case.
+    """
+    loader = loader or ImageLoader()
+    samples = [
+        encode(conversation, processor, "training", max_tokens, on_overflow, loader)
+        for conversation in row
+    ]
+    return merge_tree(samples)
 
 
 def make_prompts(
@@ -72,11 +100,21 @@ def make_prompts(
     processor: Processor,
     max_tokens: int | None,
     on_overflow: OnOverflow,
+    loader: ImageLoader | None = None,
 ) -> Prompts:
-    """Prompts encoded and collated, each with its number in the set that is answered."""
-    seen: dict[str, EncodedImage] = {}
-    prompts = [
-        encode_prompt(conversation, processor, max_tokens, on_overflow, seen)
-        for _, conversation in numbered
-    ]
-    return collate_prompts(prompts, processor.pad_id, [number for number, _ in numbered])
+    """Prompts encoded and collated, each with its number in the set that is answered.
+
+    Args:
+        numbered: number and conversation.
+        processor: as in `make_batch`.
+        max_tokens: as in `make_batch`.
+        on_overflow: as in `make_batch`.
+        loader: as in `make_batch`.
+    """
+    loader = loader.fresh() if loader else ImageLoader()
+    prompts = []
+    numbers = []
+    for number, conversation in numbered:
+        prompts.append(encode_prompt(conversation, processor, max_tokens, on_overflow, loader))
+        numbers.append(number)
+    return collate_prompts(prompts, processor.pad_id, numbers)

@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from dsvl_tune.core.types import IGNORE_INDEX, Batch, Features, Pixels, Prompts, Sample
+from dsvl_tune.core.types import (
+    IGNORE_INDEX,
+    Batch,
+    CachedFeatures,
+    EncodedImage,
+    Processor,
+    Prompts,
+    Sample,
+    VisionInput,
+)
 from dsvl_tune.data.encoding.tokenize import EncodedPrompt
+
+BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 
 
 def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
-    """Right-padded rows as a `Batch`. The pad id is never supervised, even where it equals the end token's."""
+    """Right-pad samples to a batch.
+
+    Args:
+        samples: at least one.
+        pad_id: token id of padding. Padding is never supervised, even where `pad_id` is the end
+            token's id.
+    """
     width = max(len(sample.input_ids) for sample in samples)
     return Batch(
         input_ids=pad_right([sample.input_ids for sample in samples], width, pad_id),
         labels=pad_right([sample.labels for sample in samples], width, IGNORE_INDEX),
         loss_weights=pad_right([sample.loss_weights for sample in samples], width, 0.0),
         position_ids=pad_right([sample.position_ids for sample in samples], width, 0),
-        segments=pad_right([sample.segments for sample in samples], width, -1),
-        branches=pad_right([sample.branches for sample in samples], width, -1),
+        segment_ids=pad_right([sample.segment_ids for sample in samples], width, -1),
+        branch_ids=pad_right([sample.branch_ids for sample in samples], width, -1),
         **stack_images([image for sample in samples for image in sample.images]),
         sources=list(chain.from_iterable(sample.sources for sample in samples)),
     )
@@ -31,20 +49,24 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
 def collate_prompts(
     prompts: Sequence[EncodedPrompt], pad_id: int, numbers: Sequence[int] | None = None
 ) -> Prompts:
-    """Left-padded prompts as `Prompts`, so that every answer starts in the same column.
+    """Left-pad prompts to a batch, so that every answer begins in the same column.
 
     Args:
         prompts: at least one.
-        pad_id: id of the padding token.
+        pad_id: token id of padding.
         numbers: position of each prompt in the set that is answered; None counts from 0.
     """
     width = max(len(prompt.input_ids) for prompt in prompts)
-    pads = [width - len(prompt.input_ids) for prompt in prompts]
+    input_ids = []
+    attention_mask = []
+    for prompt in prompts:
+        padding = width - len(prompt.input_ids)
+        input_ids.append([pad_id] * padding + prompt.input_ids)
+        attention_mask.append([0] * padding + [1] * len(prompt.input_ids))
     return Prompts(
-        input_ids=torch.tensor(
-            [[pad_id] * n + prompt.input_ids for n, prompt in zip(pads, prompts, strict=True)]
-        ),
-        attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in pads]),
+        input_ids=torch.tensor(input_ids),
+        attention_mask=torch.tensor(attention_mask),
+        image_counts=[len(prompt.images) for prompt in prompts],
         **stack_images([image for prompt in prompts for image in prompt.images]),
         references=[list(prompt.references) for prompt in prompts],
         question_types=[prompt.question_type for prompt in prompts],
@@ -55,29 +77,35 @@ def collate_prompts(
 
 
 def pad_right(rows: Sequence[Sequence[float]], width: int, value: float) -> Tensor:
-    """[B, width]; int64 or float32 as the rows are."""
+    """Rows filled up to `width`: [B, width], int64 or float32 as the rows are."""
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
 
 
-def stack_images(slots: Sequence[Pixels | Features]) -> dict[str, Any]:
-    """The fields of a batch that say what its slots show: distinct images (by name), those with pixels first.
+def stack_images(slots: Sequence[EncodedImage]) -> dict[str, Any]:
+    """The fields of a `VisionBatch`: each distinct image (by name and token count) once.
 
-    Returns:
-        `pixel_values`, `high_res_pixel_values`, `image_index`, `features` and `feature_keys` of `Shown`.
+    Args:
+        slots: one image per image slot of the batch, in reading order.
     """
-    images = {image.name: image for image in slots}
-    pixels = [image for image in images.values() if isinstance(image, Pixels)]
-    stored = [image for image in images.values() if isinstance(image, Features)]
-    order = {
-        name: i for i, name in enumerate([*(p.name for p in pixels), *(s.name for s in stored)])
-    }
-    highs = [image.high for image in pixels if image.high is not None]
-    names = stored[0].tensors if stored else {}
+    distinct = {image.identity: image for image in slots}
+    inputs = [image for image in distinct.values() if isinstance(image, VisionInput)]
+    cached = [image for image in distinct.values() if isinstance(image, CachedFeatures)]
+    places = {image.identity: place for place, image in enumerate([*inputs, *cached])}
     return {
-        "pixel_values": torch.stack([image.low for image in pixels]) if pixels else None,
-        "high_res_pixel_values": torch.stack(highs) if highs else None,
-        "image_index": torch.tensor([order[image.name] for image in slots], dtype=torch.int64),
-        "features": {name: torch.stack([one.tensors[name] for one in stored]) for name in names}
-        or None,
-        "feature_keys": [image.key for image in pixels if image.key],
+        "vision_inputs": concatenate([image.tensors for image in inputs]),
+        "image_index": torch.tensor([places[image.identity] for image in slots], dtype=torch.int64),
+        "features": concatenate([image.tensors for image in cached]),
+        "feature_keys": [image.cache_key for image in inputs if image.cache_key],
     }
+
+
+def concatenate(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several images, concatenated by name; {} for no image."""
+    names = images[0] if images else {}
+    return {name: torch.cat([tensors[name] for tensors in images]) for name in names}
+
+
+def normalize_images(batch: BatchT, processor: Processor) -> BatchT:
+    """The batch with its vision inputs as the model takes them, on the device where they are."""
+    vision_inputs = processor.family.normalize(batch.vision_inputs, processor)
+    return replace(batch, vision_inputs=vision_inputs)

@@ -1,72 +1,74 @@
-"""Several conversations in one row, each as if it stood alone (`models/attention.py` holds them apart).
+"""Several conversations in one row, each as if it were alone.
 
-Message trees are conversations about the same images: the row holds the images once. The field's term is from Molmo2.
-The common beginning is the shared prefix; each conversation continues it in a branch that sees the prefix and itself
-only, at the positions it would have alone. Packed rows hold conversations and trees that have nothing in common.
+`models.runtime.attention_mask` keeps them apart.
+
+A message tree (the field's term is from Molmo2) holds conversations about the same images, and the
+images once. Their common beginning is the shared prefix; each conversation continues it in a branch
+that attends to the prefix and to itself only, at the positions it would have alone. A packed row
+holds conversations and trees that have nothing in common.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import chain, takewhile
+from itertools import takewhile
 
 from dsvl_tune.core.types import Conversation, ImageRef, Sample
 
 
 def tree_key(conversation: Conversation) -> Hashable | None:
-    """Conversations with equal keys fit into one tree: same system prompt, same beginning up to the last image.
+    """Equal for conversations that fit into one tree.
 
-    None for a conversation without images, or with an image after the first turn: it stays a row of its own.
+    They have the same system prompt and begin alike up to the last image. None for a conversation without images, or with an image after the first turn: it stays a row of
+    its own.
     """
     first = conversation.turns[0].parts
-    last_image = max(
-        (i for i, part in enumerate(first) if isinstance(part, ImageRef)), default=None
-    )
-    if last_image is None or len(conversation.images) > sum(
-        isinstance(part, ImageRef) for part in first
-    ):
+    places = [place for place, part in enumerate(first) if isinstance(part, ImageRef)]
+    if not places or len(conversation.images) > len(places):
         return None
-    beginning = tuple(
-        part.name if isinstance(part, ImageRef) else part for part in first[: last_image + 1]
-    )
-    kinds = tuple(isinstance(part, ImageRef) for part in first[: last_image + 1])
-    return conversation.system, beginning, kinds
+    beginning = first[: places[-1] + 1]
+    contents = tuple(part.name if isinstance(part, ImageRef) else part for part in beginning)
+    kinds = tuple(isinstance(part, ImageRef) for part in beginning)
+    return conversation.system, contents, kinds
 
 
-def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
+def merge_tree(samples: Sequence[Sample]) -> Sample:
     """One row of several samples that show the same images; a single sample is returned as it is.
 
-    The prefix is the longest common beginning that leaves every branch a token of its own before its first supervised one:
-    a supervised token is predicted from the one before it in the row, which must be of the same conversation.
+    The prefix is the longest common beginning that leaves every branch a token of its own before
+    its first supervised one: a supervised token is predicted from the one before it in the row,
+    which must be of the same conversation.
 
     Args:
-        samples: encoded alone, with the same images by name and order, all inside the common beginning.
-        image_token_id: marks the image positions.
+        samples: encoded alone, with the same images in the same order, all inside the common
+            beginning.
 
     Raises:
-        ValueError: the samples show different images, or an image lies after the common beginning.
+        ValueError: the samples show different images, or an image comes after the common beginning.
     """
     if len(samples) == 1:
         return samples[0]
+    first = samples[0]
     sources = [source for sample in samples for source in sample.sources]
-    names = [[pixels.name for pixels in sample.images] for sample in samples]
-    if any(other != names[0] for other in names):
+    images = [image.identity for image in first.images]
+    if any([image.identity for image in sample.images] != images for sample in samples):
         raise ValueError(
             f"conversations of one row must show the same images in the same order: {sources}"
         )
     prefix = shared_length(samples)
-    if any(image_token_id in sample.input_ids[prefix:] for sample in samples):
+    if any(stop > prefix for _, stop in first.image_spans):
         raise ValueError(
             f"conversations of one row must begin alike up to their last image: {sources}"
         )
     row = Sample(
-        input_ids=samples[0].input_ids[:prefix],
-        labels=samples[0].labels[:prefix],
-        loss_weights=samples[0].loss_weights[:prefix],
-        position_ids=samples[0].position_ids[:prefix],
-        segments=[],
-        branches=[0] * prefix,
-        images=samples[0].images,
+        input_ids=first.input_ids[:prefix],
+        labels=first.labels[:prefix],
+        loss_weights=first.loss_weights[:prefix],
+        position_ids=first.position_ids[:prefix],
+        segment_ids=[],
+        branch_ids=[0] * prefix,
+        images=first.images,
+        image_spans=first.image_spans,
         sources=sources,
     )
     for branch, sample in enumerate(samples, start=1):
@@ -74,61 +76,62 @@ def tree(samples: Sequence[Sample], image_token_id: int) -> Sample:
         row.labels += sample.labels[prefix:]
         row.loss_weights += sample.loss_weights[prefix:]
         row.position_ids += sample.position_ids[prefix:]
-        row.branches += [branch] * (len(sample.input_ids) - prefix)
-    row.segments = [0] * len(row.input_ids)
+        row.branch_ids += [branch] * (len(sample.input_ids) - prefix)
+    row.segment_ids = [0] * len(row.input_ids)
     return row
 
 
 def shared_length(samples: Sequence[Sample]) -> int:
-    """Tokens of the common beginning, short of the last token before the first supervised one of any sample."""
+    """Tokens of the longest prefix that `merge_tree` can share between samples."""
     columns = zip(*(sample.input_ids for sample in samples), strict=False)
-    common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    first_supervised = [
-        next(i for i, weight in enumerate(sample.loss_weights) if weight) for sample in samples
-    ]
-    return min(common, *(first - 1 for first in first_supervised))
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    for sample in samples:
+        first_supervised = next(i for i, weight in enumerate(sample.loss_weights) if weight)
+        shared = min(shared, first_supervised - 1)
+    return shared
 
 
 def pack(samples: Sequence[Sample], limit_tokens: int) -> list[Sample]:
-    """The samples in few rows of up to `limit_tokens`, the rows about equally long: a batch is as wide as its longest.
+    """Put samples into few rows of up to `limit_tokens`, of about equal length.
 
-    The longest sample goes first, each to the row that is the shortest so far (Graham's longest processing time first);
-    while a row comes out too long, one more is taken. In a row the samples keep their order.
+    A batch is as wide as its longest row. The longest sample goes first, each to the row that is
+    the shortest so far (Graham 1969, longest processing time first); while a row comes out too
+    long, one more row is taken. In a row the samples keep their order.
 
     Args:
-        samples: at least one; where one is longer than the limit, its length is the limit of all.
+        samples: at least one. Where one is longer than the limit, its length is the limit.
         limit_tokens: longest row, image tokens counted.
     """
     lengths = [len(sample.input_ids) for sample in samples]
-    longest_first = sorted(range(len(samples)), key=lambda i: -lengths[i])
-    limit = max(limit_tokens, lengths[longest_first[0]])
-    for rows in range(-(-sum(lengths) // limit), len(samples) + 1):
-        filled = [0] * rows
-        members: list[list[int]] = [[] for _ in filled]
-        for i in longest_first:
+    longest_first = sorted(range(len(samples)), key=lambda number: -lengths[number])
+    limit = max(limit_tokens, max(lengths))
+    fewest = -(-sum(lengths) // limit)
+    for count in range(fewest, len(samples) + 1):
+        filled = [0] * count
+        rows: list[list[int]] = [[] for _ in range(count)]
+        for number in longest_first:
             shortest = filled.index(min(filled))
-            filled[shortest] += lengths[i]
-            members[shortest].append(i)
+            filled[shortest] += lengths[number]
+            rows[shortest].append(number)
         if max(filled) <= limit:
             break
-    return [joined([samples[i] for i in sorted(row)]) for row in members]
+    return [join_samples([samples[number] for number in sorted(row)]) for row in rows]
 
 
-def joined(samples: Sequence[Sample]) -> Sample:
-    """One row of several samples, each a segment."""
+def join_samples(samples: Sequence[Sample]) -> Sample:
+    """One row of several samples, each a segment; a single sample is returned as it is."""
     if len(samples) == 1:
         return samples[0]
-    columns = {
-        name: list(chain.from_iterable(getattr(sample, name) for sample in samples))
-        for name in (
-            "input_ids",
-            "labels",
-            "loss_weights",
-            "position_ids",
-            "branches",
-            "images",
-            "sources",
-        )
-    }
-    segments = [number for number, sample in enumerate(samples) for _ in sample.input_ids]
-    return Sample(**columns, segments=segments)
+    row = Sample([], [], [], [], [], [], [], [])
+    for segment, sample in enumerate(samples):
+        offset = len(row.input_ids)
+        row.input_ids += sample.input_ids
+        row.labels += sample.labels
+        row.loss_weights += sample.loss_weights
+        row.position_ids += sample.position_ids
+        row.segment_ids += [segment] * len(sample.input_ids)
+        row.branch_ids += sample.branch_ids
+        row.images += sample.images
+        row.image_spans += [(start + offset, stop + offset) for start, stop in sample.image_spans]
+        row.sources += sample.sources
+    return row

@@ -1,101 +1,114 @@
-"""The distinct images of rows: whether their features are stored, and the pixels of those that are not."""
+"""The distinct images of rows: which have cached features, and the vision inputs of the others."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dsvl_tune.core.types import Conversation, ImageRef, Pixels, Processor
-from dsvl_tune.data.encoding.collate import stack_images
-from dsvl_tune.data.images.load import load_image, to_pixels
-from dsvl_tune.data.images.lookup import keyed
+from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.types import Conversation, ImageRef, Processor, VisionInput
+from dsvl_tune.data.images.load import image_token_ids, load_image
+from dsvl_tune.data.images.loader import read_with_key
 
-Row = list[Conversation]
+Rows = Sequence[list[Conversation]]
 FORK_FROM = 200
-"""Rows from which on more processes save more time than their start takes."""
+"""Number of rows from which on worker processes save more time than their start takes."""
+
+
+class KeyedImage(NamedTuple):
+    """An image of a row, read but not decoded.
+
+    Attributes:
+        ref: with its bytes as content.
+        key: in the feature cache.
+        tokens: token ids that it occupies in the row.
+        images: number of images in the conversation.
+        source: of the conversation.
+    """
+
+    ref: ImageRef
+    key: str
+    tokens: int
+    images: int
+    source: str
 
 
 @dataclass
 class NewImages:
-    """The images of each row that no row before it showed to this process. A map-style data set.
+    """The images of each row that no earlier row showed to this process.
 
     Attributes:
-        rows: read one by one. processor: with the store of features.
+        rows: read one by one.
+        processor: of the checkpoint.
+        cache: of features.
+        seen: name and token count of the images of earlier rows.
     """
 
-    rows: Sequence[Row]
+    rows: Rows
     processor: Processor
-    seen: set[str] = field(default_factory=set)
+    cache: TensorCache
+    seen: set[tuple[str, int]] = field(default_factory=set)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def new(self, row: Row) -> Iterator[tuple[ImageRef, str, str]]:
-        """Each with its bytes read, its key and the conversation that shows it."""
-        for conversation in row:
+    def new_images(self, index: int) -> Iterator[KeyedImage]:
+        """The images that the row with this number shows first."""
+        for conversation in self.rows[index]:
+            images = len(conversation.images)
             for ref in conversation.images:
-                if ref.name not in self.seen:
-                    self.seen.add(ref.name)
-                    yield (
-                        *keyed(ref, self.processor.image_rule, conversation.source),
-                        conversation.source,
-                    )
-
-    def stored(self, key: str) -> bool:
-        """Whether there is an entry of that key."""
-        assert self.processor.features is not None
-        return self.processor.features.has(key)
+                ids = image_token_ids(ref, self.processor, images, conversation.source)
+                identity = (ref.name, len(ids))
+                if identity in self.seen:
+                    continue
+                self.seen.add(identity)
+                read, key = read_with_key(ref, len(ids), self.processor, conversation.source)
+                yield KeyedImage(read, key, len(ids), images, conversation.source)
 
 
 class ImageKeys(NewImages):
-    """Key of each new image, and whether its features are stored."""
+    """A map-style dataset: key of each new image of a row, and whether its features are cached."""
 
     def __getitem__(self, index: int) -> list[tuple[str, bool]]:
-        return [(key, self.stored(key)) for _, key, _ in self.new(self.rows[index])]
+        return [(image.key, self.cache.has(image.key)) for image in self.new_images(index)]
 
 
-class MissingPixels(NewImages):
-    """Pixels of each new image whose features are not stored."""
+class MissingImages(NewImages):
+    """A map-style dataset: vision input of each new image of a row without cached features."""
 
-    def __getitem__(self, index: int) -> list[Pixels]:
-        rule = self.processor.image_rule
-        return [
-            replace(to_pixels(load_image(ref, source), rule, ref.name), key=key)
-            for ref, key, source in self.new(self.rows[index])
-            if not self.stored(key)
-        ]
+    def __getitem__(self, index: int) -> list[VisionInput]:
+        family = self.processor.family
+        missing = []
+        for image in self.new_images(index):
+            if self.cache.has(image.key):
+                continue
+            picture = load_image(image.ref, image.source)
+            padded = family.pad_image(picture, self.processor, image.images)
+            tensors = family.vision_input(padded, self.processor)
+            missing.append(VisionInput(image.ref.name, image.tokens, tensors, image.key))
+        return missing
 
 
 def image_keys(
-    rows: Sequence[Row], processor: Processor, title: str
+    rows: Rows, processor: Processor, cache: TensorCache, title: str
 ) -> Iterator[list[tuple[str, bool]]]:
-    """What `ImageKeys` finds in each row, in order; many processes, a progress bar."""
+    """What `ImageKeys` finds in each row, in order; in worker processes, with a progress bar.
+
+    Args:
+        rows: of the run.
+        processor: of the checkpoint.
+        cache: of features.
+        title: of the progress bar.
+    """
     workers = min(os.cpu_count() or 1, 16) if len(rows) >= FORK_FROM else 0
     loader: DataLoader[Any] = DataLoader(
-        ImageKeys(rows, processor),  # type: ignore[arg-type]  # has length and items
+        ImageKeys(rows, processor, cache),  # type: ignore[arg-type]  # has length and items
         batch_size=None,
         num_workers=workers,
     )
     yield from tqdm(loader, desc=title, unit="row", leave=False, total=len(rows))
-
-
-def missing_pixels(
-    rows: Sequence[Row], processor: Processor, batch_size: int, workers: int
-) -> DataLoader[Any]:
-    """Batches of what `MissingPixels` finds in `batch_size` rows, as `stack_images` has them; some may be empty."""
-    return DataLoader(
-        MissingPixels(rows, processor),  # type: ignore[arg-type]
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=stack_rows,
-    )
-
-
-def stack_rows(rows: list[list[Pixels]]) -> dict[str, Any]:
-    """The images of several rows, each once."""
-    return stack_images([pixels for row in rows for pixels in row])

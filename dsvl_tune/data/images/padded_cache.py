@@ -1,22 +1,26 @@
-"""Padded and scaled pictures that are kept on disk, so that none is decoded and scaled twice."""
+"""Keep padded images on disk, so that no picture is decoded and resized twice."""
 
 from __future__ import annotations
 
 import torch
 
 from dsvl_tune.core.cache_folder import cache_folder
-from dsvl_tune.core.tensor_cache import Shapes, TensorCache
-from dsvl_tune.core.types import ImageRule
-from dsvl_tune.data.images.lookup import rule_digest
+from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.types import Processor
+from dsvl_tune.data.images.loader import processing_digest
 
 
-def padded_image_cache(rule: ImageRule, max_gb: float) -> TensorCache:
-    """The store of squares by that rule, uint8 [3, S, S] each, in the cache folder; workers and runs share it."""
-    shapes: Shapes = {"square": (3, rule.size, rule.size)}
+def padded_image_cache(processor: Processor, max_gb: float) -> TensorCache:
+    """The cache of padded images (`Family.pad_image`, uint8); workers and runs share it.
+
+    Args:
+        processor: its image settings determine the folder.
+        max_gb: bound on the images of all settings, in GB.
+    """
     return TensorCache(
-        cache_folder("squares"),
-        rule_digest(rule).hex()[:32],
-        shapes,
+        cache_folder("padded_images"),
+        processing_digest(processor)[:32],
+        processor.family.padded_shapes(processor),
         torch.uint8,
         int(max_gb * 1e9),
     )

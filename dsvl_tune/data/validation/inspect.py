@@ -20,7 +20,7 @@ from dsvl_tune.data.encoding.packing import tree_key
 from dsvl_tune.data.encoding.tokenize import OnOverflow, tokenize
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.readers.stream import StreamedRows
-from dsvl_tune.families.deepseek_vl.prompt import Form
+from dsvl_tune.families.base import RenderMode
 
 PLACEHOLDERS = re.compile(
     r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]",
@@ -67,13 +67,13 @@ class Examine:
 
     Attributes:
         processor: the checkpoint's.
-        form, max_tokens, on_overflow: as in `encode.tokenize`.
+        mode, max_tokens, on_overflow: as in `encode.tokenize`.
         decode: whether images are decoded, each distinct one once a process.
         looks: whether the images' looks are noted.
     """
 
     processor: Processor
-    form: Form = "training"
+    mode: RenderMode = "training"
     max_tokens: int | None = None
     on_overflow: OnOverflow = "error"
     decode: bool = True
@@ -94,7 +94,7 @@ class Examine:
 
     def identity(self) -> str:
         """What the facts depend on beside the row."""
-        settings = (self.form, self.max_tokens, self.on_overflow, self.decode, self.looks)
+        settings = (self.mode, self.max_tokens, self.on_overflow, self.decode, self.looks)
         return f"{settings}{processor_identity(self.processor)}"
 
     def facts(self, conversation: Conversation) -> Facts:
@@ -104,10 +104,10 @@ class Examine:
             UserError: what `fit` would stop with.
         """
         limit = self.processor.context_tokens if self.max_tokens is None else self.max_tokens
-        tokens = tokenize(conversation, self.processor, self.form, limit, self.on_overflow)
+        tokens = tokenize(conversation, self.processor, self.mode, limit, self.on_overflow)
         whole = tokens
         if self.on_overflow == "truncate":
-            whole = tokenize(conversation, self.processor, self.form, 1 << 60)
+            whole = tokenize(conversation, self.processor, self.mode, 1 << 60)
         for ref in conversation.images if self.decode else ():
             if ref.name not in self.seen:
                 image = load_image(ref, conversation.source)
@@ -189,7 +189,7 @@ def examined(
 
 def processor_identity(processor: Processor) -> str:
     """What a row's tokens depend on beside its text."""
-    settings = (processor.image_tokens, processor.default_system, processor.context_tokens)
+    settings = (processor.image_settings, processor.default_system, processor.context_tokens)
     return f"{settings}{processor.tokenizer.backend_tokenizer.to_str()}"
 
 

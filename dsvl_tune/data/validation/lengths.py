@@ -39,7 +39,7 @@ class MeasureRow:
             tokenize(one, self.processor, "training", self.max_tokens, self.on_overflow)
             for one in row
         ]
-        shared = (len(row) - 1) * len(rows[0].images) * self.processor.image_tokens
+        shared = (len(row) - 1) * rows[0].image_tokens
         return [Facts(row[0].source, tokens=sum(len(tokens.input_ids) for tokens in rows) - shared)]
 
     def identity(self) -> str:

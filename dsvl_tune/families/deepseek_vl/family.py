@@ -17,6 +17,7 @@ from dsvl_tune.families.base import (
     Shapes,
     TensorGroup,
 )
+from dsvl_tune.families.deepseek_vl import pixels, prompt, vision_features
 from dsvl_tune.families.deepseek_vl.card import CARD
 from dsvl_tune.families.deepseek_vl.parts import PARTS, PRESETS
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from dsvl_tune.core.checkpoint import Checkpoint
-    from dsvl_tune.core.types import VisionInput  # type: ignore[attr-defined]
 
 
 class DeepSeekVL(Family):
@@ -40,7 +40,7 @@ class DeepSeekVL(Family):
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
         """Transformers' two model types, or the original one without Janus' generation modules."""
-        raise NotImplementedError
+        return settings.get("model_type") in ("deepseek_vl", "deepseek_vl_hybrid")
 
     def layout(self, settings: Mapping[str, Any]) -> Layout:
         raise NotImplementedError
@@ -75,41 +75,68 @@ class DeepSeekVL(Family):
         raise NotImplementedError
 
     def image_cost(self, config: PretrainedConfig, images: int) -> ImageCost:
-        raise NotImplementedError
+        return vision_features.image_cost(config)
 
     def render(
         self, conversation: Conversation, processor: Processor, mode: RenderMode
     ) -> list[Segment]:
-        raise NotImplementedError
+        return prompt.render(conversation, processor, mode)
 
     def image_token_ids(
         self, processor: Processor, size: tuple[int, int] | None, images: int
     ) -> list[int]:
-        raise NotImplementedError
+        return [processor.image_token_id] * processor.image_settings.tokens
 
-    def vision_input(self, image: Image, processor: Processor, compact: bool) -> VisionInput:
-        raise NotImplementedError
+    def pad_image(self, image: Image, processor: Processor, images: int) -> dict[str, Tensor]:
+        return pixels.pad_image(image, processor.image_settings)
+
+    def padded_shapes(self, processor: Processor) -> Shapes:
+        return pixels.padded_shapes(processor.image_settings)
+
+    def vision_input(self, padded: Mapping[str, Tensor], processor: Processor) -> dict[str, Tensor]:
+        return pixels.split_image(padded, processor.image_settings)
+
+    def normalize(
+        self, vision_inputs: Mapping[str, Tensor], processor: Processor
+    ) -> dict[str, Tensor]:
+        return pixels.normalize(vision_inputs, processor.image_settings)
+
+    def gray_levels(
+        self, vision_inputs: Mapping[str, Tensor], processor: Processor
+    ) -> dict[str, Tensor]:
+        return pixels.gray_levels(vision_inputs, processor.image_settings)
+
+    def image_digest(self, processor: Processor) -> str:
+        return pixels.image_digest(processor.image_settings)
 
     def encode_images(
         self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
-        raise NotImplementedError
+        return vision_features.encode_images(model, vision_inputs)
+
+    def forward_inputs(
+        self, vision_inputs: Mapping[str, Tensor], image_index: Tensor
+    ) -> dict[str, Tensor]:
+        return {name: tensor[image_index] for name, tensor in vision_inputs.items()}
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
-        raise NotImplementedError
+        return pixels.blank_inputs(processor.image_settings)
 
     def cacheable_features(self, plan: Plan) -> dict[str, set[str]]:
-        raise NotImplementedError
+        return vision_features.cacheable_features(plan)
+
+    def finishing_parts(self, names: set[str]) -> set[str]:
+        return vision_features.finishing_parts(names)
 
     def feature_shapes(self, config: PretrainedConfig, names: set[str]) -> Shapes:
-        raise NotImplementedError
+        return vision_features.feature_shapes(config, names)
 
     def compute_features(
         self, model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        raise NotImplementedError
+    ) -> list[dict[str, Tensor]]:
+        return vision_features.compute_features(model, names, vision_inputs)
 
     def finish_images(
         self, model: PreTrainedModel, features: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
-        raise NotImplementedError
+        return vision_features.finish_images(model, features)

@@ -7,7 +7,6 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Branch, ImageRule
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
     PROJECTOR_DEPTH,
@@ -16,6 +15,7 @@ from dsvl_tune.families.deepseek_vl.config import (
     SIGLIP_TOWERS,
     Tower,
 )
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
 # What the original's code has fixed, by the path of the key in transformers' configuration.
@@ -41,7 +41,7 @@ LANGUAGE_KEYS = (
 
 
 def original_settings(
-    config: PretrainedConfig, rule: ImageRule, tokenizer: PreTrainedTokenizerFast, dtype: str
+    config: PretrainedConfig, rule: ImageSettings, tokenizer: PreTrainedTokenizerFast, dtype: str
 ) -> dict[str, dict[str, Any]]:
     """File name -> content.
 
@@ -87,14 +87,14 @@ def check_fixed(config: PretrainedConfig) -> None:
             )
 
 
-def config_json(config: PretrainedConfig, rule: ImageRule, dtype: str) -> dict[str, Any]:
+def config_json(config: PretrainedConfig, rule: ImageSettings, dtype: str) -> dict[str, Any]:
     """config.json of a MultiModalityCausalLM."""
     text, family = config.text_config, config.model_type
-    low = siglip_tower(config.vision_config, rule.low)
+    low = siglip_tower(config.vision_config, rule.siglip)
     vision: dict[str, Any] = {"cls": "CLIPVisionTower", "model_type": "vision", "params": low}
-    if rule.high is not None:
+    if rule.sam is not None:
         towers = {
-            "high_res_cfg": sam_tower(config.high_res_vision_config, rule.high),
+            "high_res_cfg": sam_tower(config.high_res_vision_config, rule.sam),
             "low_res_cfg": low,
         }
         params = {"concat_type": "tuple", "freeze_high": True, "freeze_low": True, **towers}
@@ -121,7 +121,7 @@ def config_json(config: PretrainedConfig, rule: ImageRule, dtype: str) -> dict[s
     }
 
 
-def siglip_tower(vision: PretrainedConfig, branch: Branch) -> dict[str, Any]:
+def siglip_tower(vision: PretrainedConfig, branch: TowerPixels) -> dict[str, Any]:
     """One tower of SigLIP: by its published name where it has one, else with its sizes."""
     size = Tower(vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads)
     names = [
@@ -139,7 +139,7 @@ def siglip_tower(vision: PretrainedConfig, branch: Branch) -> dict[str, Any]:
     )
 
 
-def sam_tower(sam: PretrainedConfig, branch: Branch) -> dict[str, Any]:
+def sam_tower(sam: PretrainedConfig, branch: TowerPixels) -> dict[str, Any]:
     """One tower of SAM: by its published name where it has one, else with its sizes."""
     size = Tower(sam.hidden_size, sam.num_hidden_layers, sam.num_attention_heads)
     names = [name for name, tower in SAM_TOWERS.items() if tower == size]
@@ -156,7 +156,7 @@ def sam_tower(sam: PretrainedConfig, branch: Branch) -> dict[str, Any]:
     return tower_json(names[0] if names else "sam", branch, downsample[-1], {} if names else sizes)
 
 
-def tower_json(name: str, branch: Branch, width: int, sizes: dict[str, Any]) -> dict[str, Any]:
+def tower_json(name: str, branch: TowerPixels, width: int, sizes: dict[str, Any]) -> dict[str, Any]:
     """The keys that every tower has."""
     return {
         "ckpt_path": "",
@@ -171,9 +171,9 @@ def tower_json(name: str, branch: Branch, width: int, sizes: dict[str, Any]) -> 
     }
 
 
-def preprocessor_json(rule: ImageRule) -> dict[str, Any]:
+def preprocessor_json(rule: ImageSettings) -> dict[str, Any]:
     """preprocessor_config.json: the padded square; each tower normalises for itself."""
-    square = rule.high or rule.low
+    square = rule.sam or rule.siglip
     return {
         "background_color": list(rule.background),
         "do_normalize": False,

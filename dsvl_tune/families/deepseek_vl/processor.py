@@ -8,9 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Branch, ImageRule, Processor
+from dsvl_tune.core.types import Processor
 from dsvl_tune.core.weight_headers import is_original, read_json
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
+from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
 from dsvl_tune.models.checkpoint.load import read_config
 
 # DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
@@ -35,13 +37,19 @@ def load_processor(folder: Path) -> Processor:
             f"{folder}: config.json has image_token_id {config.image_token_id}, the tokenizer has {image_token_id} "
             f"for {IMAGE_TOKEN}. Take both from the same checkpoint."
         )
-    vision, ids = config.vision_config, special_ids(tokenizer)
+    from dsvl_tune.families import FAMILIES
+
+    ids = special_ids(tokenizer)
     return Processor(
         tokenizer=tokenizer,
-        image_rule=read_image_rule(folder, hybrid=config.model_type == "deepseek_vl_hybrid"),
+        family=FAMILIES[0],
+        image_settings=read_image_rule(
+            folder,
+            hybrid=config.model_type == "deepseek_vl_hybrid",
+            tokens=visual_tokens(config),
+        ),
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
-        image_tokens=(vision.image_size // vision.patch_size) ** 2,
         default_system=default_system_prompt(tokenizer),
         bos_id=ids["bos_token_id"],
         eos_id=ids["eos_token_id"],
@@ -67,7 +75,7 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
     return before.removeprefix(str(tokenizer.bos_token)).strip()
 
 
-def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
+def read_image_rule(folder: Path, hybrid: bool, tokens: int) -> ImageSettings:
     """The image rule of transformers' preprocessor_config.json (or the image part of processor_config.json).
 
     The square is padded in the colour of the first resize's mean, as in transformers' image processors and in the
@@ -78,9 +86,9 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
     """
     try:
         return (
-            read_original_image_rule(folder)
+            read_original_image_rule(folder, tokens)
             if is_original(folder)
-            else read_converted_image_rule(folder, hybrid)
+            else read_converted_image_rule(folder, hybrid, tokens)
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -89,37 +97,48 @@ def read_image_rule(folder: Path, hybrid: bool) -> ImageRule:
         ) from error
 
 
-def read_converted_image_rule(folder: Path, hybrid: bool) -> ImageRule:
-    """The rule of transformers' settings, which have no padding colour of their own."""
+def read_converted_image_rule(folder: Path, hybrid: bool, tokens: int) -> ImageSettings:
+    """The settings of transformers' layout, which has no padding color of its own."""
     settings = read_image_settings(folder)
-    low = Branch(
+    min_size = int(settings.get("min_size", 14))
+    siglip = TowerPixels(
         int(settings["size"]["height"]),
         triple(settings["image_mean"]),
         triple(settings["image_std"]),
     )
     if not hybrid:
-        return ImageRule(low.size, pad_colour(low), low, None, int(settings.get("min_size", 14)))
-    high = Branch(
+        return ImageSettings(siglip.size, pad_color(siglip), siglip, None, tokens, min_size)
+    sam = TowerPixels(
         int(settings["high_res_size"]["height"]),
         triple(settings["high_res_image_mean"]),
         triple(settings["high_res_image_std"]),
     )
-    return ImageRule(high.size, pad_colour(high), low, high, int(settings.get("min_size", 14)))
+    return ImageSettings(sam.size, pad_color(sam), siglip, sam, tokens, min_size)
 
 
-def read_original_image_rule(folder: Path) -> ImageRule:
-    """The original layout has the square in preprocessor_config.json, each tower's mean and std in config.json."""
+def read_original_image_rule(folder: Path, tokens: int) -> ImageSettings:
+    """The settings of the original layout.
+
+    The padded square is in preprocessor_config.json, mean and std of each vision tower in
+    config.json.
+    """
     square = read_json(folder / "preprocessor_config.json")
     towers = read_json(folder / "config.json")["vision_config"]["params"]
     red, green, blue = square["background_color"]
-    low, high = (
-        Branch(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))
-        if tower
-        else None
-        for tower in (towers.get("low_res_cfg", towers), towers.get("high_res_cfg"))
+    sam = towers.get("high_res_cfg")
+    return ImageSettings(
+        size=square["image_size"],
+        background=(red, green, blue),
+        siglip=tower_pixels(towers.get("low_res_cfg", towers)),
+        sam=tower_pixels(sam) if sam else None,
+        tokens=tokens,
+        min_size=square["min_size"],
     )
-    assert low is not None
-    return ImageRule(square["image_size"], (red, green, blue), low, high, square["min_size"])
+
+
+def tower_pixels(tower: dict[str, Any]) -> TowerPixels:
+    """Pixels of a tower of the original layout."""
+    return TowerPixels(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))
 
 
 def read_image_settings(folder: Path) -> dict[str, Any]:
@@ -142,7 +161,7 @@ def triple(values: list[float] | float) -> tuple[float, float, float]:
     return float(red), float(green), float(blue)
 
 
-def pad_colour(branch: Branch) -> tuple[int, int, int]:
-    """The mean as a colour, truncated as the original does."""
-    red, green, blue = (int(channel * 255) for channel in branch.mean)
+def pad_color(tower: TowerPixels) -> tuple[int, int, int]:
+    """The mean as a color, truncated as the original does."""
+    red, green, blue = (int(channel * 255) for channel in tower.mean)
     return red, green, blue

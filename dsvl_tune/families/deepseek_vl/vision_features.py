@@ -1,169 +1,216 @@
-"""An image's way to visual tokens, cut in two: what frozen parts make of its pixels once, and what trains after that.
+"""From vision inputs to visual tokens, at once or in two steps that a feature cache can separate.
 
-The first half gives named tensors without gradient, each the last point up to which everything is frozen:
+The first step ends in named tensors, computed without gradient, each the last point up to which
+every part is frozen. Of I images:
 
-    aligned      [V, D], when all of the vision side is frozen: the visual tokens themselves
-    low          [V, C], SigLIP's output, the aligner trains
-    high         [V, C], SAM's output after downsampling, the aligner trains
-    sam_neck     [C, G, G], or sam_last [G, G, C] before the neck: the downsampling or a neck trains
-    sam_neck_hd  [C, G, G], or sam_global [G, G, C] before that neck: of the first global layer, likewise
+    aligned      [I, V, D], the whole vision side is frozen: the visual tokens themselves
+    siglip       [I, V, W], output of SigLIP; the aligner trains
+    sam          [I, V, W], output of SAM after downsampling; the aligner trains
+    sam_neck     [I, W, G, G], or sam_last [I, G, G, W] before the neck; the downsampling or a neck
+                 trains
+    sam_neck_hd  [I, W, G, G], or sam_global [I, G, G, W] before that neck: of the first global
+                 layer, likewise
 
-G is the side of SAM's grid of patches, C each tower's width.
+G is the side of SAM's grid of patches, W the width of the tower or neck.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import HYBRID_ONLY, Plan, part_of
+from dsvl_tune.families.base import ImageCost, Plan, Shapes
+from dsvl_tune.families.deepseek_vl.pixels import SAM_INPUT, SIGLIP_INPUT
 
-Features = dict[str, Tensor]
 TOWERS = ("siglip", "sam")
+AFTER_SAM = ("sam_neck", "sam_neck_hd", "downsample")
+DOWNSAMPLING = 4
+"""Factor from the channels of SAM's necks to those of its output; fixed in transformers."""
 
 
-def frozen_features_of(plan: Plan) -> dict[str, set[str]]:
-    """Names of the tensors that the frozen first half ends in -> the parts that each is made by.
-
-    Args:
-        plan: one entry for each part the model has.
-
-    Raises:
-        UserError: a tower trains, so nothing about an image stays the same.
-    """
-    trained = {part for part, how in plan.items() if how.mode != "frozen"}
-    for tower in TOWERS:
-        if tower in trained:
-            raise UserError(
-                f"model.feature_cache: {tower} trains ({plan[tower].mode}), so what it makes of an image changes with "
-                f"every step and cannot be kept. Freeze it (model.parts.{tower}.mode: frozen) or leave the store out."
-            )
-    hybrid = "sam" in plan
-    if not trained & {"aligner", *HYBRID_ONLY}:
-        return {"aligned": {"siglip", "aligner", *(HYBRID_ONLY if hybrid else ())}}
-    halves = {"low": {"siglip"}}
-    if hybrid and not trained & set(HYBRID_ONLY):
-        return halves | {"high": set(HYBRID_ONLY)}
-    if hybrid:
-        halves |= (
-            {"sam_last": {"sam"}} if "sam_neck" in trained else {"sam_neck": {"sam", "sam_neck"}}
-        )
-        halves |= (
-            {"sam_global": {"sam"}}
-            if "sam_neck_hd" in trained
-            else {"sam_neck_hd": {"sam", "sam_neck_hd"}}
-        )
-    return halves
-
-
-def feature_shapes(config: PretrainedConfig, names: set[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of one image."""
-    vision, sam = config.vision_config, getattr(config, "high_res_vision_config", None)
-    tokens = (vision.image_size // vision.patch_size) ** 2
-    shapes: dict[str, tuple[int, ...]] = {
-        "aligned": (tokens, config.text_config.hidden_size),
-        "low": (tokens, vision.hidden_size),
-    }
-    if sam is not None:
-        grid = sam.image_size // sam.patch_size
-        shapes["high"] = (
-            tokens,
-            4 * sam.output_channels,
-        )  # transformers fixes the downsampling at 2 and 4 times
-        shapes["sam_last"] = shapes["sam_global"] = (grid, grid, sam.hidden_size)
-        shapes["sam_neck"] = shapes["sam_neck_hd"] = (sam.output_channels, grid, grid)
-    return {name: shapes[name] for name in sorted(names)}
-
-
-@torch.no_grad()
-def frozen_features(
-    model: PreTrainedModel, names: set[str], low: Tensor, high: Tensor | None
-) -> Features:
-    """The first half.
+def encode_images(model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]) -> Tensor:
+    """The visual tokens of images.
 
     Args:
-        model: a complete one. names: from `frozen_features_of`.
-        low, high: [I, 3, S, S], as `pixel_values` and `high_res_pixel_values` of `schema.Batch`.
+        model: a complete model.
+        vision_inputs: by name [I, 3, S, S], normalized.
 
     Returns:
-        Each tensor [I, ...].
+        [I, V, D].
     """
-    core = model.model
-    if "aligned" in names:
-        pixels = (low,) if high is None else (low, high)
-        return {"aligned": core.get_image_features(*pixels, return_dict=True).pooler_output}
-    made = {"low": core.vision_model(low, return_dict=True).last_hidden_state}
-    if "high" in names:
-        made["high"] = core.get_high_res_image_features(high).last_hidden_state
-    elif high is not None:
-        sam = core.high_res_vision_model(
-            pixel_values=high, output_hidden_states=True, return_dict=True
-        )
-        made |= {"sam_last": sam.hidden_states[-1], "sam_neck": sam.last_hidden_state}
-        made["sam_global"] = sam.hidden_states[
-            core.global_attn_index + 1
-        ]  # the first one is the embeddings
-        if "sam_neck_hd" in names:
-            made["sam_neck_hd"] = core.high_res_vision_neck(made["sam_global"])
-    return {name: made[name] for name in sorted(names)}
-
-
-def visual_tokens(model: PreTrainedModel, features: Features) -> Tensor:
-    """The second half: [I, V, D], with the gradient of what trains in it."""
-    core = model.model
-    if "aligned" in features:
-        return features["aligned"]
-    if not hasattr(core, "high_res_vision_neck"):
-        tokens: Tensor = core.aligner(features["low"])
-    else:
-        high = features["high"] if "high" in features else downsampled(model, features)
-        tokens = core.aligner(features["low"], high)
+    output = model.model.get_image_features(**vision_inputs, return_dict=True)
+    tokens: Tensor = output.pooler_output
     return tokens
 
 
-def downsampled(model: PreTrainedModel, features: Features) -> Tensor:
-    """SAM's two outputs through what follows its layers, [I, V, C]; transformers: `get_high_res_image_features`."""
+def cacheable_features(plan: Plan) -> dict[str, set[str]]:
+    """Names of the tensors that a feature cache can keep -> the parts that compute each.
+
+    Args:
+        plan: one entry for each part that the model has.
+
+    Raises:
+        UserError: a vision tower trains.
+    """
+    trained = {part for part, part_plan in plan.items() if part_plan.mode != "frozen"}
+    for tower in TOWERS:
+        if tower in trained:
+            raise UserError(
+                f"model.feature_cache: {tower} trains ({plan[tower].mode}), so the features of an "
+                f"image change with every step. Freeze it (model.parts.{tower}.mode: frozen) or "
+                "set model.feature_cache to null."
+            )
+    sam_parts = {part for part in plan if part == "sam" or part in AFTER_SAM}
+    if not trained & {"aligner", *AFTER_SAM}:
+        return {"aligned": {"siglip", "aligner", *sam_parts}}
+    features = {"siglip": {"siglip"}}
+    if not sam_parts:
+        return features
+    if not trained & set(AFTER_SAM):
+        return {**features, "sam": sam_parts}
+    if "sam_neck" in trained:
+        features["sam_last"] = {"sam"}
+    else:
+        features["sam_neck"] = {"sam", "sam_neck"}
+    if "sam_neck_hd" in trained:
+        features["sam_global"] = {"sam"}
+    else:
+        features["sam_neck_hd"] = {"sam", "sam_neck_hd"}
+    return features
+
+
+def finishing_parts(names: set[str]) -> set[str]:
+    """The parts that `finish_images` uses.
+
+    `high_res_vision_alpha` belongs to sam_neck_hd and is applied after the downsampling.
+    """
+    if "aligned" in names:
+        return set()
+    if names <= {"siglip", "sam"}:
+        return {"aligner"}
+    parts = {"aligner", "downsample", "sam_neck_hd"}
+    return parts | {"sam_neck"} if "sam_last" in names else parts
+
+
+def feature_shapes(config: PretrainedConfig, names: set[str]) -> Shapes:
+    """Shape of each cached tensor of one image, [1, ...]."""
+    vision = config.vision_config
+    tokens = visual_tokens(config)
+    shapes: Shapes = {
+        "aligned": (1, tokens, config.text_config.hidden_size),
+        "siglip": (1, tokens, vision.hidden_size),
+    }
+    sam = getattr(config, "high_res_vision_config", None)
+    if sam is not None:
+        grid = sam.image_size // sam.patch_size
+        shapes["sam"] = (1, tokens, DOWNSAMPLING * sam.output_channels)
+        shapes["sam_last"] = (1, grid, grid, sam.hidden_size)
+        shapes["sam_global"] = (1, grid, grid, sam.hidden_size)
+        shapes["sam_neck"] = (1, sam.output_channels, grid, grid)
+        shapes["sam_neck_hd"] = (1, sam.output_channels, grid, grid)
+    return {name: shapes[name] for name in sorted(names)}
+
+
+def visual_tokens(config: PretrainedConfig) -> int:
+    """Visual tokens of an image (V)."""
+    vision = config.vision_config
+    return int((vision.image_size // vision.patch_size) ** 2)
+
+
+def image_cost(config: PretrainedConfig) -> ImageCost:
+    """What an image takes in a training step; all take the same."""
+    inputs = {SIGLIP_INPUT: config.vision_config.image_size}
+    sam = getattr(config, "high_res_vision_config", None)
+    if sam is not None:
+        inputs[SAM_INPUT] = sam.image_size
+    shapes: Shapes = {name: (1, 3, size, size) for name, size in inputs.items()}
+    return ImageCost(visual_tokens(config), shapes)
+
+
+@torch.no_grad()
+def compute_features(
+    model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
+) -> list[dict[str, Tensor]]:
+    """The first step.
+
+    Args:
+        model: a complete model.
+        names: from `cacheable_features`.
+        vision_inputs: by name [I, 3, S, S], normalized.
+
+    Returns:
+        Of each image, by name [1, ...].
+    """
+    features = _compute_batch(model, names, vision_inputs)
+    images = len(vision_inputs[SIGLIP_INPUT])
+    return [
+        {name: features[name][image : image + 1] for name in sorted(names)}
+        for image in range(images)
+    ]
+
+
+def _compute_batch(
+    model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The features of a batch of images, each [I, ...]; may hold more than `names`."""
+    if "aligned" in names:
+        return {"aligned": encode_images(model, vision_inputs)}
     core = model.model
-    if (last := features.get("sam_neck")) is None:
+    siglip = core.vision_model(vision_inputs[SIGLIP_INPUT], return_dict=True)
+    features = {"siglip": siglip.last_hidden_state}
+    if "sam" in names:
+        output = core.get_high_res_image_features(vision_inputs[SAM_INPUT])
+        features["sam"] = output.last_hidden_state
+    elif SAM_INPUT in vision_inputs:
+        output = core.high_res_vision_model(
+            pixel_values=vision_inputs[SAM_INPUT], output_hidden_states=True, return_dict=True
+        )
+        features["sam_last"] = output.hidden_states[-1]
+        features["sam_neck"] = output.last_hidden_state
+        # The first hidden state is the embeddings.
+        features["sam_global"] = output.hidden_states[core.global_attn_index + 1]
+        if "sam_neck_hd" in names:
+            features["sam_neck_hd"] = core.high_res_vision_neck(features["sam_global"])
+    return features
+
+
+def finish_images(model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor:
+    """The second step, with the gradient of what trains in it.
+
+    Args:
+        model: a complete model; only `finishing_parts` need weights.
+        features: from `compute_features`, by name [I, ...].
+
+    Returns:
+        Visual tokens [I, V, D].
+    """
+    if "aligned" in features:
+        return features["aligned"]
+    core = model.model
+    inputs = [features["siglip"]]
+    if hasattr(core, "high_res_vision_neck"):
+        inputs.append(features["sam"] if "sam" in features else _downsample(model, features))
+    tokens: Tensor = core.aligner(*inputs)
+    return tokens
+
+
+def _downsample(model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor:
+    """SAM's two outputs through what follows its layers: [I, V, W].
+
+    Source: `get_high_res_image_features` of transformers' DeepseekVLHybridModel.
+    """
+    core = model.model
+    if "sam_neck" in features:
+        last = features["sam_neck"]
+    else:
         last = core.high_res_vision_model.vision_encoder.neck(features["sam_last"])
-    if (after_global := features.get("sam_neck_hd")) is None:
-        after_global = core.high_res_vision_neck(features["sam_global"])
+    if "sam_neck_hd" in features:
+        first_global = features["sam_neck_hd"]
+    else:
+        first_global = core.high_res_vision_neck(features["sam_global"])
     project, alpha = core.high_res_vision_proj, core.high_res_vision_alpha
-    return (project(last) + project(after_global) * alpha).flatten(2).transpose(1, 2)
-
-
-def extractor_digest(model: PreTrainedModel, halves: dict[str, set[str]]) -> str:
-    """Differs when the first half would make other features: its tensors' bytes, its settings, or transformers."""
-    parts = set().union(*halves.values())
-    named = {name: p for name, p in model.named_parameters() if part_of(name) in parts}
-    with ThreadPoolExecutor() as threads:  # hashing gives the interpreter free
-        digests = dict(zip(named, threads.map(tensor_digest, named.values()), strict=True))
-    configs = [getattr(model.config, f"{name}vision_config", None) for name in ("", "high_res_")]
-    settings = [config.to_dict() for config in configs if config is not None]
-    said = json.dumps(
-        [sorted(halves), digests, settings, transformers.__version__], sort_keys=True, default=str
-    )
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
-def tensor_digest(tensor: Tensor) -> str:
-    """Of shape, dtype and bytes."""
-    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(flat.data).hexdigest()}"
-
-
-def unload(model: PreTrainedModel, halves: dict[str, set[str]]) -> None:
-    """Free the weights of the first half; alpha stays, which is used after the neck that it belongs to."""
-    parts = set().union(*halves.values())
-    gone = parts if "aligned" in halves or "high" in halves else parts - {"sam_neck_hd"}
-    for name, _ in list(model.named_parameters()):
-        if part_of(name) in gone:
-            owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, None)
+    return (project(last) + project(first_global) * alpha).flatten(2).transpose(1, 2)

@@ -30,7 +30,7 @@ class StepProgress(TQDMProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._tokens += int((batch.branches >= 0).sum())
+        self._tokens += int((batch.branch_ids >= 0).sum())
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)

@@ -1,22 +1,22 @@
-"""An image that nothing shows: it makes the vision towers run, and changes no result."""
+"""An image that no slot shows: it makes the vision side run without changing any result."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
-import torch
+from dsvl_tune.core.types import Batch, Processor, Prompts
 
-from dsvl_tune.core.types import Batch, ImageRule, Prompts
+BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 
 
-def with_image(batch: Batch | Prompts, rule: ImageRule) -> Batch | Prompts:
-    """The batch itself if it has images, else with a blank one that fills no slot.
+def add_blank_image(batch: BatchT, processor: Processor) -> BatchT:
+    """The batch itself if it has vision inputs, otherwise with those of one blank image.
 
     Every tensor that images are encoded with then gets a gradient, of zeros.
     """
-    if batch.pixel_values is not None:
+    if batch.vision_inputs:
         return batch
+    blank = processor.family.blank_vision_inputs(processor)
     device = batch.input_ids.device
-    sizes = [branch.size if branch else None for branch in (rule.low, rule.high)]
-    low, high = (torch.zeros(1, 3, size, size, device=device) if size else None for size in sizes)
-    return replace(batch, pixel_values=low, high_res_pixel_values=high)
+    return replace(batch, vision_inputs={name: tensor.to(device) for name, tensor in blank.items()})

@@ -1,8 +1,9 @@
-"""How much memory a training step takes, found by running it on tensors that have shapes but no storage.
+"""The memory of a training step, measured by running it on tensors with shapes but no storage.
 
-torch's fake tensors go through the same modules, kernels' shapes and autograd as real ones, so what each layer keeps
-for the backward pass, with and without checkpointing, needs no formula of ours. What is alive is counted as torch's own
-`torch.distributed._tools.mem_tracker` does: every storage from the operation that makes it until nobody holds it.
+torch's fake tensors go through the same modules, kernels' shapes and autograd as real ones, so what
+each layer keeps for the backward pass, with and without activation checkpointing, needs no formula
+of ours. Live bytes are counted as by torch's own `torch.distributed._tools.mem_tracker`: every
+storage from the operation that creates it until it is freed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
+from dsvl_tune.families import family_of_model
 from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
 from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
 class RowShape(NamedTuple):
-    """What a micro-batch holds: `rows` rows of `tokens` tokens with `images` images and `supervised` supervised tokens each."""
+    """What a micro-batch holds.
+
+    Attributes:
+        rows: number of rows.
+        tokens: of each row.
+        images: of each row.
+        supervised: supervised tokens of each row.
+    """
 
     rows: int
     tokens: int
@@ -34,10 +43,13 @@ class RowShape(NamedTuple):
 
 
 class StepBytes(NamedTuple):
-    """Memory of a step beside weights, gradients, optimizer state and pixels, in bytes.
+    """Memory of a step in bytes, without weights, gradients, optimizer state and vision inputs.
 
-    `vision`, `language_model` and `head` (with the loss) are kept for the backward pass, when their forward pass is
-    done; `peak` is the most that is alive at any time, what is alive only for a moment counted.
+    Attributes:
+        vision: kept for the backward pass after the forward pass of the vision side.
+        language_model: likewise.
+        head: likewise, with the loss.
+        peak: the most that is alive at any time.
     """
 
     vision: int
@@ -47,11 +59,20 @@ class StepBytes(NamedTuple):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of storages made inside it: alive now (`live`), and at most (`peak`)."""
+    """Counts the bytes of storages created inside it.
+
+    Args:
+        existing: tensors that are not counted.
+
+    Attributes:
+        live: bytes alive now.
+        peak: the most that was alive.
+    """
 
     def __init__(self, existing: Iterable[Tensor]) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = 0
+        self.peak = 0
         self.known = WeakIdKeyDictionary()
         for tensor in existing:
             self.known[tensor.untyped_storage()] = True
@@ -60,17 +81,17 @@ class LiveBytes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.untyped_storage() not in self.known:
-                self.count(leaf.untyped_storage())
+                self._count(leaf.untyped_storage())
         return result
 
-    def count(self, storage: torch.UntypedStorage) -> None:
-        """Add a storage, until it is gone."""
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is freed."""
         self.known[storage] = True
         self.live += storage.nbytes()
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self.free, storage.nbytes())
+        weakref.finalize(storage, self._free, storage.nbytes())
 
-    def free(self, size: int) -> None:
+    def _free(self, size: int) -> None:
         self.live -= size
 
 
@@ -81,14 +102,15 @@ def dry_steps(
     accumulates: bool,
     checkpointed: bool | Sequence[Checkpointed] = True,
 ) -> tuple[StepBytes, StepBytes]:
-    """A step without and one with gradient checkpointing.
+    """A step without and one with activation checkpointing.
 
     Args:
-        model: on the meta device, with the plan applied; afterwards it is of no other use.
+        model: on the meta device, with the plan applied; it cannot be used afterwards.
         shape: of the micro-batch.
         precision: Lightning's, e.g. "bf16-mixed".
-        accumulates: whether gradients of earlier micro-batches are still there in the backward pass.
-        checkpointed: the parts of the second step, as `models.checkpointing` takes them.
+        accumulates: whether gradients of earlier micro-batches are still there in the backward
+            pass.
+        checkpointed: the model parts of the second step, see `checkpoint_activations`.
     """
     with FakeTensorMode():
         fill_with_fakes(model)
@@ -98,7 +120,10 @@ def dry_steps(
 
 
 def fill_with_fakes(model: nn.Module) -> None:
-    """Replace every meta tensor by a fake one of the CPU: autocast and attention kernels are chosen by the device."""
+    """Replace every meta tensor by a fake one on the CPU.
+
+    Autocast and attention kernels are chosen by the device.
+    """
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             fake = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -110,64 +135,77 @@ def fill_with_fakes(model: nn.Module) -> None:
 def dry_step(
     model: PreTrainedModel, shape: RowShape, precision: str, accumulates: bool
 ) -> StepBytes:
-    """Forward and backward after an optimizer step, whose gradients are there until the forward is done."""
+    """Forward and backward pass after an optimizer step.
+
+    The gradients of the optimizer step are alive until the forward pass is done.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [*model.parameters(), *model.buffers()]
-    with LiveBytes(weights) as bytes_:
+    with LiveBytes(weights) as memory:
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
-        pixels = make_pixels(model, shape)
-        before = bytes_.live
+        vision_inputs = make_vision_inputs(model, shape)
+        before = memory.live
         with autocast(precision):
-            features = see(model, pixels)
-            vision = bytes_.live - before
-            hidden = read(model, shape, features)
+            features = encode(model, vision_inputs)
+            vision = memory.live - before
+            hidden = decode(model, shape, features)
             del features
-            language_model = bytes_.live - before - vision
-            loss = learn(model, shape, hidden)
+            language_model = memory.live - before - vision
+            loss = supervise(model, shape, hidden)
             del hidden
-            head = bytes_.live - before - vision - language_model
+            head = memory.live - before - vision - language_model
         if not accumulates:
             for parameter in trained:
                 parameter.grad = None
         loss.backward()
-        peak = bytes_.peak - before
+        peak = memory.peak - before
         for parameter in trained:
             parameter.grad = None
     return StepBytes(vision, language_model, head, peak)
 
 
 def autocast(precision: str) -> AbstractContextManager[Any]:
-    """What Lightning's precision plugin puts around the forward pass."""
+    """The context that Lightning's precision plugin puts around the forward pass."""
     return torch.autocast("cpu", torch.bfloat16) if precision.endswith("-mixed") else nullcontext()
 
 
-def make_pixels(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
-    """Pixels of the micro-batch, all images distinct; empty without images."""
-    config, images = model.config, shape.rows * shape.images
-    towers = {"pixel_values": "vision_config", "high_res_pixel_values": "high_res_vision_config"}
-    sizes = {
-        name: getattr(config, tower).image_size
-        for name, tower in towers.items()
-        if hasattr(config, tower)
+def make_vision_inputs(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
+    """Vision inputs of the micro-batch, all images distinct and of the costliest size; {} without.
+
+    Returns:
+        By name [I * C, ...] float32.
+    """
+    images = shape.rows * shape.images
+    if not images:
+        return {}
+    cost = family_of_model(model).image_cost(model.config, shape.images)
+    return {
+        name: torch.empty(images * crops, *rest) for name, (crops, *rest) in cost.inputs.items()
     }
-    return (
-        {name: torch.empty(images, 3, size, size) for name, size in sizes.items()} if images else {}
-    )
 
 
-def see(model: PreTrainedModel, pixels: dict[str, Tensor]) -> Tensor | None:
-    """Visual tokens [M, V, D]."""
-    return (
-        model.model.get_image_features(**pixels, return_dict=True).pooler_output if pixels else None
-    )
+def encode(model: PreTrainedModel, vision_inputs: dict[str, Tensor]) -> Tensor | None:
+    """Visual tokens of all images, [I, V, D] or [*, D]; None without images."""
+    if not vision_inputs:
+        return None
+    tokens = family_of_model(model).encode_images(model, vision_inputs)
+    return tokens if isinstance(tokens, Tensor) else torch.cat(list(tokens))
 
 
-def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
-    """Hidden states [B, T, D] of plain rows, visual tokens in their places as transformers puts them there.
+def decode(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Tensor:
+    """Hidden states of plain rows, visual tokens in their places as transformers puts them there.
 
-    Layer by layer: transformers' own loop asks positions for their values, which fake ones do not have, and would then
-    make a mask that plain rows do without.
+    Layer by layer: transformers' own loop reads the values of positions, which fake tensors do not
+    have, and would then create a mask that plain rows do without.
+
+    Args:
+        model: with fake weights.
+        shape: of the micro-batch.
+        features: visual tokens of all images.
+
+    Returns:
+        [B, T, D].
     """
     decoder = model.model.language_model
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64)
@@ -181,8 +219,17 @@ def read(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> Te
     return decoder.norm(hidden)
 
 
-def learn(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
-    """The loss of the supervised positions, as `training.loss` takes it."""
+def supervise(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor:
+    """The loss of the supervised positions, as the supervised objective computes it.
+
+    Args:
+        model: with fake weights.
+        shape: of the micro-batch.
+        hidden: [B, T, D].
+
+    Returns:
+        A scalar.
+    """
     places = torch.zeros(shape.rows * shape.supervised, dtype=torch.int64)
     loss_sum, _ = head_loss(
         model.lm_head, hidden.flatten(0, 1)[places], places, torch.ones(len(places))

@@ -5,33 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from dsvl_tune.core.types import IGNORE_INDEX, Batch, Prompts
-from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
+from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
+from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.training.objectives.base import Sums
 from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
-
-
-def encode_images(
-    model: PreTrainedModel, batch: Batch | Prompts
-) -> dict[str, BaseModelOutputWithPooling] | None:
-    """Visual tokens for every image slot, each distinct image encoded once.
-
-    Returns:
-        What the transformers classes take as `mm_encoder_outputs`: features [M, V, D]. None without images.
-    """
-    if batch.features is not None:
-        tokens = visual_tokens(model, batch.features)
-        return {"image": BaseModelOutputWithPooling(pooler_output=tokens[batch.image_index])}
-    if batch.pixel_values is None:
-        return None
-    pixels = {"pixel_values": batch.pixel_values}
-    if batch.high_res_pixel_values is not None:
-        pixels["high_res_pixel_values"] = batch.high_res_pixel_values
-    features = model.model.get_image_features(**pixels, return_dict=True).pooler_output
-    return {"image": BaseModelOutputWithPooling(pooler_output=features[batch.image_index])}
 
 
 def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
@@ -74,7 +53,7 @@ def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """
     output = model.model(
         input_ids=batch.input_ids,
-        **decoder_attention(model, batch.segments, batch.branches, batch.position_ids),
+        **decoder_attention(model, batch.segment_ids, batch.branch_ids, batch.position_ids),
         mm_encoder_outputs=encode_images(model, batch),
         use_cache=False,
     )
@@ -92,6 +71,7 @@ def shows_image(batch: Batch, image_token_id: int) -> Tensor:
     Returns:
         [B, T] bool.
     """
-    segments = batch.segments.clamp(min=0)
-    images = (batch.input_ids == image_token_id).long()
-    return torch.zeros_like(segments).scatter_add_(1, segments, images).gather(1, segments) > 0
+    segment_ids = batch.segment_ids.clamp(min=0)
+    visual = (batch.input_ids == image_token_id).long()
+    counts = torch.zeros_like(segment_ids).scatter_add_(1, segment_ids, visual)
+    return counts.gather(1, segment_ids) > 0

@@ -116,9 +116,8 @@ def _requested_bytes(error: Exception) -> str:
 def _batch_size(batch: Batch | Prompts) -> str:
     """Describe the size of a batch."""
     rows, tokens = batch.input_ids.shape
-    images = 0 if batch.pixel_values is None else len(batch.pixel_values)
     name = "prompts" if isinstance(batch, Prompts) else "rows"
-    return f"{rows} {name} of up to {tokens:,} tokens with {images} images"
+    return f"{rows} {name} of up to {tokens:,} tokens with {batch.images} images"
 
 
 def _batch_changes(batch: Batch | Prompts, data: Any, accumulate: int) -> list[str]:

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Branch, ImageRef, ImageRule
+from dsvl_tune.core.types import ImageRef
 from dsvl_tune.data.images import load as images
-from dsvl_tune.data.images.load import load_image, to_pixels
+from dsvl_tune.data.images.load import image_size, load_image
+from dsvl_tune.families.deepseek_vl.pixels import (
+    ImageSettings,
+    TowerPixels,
+    normalize,
+    pad_image,
+    split_image,
+)
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -105,10 +113,27 @@ def test_a_decompression_bomb_is_refused_from_its_header() -> None:
         load(bytes(bomb))
 
 
-def test_branches_have_their_sizes() -> None:
-    rule = ImageRule(64, (9, 9, 9), low=Branch(24, HALF, HALF), high=Branch(64, HALF, HALF))
-    pixels = to_pixels(picture(), rule, "a")
-    assert pixels.low.shape == (3, 24, 24)
-    assert pixels.high is not None and pixels.high.shape == (3, 64, 64)
+def test_inputs_have_the_sizes_of_their_towers() -> None:
+    towers = TowerPixels(24, HALF, HALF), TowerPixels(64, HALF, HALF)
+    settings = ImageSettings(64, (9, 9, 9), *towers, tokens=4)
+    inputs = split_image(pad_image(picture(), settings), settings)
+    assert inputs["high_res_pixel_values"].dtype == torch.uint8
+    inputs = normalize(inputs, settings)
+    assert inputs["pixel_values"].shape == (1, 3, 24, 24)
+    assert inputs["high_res_pixel_values"].shape == (1, 3, 64, 64)
     background = (9 / 255 - 0.5) / 0.5
-    assert pixels.high[0, 0, 0].item() == pytest.approx(background, abs=1e-6)
+    corner = inputs["high_res_pixel_values"][0, 0, 0, 0].item()
+    assert corner == pytest.approx(background, abs=1e-6)
+
+
+def test_the_size_is_that_of_the_upright_picture() -> None:
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encoded(picture(), exif=exif)
+        assert image_size(ImageRef(content, "pic"), "x") == load(content).size
+    for name in ("JPEG", "TIFF", "WEBP"):
+        assert image_size(ImageRef(encoded(picture(), name), "pic"), "x") == (12, 8)
+    assert image_size(ImageRef(picture(), "pic"), "x") == (12, 8)
+    with pytest.raises(UserError, match=r"data\.jsonl:7: image pic: not an image"):
+        image_size(ImageRef(b"no", "pic"), "data.jsonl:7")

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample, Turn
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
-from dsvl_tune.data.encoding.packing import pack, tree, tree_key
+from dsvl_tune.data.encoding.packing import merge_tree, pack, tree_key
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.models.runtime.attention_mask import attention_mask, mask_rule
 
@@ -32,7 +32,7 @@ def ask(question: str, answer: str, *images: ImageRef, system: str | None = "") 
 def branch(row: Sample, number: int) -> list[tuple[int, int, float, int]]:
     """What a branch of the row sees of itself: the prefix and its own tokens."""
     columns = zip(
-        row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branches, strict=True
+        row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branch_ids, strict=True
     )
     return [column[:4] for column in columns if column[4] in (0, number)]
 
@@ -45,11 +45,13 @@ def test_every_branch_of_a_tree_is_its_conversation_alone(processor: Processor) 
     ]
     two_turns = replace(rows[0], turns=rows[0].turns + ask("Sure?", "yes").turns)
     samples = [encode(row, processor) for row in (*rows, two_turns)]
-    row = tree(samples, processor.image_token_id)
+    row = merge_tree(samples)
     for number, sample in enumerate(samples, start=1):
         assert branch(row, number) == branch(sample, 0)
-    assert row.input_ids.count(processor.image_token_id) == 2 * processor.image_tokens
-    assert [pixels.name for pixels in row.images] == ["red", "blue"]
+    tokens = processor.image_settings.tokens
+    assert row.input_ids.count(processor.image_token_id) == 2 * tokens
+    assert [stop - start for start, stop in row.image_spans] == [tokens, tokens]
+    assert [image.name for image in row.images] == ["red", "blue"]
     assert row.sources == ["Which?", "Which one?", "How many?", "Which?"]
 
 
@@ -58,23 +60,23 @@ def test_a_learnt_token_follows_one_of_its_own_branch(processor: Processor) -> N
     samples = [
         encode(ask("Which?", answer, RED), processor) for answer in ("left", "leftmost", "left")
     ]
-    row = tree(samples, processor.image_token_id)
+    row = merge_tree(samples)
     supervised = [t for t, label in enumerate(row.labels) if label != IGNORE_INDEX]
-    assert all(row.branches[t] == row.branches[t - 1] != 0 for t in supervised)
+    assert all(row.branch_ids[t] == row.branch_ids[t - 1] != 0 for t in supervised)
     assert (
-        row.branches.count(0)
+        row.branch_ids.count(0)
         == branch(samples[0], 0).index(next(c for c in branch(samples[0], 0) if c[2])) - 1
     )
 
 
 def test_one_sample_is_its_own_tree(processor: Processor) -> None:
     sample = encode(ask("Which?", "left", RED), processor)
-    assert tree([sample], processor.image_token_id) is sample
+    assert merge_tree([sample]) is sample
 
 
 def test_trees_refuse_what_does_not_share_a_beginning(processor: Processor) -> None:
     def joined(*rows: Conversation) -> Sample:
-        return tree([encode(row, processor) for row in rows], processor.image_token_id)
+        return merge_tree([encode(row, processor) for row in rows])
 
     with pytest.raises(ValueError, match="same images"):
         joined(ask("a", "b", RED), ask("a", "b", BLUE))
@@ -139,20 +141,23 @@ def test_flex_attention_sees_what_scaled_dot_product_attention_sees() -> None:
 
 def columns(row: Sample, segment: int) -> list[tuple[int, int, float, int, int]]:
     """The tokens of a member of a row."""
-    named = (row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branches)
-    return [column for *column, own in zip(*named, row.segments, strict=True) if own == segment]
+    named = (row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branch_ids)
+    return [column for *column, own in zip(*named, row.segment_ids, strict=True) if own == segment]
 
 
 def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor) -> None:
     asked = [encode(ask(question, "a", RED), processor) for question in ("Which?", "How?")]
     shown: list[tuple[int, tuple[ImageRef, ...]]] = [(3, ()), (9, (BLUE, RED)), (1, ())]
     samples = [encode(ask("word " * n, f"{n}", *images), processor) for n, images in shown]
-    samples.insert(1, tree(asked, processor.image_token_id))
+    samples.insert(1, merge_tree(asked))
     (row,) = pack(samples, 10_000)
     assert [columns(row, segment) for segment in range(4)] == [
         columns(sample, 0) for sample in samples
     ]
-    assert row.images == [pixels for sample in samples for pixels in sample.images]
+    assert row.images == [image for sample in samples for image in sample.images]
+    assert len(row.image_spans) == len(row.images)
+    for start, stop in row.image_spans:
+        assert set(row.input_ids[start:stop]) == {processor.image_token_id}
     assert row.sources == [source for sample in samples for source in sample.sources]
 
 
@@ -164,7 +169,8 @@ def test_packed_rows_are_as_few_as_fit(
     lengths: tuple[int, ...], limit: int, rows: list[int]
 ) -> None:
     samples = [
-        Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, []) for n in lengths
+        Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, [], [])
+        for n in lengths
     ]
     assert [len(row.input_ids) for row in pack(samples, limit)] == rows
 
@@ -185,16 +191,17 @@ def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> Non
         )
         assert batch.labels[i].tolist() == sample.labels + [IGNORE_INDEX] * (width - length)
         assert (
-            batch.branches[i].tolist()
-            == batch.segments[i].tolist()
+            batch.branch_ids[i].tolist()
+            == batch.segment_ids[i].tolist()
             == [0] * length + [-1] * (width - length)
         )
         assert batch.position_ids[i].tolist() == sample.position_ids + [0] * (width - length)
     assert batch.loss_weights.dtype == torch.float32 and batch.position_ids.dtype == torch.int64
     assert batch.image_index.tolist() == [0, 1, 0, 1]
-    assert batch.pixel_values is not None and batch.pixel_values.shape == (2, 3, 32, 32)
-    torch.testing.assert_close(batch.pixel_values[1], samples[2].images[0].low)
-    assert batch.high_res_pixel_values is None
+    assert set(batch.vision_inputs) == {"pixel_values"} and batch.images == 2
+    pixels = batch.vision_inputs["pixel_values"]
+    assert pixels.shape == (2, 3, 32, 32) and pixels.dtype == torch.uint8
+    assert torch.equal(pixels[1:], samples[2].images[0].tensors["pixel_values"])
     assert (
         batch.labels == processor.eos_id
     ).sum() == 3  # one end token a row is supervised, though padding has its id
@@ -202,7 +209,7 @@ def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> Non
 
 def test_text_only_batch_has_no_pixels(processor: Processor) -> None:
     batch = collate([encode(ask("a", "b"), processor)], processor.pad_id)
-    assert batch.pixel_values is None and batch.image_index.tolist() == []
+    assert batch.vision_inputs == {} and batch.images == 0 and batch.image_index.tolist() == []
     assert batch.image_index.dtype == torch.int64
 
 

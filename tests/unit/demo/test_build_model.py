@@ -56,7 +56,7 @@ def test_a_checkpoint_goes_to_disk_and_back(tmp_path: Path) -> None:
         for one, two in zip(model.parameters(), loaded.parameters(), strict=True)
     )
     processor = load_processor(tmp_path)
-    assert processor.image_tokens == 64 and processor.default_system == ""
+    assert processor.image_settings.tokens == 64 and processor.default_system == ""
     assert processor.eos_id == processor.pad_id == tokenizer.eos_token_id
     assert AutoTokenizer.from_pretrained(tmp_path)("red").input_ids == tokenizer("red").input_ids
     assert tokenizer("red").input_ids[0] == tokenizer.bos_token_id

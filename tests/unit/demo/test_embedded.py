@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.scenes import scene_row
 from dsvl_tune.evaluation.generate import answer_prompts
@@ -31,6 +31,7 @@ def test_it_answers_questions_of_its_own_domain() -> None:
         prompts = collate_prompts(
             [encode_prompt(c, processor) for row in rows for c in row], processor.pad_id
         )
+        prompts = normalize_images(prompts, processor)
         answers += answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=8)
     accuracy = aggregate_scores(answers, [RelaxedAccuracy()])["relaxed_accuracy"]
     assert accuracy >= 0.8, accuracy

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from dsvl_tune.core.types import Conversation, Turn
-from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.training.objectives.supervised import encode_images
+from dsvl_tune.models.runtime.encode_images import encode_images
 
 
 def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
@@ -22,16 +22,12 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
     text_only = Conversation((Turn("user", ("Name a color, any color at all.",)),), "text")
     conversations = [*chart_row(1, "test")[:3], *chart_row(2, "test")[:2], text_only]
     prompts = [encode_prompt(conversation, processor) for conversation in conversations]
-    batch = collate_prompts(prompts, processor.pad_id)
+    batch = normalize_images(collate_prompts(prompts, processor.pad_id), processor)
     answers = answer_prompts(model, processor.tokenizer, batch, max_new_tokens=6)
     for prompt, answer in zip(prompts, answers, strict=True):
         inputs = {"input_ids": torch.tensor([prompt.input_ids])}
-        if prompt.images:
-            inputs["pixel_values"] = torch.stack([image.low for image in prompt.images])
-            if prompt.images[0].high is not None:
-                inputs["high_res_pixel_values"] = torch.stack(
-                    [image.high for image in prompt.images]
-                )  # type: ignore[misc]
+        alone = normalize_images(collate_prompts([prompt], processor.pad_id), processor)
+        inputs |= {name: t[alone.image_index] for name, t in alone.vision_inputs.items()}
         ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)[
             0, len(prompt.input_ids) :
         ]
@@ -64,7 +60,8 @@ def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
 def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
     """The demo gives its decoder embeddings, so the penalty never sees the prompt's ids."""
     processor, model = load_processor(checkpoint), load_model(checkpoint)
-    prompts = collate_prompts([encode_prompt(chart_row(1, "test")[0], processor)], processor.pad_id)
+    asked = encode_prompt(chart_row(1, "test")[0], processor)
+    prompts = normalize_images(collate_prompts([asked], processor.pad_id), processor)
     # So warm that samples differ, and a penalty so strong that it shows.
     sampling = Sampling(temperature=1.0, repetition_penalty=2.0)
 

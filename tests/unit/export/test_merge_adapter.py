@@ -182,8 +182,8 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
     wanted = model(input_ids=ids).logits
     assert (plain(input_ids=ids).logits - wanted).abs().max() <= 1e-5 * wanted.std()
     here, there = load_processor(base), load_processor(merged)
-    assert (there.image_rule, there.default_system, there.eos_id) == (
-        here.image_rule,
+    assert (there.image_settings, there.default_system, there.eos_id) == (
+        here.image_settings,
         here.default_system,
         here.eos_id,
     )

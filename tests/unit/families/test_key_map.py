@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
-from dsvl_tune.core.types import Branch, ImageRule
 from dsvl_tune.families.deepseek_vl.key_map import Pair, pair_of_original, pair_of_transformers
 from dsvl_tune.families.deepseek_vl.original_settings import config_json
+from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes, pair_of, unused_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -188,13 +188,13 @@ def test_the_published_sizes(
     )
 
     half, clip = (
-        Branch(384, (0.5,) * 3, (0.5,) * 3),
-        Branch(1024, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
+        TowerPixels(384, (0.5,) * 3, (0.5,) * 3),
+        TowerPixels(1024, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)),
     )
     rule = (
-        ImageRule(1024, (122, 116, 104), half, clip)
+        ImageSettings(1024, (122, 116, 104), half, clip, 576)
         if hybrid
-        else ImageRule(384, (127, 127, 127), half, None)
+        else ImageSettings(384, (127, 127, 127), half, None, 576)
     )
     vision = config_json(config, rule, "float16")["vision_config"]["params"]
     names = (

@@ -10,9 +10,12 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Turn
-from dsvl_tune.data.encoding.tokenize import encode, encode_prompt, tokenize
+from dsvl_tune.data.encoding.tokenize import encode, encode_prompt, token_ids, tokenize
+from dsvl_tune.families.base import RenderMode, Segment
+from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 from dsvl_tune.families.deepseek_vl.prompt import render
 
+MODES: tuple[RenderMode, ...] = ("training", "generation")
 PIC = ImageRef(Image.new("RGB", (4, 4)), "pic")
 
 
@@ -29,7 +32,7 @@ def test_blanks_at_the_ends_of_a_turn_go_and_beside_images_stay(processor: Proce
         "o",
         "",
     )
-    contents = [segment.content for segment in render(row, processor)]
+    contents = [segment.content for segment in render(row, processor, "training")]
     assert contents == ["User: ", PIC, " a b \n", PIC, "\n\nAssistant:", " x<｜end▁of▁sentence｜>"]
 
 
@@ -81,7 +84,7 @@ def test_weights_follow_the_turns(processor: Processor) -> None:
 )
 def test_refused(row: Conversation, words: str, processor: Processor) -> None:
     with pytest.raises(UserError, match=words) as error:
-        render(row, processor)
+        render(row, processor, "training")
     assert "rows.jsonl:3" in str(error.value)
 
 
@@ -92,9 +95,26 @@ def test_pieces_tokenise_as_the_whole_string_does(processor: Processor) -> None:
         texts = ["x" + "".join(chance.choices(alphabet, k=chance.randint(0, 12))) for _ in range(4)]
         texts[1] = texts[1][1:] + "!"  # answers may begin with any character
         row = talk(*texts, system=chance.choice(["", None, "Be brief. "]))
-        whole = "".join(str(segment.content) for segment in render(row, processor))
-        ids = processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
-        assert tokenize(row, processor).input_ids == [processor.bos_id, *ids], whole
+        for mode in MODES:
+            whole = "".join(str(segment.content) for segment in render(row, processor, mode))
+            ids = processor.tokenizer(whole, add_special_tokens=False)["input_ids"]
+            assert tokenize(row, processor, mode).input_ids == [processor.bos_id, *ids], whole
+
+
+def test_a_shorter_conversation_is_rendered_as_the_beginning(processor: Processor) -> None:
+    turns = (
+        Turn("user", ("one", PIC)),
+        Turn("assistant", ("answer one",), 0.0),
+        Turn("user", (PIC, "two", PIC)),
+        Turn("assistant", ("answer two",)),
+        Turn("user", ("three",)),
+        Turn("assistant", ("answer three",)),
+    )
+    for mode in MODES:
+        segments = render(Conversation(turns, "o", "Be brief."), processor, mode)
+        shorter = render(Conversation(turns[:4], "o", "Be brief."), processor, mode)
+        shown = 4 if mode == "training" else 3
+        assert shorter == [segment for segment in segments if segment.turn < shown]
 
 
 def test_prompt_and_reference(processor: Processor) -> None:
@@ -182,3 +202,82 @@ def test_truncated_prompt_asks_the_last_question_left(processor: Processor) -> N
     several = replace(row, references=("answer two", "the second"))
     prompt = encode_prompt(several, processor, limit, "truncate")
     assert (prompt.question, prompt.references) == ("one", ("answer one",))
+
+
+def drop_pairs_one_by_one(
+    row: Conversation, processor: Processor, mode: RenderMode, limit: int
+) -> Conversation:
+    """Truncation by its definition: every shorter conversation is tokenized as a whole."""
+    turns = row.turns
+    while len(turns) > 2:
+        ids = tokenize(replace(row, turns=turns), processor, mode, 1 << 60).input_ids
+        fewer = turns[:-2] if turns[-1].role == "assistant" else turns[:-1]
+        supervised = any(turn.role == "assistant" and turn.weight > 0 for turn in fewer)
+        if len(ids) <= limit or (mode == "training" and not supervised):
+            break
+        turns = fewer
+    return replace(row, turns=turns)
+
+
+def test_truncation_is_dropping_pairs_one_by_one(processor: Processor) -> None:
+    draw = random.Random(7)
+    texts = ["short", "a longer text of some words", "<b>?"]
+    for _ in range(200):
+        turns: list[Turn] = []
+        for _ in range(draw.randint(1, 6)):
+            images = draw.choice([(), (), (PIC,), (PIC, PIC)])
+            turns.append(Turn("user", (*images, draw.choice(texts))))
+            turns.append(Turn("assistant", (draw.choice(texts),), draw.choice([0.0, 1.0])))
+        turns[-1] = replace(turns[-1], weight=1.0)
+        for mode, shown in (("training", turns), ("generation", turns[: draw.choice([-1, 99])])):
+            row = Conversation(tuple(shown), "o", "")
+            limit = draw.randint(1, 120)
+            wanted = drop_pairs_one_by_one(row, processor, mode, limit)
+            whole = tokenize(wanted, processor, mode, 1 << 60)
+            try:
+                found = tokenize(row, processor, mode, limit, "truncate")
+            except UserError:
+                supervised = any(whole.loss_weights[:limit])
+                assert len(whole.input_ids) > limit and not supervised
+                continue
+            assert found.input_ids == whole.input_ids[:limit]
+            assert found.image_spans == whole.image_spans
+            if mode == "generation":
+                prompt = encode_prompt(row, processor, limit, "truncate")
+                assert prompt.input_ids == found.input_ids
+                assert prompt.question == wanted.question
+
+
+class CountingFamily(DeepSeekVL):
+    """Counts how often a conversation is rendered."""
+
+    def __init__(self) -> None:
+        self.renderings = 0
+
+    def render(
+        self, conversation: Conversation, processor: Processor, mode: RenderMode
+    ) -> list[Segment]:
+        self.renderings += 1
+        return super().render(conversation, processor, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_truncation_renders_once_and_tokenizes_each_segment_once(
+    processor: Processor, mode: RenderMode
+) -> None:
+    family = CountingFamily()
+    processor = replace(processor, family=family)
+    texts = [f"{'answer' if i % 2 else 'question'} number {i}" for i in range(120)]
+    row = talk(*texts)
+    limit = len(tokenize(talk(*texts[:6]), processor, mode).input_ids)
+    segments = len(render(row, processor, mode))
+    family.renderings = 0
+    before = token_ids.cache_info()
+    if mode == "training":
+        ids = tokenize(row, processor, mode, limit, "truncate").input_ids
+    else:
+        ids = encode_prompt(row, processor, limit, "truncate").input_ids
+    after = token_ids.cache_info()
+    assert len(ids) == limit
+    assert family.renderings == 1
+    assert after.hits + after.misses - before.hits - before.misses == segments

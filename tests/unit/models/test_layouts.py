@@ -122,7 +122,7 @@ def test_any_form_of_a_checkpoint(
     text = model.config.text_config
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == ids
     assert processor.image_token_id == 486
-    assert processor.image_rule == wanted.image_rule
+    assert processor.image_settings == wanted.image_settings
     assert processor.tokenizer("Which 42?").input_ids == wanted.tokenizer("Which 42?").input_ids
     assert processor.default_system == wanted.default_system
 

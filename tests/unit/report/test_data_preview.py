@@ -16,8 +16,9 @@ from PIL import Image
 
 from dsvl_tune.cli.commands.preview import main
 from dsvl_tune.core.types import IGNORE_INDEX, ImageRef
-from dsvl_tune.data.images.load import load_image, to_square
+from dsvl_tune.data.images.load import load_image
 from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.families.deepseek_vl.pixels import to_square
 from dsvl_tune.report.data_preview import MORE
 
 
@@ -107,14 +108,13 @@ def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_pat
 
 
 def check_pictures(page: Page, module: InstructDataModule, path: Path) -> None:
-    """The largest branch is the padded square to a level; the low one has its size."""
-    assert module.processor is not None
-    rule = module.processor.image_rule
+    """The largest input is the padded square to a level; the other has its tower's size."""
+    settings = module.read_processor().image_settings
     pictures = [
         Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) for url in page.pictures
     ]
     assert [picture.size[0] for picture in pictures] == [
-        branch.size for branch in (rule.high, rule.low) if branch
+        tower.size for tower in (settings.sam, settings.siglip) if tower
     ]
-    square = np.array(to_square(load_image(ImageRef(path, "a"), "x"), rule))
+    square = np.array(to_square(load_image(ImageRef(path, "a"), "x"), settings))
     assert torch.equal(torch.from_numpy(np.array(pictures[0])), torch.from_numpy(square))

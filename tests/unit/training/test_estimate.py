@@ -44,10 +44,12 @@ def batch_of(model: PreTrainedModel) -> Batch:
         labels=labels,
         loss_weights=(labels != IGNORE_INDEX).float(),
         position_ids=torch.arange(tokens).expand_as(ids).clone(),
-        segments=torch.zeros_like(ids),
-        branches=torch.zeros_like(ids),
-        pixel_values=torch.randn(rows, 3, 32, 32),
-        high_res_pixel_values=torch.randn(rows, 3, 64, 64),
+        segment_ids=torch.zeros_like(ids),
+        branch_ids=torch.zeros_like(ids),
+        vision_inputs={
+            "pixel_values": torch.randn(rows, 3, 32, 32),
+            "high_res_pixel_values": torch.randn(rows, 3, 64, 64),
+        },
         image_index=torch.arange(rows),
         sources=[""] * rows,
     )

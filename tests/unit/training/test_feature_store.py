@@ -20,14 +20,14 @@ from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.evaluation.generate import generate_ids
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part_names
-from dsvl_tune.families.deepseek_vl.vision_features import frozen_features_of
+from dsvl_tune.families.deepseek_vl.vision_features import cacheable_features
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.training.feature_cache import FeatureExtractor, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
 FULL, LORA = PartPlan("full"), PartPlan("lora", rank=4)
-ALIGNER = {"low", "high"}
+ALIGNER = {"siglip", "sam"}
 PLANS: dict[str, tuple[dict[str, PartPlan], set[str]]] = {
     "aligner frozen": ({}, {"aligned"}),
     "aligner trained": ({"aligner": FULL}, ALIGNER),
@@ -35,11 +35,11 @@ PLANS: dict[str, tuple[dict[str, PartPlan], set[str]]] = {
     "nothing but the aligner": ({"aligner": FULL, "language_model": PartPlan()}, ALIGNER),
     "stage 1": (
         {"aligner": FULL, "downsample": FULL, "sam_neck_hd": FULL},
-        {"low", "sam_neck", "sam_global"},
+        {"siglip", "sam_neck", "sam_global"},
     ),
-    "sam_neck": ({"sam_neck": FULL}, {"low", "sam_last", "sam_neck_hd"}),
-    "both necks": ({"sam_neck": FULL, "sam_neck_hd": FULL}, {"low", "sam_last", "sam_global"}),
-    "downsample": ({"downsample": FULL}, {"low", "sam_neck", "sam_neck_hd"}),
+    "sam_neck": ({"sam_neck": FULL}, {"siglip", "sam_last", "sam_neck_hd"}),
+    "both necks": ({"sam_neck": FULL, "sam_neck_hd": FULL}, {"siglip", "sam_last", "sam_global"}),
+    "downsample": ({"downsample": FULL}, {"siglip", "sam_neck", "sam_neck_hd"}),
 }
 
 
@@ -89,13 +89,14 @@ def model_of(checkpoint: Path, overrides: dict[str, PartPlan]) -> tuple[PreTrain
 
 
 def data_of(
-    checkpoint: Path, rows: Path, half: FeatureExtractor | None = None
+    checkpoint: Path, rows: Path, extractor: FeatureExtractor | None = None
 ) -> InstructDataModule:
     data = InstructDataModule(
         str(rows), validation=str(rows), checkpoint=str(checkpoint), batch_size=2, seed=1
     )
     data.setup("fit")
-    data.features = half.store if half else None
+    if extractor:
+        data.use_feature_cache(extractor.cache)
     return data
 
 
@@ -105,18 +106,18 @@ def open_(
     return open_feature_extractor(model, plan, str(root), dtype, 1.0, "32-true")
 
 
-def seen(data: InstructDataModule, half: FeatureExtractor | None) -> Iterator[Batch]:
+def batches_of(data: InstructDataModule, extractor: FeatureExtractor | None) -> Iterator[Batch]:
     for batch in data.train_dataloader():
         batch = data.on_after_batch_transfer(batch, 0)
-        yield half.see(batch, nullcontext()) if half else batch
+        yield extractor.with_features(batch, nullcontext()) if extractor else batch
 
 
 def step(
-    model: PreTrainedModel, data: InstructDataModule, half: FeatureExtractor | None
+    model: PreTrainedModel, data: InstructDataModule, extractor: FeatureExtractor | None
 ) -> dict[str, Tensor]:
     """The loss of each micro-batch, the gradient of all of them together, and the answers."""
     found: dict[str, Tensor] = {}
-    for i, batch in enumerate(seen(data, half)):
+    for i, batch in enumerate(batches_of(data, extractor)):
         loss = supervised_loss(model, batch).loss
         loss.backward()
         found[f"loss {i}"] = loss.detach()
@@ -124,7 +125,9 @@ def step(
     model.zero_grad(set_to_none=True)
     (prompts,) = (data.on_after_batch_transfer(prompts, 0) for prompts in data.val_dataloader()[1])
     answers = generate_ids(
-        model, half.see(prompts, nullcontext()) if half else prompts, max_new_tokens=5
+        model,
+        extractor.with_features(prompts, nullcontext()) if extractor else prompts,
+        max_new_tokens=5,
     )
     return found | {"answers": answers}
 
@@ -138,8 +141,8 @@ def assert_equal(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert torch.equal(got["answers"], wanted["answers"])
 
 
-def entries(half: FeatureExtractor) -> list[Path]:
-    return sorted((half.store.root / half.store.folder).rglob("*.safetensors"))
+def entries(extractor: FeatureExtractor) -> list[Path]:
+    return sorted((extractor.cache.root / extractor.cache.folder).rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -156,125 +159,130 @@ def test_steps_with_features_equal_steps_with_pixels(
         float(tensor.abs().max()) > 1e-3 for key, tensor in wanted.items() if "aligner" in key
     ) == ("aligner" in overrides)
 
-    half = open_(model, plan, tmp_path)
-    assert set(half.halves) == (cut if hybrid else cut - {"high"})
-    data = data_of(checkpoint, rows, half)
-    assert not data.all_stored()
+    extractor = open_(model, plan, tmp_path)
+    assert set(extractor.producers) == (cut if hybrid else cut - {"sam"})
+    data = data_of(checkpoint, rows, extractor)
+    assert not data.has_all_features()
     assert_equal(
-        step(model, data, half), wanted
+        step(model, data, extractor), wanted
     )  # nothing was stored: every image is made, and kept
-    assert len(entries(half)) == 4 and data.all_stored()
+    assert len(entries(extractor)) == 4 and data.has_all_features()
 
     batches = list(data.train_dataloader())
-    assert all(batch.pixel_values is None for batch in batches)
+    assert not any(batch.vision_inputs for batch in batches)
     assert sum(len(next(iter(batch.features.values()))) for batch in batches if batch.features) >= 4
-    assert_equal(step(model, data, half), wanted)
+    assert_equal(step(model, data, extractor), wanted)
 
-    for path in entries(half):  # take one away so that some batch has both kinds
+    for path in entries(extractor):  # take one away so that some batch has both kinds
         path.rename(tmp_path / "away")
-        kinds = [
-            (b.features is not None, b.pixel_values is not None) for b in data.train_dataloader()
-        ]
+        kinds = [(bool(b.features), bool(b.vision_inputs)) for b in data.train_dataloader()]
         if (True, True) in kinds:
             break
         (tmp_path / "away").rename(path)
-    assert (True, True) in kinds and not data.all_stored()
-    assert_equal(step(model, data, half), wanted)
+    assert (True, True) in kinds and not data.has_all_features()
+    assert_equal(step(model, data, extractor), wanted)
 
-    half.leave_out()
+    extractor.unload()
     assert not any(name.startswith("model.vision_model.") for name, _ in model.named_parameters())
-    assert_equal(step(model, data, half), wanted)
+    assert_equal(step(model, data, extractor), wanted)
 
 
 def test_a_missing_image_without_towers_is_told(
     hybrid_checkpoint: Path, rows: Path, tmp_path: Path
 ) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
-    half = open_(model, plan, tmp_path)
-    data = data_of(hybrid_checkpoint, rows, half)
-    list(seen(data, half))
-    half.leave_out()
-    path = entries(half)[0]
+    extractor = open_(model, plan, tmp_path)
+    data = data_of(hybrid_checkpoint, rows, extractor)
+    list(batches_of(data, extractor))
+    extractor.unload()
+    path = entries(extractor)[0]
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     with pytest.raises(UserError, match=r"rows\.jsonl.*--ckpt_path last"):
-        list(seen(data, half))
-    assert not data.all_stored()  # the damaged entry is gone, so the next start loads the towers
+        list(batches_of(data, extractor))
+    assert (
+        not data.has_all_features()
+    )  # the damaged entry is gone, so the next start loads the towers
 
 
 def test_bfloat16_is_within_its_bound_and_the_same_in_every_epoch(
     hybrid_checkpoint: Path, rows: Path, tmp_path: Path
 ) -> None:
     model, plan = model_of(hybrid_checkpoint, {"aligner": FULL})
-    exact, half = (
+    exact, extractor = (
         open_(model, plan, tmp_path / "exact"),
         open_(model, plan, tmp_path / "half", "bfloat16"),
     )
-    first = [batch.features for batch in seen(data_of(hybrid_checkpoint, rows, half), half)]
-    again = [batch.features for batch in seen(data_of(hybrid_checkpoint, rows, half), half)]
-    plain = [batch.features for batch in seen(data_of(hybrid_checkpoint, rows, exact), exact)]
+    first = [
+        batch.features
+        for batch in batches_of(data_of(hybrid_checkpoint, rows, extractor), extractor)
+    ]
+    again = [
+        batch.features
+        for batch in batches_of(data_of(hybrid_checkpoint, rows, extractor), extractor)
+    ]
+    plain = [batch.features for batch in batches_of(data_of(hybrid_checkpoint, rows, exact), exact)]
     for made, stored, wanted in zip(first, again, plain, strict=True):
-        for name in wanted or {}:
-            assert made and stored and wanted
+        for name in wanted:
             assert made[name].dtype == torch.float32 and torch.equal(made[name], stored[name])
             assert ((made[name] - wanted[name]).abs() <= wanted[name].abs() * 2**-8).all()
-    assert half.store.entry_bytes * 2 == exact.store.entry_bytes
+    assert extractor.cache.entry_bytes * 2 == exact.cache.entry_bytes
 
 
 def test_what_changes_is_a_miss(hybrid_checkpoint: Path, rows: Path, tmp_path: Path) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
-    half = open_(model, plan, tmp_path)
-    data = data_of(hybrid_checkpoint, rows, half)
-    list(seen(data, half))
-    assert data.all_stored()
+    extractor = open_(model, plan, tmp_path)
+    data = data_of(hybrid_checkpoint, rows, extractor)
+    list(batches_of(data, extractor))
+    assert data.has_all_features()
 
-    folders = {half.store.folder}
+    folders = {extractor.cache.folder}
     tower = model.model.high_res_vision_model.vision_encoder.layers[1].mlp.lin1.weight
     with torch.no_grad():
         tower[3, 4] = torch.nextafter(tower[3, 4], torch.tensor(9.0))  # one bit
-    folders.add(open_(model, plan, tmp_path).store.folder)
+    folders.add(open_(model, plan, tmp_path).cache.folder)
     model.config.vision_config.layer_norm_eps *= 2
-    folders.add(open_(model, plan, tmp_path).store.folder)
-    folders.add(open_(model, plan, tmp_path, "bfloat16").store.folder)
+    folders.add(open_(model, plan, tmp_path).cache.folder)
+    folders.add(open_(model, plan, tmp_path, "bfloat16").cache.folder)
     folders.add(
         open_feature_extractor(
             model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed"
-        ).store.folder
+        ).cache.folder
     )
-    folders.add(open_(model, plan | {"aligner": FULL}, tmp_path).store.folder)
+    folders.add(open_(model, plan | {"aligner": FULL}, tmp_path).cache.folder)
     assert len(folders) == 6
     assert (
-        open_(model, plan | {"lm_head": FULL}, tmp_path).store.folder in folders
+        open_(model, plan | {"lm_head": FULL}, tmp_path).cache.folder in folders
     )  # what comes after is no matter
 
     assert data.processor is not None
-    rule = data.processor.image_rule
-    data.processor = replace(data.processor, image_rule=replace(rule, background=(1, 2, 3)))
-    assert not data.all_stored()
+    settings = replace(data.processor.image_settings, background=(1, 2, 3))
+    data.processor = replace(data.processor, image_settings=settings)
+    assert not data.has_all_features()
 
 
 def test_images_are_known_by_their_bytes(
     hybrid_checkpoint: Path, rows: Path, tmp_path: Path
 ) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
-    half = open_(model, plan, tmp_path / "store")
-    list(seen(data_of(hybrid_checkpoint, rows, half), half))
+    extractor = open_(model, plan, tmp_path / "store")
+    list(batches_of(data_of(hybrid_checkpoint, rows, extractor), extractor))
     for picture in rows.parent.glob("*.png"):
         (tmp_path / picture.name).write_bytes(picture.read_bytes())
     copy = tmp_path / "rows.jsonl"
     copy.write_text(rows.read_text())
-    assert data_of(hybrid_checkpoint, copy, half).all_stored()
+    assert data_of(hybrid_checkpoint, copy, extractor).has_all_features()
     Image.open(tmp_path / "1.png").rotate(180).save(tmp_path / "1.png")
-    data = data_of(hybrid_checkpoint, copy, half)
-    assert not data.all_stored()
-    list(seen(data, half))
-    assert len(entries(half)) == 5 and data.all_stored()
+    data = data_of(hybrid_checkpoint, copy, extractor)
+    assert not data.has_all_features()
+    list(batches_of(data, extractor))
+    assert len(entries(extractor)) == 5 and data.has_all_features()
 
 
 @pytest.mark.parametrize("part", ["siglip", "sam"])
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_tower_that_trains_is_refused(part: str, mode: Any) -> None:
     with pytest.raises(UserError, match=rf"{part} trains \({mode}\)"):
-        frozen_features_of(make_plan("lora", {part: PartPlan(mode)}))
+        cacheable_features(make_plan("lora", {part: PartPlan(mode)}))
 
 
 def test_towers_that_drop_out_are_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Sample, Turn
 from dsvl_tune.data.encoding.batches import make_batch
-from dsvl_tune.data.encoding.collate import collate
-from dsvl_tune.data.encoding.packing import tree
+from dsvl_tune.data.encoding.collate import collate, normalize_images
+from dsvl_tune.data.encoding.packing import merge_tree
 from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
@@ -55,13 +55,10 @@ def rows() -> list[list[Conversation]]:
     ]
 
 
-def alone(model: PreTrainedModel, sample: Sample) -> tuple[Tensor, float]:
+def alone(model: PreTrainedModel, sample: Sample, processor: Processor) -> tuple[Tensor, float]:
     """Weighted loss sum and weight of one conversation, by the transformers class as a user would call it."""
-    pixels = {}
-    if sample.images:
-        pixels["pixel_values"] = torch.stack([image.low for image in sample.images])
-        if sample.images[0].high is not None:
-            pixels["high_res_pixel_values"] = torch.stack([image.high for image in sample.images])  # type: ignore[misc]
+    batch = normalize_images(collate([sample], processor.pad_id), processor)
+    pixels = {name: tensor[batch.image_index] for name, tensor in batch.vision_inputs.items()}
     ids = torch.tensor([sample.input_ids])
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **pixels).logits[0]
     labels, weights = torch.tensor(sample.labels), torch.tensor(sample.loss_weights)
@@ -85,16 +82,16 @@ def test_conversations_in_a_batch_equal_conversations_alone(
     processor: Processor = load_processor(checkpoint)
     model = load_model(checkpoint)
     batch = make_batch(rows, processor, None, "error", pack_tokens)
+    batch = normalize_images(batch, processor)
     assert len(batch.input_ids) == {None: 3, 190: 2, 1000: 1}[pack_tokens]
-    assert batch.pixel_values is not None
-    assert len(batch.pixel_values) == 3  # four slots show three pictures
+    assert len(batch.vision_inputs["pixel_values"]) == 3  # four slots show three pictures
     sums = supervised_loss(model, batch)
     sums.loss.backward()
     together = gradients(model)
 
     expected_sums = torch.zeros(2, 2)
     for sample in [encode(conversation, processor) for row in rows for conversation in row]:
-        part, part_weight = alone(model, sample)
+        part, part_weight = alone(model, sample, processor)
         part.backward()
         expected_sums[int(bool(sample.images))] += torch.tensor([part.item(), part_weight])
     expected = gradients(model)
@@ -116,9 +113,10 @@ def test_questions_of_a_tree_do_not_see_each_other(
     processor = load_processor(hybrid_checkpoint)
     model = load_model(hybrid_checkpoint)
     first, second = (encode(c, processor) for c in rows[0])
-    joined = collate([tree([first, second], processor.image_token_id)], processor.pad_id)
+    joined = collate([merge_tree([first, second])], processor.pad_id)
+    joined = normalize_images(joined, processor)
     plain = supervised_loss(model, joined).loss.item()
-    joined.branches.clamp_(max=0)  # one branch: everything before is seen
+    joined.branch_ids.clamp_(max=0)  # one branch: everything before is seen
     assert supervised_loss(model, joined).loss.item() != pytest.approx(plain, rel=1e-4)
 
 
@@ -129,14 +127,15 @@ def test_a_batch_without_trees_needs_no_mask(
     processor = load_processor(checkpoint)
     model = load_model(checkpoint)
     batch = make_batch([row[:1] for row in rows], processor, None, "error")
-    assert (batch.branches < 0).any()
-    given = decoder_attention(model, batch.segments, batch.branches, batch.position_ids)
+    batch = normalize_images(batch, processor)
+    assert (batch.branch_ids < 0).any()
+    given = decoder_attention(model, batch.segment_ids, batch.branch_ids, batch.position_ids)
     assert given == {"attention_mask": None, "position_ids": None}
     found = []
     for _ in range(2):
         loss = supervised_loss(model, batch).loss
         loss.backward()
         found.append({"loss": loss.detach(), **gradients(model)})
-        batch.segments += 1  # the same batch, now with a mask, because segments are counted from 0
+        batch.segment_ids += 1  # the same batch with a mask, because segments count from 0
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=1e-5, msg=name)

@@ -18,13 +18,15 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
+from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
 from dsvl_tune.families.deepseek_vl.processor import load_processor
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.runtime.activation_checkpointing import MODULES, checkpoint_activations
+from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.objectives.supervised import encode_images, supervised_loss
+from dsvl_tune.training.objectives.supervised import supervised_loss
 from dsvl_tune.training.optim import make_optimizer
 
 
@@ -35,7 +37,8 @@ def batch_of(checkpoint: Path) -> Batch:
     rows = [
         Conversation((Turn("user", parts), Turn("assistant", ("Yes.",))), "row") for parts in asked
     ]
-    return make_batch([rows[:2], rows[2:]], load_processor(checkpoint), None, "error")
+    processor = load_processor(checkpoint)
+    return normalize_images(make_batch([rows[:2], rows[2:]], processor, None, "error"), processor)
 
 
 def network(checkpoint: Path, **modes: str) -> PreTrainedModel:

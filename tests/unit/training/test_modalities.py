@@ -122,6 +122,7 @@ def test_each_modality_has_the_mean_of_its_own_tokens(
         logged = supervised_loss(model, batch).logged
         for source in batch.sources:
             one = make_batch([rows[source]], module.processor, None, "error")
+            one = module.on_after_batch_transfer(one, 0)
             sums = supervised_loss(model, one)
             alone[int("image" in Path(source).name)] += torch.stack([sums.loss, sums.weight])
     sums_by_modality = torch.stack([logged["loss_text"], logged["loss_image"]])
