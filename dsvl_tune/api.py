@@ -28,6 +28,7 @@ import lightning as L
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
 from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.evaluation.chat_model import ChatModel, load_model
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import read_settings
@@ -47,7 +48,15 @@ from dsvl_tune.training.run.quiet import quiet_lightning
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 from dsvl_tune.training.run.trainer import TRAINER_DEFAULTS, training_trainer
 
-__all__ = ["FinetuneModule", "PartPlan", "Run", "UserError", "fit"]
+__all__ = [
+    "ChatModel",
+    "FinetuneModule",
+    "PartPlan",
+    "Run",
+    "UserError",
+    "fit",
+    "load_model",
+]
 
 
 @dataclass(frozen=True)
