@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.checkpoint import resolve_checkpoint
 from dsvl_tune.core.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.core.errors import UserError
@@ -85,13 +84,9 @@ def account_text(source: Weights, written: Weights) -> str:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command; SRC and DST are positional, the layout and the flag are named."""
-    description = str(inspect.getdoc(convert)).partition("\n\nArgs:")[0]
-    parser = CommandParser(prog="dsvl-tune convert", description=description)
-    parser.add_function_arguments(convert, as_positional=True, skip={"to", "overwrite"})
+    parser = command_parser(convert, skip={"to", "overwrite"})
     parser.add_argument("--to", type=Layout, required=True, help="layout to write")
     parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace DST if it exists, once the new checkpoint is complete",
+        "--overwrite", action="store_true", help="replace DST once the new checkpoint is complete"
     )
-    convert(**vars(parser.parse_args(arguments[1:])))
+    convert(**vars(parser.parse_args(arguments)))

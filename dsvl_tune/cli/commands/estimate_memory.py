@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
@@ -16,6 +14,8 @@ from dsvl_tune.families import open_sizes
 from dsvl_tune.families.base import PartPlan, Plan
 from dsvl_tune.models.build import Adaptation, adapted_model
 from dsvl_tune.models.finetuning.quantization import quantization_of
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.memory.estimate import Estimate, cached_feature_bytes, estimate
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes
 
@@ -34,22 +34,12 @@ half gigabyte, unused blocks of its allocator, generation of answers. All keys o
 given, as with fit."""
 
 
-class ParsedRecipe(RecipeCLI):
-    """The command line up to the parsed recipe; nothing is built or fetched."""
-
-    def instantiate_classes(self) -> None:
-        """Leave model, data and trainer as they are written."""
-
-
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser("estimate-memory", DESCRIPTION)
     parser.add_argument(
         "--tokens",
-        type=PositiveInt,
+        type=PositiveInt | None,
         help="tokens of a row, those of its images included (default: the most allowed)",
     )
     parser.add_argument(
@@ -57,18 +47,17 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--supervised",
-        type=PositiveInt,
+        type=PositiveInt | None,
         help="supervised tokens of a row (default: all but images')",
     )
-    options, rest = parser.parse_known_args(arguments[1:])
-    recipe = ParsedRecipe(rest, run=False).config
+    recipe = Recipe.parse(parser, arguments).config
     checkpoint = open_sizes(recipe.model.checkpoint)
-    shape = row_shape(options, recipe.data.init_args, checkpoint)
+    shape = row_shape(recipe, recipe.data.init_args, checkpoint)
     plan, found = estimate_recipe(recipe, checkpoint, shape)
     print(report(recipe, checkpoint, plan, shape, found))
 
 
-def row_shape(options: argparse.Namespace, data: Any, checkpoint: Checkpoint) -> RowShape:
+def row_shape(options: Any, data: Any, checkpoint: Checkpoint) -> RowShape:
     """The micro-batch on one GPU.
 
     Args:
