@@ -23,7 +23,6 @@ import torch
 from rig_inputs import write_inputs
 from torch.utils.data import DataLoader
 
-from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
@@ -32,6 +31,7 @@ from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.training.memory.estimate import estimate
 from dsvl_tune.training.memory.fake_step import RowShape
 from dsvl_tune.training.module import FinetuneModule, torch_dtype
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 # checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, supervised tokens
 CONFIGURATIONS: list[tuple[str, str, str, bool, int, int, int, int]] = [
@@ -113,7 +113,8 @@ def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: Ro
         callbacks=[ResetPeak()],
         precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
     )
-    trainer.fit(module, DataLoader([batch] * 2, batch_size=None))  # type: ignore[arg-type]
+    with quiet_lightning():
+        trainer.fit(module, DataLoader([batch] * 2, batch_size=None))  # type: ignore[arg-type]
 
 
 def read_outline_of(module: FinetuneModule) -> Any:
@@ -126,7 +127,6 @@ def read_outline_of(module: FinetuneModule) -> Any:
 def measure(number: int, folder: Path) -> None:
     """Print measured and estimated bytes of one configuration as a JSON line."""
     name, preset, dtype, checkpointing, *sizes = CONFIGURATIONS[number]
-    quieten()
     shape = RowShape(*sizes)
     fit("embedded", preset, dtype, checkpointing, RowShape(1, 80, 1, 8))  # loads every library
     gc.collect()

@@ -102,6 +102,7 @@ class FinetuneModule(AnsweringModule):
     ) -> None:
         folder = resolve_checkpoint(checkpoint)
         super().__init__(load_processor(folder), max_new_tokens, objective)
+        self.save_hyperparameters(logger=False)  # for config.yaml; run checkpoints omit them
         self.folder = folder
         self.strict_loading = (
             False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
@@ -255,6 +256,9 @@ class FinetuneModule(AnsweringModule):
             name: t for name, t in checkpoint["state_dict"].items() if name in trained
         }
         checkpoint["nonfinite_steps"] = self.nonfinite_steps.seen
+        # Constructor arguments are in config.yaml; here they would be pickled Python objects.
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_NAME, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""

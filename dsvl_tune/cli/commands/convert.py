@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.checksums import check_sums, read_sums, write_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder
@@ -99,12 +98,10 @@ def has_published_towers(folder: Path) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Entry of the command; SRC and DST by place, the layout and the one flag by name."""
-    description = str(inspect.getdoc(convert)).partition("\n\nArgs:")[0]
-    parser = CommandParser(prog="dsvl-tune convert", description=description)
-    parser.add_function_arguments(convert, as_positional=True, skip={"to", "overwrite"})
+    """Entry of the command."""
+    parser = command_parser(convert, skip={"to", "overwrite"})
     parser.add_argument("--to", type=Layout, required=True, help="layout to write")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace DST, once the new checkpoint is complete"
+        "--overwrite", action="store_true", help="replace DST once the new checkpoint is complete"
     )
-    convert(**vars(parser.parse_args(arguments[1:])))
+    convert(**vars(parser.parse_args(arguments)))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from transformers import PretrainedConfig
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, fit_plan, make_plan
 from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.quantization import quantization_of
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.memory.estimate import Estimate, estimate, stored_feature_bytes
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes
 from dsvl_tune.training.module import torch_dtype
@@ -33,22 +33,12 @@ counted: CUDA's own half gigabyte, unused blocks of its allocator, generation of
 given, as with fit."""
 
 
-class ParsedRecipe(RecipeCLI):
-    """The command line up to the parsed recipe; nothing is built or fetched."""
-
-    def instantiate_classes(self) -> None:
-        """Leave model, data and trainer as they are written."""
-
-
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser("estimate-memory", DESCRIPTION)
     parser.add_argument(
         "--tokens",
-        type=PositiveInt,
+        type=PositiveInt | None,
         help="tokens of a row, images' too (default: the most allowed)",
     )
     parser.add_argument(
@@ -56,18 +46,17 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--supervised",
-        type=PositiveInt,
+        type=PositiveInt | None,
         help="supervised tokens of a row (default: all but images')",
     )
-    options, rest = parser.parse_known_args(arguments[1:])
-    recipe = ParsedRecipe(rest, run=False).config
+    recipe = Recipe.parse(parser, arguments).config
     config = read_outline(recipe.model.checkpoint)
-    shape = row_shape(options, recipe.data.init_args, config)
+    shape = row_shape(recipe, recipe.data.init_args, config)
     plan, found = estimate_recipe(recipe, config, shape)
     print(report(recipe, config, plan, shape, found))
 
 
-def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) -> RowShape:
+def row_shape(options: Any, data: Any, config: PretrainedConfig) -> RowShape:
     """The micro-batch on one GPU.
 
     Raises:

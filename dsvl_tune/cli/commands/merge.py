@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt
 
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.checksums import write_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.core.weight_headers import read_json
+from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
 from dsvl_tune.export.model_card import run_sections, verified_text, write_card
 from dsvl_tune.export.trained_tensors import trained_folder
@@ -26,6 +26,7 @@ from dsvl_tune.export.write_weights import Layout, compare_weights
 from dsvl_tune.families.deepseek_vl.parts import part_of
 from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.run.manifest import checkpoint_hashes
 
 Dtype = Literal["base", "float32", "bfloat16", "float16"]
@@ -63,10 +64,16 @@ def merge(
     name = base or read_recipe(run)["model"]["checkpoint"]
     folder = resolve_checkpoint(name)
     same_base = is_runs_base(run, folder, given=base is not None)
-    recipe = ["--config", str(run / "config.yaml"), "--model.checkpoint", name]
-    prompts = held_out_prompts(recipe, rows) if rows else None
+    changes = {"model.checkpoint": name}
+    if rows:
+        changes["data.init_args.eval_batch_size"] = str(rows)
+    recipe = Recipe.load(run / "config.yaml", changes)
+    prompts = held_out_prompts(recipe.data) if rows else None
     out = out or run / "merged"
-    with trained_folder(run, checkpoint, recipe) as adapter, whole_folder(out) as partial:
+    with (
+        trained_folder(run, checkpoint, lambda: recipe.model) as adapter,
+        whole_folder(out) as partial,
+    ):
         differing = write_merged(folder, adapter, partial, layout, dtype)
         report = {"layout": layout, "dtype": main_dtype(partial), "rows": 0}
         if prompts is not None:
@@ -133,13 +140,8 @@ def write_merged(
     )
 
 
-def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
-    """The first held-out questions of a run's own data; the recipe as `fit` takes it."""
-    from dsvl_tune.cli.finetune_cli import (
-        RecipeCLI,  # brings lightning, which merging alone does not need
-    )
-
-    data = RecipeCLI([*recipe, "--data.init_args.eval_batch_size", str(rows)], run=False).datamodule
+def held_out_prompts(data: ConversationDataModule) -> Prompts:
+    """The first held-out questions of a run's own data, as many as it answers at a time."""
     data.setup("test")
     prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return prompts
@@ -147,10 +149,5 @@ def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(
-        merge,
-        args=arguments[1:],
-        prog="dsvl-tune merge",
-        as_positional=True,
-        parser_class=CommandParser,
-    )
+    parser = command_parser(merge)
+    merge(**vars(parser.parse_args(arguments)))

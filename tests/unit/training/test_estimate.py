@@ -117,7 +117,7 @@ def test_the_command_needs_config_json_alone(
         "--model.parts",
         "null",
     ]
-    main(["estimate-memory", *keys, "--model.preset", "full", "--tokens", "300"])
+    main([*keys, "--model.preset", "full", "--tokens", "300"])
 
     with safe_open(hybrid_checkpoint / "model.safetensors", framework="pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)
@@ -138,4 +138,4 @@ def test_a_row_that_cannot_hold_its_image_is_refused(hybrid_checkpoint: Path) ->
         "16",
     ]
     with pytest.raises(UserError, match="images take 16 tokens"):
-        main(["estimate-memory", *keys])
+        main([*keys])
