@@ -1,4 +1,4 @@
-"""SHA256SUMS: the hash of every file of a written checkpoint, in the form that `sha256sum -c` reads.
+"""SHA256SUMS: hashes of all files of a written checkpoint, for `sha256sum -c`.
 
 It reveals a flipped bit among the weights. In a checkpoint without it, such a bit is a weight like
 any other.

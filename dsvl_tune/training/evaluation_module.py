@@ -1,4 +1,4 @@
-"""The half of the LightningModule that trains nothing: losses and answers of a model, for validation, test, predict."""
+"""Losses and answers of a model, for validation, test and predict."""
 
 from __future__ import annotations
 

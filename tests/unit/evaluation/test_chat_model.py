@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dsvl_tune
-from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
+from dsvl_tune.families.deepseek_vl.tokenizer import read_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 QUESTION = "Describe the image in one sentence."
@@ -20,7 +20,7 @@ def test_the_answer_is_the_golden_one(family: str) -> None:
     model = dsvl_tune.load_model(GOLDEN / family / "checkpoint", device="cpu")
     chart = GOLDEN / family / "images" / "chart.png"
     ids = load_file(GOLDEN / family / "logits.safetensors")["gen_one_image.greedy_ids"]
-    golden = load_tokenizer(GOLDEN / family / "checkpoint").decode(ids).strip()
+    golden = read_tokenizer(GOLDEN / family / "checkpoint").decode(ids).strip()
     assert model.answer(QUESTION, chart, max_new_tokens=12) == golden
     with Image.open(chart) as image:
         assert model.answer(QUESTION, image, max_new_tokens=12) == golden
