@@ -68,7 +68,7 @@ def arguments(folder: Path, checkpoint: Path, *more: str) -> list[str]:
         str(folder / "train.jsonl"),
     ]
     held = ["--data.test", str(folder / "test.jsonl")]
-    return ["check-data", "--model.checkpoint", str(checkpoint), *data, *held, *more]
+    return ["--model.checkpoint", str(checkpoint), *data, *held, *more]
 
 
 def test_every_fault_is_reported_with_its_place(

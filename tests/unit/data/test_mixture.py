@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Conversation
 from dsvl_tune.data.encoding.tokenize import tokenize
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.data.validation import row_stats
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, MixtureDataModule
+from dsvl_tune.recipe.recipe import Recipe
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_a_recipe_names_sources_and_ramp(
 ) -> None:
     recipe = tmp_path / "mix.yaml"
     recipe.write_text(RECIPE.format(checkpoint=hybrid_checkpoint, **files))
-    data = RecipeCLI(["--config", str(recipe)], run=False).datamodule
+    data = Recipe.load(recipe).data
     assert isinstance(data, MixtureDataModule)
     assert data.text_ratio == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")
