@@ -1,4 +1,4 @@
-"""The half of the LightningModule that trains nothing: losses and answers of a model, for validation, test, predict."""
+"""The part of the LightningModule without training: losses and answers of a model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AnsweringModule(L.LightningModule):
     """A complete model that computes losses and answers questions.
 
     Args:
-        processor: the checkpoint's.
+        processor: of the checkpoint.
         max_new_tokens: longest answer that is generated.
         objective: computes the loss of a batch.
     """

@@ -46,17 +46,20 @@ def chat(
     """Answer about images: once with --prompt, else as a conversation.
 
     Args:
-        model: checkpoint: a folder (merged or base), a hub name, or "embedded".
-        image: picture shown with the first question, before its text or where that says <image>; several as --image+
-            a.png --image+ b.png.
-        prompt: the question; leave it out to talk: a line is a question, a line "/image PATH" shows a picture with the
-            next one, an empty line ends it.
-        adapter: a run's adapter folder, put onto the model.
+        model: base checkpoint: a folder (merged or not), a hub name, or "embedded".
+        image: picture shown with the first question, before its text or at its <image>; several
+            as --image+ a.png --image+ b.png.
+        prompt: the question. Without it a conversation begins: a line is a question, a line
+            "/image PATH" shows a picture with the next question, an empty line ends it.
+        adapter: adapter folder of a run, applied to the model.
         system: system prompt; default: the checkpoint's own, "" for none.
-        temperature: 0 takes the likeliest token each time; above 0, tokens are drawn, at 0.2 as by the official demo.
-        top_p: share of the probability that is drawn from (default: 0.95, the official demo's).
-        repetition_penalty: of tokens that the answer has already; 1 for none (default: 1.1, the official demo's).
-        seed: of the drawing.
+        temperature: 0 takes the most likely token each time; above 0 samples tokens (the official
+            demo: 0.2).
+        top_p: total probability of the tokens to sample from (default: 0.95, as in the official
+            demo).
+        repetition_penalty: for tokens that the answer has already; 1 for none (default: 1.1, as in
+            the official demo).
+        seed: of sampling.
         max_new_tokens: longest answer.
         dtype: of the weights; auto is float32 on a CPU and bfloat16 on a GPU.
     """
@@ -75,30 +78,36 @@ def chat(
 def read_sampling(
     temperature: float, top_p: float | None, repetition_penalty: float | None
 ) -> Sampling | None:
-    """How to draw; None for the likeliest token each time.
+    """How to sample; None for the most likely token each time.
+
+    Args:
+        temperature: as in `chat`.
+        top_p: as in `chat`.
+        repetition_penalty: as in `chat`.
 
     Raises:
-        UserError: a value out of its range, or one that greedy answers would not heed.
+        UserError: a value out of its range, or one that has no effect on greedy answers.
     """
     given = {"top_p": top_p, "repetition_penalty": repetition_penalty}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if temperature == 0:
         for name, value in settings.items():
             raise UserError(
-                f"--{name} {value}: of no effect on greedy answers. Draw them: --temperature 0.2."
+                f"--{name} {value}: of no effect on greedy answers. Sample: --temperature 0.2."
             )
         return None
     sampling = Sampling(temperature, **settings)
     if temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.repetition_penalty <= 0:
         raise UserError(
             f"--temperature {temperature}, --top_p {sampling.top_p}, --repetition_penalty "
-            f"{sampling.repetition_penalty}: expected at least 0, above 0 and at most 1, and above 0."
+            f"{sampling.repetition_penalty}: expected at least 0, above 0 and at most 1, and "
+            "above 0."
         )
     return sampling
 
 
 def load(model: str, adapter: Path | None, dtype: DType) -> tuple[PreTrainedModel, Processor]:
-    """Network, in eval mode on the GPU if there is one, and processor."""
+    """Network, in eval mode and on the GPU if there is one, and processor."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
@@ -110,7 +119,11 @@ def load(model: str, adapter: Path | None, dtype: DType) -> tuple[PreTrainedMode
 
 
 def show(path: Path, source: str) -> ImageRef:
-    """A picture to be shown, proved to be one; `source` is for the error.
+    """A picture to be shown, checked to be one.
+
+    Args:
+        path: of the picture.
+        source: where it was named, for the error.
 
     Raises:
         UserError: as `load_image`.
@@ -123,6 +136,11 @@ def show(path: Path, source: str) -> ImageRef:
 def place(pictures: list[ImageRef], question: str, source: str) -> tuple[str | ImageRef, ...]:
     """The parts of a question: pictures where it has `<image>`, before the text if it has none.
 
+    Args:
+        pictures: shown with the question.
+        question: its text.
+        source: for the error.
+
     Raises:
         UserError: another number of placeholders than of pictures.
     """
@@ -134,7 +152,7 @@ def place(pictures: list[ImageRef], question: str, source: str) -> tuple[str | I
 
 
 def converse(talk: Talk) -> None:
-    """Heed one line after the other; what cannot be done is said, and the conversation goes on."""
+    """Handle one line after the other; an error is printed, and the conversation continues."""
     for line in lines():
         try:
             talk.handle(line)
@@ -143,7 +161,7 @@ def converse(talk: Talk) -> None:
 
 
 def lines() -> Iterator[str]:
-    """What is typed, until an empty line or the end."""
+    """Typed lines, until an empty one or the end of input."""
     while True:
         try:
             line = input("> ").strip()
@@ -162,7 +180,7 @@ class Talk:
         network: in eval mode.
         processor: of its checkpoint.
         system: system prompt; None takes the checkpoint's.
-        sampling: how to draw; None takes the likeliest token each time.
+        sampling: how to sample; None takes the most likely token each time.
         max_new_tokens: longest answer.
         pictures: shown with the next question.
         turns: questions and answers so far.
@@ -211,14 +229,14 @@ class Talk:
 
 
 class AnswerStreamer(TextStreamer):
-    """Prints an answer word by word, without the blank that it begins with."""
+    """Prints an answer word by word, without the space that it begins with."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.begun = False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Print what is new; at the end a newline too."""
+        """Print new text, and a newline at the end."""
         shown = text if self.begun else text.lstrip()
         self.begun = self.begun or bool(shown)
         print(shown, flush=True, end="\n" if stream_end else "")
