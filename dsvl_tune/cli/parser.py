@@ -203,7 +203,7 @@ def recipe_file(name: str) -> str:
     if Path(name).is_file():
         return name
     folders = [Path(root) / "recipes" for root in dsvl_tune.__path__]
-    shipped = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    shipped = {path.stem: path for folder in folders for path in sorted(folder.rglob("*.yaml"))}
     stem = Path(name).name.removesuffix(".yaml")
     if stem not in shipped:
         raise UserError(f"--config {name}: no such file; {unknown_name('recipe', stem, shipped)}")

@@ -13,6 +13,10 @@ from command_line import refused
 
 from dsvl_tune.cli.main import main
 
+BLEU = {
+    "class_path": "dsvl_tune.evaluation.metrics.torchmetrics_text.TorchmetricsText",
+    "init_args": {"metric": "torchmetrics.text.SacreBLEUScore"},
+}
 METRIC = '''
 from dsvl_tune.evaluation.metrics import Metric
 
@@ -45,7 +49,7 @@ class CorpusLength(Metric):
 
 @pytest.fixture
 def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe of three metrics, two of them in a module of the working directory."""
+    """A recipe of four metrics, two of them in a module of the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "user_metrics.py").write_text(METRIC, encoding="utf-8")
@@ -54,7 +58,7 @@ def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         "train_charts": 8,
         "validation_charts": 2,
         "test_charts": 2,
-        "metrics": [brevity, "user_metrics.CorpusLength", "relaxed_accuracy"],
+        "metrics": [brevity, "user_metrics.CorpusLength", "relaxed_accuracy", BLEU],
     }
     content = {
         "model": {"checkpoint": str(hybrid_checkpoint), "max_new_tokens": 8},
@@ -106,7 +110,9 @@ def test_a_run_measures_it_everywhere(recipe: Path, monkeypatch: pytest.MonkeyPa
         length = summary["after"][f"corpus_length/{question_type}"]
         assert length == len("".join(texts))
     for column in ("before", "after", "majority_baseline"):
-        assert {"brevity", "corpus_length", "relaxed_accuracy"} <= set(summary[column])
+        assert {"brevity", "corpus_length", "relaxed_accuracy", "SacreBLEUScore"} <= set(
+            summary[column]
+        )
 
     # The first metric picks the best checkpoint, in its own direction.
     figures = logged(folder, "val/brevity")

@@ -93,7 +93,7 @@ def train(
     }
     data = MixtureDataModule(
         rows,  # type: ignore[arg-type]
-        shares={"text": 1, "image": 1},
+        ratios={"text": 1, "image": 1},
         text_only=("text",),
         loss_weights={"text": 0.5},
         checkpoint=checkpoint,

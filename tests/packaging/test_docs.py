@@ -113,7 +113,7 @@ def test_every_command_and_option_exists(
 
 
 def test_every_recipe_named_exists() -> None:
-    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    recipes = {path.stem for path in (ROOT / "recipes").rglob("*.yaml")}
     for words in commands():
         named = [after for word, after in pairwise(words) if word == "--config"]
         shipped = {name for name in named if "/" not in name and not name.endswith(".yaml")}

@@ -50,6 +50,26 @@ def test_recipe_header(recipe: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "own"),
+    [
+        ("chartqa", "chartqa", []),
+        ("scienceqa", "scienceqa", []),
+        ("docvqa", "answers", ["--data.train", "rows.parquet"]),
+        ("textvqa", "answers", ["--data.train", "rows.parquet"]),
+        ("captions", "caption", ["--data.train", "rows.parquet"]),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["charts_lora", "deepseek_vl_7b_chat_lora"])
+def test_data_presets_follow_a_recipe(recipe: str, name: str, format: str, own: list[str]) -> None:
+    parsed = ParsedRecipe(["fit", "--config", recipe, "--config", name, *own])
+    assert parsed.run_folder == Path("runs") / recipe
+    data = parsed.config["fit"].data
+    assert data.class_path == "dsvl_tune.datamodules.InstructDataModule"
+    assert data.init_args.format == format
+    assert data.init_args.train.endswith(("parquet", "QA"))
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_checkpoints_have_recipes(name: str) -> None:
     config = ParsedRecipe(["fit", "--config", name]).config["fit"]

@@ -16,13 +16,13 @@ import torch
 from runs import Commands, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.sampling.epoch_sampler import StepSampler
+from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
 from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
 
 ROWS = 8
 ODD = "Zebra"
 BAD_STEP = 5
-BAD_ROW = StepSampler(ROWS, batch_size=1, seed=1).order(0)[BAD_STEP - 1]
+(BAD_ROW,) = EpochSampler(ROWS, 1, seed=1).rows_at(BAD_STEP - 1)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
 from dsvl_tune.core.types import Sample
 from dsvl_tune.data.encoding.batches import make_sample
-from dsvl_tune.data.readers.stream import StreamedRows
+from dsvl_tune.data.rows import Rows
 from dsvl_tune.report.data_preview import page
 
 DESCRIPTION = """\
@@ -37,10 +37,10 @@ def main(arguments: list[str]) -> None:
     data = RecipeCLI(recipe, run=False).datamodule
     data.setup("fit")
     rows = data.rows(options.split)
-    if not len(rows):
+    if rows.num_rows == 0:
         raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
     samples = first_samples(data, rows, options)
-    total = "a stream" if isinstance(rows, StreamedRows) else f"{len(rows):,}"
+    total = "a stream" if rows.num_rows is None else f"{rows.num_rows:,}"
     title = f"{options.split} rows, {len(samples)} of {total}"
     text = page(samples, data.processor, title)
     write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
@@ -63,12 +63,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args(arguments[1:])
 
 
-def first_samples(data: Any, rows: Any, options: argparse.Namespace) -> list[Sample]:
+def first_samples(data: Any, rows: Rows, options: argparse.Namespace) -> list[Sample]:
     """The rows to show, encoded; training rows in the order of training."""
-    numbers: Iterable[Any] = range(len(rows))
+    keys: Iterable[Any] = rows.keys()
     if options.split == "train":
-        numbers = chain.from_iterable(data.sampler(rows))
+        keys = chain.from_iterable(data.sampler(rows))
     return [
-        make_sample(rows[number], data.processor, data.max_tokens, data.on_overflow)
-        for number in islice(numbers, options.rows)
+        make_sample(rows[key], data.processor, data.max_tokens, data.on_overflow)
+        for key in islice(keys, options.rows)
     ]

@@ -29,5 +29,20 @@ def compile_layers(model: PreTrainedModel) -> None:
             "Install one, name it in the environment variable CXX, or leave model.compile out."
         )
     torch._dynamo.config.recompile_limit = 16
+    separate_caches()
     for layer in model.model.language_model.layers:
         layer.compile(dynamic=True)
+
+
+def separate_caches() -> None:
+    """Let torch's compiler find in its cache only what it made for this processor's vector width.
+
+    Its keys leave that out. With a cache folder that machines share, or one that came with an image,
+    code for AVX-512 is compiled on a processor with AVX2 only, which gives wrong numbers and no
+    error (seen: gradients of 1e20), or does not compile at all.
+    """
+    from torch._inductor.cpu_vec_isa import pick_vec_isa  # takes seconds to import
+
+    width, tag = str(pick_vec_isa()), torch.compiler.config.cache_key_tag
+    if width not in tag:
+        torch.compiler.config.cache_key_tag = f"{tag}{width}"

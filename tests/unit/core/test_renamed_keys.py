@@ -26,7 +26,11 @@ from dsvl_tune.training.run.folder import place_run
         ("model.lr", None),
         ("overlong", None),
         ("model.best_by", None),
-        ("data.init_args.shares.overlong", None),  # a source may have any name
+        ("data.shares", "data.ratios"),
+        ("data.text_share.end", "data.text_ratio.end"),
+        # A source may have any name.
+        ("data.init_args.shares.overlong", "data.init_args.ratios.overlong"),
+        ("data.init_args.ratios.overlong", None),
         ("data.init_args.sources.overlong", None),
     ],
 )
@@ -43,6 +47,7 @@ data:
   init_args:
     whole_steps: true
     shares: {overlong: 1}
+    text_share: {start: 1.0, end: 0.7, steps: 10}
     sources:
       overlong: {class_path: ChartsDataModule, init_args: {overlong: truncate}}
 """
@@ -53,7 +58,8 @@ data:
   class_path: MixtureDataModule
   init_args:
     homogeneous_steps: true
-    shares: {overlong: 1}
+    ratios: {overlong: 1}
+    text_ratio: {start: 1.0, end: 0.7, steps: 10}
     sources:
       overlong: {class_path: ChartsDataModule, init_args: {on_overflow: truncate}}
 """
@@ -63,6 +69,8 @@ data:
         "best_by",
         "model.final_lr_share",
         "data.init_args.whole_steps",
+        "data.init_args.shares",
+        "data.init_args.text_share",
         "data.init_args.sources.overlong.init_args.overlong",
     ]
 
@@ -77,7 +85,8 @@ data:
             ["--data.sources.a", "{init_args: {overlong: truncate}}"],
             ["--data.sources.a", '{"init_args": {"on_overflow": "truncate"}}'],
         ),
-        (["--data.shares", "{overlong: 1}"], ["--data.shares", "{overlong: 1}"]),
+        (["--data.shares", "{overlong: 1}"], ["--data.ratios", "{overlong: 1}"]),
+        (["--data.shares.overlong", "1"], ["--data.ratios.overlong", "1"]),
         (["--prompt", "{is it?"], ["--prompt", "{is it?"]),
         (["runs/best_by", "--out", "best_by"], ["runs/best_by", "--out", "best_by"]),
     ],

@@ -1,4 +1,4 @@
-"""Files, folders and tables of rows: the same conversation out of every kind, and what damaged ones are told."""
+"""Files, folders and tables of rows: the same conversations from every format; damaged files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.conversations import open_conversations
+from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.images.load import load_image
-from dsvl_tune.data.readers import indexed_file as byte_rows
-from dsvl_tune.data.readers import json_array as json_list
+from dsvl_tune.data.readers.indexed_file import IndexedFile, mapped
+from dsvl_tune.data.readers.json_array import array_values
+from dsvl_tune.data.readers.lines import line_blocks
 from dsvl_tune.data.readers.open import open_rows
-from dsvl_tune.data.readers.stream import Stream, StreamedRows
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -40,8 +40,8 @@ def read(name: Path | str, **options: Any) -> list[Conversation]:
 
 
 def streamed(path: Path) -> list[Conversation]:
-    rows = StreamedRows(Stream([str(path)]))
-    return [one for record in rows.records() for one in rows[record]]
+    rows = ConversationRows(open_conversations(str(path), stream_seed=1))
+    return [one for row in rows for one in row]
 
 
 def said(conversation: Conversation) -> list[Any]:
@@ -239,7 +239,7 @@ def test_a_picture_inside_a_table_of_text(root: Path) -> None:
 )
 def test_some_rows_are_written_as_they_are(write: Any, root: Path) -> None:
     path = write(root)
-    (part,) = open_rows(str(path)).parts
+    (part,) = open_rows(str(path)).files
     out = root / f"kept{path.suffix if path.suffix != '.feather' else '.arrow'}"
     part.write([1], out)
     assert [said(row) for row in read(out)] == [said(row) for row in read(path)][1:2]
@@ -256,39 +256,53 @@ def test_some_rows_of_a_table_are_written_many_at_a_time(root: Path) -> None:
     ):
         writer.write_table(table)
     kept = [i for i in range(1000) if i % 3]
-    (part,) = open_rows(str(root / "all.arrow")).parts
+    (part,) = open_rows(str(root / "all.arrow")).files
     part.write(kept, root / "some.arrow")
     with pa.OSFile(str(root / "some.arrow"), "rb") as file:
         batches = list(pa.ipc.open_stream(file))
     assert pa.Table.from_batches(batches).equals(table.take(kept)) and len(batches) < 10
 
 
-def test_blocks_and_values_may_lie_anyhow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def blocks_of(text: str, size: int) -> list[bytes]:
+    content = text.encode()
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def test_a_file_may_be_cut_into_blocks_anywhere() -> None:
     """Every size of block, so that each byte of a text is once the first of one."""
     rows = [{"question": f'ö"\\{"x" * i}\n€😀', "answer": "[]{},:", "image": []} for i in range(4)]
-    path = root / "rows.json"
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-    lines = root / "rows.csv"
-    lines.write_text('question,answer\n"a\n""b"",",c\n"\n",d', encoding="utf-8")
-    for block in range(4, 60, 3):
-        for module in (byte_rows, json_list):
-            monkeypatch.setattr(module, "BLOCK", block)
-        assert [row.turns[0].parts[0] for row in read(path)] == [row["question"] for row in rows]
-        assert [row.turns[0].parts[0] for row in read(lines)] == ['a\n"b",', "\n"]
+    array = "\ufeff" + json.dumps(rows, ensure_ascii=False, indent=1)
+    lines = '\ufeffa\n\n   \n"x\n""y"",",c\r\n' + "d" * 30
+    whole = list(line_blocks([lines.encode()], quoted=True))
+    spans = np.concatenate([block.spans for block in whole])
+    assert spans[:, 2].tolist() == [1, 4, 5]
+    for size in range(1, 60):
+        found = list(array_values(blocks_of(array, size), "rows.json"))
+        assert [json.loads(text) for _, _, text in found] == rows
+        assert [array.encode()[start:end].decode() for start, end, _ in found] == [
+            text for _, _, text in found
+        ]
+        blocks = list(line_blocks(blocks_of(lines, size), quoted=True))
+        np.testing.assert_array_equal(np.concatenate([block.spans for block in blocks]), spans)
+        records = [
+            block.line(start, end) for block in blocks for start, end, _ in block.spans.tolist()
+        ]
+        assert records == [lines.encode()[start:end] for start, end, _ in spans.tolist()]
+        assert records[1] == b'"x\n""y"",",c\r'
 
 
 def test_a_row_costs_24_bytes_and_no_parsing(root: Path) -> None:
     path = root / "many.jsonl"
     path.write_bytes(b'{"messages": broken}\n' * 1000)
-    (part,) = open_rows(str(path)).parts
-    assert isinstance(part, byte_rows.ByteRows)
+    (part,) = open_rows(str(path)).files
+    assert isinstance(part, IndexedFile)
     assert part.spans.nbytes == 24_000 and part.spans.dtype == np.int64
 
 
 BAD = {
     "none.jsonl": (None, "cannot be read"),
     "none.parquet": (None, "cannot be read"),
-    "none/*.tar": (None, "no file is named so"),
+    "none/*.tar": (None, "no file has such a name"),
     "rows.xlsx": (b"x", "ends in '.xlsx'. Expected one of .jsonl"),
     "rows": (b"x", "ends in 'nothing'"),
     "empty.jsonl": (b"", "no rows"),
@@ -303,13 +317,13 @@ BAD = {
     "utf16.jsonl": ('{"messages": []}'.encode("utf-16"), "not UTF-8"),
     "open.json": (b'[{"messages": []}, {"mess', "row 2: not JSON"),
     "unclosed.json": (b'[{"messages": []}', "the end.*expected"),
-    "more.json": (b'[{"messages": []}] []', "text after the end of the list"),
+    "more.json": (b'[{"messages": []}] []', "text after the end of the array"),
     "commas.json": (b'[{"messages": []},]', "row 2: not JSON"),
-    "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the list.*jsonl"),
+    "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the array.*jsonl"),
     "deep.jsonl": (b"[" * 200_000, "not JSON"),
     "twice.jsonl": (
         b'{"a": [{"b": 1, "c": 2, "b": 1}]}',
-        "twice.jsonl:1: the key 'b' comes twice in one object",
+        "twice.jsonl:1: the key 'b' is repeated",
     ),
     "digits.jsonl": (b'{"messages": ' + b"9" * 5000 + b"}", "not JSON"),
     "no.tar": (b"x" * 2048, "not an uncompressed tar"),
@@ -319,7 +333,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_are_told_by_name(name: str, root: Path) -> None:
+def test_errors_name_the_file(name: str, root: Path) -> None:
     content, words = BAD[name]
     if content is not None:
         (root / name).write_bytes(content)
@@ -341,10 +355,10 @@ def test_a_folder_of_text_is_read_as_its_files_are(
     assert [said(row) for row in read(Path("csv"))] == SAID
 
 
-def test_a_file_that_changes_under_the_run_is_told(root: Path) -> None:
+def test_a_file_that_changes_during_a_run_is_an_error(root: Path) -> None:
     path = as_jsonl(root)
     rows = open_conversations(str(path))
-    byte_rows.mapped.cache_clear()  # as in a worker process that opens it later
+    mapped.cache_clear()  # as in a worker process that opens it later
     path.write_text("{}\n")
     with pytest.raises(UserError, match="changed since it was opened"):
         rows[0]

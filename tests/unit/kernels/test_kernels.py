@@ -21,6 +21,7 @@ from dsvl_tune.kernels.onednn_linear import OneDnnLinear
 from dsvl_tune.kernels.swiglu import SwiGLU
 from dsvl_tune.models.checkpoint.load import load_model
 from dsvl_tune.models.finetuning.adapters import apply_plan, lora_config
+from dsvl_tune.models.runtime.compile import separate_caches
 
 LORA = {
     part: PartPlan(mode="lora", rank=4)
@@ -225,6 +226,7 @@ def test_a_result_is_no_view(library: None) -> None:
 def test_a_compiled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The trap: torch.compile takes oneDNN's operator for constant weights alone."""
     monkeypatch.setattr(onednn_linear, "ONEDNN", True)
+    separate_caches()
     layer = adapted()
     compiled = torch.compile(layer, fullgraph=True)
     x = torch.randn(64, 24)

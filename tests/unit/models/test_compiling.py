@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,27 @@ def test_compiled_layers_equal_eager_ones_at_any_length(hybrid_checkpoint: Path)
         }
         assert torch.equal(compiled.eval().generate(**asked), eager.eval().generate(**asked))
     assert counters["stats"]["unique_graphs"] == 1
+
+
+OTHER_PROCESSOR = """
+from types import SimpleNamespace
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from dsvl_tune.models.runtime.compile import compile_layers
+torch.manual_seed(0)
+layer, x = LlamaRMSNorm(24), torch.randn(50, 24)
+expected = layer(x)
+decoder = SimpleNamespace(language_model=SimpleNamespace(layers=[layer]))
+compile_layers(SimpleNamespace(model=decoder))
+torch.testing.assert_close(layer(x), expected)
+"""
+
+
+def test_a_cache_shared_with_another_processor(tmp_path: Path) -> None:
+    """The cache is filled for this one and then used by one with narrower vectors."""
+    for environment in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}):
+        shared = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **environment}
+        subprocess.run([sys.executable, "-c", OTHER_PROCESSOR], env=shared, check=True)
 
 
 def test_without_a_compiler_the_key_is_named(

@@ -47,7 +47,7 @@ def data(
     }
     return MixtureDataModule(
         sources,
-        shares={"text": 1, "image": 1},
+        ratios={"text": 1, "image": 1},
         text_only=("text",),
         loss_weights={"text": 0.5},
         checkpoint=str(checkpoint),
