@@ -1,4 +1,4 @@
-"""`dsvl-tune chat`: answers once and in a conversation, drawn and greedy, against golden ids and whole prompts."""
+"""`dsvl-tune chat`: single answers and conversations, sampled and greedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss and every gradient with stored features equal those without, whatever trains; a wrong entry is never taken."""
+"""Loss and every gradient with cached features equal those without, whatever trains."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PLANS: dict[str, tuple[dict[str, PartPlan], set[str]]] = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trees of two questions, several images, an image after an answer, and text alone."""
+    """Trees of two questions, several images, an image after an answer, and text only."""
     folder = tmp_path_factory.mktemp("rows")
     for i in range(4):
         noise = torch.randint(
@@ -69,7 +69,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row(("<image>What?", "A"), images=(0,)),
         row(("<image>How many?", "7, or 8"), images=(0,)),
         row(("<image> or <image>?", "The first."), ("And <image>?", "No."), images=(1, 2, 1)),
-        row(("Name a colour.", "Blue.")),
+        row(("Name a color.", "Blue.")),
         row(("<image>And this?", "B"), images=(3,)),
         row(("<image>This again?", "C"), images=(2,)),
     ]
@@ -78,7 +78,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model_of(checkpoint: Path, overrides: dict[str, PartPlan]) -> tuple[PreTrainedModel, Plan]:
-    """A model with its plan applied; what starts at zero is drawn, so that every gradient says something."""
+    """A model with its plan applied; what starts at zero is drawn, so no gradient is zero."""
     model = create_model(open_checkpoint(checkpoint))
     parts = part_names(model)
     plan = {
@@ -170,9 +170,8 @@ def test_steps_with_features_equal_steps_with_pixels(
     assert set(extractor.producers) == (cut if hybrid else cut - {"sam"})
     data = data_of(checkpoint, rows, extractor)
     assert not data.has_all_features()
-    assert_equal(
-        step(model, data, extractor), wanted
-    )  # nothing was stored: every image is made, and kept
+    # Nothing is cached yet: every image is encoded and added.
+    assert_equal(step(model, data, extractor), wanted)
     assert len(entries(extractor)) == 4 and data.has_all_features()
 
     batches = list(data.train_dataloader())
@@ -180,7 +179,7 @@ def test_steps_with_features_equal_steps_with_pixels(
     assert sum(len(next(iter(batch.features.values()))) for batch in batches if batch.features) >= 4
     assert_equal(step(model, data, extractor), wanted)
 
-    for path in entries(extractor):  # take one away so that some batch has both kinds
+    for path in entries(extractor):  # remove one so that some batch has both kinds
         path.rename(tmp_path / "away")
         kinds = [(bool(b.features), bool(b.vision_inputs)) for b in data.train_dataloader()]
         if (True, True) in kinds:
@@ -194,7 +193,7 @@ def test_steps_with_features_equal_steps_with_pixels(
     assert_equal(step(model, data, extractor), wanted)
 
 
-def test_a_missing_image_without_towers_is_told(
+def test_a_missing_image_without_towers_is_an_error(
     hybrid_checkpoint: Path, rows: Path, tmp_path: Path
 ) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
@@ -250,16 +249,12 @@ def test_what_changes_is_a_miss(hybrid_checkpoint: Path, rows: Path, tmp_path: P
     model.config.vision_config.layer_norm_eps *= 2
     folders.add(open_(model, plan, tmp_path).cache.folder)
     folders.add(open_(model, plan, tmp_path, "bfloat16").cache.folder)
-    folders.add(
-        open_feature_extractor(
-            model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed"
-        ).cache.folder
-    )
+    mixed = open_feature_extractor(model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed")
+    folders.add(mixed.cache.folder)
     folders.add(open_(model, plan | {"aligner": FULL}, tmp_path).cache.folder)
     assert len(folders) == 6
-    assert (
-        open_(model, plan | {"lm_head": FULL}, tmp_path).cache.folder in folders
-    )  # what comes after is no matter
+    # What comes after the vision side makes no difference.
+    assert open_(model, plan | {"lm_head": FULL}, tmp_path).cache.folder in folders
 
     assert data.processor is not None
     settings = replace(data.processor.image_settings, background=(1, 2, 3))
