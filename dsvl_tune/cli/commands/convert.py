@@ -41,7 +41,7 @@ def convert(
 
 def main(arguments: list[str]) -> None:
     """Entry of the command: SRC and DST are positional, --overwrite takes no value."""
-    parser = command_parser(convert, skip={"to", "overwrite"})
+    parser = command_parser("convert", convert, skip={"to", "overwrite"})
     parser.add_argument(
         "--to",
         type=Literal["transformers", "original"],

@@ -29,5 +29,5 @@ def init(out: Path, seed: int = 1) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = command_parser(init)
+    parser = command_parser("init", init)
     init(**vars(parser.parse_args(arguments)))

@@ -10,7 +10,7 @@ from jsonargparse.typing import NonNegativeInt
 from dsvl_tune.cli.parser import command_parser
 
 
-def merge(
+def merge_command(
     run: Path,
     out: Path | None = None,
     base: str | None = None,
@@ -59,5 +59,5 @@ def merge(
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = command_parser(merge)
-    merge(**vars(parser.parse_args(arguments)))
+    parser = command_parser("merge", merge_command)
+    merge_command(**vars(parser.parse_args(arguments)))
