@@ -18,20 +18,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dsvl_tune.api import ChatModel as ChatModel
     from dsvl_tune.api import FinetuneModule as FinetuneModule
+    from dsvl_tune.api import MergedCheckpoint as MergedCheckpoint
     from dsvl_tune.api import PartPlan as PartPlan
     from dsvl_tune.api import Run as Run
     from dsvl_tune.api import UserError as UserError
     from dsvl_tune.api import fit as fit
     from dsvl_tune.api import load_model as load_model
+    from dsvl_tune.api import merge as merge
 
 __all__ = [
     "ChatModel",
     "FinetuneModule",
+    "MergedCheckpoint",
     "PartPlan",
     "Run",
     "UserError",
     "fit",
     "load_model",
+    "merge",
 ]
 
 __version__ = "0.2.0"

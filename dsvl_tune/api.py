@@ -1,7 +1,7 @@
-"""The public Python API: fine-tune a model as `dsvl-tune fit` does, with the same run folder.
+"""The public Python API: fine-tune a model, merge the result, and ask it about images.
 
 Example:
-    Fine-tune the embedded model on generated charts::
+    Fine-tune the embedded model on generated charts, merge the result and ask it::
 
         import dsvl_tune
         from dsvl_tune.datamodules import ChartsDataModule
@@ -13,6 +13,9 @@ Example:
             max_steps=80,
         )
         print(run.before["relaxed_accuracy"], run.after["relaxed_accuracy"])
+        merged = dsvl_tune.merge(run.folder)
+        model = dsvl_tune.load_model(merged.folder)
+        print(model.answer("What is the value of the red bar?", "chart.png"))
 """
 
 from __future__ import annotations
@@ -27,11 +30,15 @@ import lightning as L
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
+from dsvl_tune.core.types import Prompts
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
+from dsvl_tune.export.trained_tensors import trained_folder
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import Layout, PartPlan
 from dsvl_tune.recipe.describe import describe_run
-from dsvl_tune.recipe.recipe import read_settings
+from dsvl_tune.recipe.recipe import Recipe, read_settings
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
@@ -41,7 +48,7 @@ from dsvl_tune.training.distributed.rank_agreement import (
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.checks import set_up_fit
 from dsvl_tune.training.run.error_messages import explained_errors, keyboard_interrupts
-from dsvl_tune.training.run.folder import SUMMARY, place_run, write_settings
+from dsvl_tune.training.run.folder import CONFIG, SUMMARY, place_run, write_settings
 from dsvl_tune.training.run.lock import one_at_a_time
 from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.quiet import quiet_lightning
@@ -51,11 +58,13 @@ from dsvl_tune.training.run.trainer import TRAINER_DEFAULTS, training_trainer
 __all__ = [
     "ChatModel",
     "FinetuneModule",
+    "MergedCheckpoint",
     "PartPlan",
     "Run",
     "UserError",
     "fit",
     "load_model",
+    "merge",
 ]
 
 
@@ -201,6 +210,86 @@ def fit(
             exit_code = stopped.exit_code
             _print_stopped(lightning_trainer.global_step, folder)
     return Run(folder, exit_code)
+
+
+@dataclass(frozen=True)
+class MergedCheckpoint:
+    """A checkpoint that `merge` has written.
+
+    Attributes:
+        folder: The checkpoint, complete and verified.
+        report: Content of its `merge_report.json`: which tensors changed, and how it was verified.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+
+def merge(
+    run: str | Path,
+    out: str | Path | None = None,
+    *,
+    base: str | None = None,
+    layout: Layout = "transformers",
+    dtype: MergeDtype = "base",
+    rows: int = 16,
+    checkpoint: str | None = None,
+) -> MergedCheckpoint:
+    """Merge what a run trained into its base checkpoint, and verify the result.
+
+    The written checkpoint loads in plain transformers (or in the original code). It must answer
+    held-out questions like base + adapter, and every tensor that was not trained must equal the
+    base's, bit for bit; otherwise nothing is written.
+
+    Args:
+        run: Folder of a run, e.g. `Run.folder`.
+        out: Folder to write, which must not exist yet; None takes `merged/` in the run folder.
+        base: Base checkpoint; None takes the one that the run was trained from.
+        layout: "transformers" or "original".
+        dtype: Of the written weights; "base" keeps the base's own.
+        rows: Number of held-out rows to verify with; 0 skips loading and answering.
+        checkpoint: Run checkpoint to merge: "best", "last" or a path; None takes the result.
+
+    Returns:
+        The merged checkpoint.
+
+    Raises:
+        UserError: `run` is no run folder, its base has changed, or the verification failed.
+    """
+    run = Path(run)
+    if not (run / CONFIG).is_file():
+        raise UserError(f"{run}: no {CONFIG}. Give the folder of a run (runs/NAME).")
+    changes = {"data.init_args.eval_batch_size": rows} if rows else {}
+    recipe = Recipe.load(run / CONFIG, {**changes, **({"model.checkpoint": base} if base else {})})
+    base_checkpoint = open_checkpoint(recipe.config.model.checkpoint)
+    if base is None:
+        check_base(run, base_checkpoint)
+    prompts = held_out_prompts(recipe.data) if rows else None
+    out = Path(out) if out is not None else run / "merged"
+    with trained_folder(run, checkpoint, lambda: recipe.model) as adapter:
+        report = merge_run(
+            run,
+            base_checkpoint,
+            adapter,
+            out,
+            layout=layout,
+            dtype=dtype,
+            prompts=prompts,
+            base_is_the_runs=base is None or is_base_of(run, base_checkpoint),
+            checkpoint=checkpoint,
+        )
+    return MergedCheckpoint(out, report)
+
+
+def held_out_prompts(data: ConversationDataModule) -> Prompts:
+    """Encode the first test questions of a data module, as many as it answers at a time.
+
+    Args:
+        data: A data module that is not set up yet.
+    """
+    data.setup("test")
+    prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    return prompts
 
 
 def _check_pair(model: FinetuneModule, data: ConversationDataModule) -> None:

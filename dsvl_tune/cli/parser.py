@@ -31,6 +31,7 @@ class CommandParser(ArgumentParser):
 
 
 def command_parser(
+    name: str,
     function: Callable[..., None],
     *,
     as_positional: bool = True,
@@ -39,12 +40,12 @@ def command_parser(
     """Make a parser from the signature and the docstring of a function.
 
     Args:
+        name: Name of the command.
         function: Function that the command calls; the help is its docstring.
         as_positional: Whether its parameters without a default are positional.
         skip: Parameters that the command adds itself.
     """
     description = str(inspect.getdoc(function)).partition("\n\nArgs:")[0]
-    name = function.__name__.replace("_", "-")
     parser = CommandParser(
         prog=f"dsvl-tune {name}", description=description, formatter_class=HelpFormatter
     )

@@ -36,11 +36,11 @@ def test_no_argument_is_help() -> None:
     assert run().stdout == run("--help").stdout
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version", "ft"])
-def test_nothing_heavy_is_imported(argument: str) -> None:
+def imported_by(*arguments: str) -> set[str]:
+    """Run a command in a process of its own, and return the modules that it imported."""
     script = f"""
 import json, sys
-sys.argv = ["dsvl-tune", {argument!r}]
+sys.argv = ["dsvl-tune", *{arguments!r}]
 from dsvl_tune.cli.main import main
 try:
     main()
@@ -59,7 +59,17 @@ finally:
     )
     modules = set(json.loads(result.stdout.splitlines()[-1]))
     assert "dsvl_tune.cli.main" in modules
-    assert not modules & HEAVY
+    return modules
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "ft"])
+def test_nothing_heavy_is_imported(argument: str) -> None:
+    assert not imported_by(argument) & HEAVY
+
+
+@pytest.mark.parametrize("command", ["merge", "convert", "chat", "init"])
+def test_help_of_commands_without_a_recipe_imports_no_framework(command: str) -> None:
+    assert not imported_by(command, "--help") & (HEAVY - {"jsonargparse"})
 
 
 def test_version() -> None:

@@ -84,5 +84,5 @@ def _typed_lines() -> Iterator[str]:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = command_parser(chat, as_positional=False)
+    parser = command_parser("chat", chat, as_positional=False)
     chat(**vars(parser.parse_args(arguments)))

@@ -1,4 +1,4 @@
-"""`dsvl-tune init DIR`: the untrained small checkpoint that the embedded model grew from."""
+"""`dsvl-tune init DIR`: the untrained checkpoint that the embedded model was trained from."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from pathlib import Path
 
 from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.demo.build_model import build_embedded, save_checkpoint
-from dsvl_tune.demo.vocabulary import generator_texts
 
 
 def init(out: Path, seed: int = 1) -> None:
-    """Write a small untrained hybrid DeepSeek-VL: the start of `make embedded`.
+    """Write a small untrained checkpoint: the start of `make embedded`.
 
     Args:
-        out: folder to make; it must not exist yet.
-        seed: of the random weights.
+        out: Folder to write; it must not exist yet.
+        seed: Seed of the random weights.
     """
     if out.exists():
         raise UserError(f"{out}: exists. Give a new folder.")
+    from dsvl_tune.demo.build_model import build_embedded, save_checkpoint
+    from dsvl_tune.demo.vocabulary import generator_texts
+
     model, tokenizer = build_embedded(seed, generator_texts())
     out.mkdir(parents=True)
     save_checkpoint(out, model, tokenizer)
@@ -28,5 +29,5 @@ def init(out: Path, seed: int = 1) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = command_parser(init)
+    parser = command_parser("init", init)
     init(**vars(parser.parse_args(arguments)))
