@@ -161,6 +161,7 @@ def fit(
         "time_limit_s": time_limit_s,
     }
     _check_pair(model, data)
+    model.check_arguments()
     monitor = chosen_monitor(monitor, data.metrics)
     if settings is None:
         settings = describe_run(model, data, trainer, options)
@@ -219,7 +220,7 @@ def _write_description(folder: Path, settings: Mapping[str, Any], model: Finetun
         return
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
     write_settings(folder, settings)
-    write_json(folder / "manifest.json", manifest(model.folder, model.quantization))
+    write_json(folder / "manifest.json", manifest(model.base, model.quantization))
 
 
 def _print_stopped(step: int, folder: Path) -> None:

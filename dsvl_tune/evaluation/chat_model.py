@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel, TextStreamer
 
+from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
@@ -19,9 +20,8 @@ from dsvl_tune.data.formats.messages import Message, fill_placeholders, split_pl
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.evaluation.generate import Sampling, generate_ids
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model as load_network
-from dsvl_tune.models.checkpoint.load import resolve_checkpoint
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import load_trained
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -165,11 +165,11 @@ def load_model(
     device = torch.device(device)
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
-    folder = resolve_checkpoint(str(checkpoint))
-    network = load_network(folder, getattr(torch, dtype))
+    base = open_checkpoint(checkpoint)
+    network = create_model(base, DTYPES[dtype])
     if adapter is not None:
         load_trained(network, Path(adapter))
-    return ChatModel(network.to(device).eval(), load_processor(folder))
+    return ChatModel(network.to(device).eval(), base.processor)
 
 
 def image_ref(image: ImageInput, source: str) -> ImageRef:

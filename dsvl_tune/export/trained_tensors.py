@@ -1,14 +1,16 @@
-"""What a run trained as a folder of adapters and full tensors: its result, or any of its checkpoints, put together."""
+"""What a run trained, as a folder of adapters and full tensors: its result or any checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.models.build import adapted_model
 from dsvl_tune.models.finetuning.adapters import save_trained
 
 if TYPE_CHECKING:
@@ -19,10 +21,13 @@ if TYPE_CHECKING:
 def trained_folder(
     run: Path, checkpoint: str | None, load_module: Callable[[], FinetuneModule]
 ) -> Iterator[Path]:
-    """The run's `adapter/`, or one made of a checkpoint for as long as the block lasts, a tensor at a time.
+    """The run's `adapter/`, or one made of a run checkpoint for as long as the block lasts.
+
+    It is made tensor by tensor.
 
     Args:
-        run: its folder. checkpoint: "best", "last" or the path of one; None takes the run's result.
+        run: its folder.
+        checkpoint: "best", "last" or the path of one; None takes the run's result.
         load_module: makes the run's module, not built yet, by its recipe.
 
     Raises:
@@ -40,7 +45,9 @@ def trained_folder(
         raise UserError(
             f"--checkpoint {checkpoint}: no such checkpoint. Give best, last or a path."
         )
-    network, _ = load_module().adapted(None, empty=True)
+    module = load_module()
+    adaptation = replace(module.adaptation, quantization=None)
+    network, _ = adapted_model(module.base, adaptation, "empty")
     names, read = trained_tensors(path)
     planned = {
         f"model.{name}" for name, parameter in network.named_parameters() if parameter.requires_grad

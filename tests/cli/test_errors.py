@@ -81,7 +81,7 @@ def test_checkpoint_of_another_model(
         monkeypatch,
     )
     assert "'llama'" in error
-    assert "deepseek_vl_hybrid" in error
+    assert "DeepSeek-VL" in error
 
 
 def test_recipe_that_does_not_exist(

@@ -19,7 +19,8 @@ from transformers import AutoModelForImageTextToText
 from dsvl_tune.cli.commands.merge import held_out_prompts
 from dsvl_tune.cli.main import main
 from dsvl_tune.export.verify import answer
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import read_file
 from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.recipe.recipe import Recipe
@@ -134,8 +135,8 @@ def test_merging_into_the_base_as_its_files_have_it(
     prompts = held_out_prompts(recipe.data)
     logits = {}
     for bits, model in {
-        16: load_model(wide_hybrid_checkpoint),
-        4: load_model(wide_hybrid_checkpoint, quantization="nf4"),
+        16: create_model(open_checkpoint(wide_hybrid_checkpoint)),
+        4: create_model(open_checkpoint(wide_hybrid_checkpoint), quantization="nf4"),
     }.items():
         load_trained(model, Path("runs/tiny/adapter"))
         logits[bits] = answer(model, prompts)[0]

@@ -18,7 +18,7 @@ import lightning as L
 import torch
 
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.callbacks.plan_check import PlanCheck

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import part_of
+from dsvl_tune.families.base import part_of
+from dsvl_tune.families.deepseek_vl.parts import PARTS
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe
@@ -197,7 +198,7 @@ def test_published_sizes(model_type: str) -> None:
         model = AutoModelForImageTextToText.from_config(published_config(model_type))
     counted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counted[part_of(name)] += parameter.numel()
+        counted[part_of(name, PARTS)] += parameter.numel()
     assert counted == SIZES[model_type]
 
 

@@ -41,4 +41,4 @@ def main(arguments: list[str]) -> None:
         answers = gather_answers([answer for batch in batches for answer in batch])
         if run.trainer.is_global_zero:
             write_answers(out, score_answers(answers, data.metrics))
-            print_answers_summary(out, answers, run.checkpoint or model.folder)
+            print_answers_summary(out, answers, run.checkpoint or model.base.folder)

@@ -1,4 +1,4 @@
-"""The mixture as a data module: in recipes, and under a trainer that stops, resumes, spreads out."""
+"""The mixture as a data module: in recipes, and under a trainer that stops and resumes."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_resumed_anywhere_it_sees_the_rows_it_had_left(
 def test_two_processes_see_together_what_one_sees(
     files: dict[str, str], tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the other way round: resumed by two processes where one was stopped, at half the batch size."""
+    """Two processes also resume where one was stopped, at half the batch size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = OPTIONS["warm-up"]
     one = seen(mixture(files, tiny_checkpoint, batch_size=4, **options), tmp_path / "one", 16)
@@ -299,8 +299,12 @@ data:
   class_path: dsvl_tune.datamodules.MixtureDataModule
   init_args:
     sources:
-      text: {{class_path: dsvl_tune.datamodules.InstructDataModule, init_args: {{train: {text}, validation_rows: 0}}}}
-      pictures: {{class_path: dsvl_tune.datamodules.InstructDataModule, init_args: {{train: {pictures}}}}}
+      text:
+        class_path: dsvl_tune.datamodules.InstructDataModule
+        init_args: {{train: {text}, validation_rows: 0}}
+      pictures:
+        class_path: dsvl_tune.datamodules.InstructDataModule
+        init_args: {{train: {pictures}}}
     ratios: {{text: 1, pictures: 2}}
     text_only: [text]
     text_ratio: {{start: 1.0, end: 0.7, steps: 100, shape: cosine}}

@@ -1,4 +1,4 @@
-"""The preview page: whole in itself, true to what is trained on, and safe against what rows hold."""
+"""The preview page: self-contained, true to what is trained on, and safe against any row."""
 
 from __future__ import annotations
 
