@@ -1,60 +1,71 @@
-"""The data module that all others build on: conversations in, batches and prompts out."""
+"""The data module that all others build on: rows of conversations in, batches and prompts out."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, DataLoader
+from numpy.typing import NDArray
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import TensorCache
-from dsvl_tune.core.types import Conversation, Processor
+from dsvl_tune.core.types import Processor
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
 from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.data.encoding.tokenize import OnOverflow
 from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.images.padded_cache import padded_image_cache
-from dsvl_tune.data.sampling.epoch_sampler import StepSampler
-from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
+from dsvl_tune.data.rows import LazyItems, Rows
+from dsvl_tune.data.sampling.batch_sampler import BatchSampler
+from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
+from dsvl_tune.data.sampling.stream_sampler import StreamSampler
+from dsvl_tune.data.validation.inspect import row_lengths
+from dsvl_tune.data.validation.row_stats import RowInspector
 from dsvl_tune.evaluation.majority_baseline import majority_baseline
 from dsvl_tune.evaluation.metrics import Metric, find_metrics
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import resolve_checkpoint
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import RenderMode
 
-Rows = Sequence[list[Conversation]]
-"""Each row is a list of conversations that show the same images: one message tree. Plain data has lists of one."""
+from .resumable_loader import ResumableLoader, check_endless
+
+SPLITS = ("train", "validation", "test")
 
 
 class ConversationDataModule(L.LightningDataModule):
-    """Serves rows of conversations. A subclass says which.
+    """Serves rows of conversations. A subclass says which, by `rows`.
 
     Args:
-        checkpoint: whose tokenizer and image rule are used; the same as the model's.
+        checkpoint: checkpoint whose tokenizer and image rule are used; the same as the model's.
         batch_size: rows of a micro-batch on each process; a message tree is one row.
-        eval_batch_size: prompts that are answered at once.
-        num_workers: processes that read and encode beside the training one; 0 does it there.
-        seed: of the order of the training rows.
+        eval_batch_size: prompts that are answered at a time.
+        num_workers: processes that read and encode next to the training process; 0 does it there.
+        seed: seed of the order of the training rows.
         max_tokens: longest conversation, image tokens counted; null takes the checkpoint's context.
-        on_overflow: what becomes of a longer one: "error", or "truncate", which drops its last pairs of question and
-            answer, then the end of the answer; no question and no image is cut in two.
-        system_prompt: of conversations that bring none; null takes the checkpoint's, "" has none.
-        pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens, which do not see each
-            other; only padding is saved, what a step learns stays the same. null packs none.
+        on_overflow: what happens to a longer one: "error", or "truncate", which drops its last
+            pairs of question and answer, then the end of the answer; no question and no image is
+            cut.
+        system_prompt: of conversations without one; null takes the checkpoint's, "" has none.
+        pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens,
+            which do not see each other. This saves padding; what a step learns stays the same.
+            null packs none.
+        pixel_cache_gb: bound on the cache of padded and scaled images (3.1 MB each at 1024 px),
+            so that none is decoded and scaled twice; 0 caches none. It pays where rows or epochs
+            show the same images.
         metrics: what scores generated answers: names or class paths; the first picks the best
             checkpoint unless `monitor` names another figure.
-        pixel_cache_gb: bound on padded and scaled pictures kept in the cache folder (3.1 MB each at 1024 px), so that
-            none is decoded and scaled twice; 0 keeps none. It pays where rows or epochs show the same pictures.
     """
 
     def __init__(
         self,
+        *,
         checkpoint: str = "embedded",
         batch_size: int = 8,
         eval_batch_size: int = 32,
@@ -68,52 +79,59 @@ class ConversationDataModule(L.LightningDataModule):
         metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
     ) -> None:
         super().__init__()
-        self._metrics = metrics
-        self.verify_images = False  # whether set-up decodes all images, where a subclass can
         self.checkpoint = checkpoint
-        self.batch_size, self.eval_batch_size, self.num_workers = (
-            batch_size,
-            eval_batch_size,
-            num_workers,
-        )
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.num_workers = num_workers
         self.seed = seed
-        self.max_tokens, self.on_overflow = max_tokens, on_overflow
-        self.system_prompt, self.pack_tokens, self.pixel_cache_gb = (
-            system_prompt,
-            pack_tokens,
-            pixel_cache_gb,
-        )
+        self.max_tokens = max_tokens
+        self.on_overflow: OnOverflow = on_overflow
+        self.system_prompt = system_prompt
+        self.pack_tokens = pack_tokens
+        self.pixel_cache_gb = pixel_cache_gb
+        self._metrics = metrics
         self.processor: Processor | None = None
         self.image_loader = ImageLoader()
 
-    @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What scores generated answers.
-
-        Raises:
-            UserError: an unknown name, or two metrics of one name.
-        """
-        return find_metrics(self._metrics)
+    # What a subclass serves.
 
     @abstractmethod
     def rows(self, split: str) -> Rows:
-        """Rows of "train", "validation" or "test". Training rows are asked for one by one, so they may be made then."""
+        """Rows of "train", "validation" or "test"; () for a split without any."""
 
     def unchecked(self) -> dict[str, Rows]:
-        """The rows of each split as they are before anything is held out or joined: what `check-data` reads."""
-        return {split: self.rows(split) for split in ("train", "validation", "test")}
-
-    def identity(self, split: str) -> str | None:
-        """Equal for equal rows of a split, for what is cached about them; None where nothing tells."""
-        return None
-
-    def checksum(self) -> int:
-        """Another one if the training rows are others than a run was stopped with; 0 where the settings tell it."""
-        return 0
+        """The rows of each split before any is held out or joined: what `check-data` reads."""
+        return {split: self.rows(split) for split in SPLITS}
 
     def retention_sets(self) -> dict[str, Rows]:
-        """Other held-out sets by name, asked to see what the model forgets."""
+        """Held-out rows outside the domain, by name, scored to measure forgetting."""
         return {}
+
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each training row: [R] int64; measured unless validation has done so."""
+        rows = self.rows("train")
+        if rows.lengths is not None:
+            return rows.lengths
+        return row_lengths(rows, self.inspector("training", decode=False))
+
+    def skip_image_checks(self) -> None:
+        """Let `setup` not decode the images: they were decoded before."""
+
+    # What others attach.
+
+    def take_settings(self, other: ConversationDataModule) -> None:
+        """Become a source of another data module: take its trainer, processor and settings."""
+        self.trainer = other.trainer
+        self.processor = other.processor
+        self.seed = other.seed
+        self.max_tokens = other.max_tokens
+        self.on_overflow = other.on_overflow
+
+    def use_feature_cache(self, cache: TensorCache) -> None:
+        """Take cached features in place of images where there are any."""
+        self.image_loader = replace(self.image_loader, feature_cache=cache)
+
+    # The checkpoint's processor.
 
     def setup(self, stage: str) -> None:
         """Read the checkpoint's processor."""
@@ -123,59 +141,110 @@ class ConversationDataModule(L.LightningDataModule):
         """The checkpoint's processor, read once.
 
         Raises:
-            UserError: no such checkpoint, or `max_tokens` is beyond its context.
+            UserError: there is no such checkpoint, or a setting does not fit it.
         """
-        if self.processor is not None:
-            return self.processor
-        processor = load_processor(resolve_checkpoint(self.checkpoint))
+        if self.processor is None:
+            processor = open_checkpoint(self.checkpoint).processor
+            self.check_settings(processor)
+            if self.system_prompt is not None:
+                processor = replace(processor, default_system=self.system_prompt)
+            self.processor = processor
+        return self.processor
+
+    def check_settings(self, processor: Processor) -> None:
+        """Raise unless the token limits can be kept."""
         if self.max_tokens is not None and self.max_tokens > processor.context_tokens:
             raise UserError(
-                f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at most "
-                f"{processor.context_tokens} tokens. Lower it or leave it out."
+                f"data.max_tokens: {self.max_tokens}, but checkpoint {self.checkpoint} reads at "
+                f"most {processor.context_tokens} tokens. Lower it or leave it out."
             )
         if self.pack_tokens is not None and self.pack_tokens < 1:
             raise UserError(
-                f"data.pack_tokens: {self.pack_tokens}, expected tokens of a row. null packs none."
+                f"data.pack_tokens: {self.pack_tokens}, expected the tokens of a row. "
+                "null packs none."
             )
-        if self.system_prompt is not None:
-            processor = replace(processor, default_system=self.system_prompt)
-        self.processor = processor
-        return processor
+
+    def inspector(
+        self, mode: RenderMode, *, decode: bool, hash_images: bool = False
+    ) -> RowInspector:
+        """What validates rows with this module's settings.
+
+        Args:
+            mode: "training" for rows that are trained on, "generation" for prompts.
+            decode: whether images are decoded.
+            hash_images: whether images are hashed.
+        """
+        processor = self.read_processor()
+        return RowInspector(
+            processor,
+            mode,
+            self.max_tokens,
+            self.on_overflow,
+            decode=decode,
+            hash_images=hash_images,
+        )
+
+    # Training rows.
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Batches in the order of `sampler`, from the trainer's position on."""
-        return self.training_loader(self.rows("train"), StepLoader)
+        """Batches in the order of `sampler`, from the trainer's position on.
 
-    def training_loader(self, rows: Rows, kind: type[StepLoader]) -> StepLoader:
-        """A loader of training rows, with this module's settings."""
-        loader = kind(
-            rows,  # type: ignore[arg-type]  # any sequence serves
-            batch_sampler=self.sampler(rows),
+        Raises:
+            UserError: the rows have no end and the trainer needs one.
+        """
+        rows = self.rows("train")
+        sampler = self.sampler(rows)
+        if sampler.epoch_batches is None and self.trainer is not None:
+            check_endless(self.trainer)
+        loader = ResumableLoader(
+            rows,
+            batch_sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(self.batching(make_batch)),
         )
-        loader.checksum = self.checksum()
+        loader.checksum = rows.checksum
         return loader
 
-    def sampler(self, rows: Rows) -> StepSampler | MixedSampler:
+    def sampler(self, rows: Rows) -> BatchSampler:
         """Which of the training rows come when."""
-        rank, world_size = self.share()
-        return StepSampler(
-            len(rows), self.batch_size, self.seed, rank, world_size, self.trained_batches
-        )
+        options = self.sampler_options()
+        if rows.stream is not None:
+            return StreamSampler(rows.stream, self.batch_size, **options)
+        return EpochSampler(len(rows), self.batch_size, seed=self.seed, **options)
+
+    def sampler_options(self) -> dict[str, Any]:
+        """This process and its position, as `BatchSampler` takes them."""
+        rank, world_size = self.process()
+        return {"rank": rank, "world_size": world_size, "position": self.trained_batches}
+
+    def process(self) -> tuple[int, int]:
+        """Rank of this process, and the number of processes that read different data."""
+        options = self.trainer.distributed_sampler_kwargs if self.trainer else None
+        return (options["rank"], options["num_replicas"]) if options else (0, 1)
+
+    def trained_batches(self) -> int:
+        """Micro-batches trained since the run began, also before it was stopped and resumed.
+
+        Lightning saves this count in every checkpoint, so there is one position, and what a loader
+        fetched ahead does not change it.
+        """
+        if self.trainer is None:
+            return 0
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        trained: int = progress.total.processed  # type: ignore[attr-defined]
+        return trained
+
+    # Held-out rows.
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Two loaders over "validation": batches for the loss, prompts to answer."""
+        """Two loaders over "validation": batches for the loss, and prompts to answer."""
         rows = self.rows("validation")
-        if not rows:
+        if not len(rows):
             return []
-        counted = partial(self.batching(make_share), share=self.share())
-        return [
-            self.loader(list(enumerate(rows)), self.batch_size, counted),
-            self.prompt_loader(rows),
-        ]
+        make = partial(self.batching(make_share), share=self.process())
+        return [self.held_out_loader(rows, self.batch_size, make), self.prompt_loader(rows)]
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Prompts over "test"."""
@@ -189,54 +258,79 @@ class ConversationDataModule(L.LightningDataModule):
         """Prompts over each of `retention_sets`."""
         return {name: self.prompt_loader(rows) for name, rows in self.retention_sets().items()}
 
-    def every_row(self) -> Rows:
-        """All that a run may show: every split's rows, then the retention_sets'."""
-        splits = [
-            *(self.rows(split) for split in ("train", "validation", "test")),
-            *self.retention_sets().values(),
-        ]
-        return ConcatDataset([rows for rows in splits if len(rows)])  # type: ignore
-
-    def use_feature_cache(self, cache: TensorCache) -> None:
-        """Take cached features in place of images where there are any."""
-        self.image_loader = replace(self.image_loader, feature_cache=cache)
-
-    def has_all_features(self) -> bool:
-        """Whether the features of every image of `every_row` are cached."""
-        cache = self.image_loader.feature_cache
-        assert cache is not None, "use_feature_cache comes first"
-        rows = image_keys(
-            self.every_row(), self.read_processor(), cache, "looking for cached features"
-        )
-        return all(is_cached for images in rows for _, is_cached in images)
-
-    def majority_baseline(self) -> dict[str, float]:
-        """Figures of the best constant answers to "test", counted on training rows."""
-        return majority_baseline([self.rows("train")], self.rows("test"), self.metrics)
-
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
-        """One prompt a conversation, in order."""
-        conversations = [conversation for row in rows for conversation in row]
-        return self.loader(list(enumerate(conversations)), self.eval_batch_size, make_prompts)
+        """One prompt per conversation, in order."""
+        return self.held_out_loader(rows.flattened(), self.eval_batch_size, make_prompts)
 
-    def loader(self, rows: list[Any], batch_size: int, make: Callable[..., Any]) -> DataLoader[Any]:
-        """Rows in order, every process its share; the first rows are repeated until all shares are equally long."""
-        rank, world_size = self.share()
-        total = -(-len(rows) // world_size) * world_size
+    def held_out_loader(
+        self, items: LazyItems[Any], batch_size: int, make: Callable[..., Any]
+    ) -> DataLoader[Any]:
+        """This process's part of numbered items, in order; they are read by the loader's workers.
+
+        Args:
+            items: rows or conversations.
+            batch_size: items of a batch.
+            make: makes a batch of (number, item) pairs.
+        """
         return DataLoader(
-            [rows[i % len(rows)] for i in range(rank, total, world_size)],  # type: ignore[arg-type]
+            ProcessPart(items, *self.process()),
             batch_size=batch_size,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(make),
         )
 
+    # Scores.
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What scores generated answers.
+
+        Raises:
+            UserError: an unknown name, or two metrics of one name.
+        """
+        return find_metrics(self._metrics)
+
+    def majority_baseline(self) -> dict[str, float]:
+        """Figures of the best constant answers to "test", counted on training rows."""
+        return majority_baseline([self.rows("train")], self.rows("test"), self.metrics)
+
+    # Cached features.
+
+    def every_row(self) -> Dataset[Any]:
+        """All rows that a run may show: those of every split, then of the retention sets.
+
+        Raises:
+            UserError: some rows are streamed, so that nobody knows them all.
+        """
+        sets = [*(self.rows(split) for split in SPLITS), *self.retention_sets().values()]
+        if any(rows.num_rows is None for rows in sets):
+            raise UserError(
+                "model.feature_cache: with data.streaming the images of the run are not known "
+                "beforehand. Leave one of the two out."
+            )
+        return ConcatDataset([rows for rows in sets if len(rows)])
+
+    def has_all_features(self) -> bool:
+        """Whether the features of every image of `every_row` are cached."""
+        cache = self.image_loader.feature_cache
+        assert cache is not None, "use_feature_cache comes first"
+        rows: Any = self.every_row()
+        found = image_keys(rows, self.read_processor(), cache, "looking for cached features")
+        return all(is_cached for images in found for _, is_cached in images)
+
+    # What a loader's worker does.
+
     def encoding(self, make: Callable[..., Any]) -> Callable[[list[Any]], Any]:
-        """`make_batch` or `make_prompts` with this module's settings: what a worker does with its rows."""
+        """`make` with this module's settings: what a worker does with its rows.
+
+        Args:
+            make: `make_batch`, `make_share` or `make_prompts`.
+        """
         assert self.processor is not None, "setup comes first"
-        image_cache = (
-            padded_image_cache(self.processor, self.pixel_cache_gb) if self.pixel_cache_gb else None
-        )
+        image_cache = None
+        if self.pixel_cache_gb:
+            image_cache = padded_image_cache(self.processor, self.pixel_cache_gb)
         return partial(
             make,
             processor=self.processor,
@@ -250,44 +344,27 @@ class ConversationDataModule(L.LightningDataModule):
         return partial(make, pack_tokens=self.pack_tokens)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalise what came as levels, on the device."""
+        """Normalize pixels that came as levels, on the device."""
         return normalize_images(batch, self.read_processor())
 
-    def share(self) -> tuple[int, int]:
-        """(rank, world size) of the processes that read different data."""
-        shares = self.trainer.distributed_sampler_kwargs if self.trainer else None
-        return (shares["rank"], shares["num_replicas"]) if shares else (0, 1)
 
-    def trained_batches(self) -> int:
-        """Micro-batches trained since the run began, also before it was stopped and resumed.
+@dataclass(frozen=True)
+class ProcessPart(Dataset[tuple[int, Any]]):
+    """Every n-th item with its number; the first items are repeated until all parts are equal.
 
-        Lightning saves this count in every checkpoint, so there is one position, and fetching ahead cannot falsify it.
-        """
-        if self.trainer is None:
-            return 0
-        trained: int = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
-        return trained
+    Attributes:
+        items: the items of all processes.
+        rank: this process.
+        world_size: number of processes.
+    """
 
+    items: LazyItems[Any]
+    rank: int
+    world_size: int
 
-class StepLoader(DataLoader[Any]):
-    """A loader whose checkpoint says which data the position in it belongs to."""
+    def __len__(self) -> int:
+        return -(-len(self.items) // self.world_size)
 
-    batch_sampler: StepSampler | MixedSampler
-    checksum: int
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the rows of a position depend on."""
-        return {**self.batch_sampler.state(), "content of the rows (its checksum)": self.checksum}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Raise unless the run is resumed on the data that it was stopped on.
-
-        Raises:
-            UserError: other rows, or another seed, mixture or size of a micro-batch over all processes.
-        """
-        for key, here in StepLoader.state_dict(self).items():
-            if state.get(key) != here:
-                raise UserError(
-                    f"resuming: the run was stopped with {key} {state.get(key)}, now it is {here}, so its "
-                    "position means other rows. Resume with the same data and settings, or begin anew: --resume never."
-                )
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        number = (self.rank + index * self.world_size) % len(self.items)
+        return number, self.items[number]

@@ -1,114 +1,64 @@
-"""Several sources of rows, mixed by shares that may change while training goes on."""
+"""Several sources of rows, mixed in ratios that may change during training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 from typing import Any, Literal
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.readers.stream import StreamedRows
-from dsvl_tune.data.sampling.mixture_sampler import MixedSampler
+from dsvl_tune.data.rows import Rows
+from dsvl_tune.data.sampling.mixture_sampler import MixtureSampler
 from dsvl_tune.data.sampling.mixture_schedule import Mixture, Ramp
-from dsvl_tune.data.validation.lengths import MeasureRow, row_lengths
 from dsvl_tune.evaluation.majority_baseline import majority_baseline
 
-from .base import ConversationDataModule, Rows
-
-
-@dataclass(frozen=True)
-class Source(Sequence[list[Conversation]]):
-    """The rows of one source as they are mixed.
-
-    Attributes:
-        name: in the recipe.
-        rows: what its data module gives.
-        text: whether it may show no image.
-        weight: loss weight of its answers.
-        modality_weights: of rows by "text" and "image".
-    """
-
-    name: str
-    rows: Rows
-    text: bool
-    weight: float
-    modality_weights: dict[str, float]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
-        """A row with this source's weights; questions without a type are of the source's name."""
-        return [self.weighted(conversation) for conversation in self.rows[index]]
-
-    def weighted(self, conversation: Conversation) -> Conversation:
-        """The conversation with this source's weights."""
-        if self.text and conversation.images:
-            raise UserError(
-                f"{conversation.source}: an image, but text_only names its source {self.name!r}. Correct one."
-            )
-        weight = self.weight * self.modality_weights["image" if conversation.images else "text"]
-        turns = conversation.turns
-        if weight != 1:
-            turns = tuple(replace(turn, weight=turn.weight * weight) for turn in turns)
-        return replace(
-            conversation, turns=turns, question_type=conversation.question_type or self.name
-        )
-
-
-@dataclass(frozen=True)
-class MixedRows(Sequence[list[Conversation]]):
-    """The rows of all sources, one source after another."""
-
-    sources: Sequence[Source]
-
-    def __len__(self) -> int:
-        return sum(len(source) for source in self.sources)
-
-    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]  # never sliced
-        for source in self.sources:
-            if 0 <= index < len(source):
-                return source[index]
-            index -= len(source)
-        raise IndexError(index)
+from .base import ConversationDataModule
+from .mixed_rows import MixedRows, SourceRows
 
 
 class MixtureDataModule(ConversationDataModule):
-    """Rows of several data modules, mixed by shares. A micro-batch's counts never stray a row from the shares.
+    """Rows of several data modules, mixed in ratios. A micro-batch never strays a row from them.
 
-    The order is exact: what a step sees follows from seed, mixture and step, also after a resume, with any number of
-    workers, and with another number of processes if batch_size times processes stays the same. A source that is smaller
-    than its share is gone through again, in a new order. Validation, test and retention_set rows of all sources are joined.
+    The order is exact: what a step sees follows from seed, mixture and step, also after a resume,
+        with
+    any number of workers, and with another number of processes if batch_size times processes
+    stays the same. A source that is smaller than its ratio demands is gone through again, in a
+    new order. A streamed source is read on without an end; its epochs are its own.
+
+    Validation, test and retention rows of all sources are joined.
 
     Args:
-        sources: data modules by name; their `checkpoint` and other common keys are this module's.
-        shares: of each source, by name, e.g. {text: 7, charts: 3}; null takes the sizes, so every row comes as often.
+        sources: data modules by name; this module sets their `checkpoint` and other common
+            settings.
+        ratios: of each source, by name, e.g. {text: 7, charts: 3}; null takes the numbers of
+            rows, so that every row comes equally often. With a streamed source they are required.
         text_only: names of the sources that hold text alone.
-        text_share: share of the text sources together, by optimizer step: start, end, steps, first, shape (linear,
-            cosine). The paper's modality warm-up is {start: 1.0, end: 0.7, steps: ...}. null keeps `shares`.
-        homogeneous_steps: optimizer steps all of text or without a text source, in the same shares: a step of text skips the
-            vision towers (the paper's modality grouping, 20 % faster there).
-        length_grouped: micro-batches of rows of about one length, image tokens counted; rows of files are measured
-            once, into a cache.
-        with_replacement: names of the sources whose rows are drawn anew each time.
-        loss_weights: weight of the answers of a source, by name; 1 if not named.
-        modality_weights: weight of the answers in rows with "image" and of "text"; 1 if not named.
-        epoch_rows: rows after which an epoch ends; null takes all sources' rows. trainer.max_steps ends by steps.
-        **options: checkpoint, batch_size, eval_batch_size, num_workers, seed, max_tokens, on_overflow, system_prompt,
-            pack_tokens, metrics.
+        text_ratio: ratio of the text sources together, by optimizer step: start, end, steps,
+            first, shape (linear, cosine). The paper's modality warm-up is {start: 1.0, end: 0.7,
+            steps: ...}. null keeps `ratios`.
+        homogeneous_steps: an optimizer step holds rows of text sources only, or none of them, in
+            the same ratios: a step of text skips the vision towers (the paper's modality
+            grouping, 20 % faster there).
+        length_grouped: micro-batches of rows of similar length, image tokens counted. Rows are
+            measured when they are validated, or once, into a cache. Not possible with a streamed
+            source.
+        with_replacement: names of the sources whose rows are drawn with replacement.
+        loss_weights: weight of the answers of a source, by name; 1 by default.
+        modality_weights: weight of the answers in rows with "image" and of "text"; 1 by default.
+        epoch_rows: rows after which an epoch ends; null takes all sources' rows, or no end with a
+            streamed source. trainer.max_steps ends by steps.
+        **options: as in `ConversationDataModule`.
     """
 
     def __init__(
         self,
         sources: dict[str, ConversationDataModule],
-        shares: dict[str, float] | None = None,
+        *,
+        ratios: dict[str, float] | None = None,
         text_only: tuple[str, ...] = (),
-        text_share: Ramp | None = None,
+        text_ratio: Ramp | None = None,
         homogeneous_steps: bool = False,
         length_grouped: bool = False,
         with_replacement: tuple[str, ...] = (),
@@ -118,141 +68,153 @@ class MixtureDataModule(ConversationDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.sources, self.shares = sources, shares
-        self.text_only, self.text_share, self.homogeneous_steps = (
-            text_only,
-            text_share,
-            homogeneous_steps,
-        )
-        self.length_grouped, self.with_replacement, self.epoch_rows = (
-            length_grouped,
-            with_replacement,
-            epoch_rows,
-        )
-        self.loss_weights = loss_weights or {}
-        given = modality_weights or {}
-        self.modality_weights = {"text": given.get("text", 1.0), "image": given.get("image", 1.0)}
-
-    def check_names(self) -> None:
-        """Raise on a name that is no source's, a source without a share, and a weight that is not positive."""
-        named = {"text_only": self.text_only, "with_replacement": self.with_replacement}
-        for key, names in {
-            **named,
-            "loss_weights": self.loss_weights,
-            "shares": self.shares or {},
-        }.items():
-            if unknown := sorted(set(names) - set(self.sources)):
-                raise UserError(
-                    f"data.{key}: no source is called {unknown[0]!r}. Sources: {', '.join(self.sources)}."
-                )
-        if self.shares is not None and (missing := sorted(set(self.sources) - set(self.shares))):
-            raise UserError(
-                f"data.shares: none for {missing[0]!r}. Give every source its share, or leave shares out."
-            )
-        for key, weight in (*self.loss_weights.items(), *self.modality_weights.items()):
-            if not weight > 0:
-                raise UserError(
-                    f"data: the loss weight of {key} is {weight}, expected more than 0. Leave it out."
-                )
+        self.sources = sources
+        self.ratios = ratios
+        self.text_only = text_only
+        self.text_ratio = text_ratio
+        self.homogeneous_steps = homogeneous_steps
+        self.length_grouped = length_grouped
+        self.with_replacement = with_replacement
+        self.loss_weights = loss_weights
+        self.modality_weights = modality_weights
+        self.epoch_rows = epoch_rows
 
     def setup(self, stage: str) -> None:
         """Set every source up with this module's checkpoint and settings.
 
         Raises:
-            UserError: a name, share, weight or ramp that cannot be, or a source without training rows.
+            UserError: a name, ratio, weight or ramp is invalid, or a source has no training rows.
         """
         super().setup(stage)
         self.check_names()
+        self.check_weights()
         for source in self.sources.values():
-            source.trainer, source.processor, source.seed = self.trainer, self.processor, self.seed
-            source.max_tokens, source.on_overflow = self.max_tokens, self.on_overflow
+            source.take_settings(self)
             source.setup(stage)
         self.mixture()
 
-    def rows(self, split: str) -> Rows:
+    def skip_image_checks(self) -> None:
+        """Let `setup` not decode the images of any source."""
+        for source in self.sources.values():
+            source.skip_image_checks()
+
+    def check_names(self) -> None:
+        """Raise on a name that no source has, and on a source without a ratio."""
+        named: dict[str, Iterable[str]] = {
+            "text_only": self.text_only,
+            "with_replacement": self.with_replacement,
+            "loss_weights": self.loss_weights or {},
+            "ratios": self.ratios or {},
+        }
+        for key, names in named.items():
+            if unknown := sorted(set(names) - set(self.sources)):
+                raise UserError(
+                    f"data.{key}: no source is called {unknown[0]!r}. "
+                    f"Sources: {', '.join(self.sources)}."
+                )
+        if self.ratios is not None and (missing := sorted(set(self.sources) - set(self.ratios))):
+            raise UserError(
+                f"data.ratios: none for {missing[0]!r}. "
+                "Give every source its ratio, or leave ratios out."
+            )
+
+    def check_weights(self) -> None:
+        """Raise on a loss weight that is not positive."""
+        weights = [*(self.loss_weights or {}).items(), *(self.modality_weights or {}).items()]
+        for key, weight in weights:
+            if not weight > 0:
+                raise UserError(
+                    f"data: the loss weight of {key} is {weight}, expected more than 0. "
+                    "Leave it out for 1."
+                )
+
+    def rows(self, split: str) -> MixedRows:
         """The rows of all sources, one source after another."""
-        by_modality = self.modality_weights
+        given = self.modality_weights or {}
+        modality_weights = {"text": given.get("text", 1.0), "image": given.get("image", 1.0)}
+        loss_weights = self.loss_weights or {}
         return MixedRows(
             [
-                Source(
+                SourceRows(
                     name,
-                    one.rows(split),
+                    source.rows(split),
                     name in self.text_only,
-                    self.loss_weights.get(name, 1.0),
-                    by_modality,
+                    loss_weights.get(name, 1.0),
+                    modality_weights,
                 )
-                for name, one in self.sources.items()
+                for name, source in self.sources.items()
             ]
         )
-
-    def checksum(self) -> int:
-        """CRC-32 over the sources' checksums."""
-        return crc32(repr([source.checksum() for source in self.sources.values()]).encode())
-
-    def majority_baseline(self) -> dict[str, float]:
-        """As in `ConversationDataModule`, counted on rows of every source."""
-        mixed = self.rows("train")
-        assert isinstance(mixed, MixedRows)
-        return majority_baseline(mixed.sources, self.rows("test"), self.metrics)
 
     def unchecked(self) -> dict[str, Rows]:
         """Every source's rows, by source and split."""
         return {
-            f"{name} {key}": rows
-            for name, one in self.sources.items()
-            for key, rows in one.unchecked().items()
+            f"{name} {split}": rows
+            for name, source in self.sources.items()
+            for split, rows in source.unchecked().items()
         }
 
     def retention_sets(self) -> dict[str, Rows]:
-        """Every source's retention_sets, by source and name."""
+        """Every source's retention sets, by source and name."""
         return {
-            f"{name}_{retention_set}": rows
-            for name, one in self.sources.items()
-            for retention_set, rows in one.retention_sets().items()
+            f"{name}_{own_name}": rows
+            for name, source in self.sources.items()
+            for own_name, rows in source.retention_sets().items()
         }
 
+    def row_lengths(self) -> NDArray[np.int64]:
+        """Tokens of each training row, one source after another: [R] int64."""
+        return np.concatenate([source.row_lengths() for source in self.sources.values()])
+
+    def majority_baseline(self) -> dict[str, float]:
+        """As in `ConversationDataModule`, counted on rows of every source."""
+        return majority_baseline(self.rows("train").sources, self.rows("test"), self.metrics)
+
     def mixture(self) -> Mixture:
-        """How the sources are mixed."""
-        for name, source in self.sources.items():
-            if isinstance(source.rows("train"), StreamedRows):
-                raise UserError(
-                    f"data.sources: {name!r} is streamed. A mixture counts rows; set its streaming: false."
-                )
-        sizes = {name: len(source.rows("train")) for name, source in self.sources.items()}
-        if empty := [name for name, size in sizes.items() if not size]:
-            raise UserError(f"data.sources: {empty[0]!r} has no training rows. Leave it out.")
-        shares = self.shares or {name: float(size) for name, size in sizes.items()}
+        """How the sources are mixed.
+
+        Raises:
+            UserError: a source has no training rows, or is streamed where rows are counted.
+        """
+        sizes = {name: source.rows("train").num_rows for name, source in self.sources.items()}
+        for name, size in sizes.items():
+            if size == 0:
+                raise UserError(f"data.sources: {name!r} has no training rows. Leave it out.")
+            if size is None:
+                self.check_streamed(name)
+        ratios = self.ratios or {name: float(size or 0) for name, size in sizes.items()}
         return Mixture(
-            tuple(shares[name] for name in self.sources),
-            tuple(name in self.text_only for name in self.sources),
-            self.text_share,
-            self.homogeneous_steps,
-            self.trainer.accumulate_grad_batches if self.trainer else 1,
+            ratios=tuple(ratios[name] for name in self.sources),
+            text=tuple(name in self.text_only for name in self.sources),
+            text_ratio=self.text_ratio,
+            homogeneous_steps=self.homogeneous_steps,
+            batches_per_step=self.trainer.accumulate_grad_batches if self.trainer else 1,
         )
 
-    def sampler(self, rows: Rows) -> MixedSampler:
+    def check_streamed(self, name: str) -> None:
+        """Raise if a setting needs the number or the lengths of a streamed source's rows."""
+        needs = {
+            "data.ratios: null": self.ratios is None,
+            "data.length_grouped": self.length_grouped,
+            "data.with_replacement": name in self.with_replacement,
+        }
+        for key, is_set in needs.items():
+            if is_set:
+                raise UserError(
+                    f"{key} needs the rows of all sources beforehand, but source {name!r} is "
+                    "streamed. Set ratios, and leave out length_grouped and with_replacement."
+                )
+
+    def sampler(self, rows: Rows) -> MixtureSampler:
         """Which of the training rows come when."""
-        rank, world_size = self.share()
-        return MixedSampler(
-            [len(source.rows("train")) for source in self.sources.values()],
+        sources = [source.rows("train") for source in self.sources.values()]
+        return MixtureSampler(
+            [rows.stream or len(rows) for rows in sources],
             self.mixture(),
             self.batch_size,
-            self.seed,
-            rank,
-            world_size,
-            self.trained_batches,
-            [name in self.with_replacement for name in self.sources],
-            self.epoch_rows,
-            self.lengths() if self.length_grouped else None,
-        )
-
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of every training row, one source after another."""
-        assert self.processor is not None
-        measure = MeasureRow(self.processor, self.max_tokens, self.on_overflow)
-        return np.concatenate(
-            [
-                row_lengths(one.rows("train"), measure, one.identity("train"))
-                for one in self.sources.values()
-            ]
+            seed=self.seed,
+            with_replacement=[name in self.with_replacement for name in self.sources],
+            epoch_rows=self.epoch_rows,
+            lengths=self.row_lengths() if self.length_grouped else None,
+            **self.sampler_options(),
         )

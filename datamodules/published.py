@@ -1,19 +1,33 @@
-"""Published data sets by their own columns: from the hub, a saved folder, or files of the same layout."""
+"""Names of data modules before version 0.2, which differ from `InstructDataModule` in its format.
+
+They work for one release. Use `InstructDataModule` with `format`, or the presets
+`recipes/data_*.yaml`.
+"""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from .instruct import InstructDataModule
 
 
+def warn_renamed(name: str, format: str) -> None:
+    """Say what replaces a data module."""
+    warnings.warn(
+        f"{name} will be removed in version 0.3. Use InstructDataModule with format: {format}.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
 class ChartQADataModule(InstructDataModule):
-    """ChartQA: questions about charts, columns image, query, label, human_or_machine.
+    """Deprecated: `InstructDataModule` with format chartqa.
 
     Args:
         train: as in `InstructDataModule`.
-        validation: the rows that choose the best checkpoint.
-        test: the rows scored before and after.
+        validation: as in `InstructDataModule`.
+        test: as in `InstructDataModule`.
         **options: as in `InstructDataModule`, without `format`.
     """
 
@@ -24,16 +38,17 @@ class ChartQADataModule(InstructDataModule):
         test: str | None = "HuggingFaceM4/ChartQA#test",
         **options: Any,
     ) -> None:
+        warn_renamed("ChartQADataModule", "chartqa")
         super().__init__(train, validation, test, format="chartqa", **options)
 
 
 class ScienceQADataModule(InstructDataModule):
-    """ScienceQA: multiple choice with and without an image, columns image, question, choices, answer, hint, subject.
+    """Deprecated: `InstructDataModule` with format scienceqa.
 
     Args:
         train: as in `InstructDataModule`.
-        validation: the rows that choose the best checkpoint.
-        test: the rows scored before and after.
+        validation: as in `InstructDataModule`.
+        test: as in `InstructDataModule`.
         **options: as in `InstructDataModule`, without `format`.
     """
 
@@ -44,11 +59,12 @@ class ScienceQADataModule(InstructDataModule):
         test: str | None = "derek-thomas/ScienceQA#test",
         **options: Any,
     ) -> None:
+        warn_renamed("ScienceQADataModule", "scienceqa")
         super().__init__(train, validation, test, format="scienceqa", **options)
 
 
 class DocVQADataModule(InstructDataModule):
-    """Questions about document pages in DocVQA's layout: columns image, question, answers, question_types.
+    """Deprecated: `InstructDataModule` with format answers.
 
     Args:
         train: as in `InstructDataModule`.
@@ -56,11 +72,12 @@ class DocVQADataModule(InstructDataModule):
     """
 
     def __init__(self, train: str, **options: Any) -> None:
+        warn_renamed("DocVQADataModule", "answers")
         super().__init__(train, format="answers", **options)
 
 
 class TextVQADataModule(InstructDataModule):
-    """Questions about text in photographs in TextVQA's layout: columns image, question, answers (ten of them).
+    """Deprecated: `InstructDataModule` with format answers.
 
     Args:
         train: as in `InstructDataModule`.
@@ -68,11 +85,12 @@ class TextVQADataModule(InstructDataModule):
     """
 
     def __init__(self, train: str, **options: Any) -> None:
+        warn_renamed("TextVQADataModule", "answers")
         super().__init__(train, format="answers", **options)
 
 
 class CaptionsDataModule(InstructDataModule):
-    """Pictures with descriptions: columns image and caption, an image folder's metadata, or WebDataset's png and txt.
+    """Deprecated: `InstructDataModule` with format caption.
 
     Args:
         train: as in `InstructDataModule`.
@@ -80,4 +98,5 @@ class CaptionsDataModule(InstructDataModule):
     """
 
     def __init__(self, train: str, **options: Any) -> None:
+        warn_renamed("CaptionsDataModule", "caption")
         super().__init__(train, format="caption", **options)

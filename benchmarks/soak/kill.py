@@ -46,12 +46,12 @@ MIXTURE = {
     "class_path": "dsvl_tune.datamodules.MixtureDataModule",
     "init_args": {
         "sources": {
-            "tables": {**SCENES, "init_args": {**SCENES["init_args"], "text_share": 1.0}},
+            "tables": {**SCENES, "init_args": {**SCENES["init_args"], "text_ratio": 1.0}},
             "charts": CHARTS,
         },
-        "shares": {"tables": 1, "charts": 1},
+        "ratios": {"tables": 1, "charts": 1},
         "text_only": ["tables"],
-        "text_share": {"start": 1.0, "end": 0.4, "steps": 12, "shape": "cosine"},
+        "text_ratio": {"start": 1.0, "end": 0.4, "steps": 12, "shape": "cosine"},
         "homogeneous_steps": True,
         "length_grouped": True,
     },

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
-from torch.utils.data import Sampler
 
-from dsvl_tune.cli.finetune_cli import quieten
-from dsvl_tune.data.formats.conversations import Conversations
+from dsvl_tune.data.formats.conversations import ConversationRows
+from dsvl_tune.data.rows import Rows
+from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.holdout import group_trees
-from dsvl_tune.data.validation.inspect import Facts
-from dsvl_tune.datamodules.base import Rows
-from dsvl_tune.datamodules.instruct import ChosenRows, InstructDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.data.validation.row_stats import RowStats
+from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 
-class FileOrder(Sampler[list[int]]):
+class FileOrder(BatchSampler):
     """The same micro-batches in every epoch."""
 
     def __init__(self, steps: list[list[int]]) -> None:
+        super().__init__(batch_size=1, seed=0)
         self.steps = steps
 
-    def __len__(self) -> int:
+    @property
+    def epoch_batches(self) -> int:
         return len(self.steps)
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.steps)
+    def rows_at(self, batch: int) -> list[int]:
+        return self.steps[batch % len(self.steps)]
 
-    def state(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int]:
         """State for a run checkpoint; none is written."""
         return {}
 
@@ -42,21 +45,20 @@ class InFileOrder(InstructDataModule):
 
     steps: list[list[int]]
 
-    def choose(
-        self, conversations: Conversations, facts: list[Facts], numbers: Sequence[int]
-    ) -> Rows:
-        rows: list[list[int]] = []
+    def grouped(
+        self, rows: ConversationRows, stats: Sequence[RowStats], numbers: Sequence[int]
+    ) -> ConversationRows:
+        trees: list[list[int]] = []
         self.steps = []
         for start in range(0, len(numbers), self.batch_size):
             together = numbers[start : start + self.batch_size]
-            trees = group_trees(
-                (i, facts[i].tree if self.message_trees else None) for i in together
-            )
-            self.steps.append(list(range(len(rows), len(rows) + len(trees))))
-            rows += trees
-        return ChosenRows(conversations, rows)
+            keys = ((i, stats[i].tree if self.message_trees else None) for i in together)
+            found = group_trees(keys)
+            self.steps.append(list(range(len(trees), len(trees) + len(found))))
+            trees += found
+        return replace(rows, trees=trees)
 
-    def sampler(self, rows: Rows) -> Any:
+    def sampler(self, rows: Rows) -> FileOrder:
         return FileOrder(self.steps)
 
 
@@ -79,7 +81,6 @@ class Marks(L.Callback):
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
     """Train the steps; the meter records them."""
-    quieten()
     checkpoint, sixteen_bit = str(options.model), options.dtype != "float32"
     cached = {}
     if options.feature_cache is not None:  # in full precision, so that losses stay the same
@@ -116,4 +117,5 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         enable_model_summary=False,
         callbacks=[Marks(meter)],
     )
-    trainer.fit(module, datamodule=data)
+    with quiet_lightning():
+        trainer.fit(module, datamodule=data)

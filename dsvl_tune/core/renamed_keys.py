@@ -22,6 +22,8 @@ RENAMED_KEYS = {
     "data.overlong": "data.on_overflow",
     "data.probe_scenes": "data.retention_scenes",
     "data.probe_tables": "data.retention_tables",
+    "data.shares": "data.ratios",
+    "data.text_share": "data.text_ratio",
     "data.whole_steps": "data.homogeneous_steps",
 }
 """Old key of a recipe -> new key. A key `data.NAME` stands for that argument of any data module,
@@ -49,7 +51,8 @@ def new_key(key: str) -> str | None:
     section = "data" if _DATA_MODULE.fullmatch(owner) else owner
     renamed = RENAMED_KEYS.get(f"{section}.{name}" if section else name)
     if renamed is None:
-        return None
+        new_owner = new_key(owner) if owner else None  # data.text_share.end
+        return f"{new_owner}.{name}" if new_owner else None
     new_name = renamed.rpartition(".")[2]
     return f"{owner}.{new_name}" if owner else new_name
 
@@ -73,6 +76,7 @@ def rename_keys(
         replacement = new_key(path)
         if replacement is not None:
             renamed[path] = replacement
+            path = replacement
             key = replacement.rpartition(".")[2]
         if isinstance(value, Mapping):
             value, below = rename_keys(value, path)
@@ -100,7 +104,7 @@ def rename_arguments(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
             if replacement is not None:
                 renamed[key] = replacement
                 argument = f"--{replacement}{equals}{value}"
-            previous = key
+            previous = replacement or key
         elif argument.startswith("{") and previous:
             argument, below = _rename_in_text(argument, previous)
             renamed |= below
@@ -123,6 +127,6 @@ def _rename_in_text(text: str, prefix: str) -> tuple[str, dict[str, str]]:
 def renamed_text(renamed: Mapping[str, str]) -> str:
     """Write the warning about old names, one line each; empty without any."""
     return "\n".join(
-        f"warning: {old!r} is now {new!r}; the old name works until release {LAST_RELEASE}"
+        f"warning: {old!r} is now {new!r}; the old name stops working after release {LAST_RELEASE}"
         for old, new in renamed.items()
     )

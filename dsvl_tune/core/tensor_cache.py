@@ -40,7 +40,8 @@ class TensorCache:
         root: folder of the whole cache.
         folder: name of this folder below `root`; it must differ wherever equal keys would have
             different entries.
-        shapes: shape of each tensor of an entry, by name.
+        shapes: shape of each tensor of an entry, by name. The first axis of an entry may be
+            shorter, as with an image that has fewer crops than another.
         dtype: of every tensor.
         max_bytes: limit on everything below `root`, this folder and others.
         kept_free_bytes: disk space that is never used.
@@ -59,7 +60,7 @@ class TensorCache:
 
     @property
     def entry_bytes(self) -> int:
-        """Bytes of one entry's tensors."""
+        """Bytes of one entry's tensors, at most."""
         elements = sum(torch.Size(shape).numel() for shape in self.shapes.values())
         return elements * self.dtype.itemsize
 
@@ -95,10 +96,7 @@ class TensorCache:
         except (OSError, SafetensorError):
             self._remove(path)
             return None
-        fits = all(
-            tuple(tensor.shape) == self.shapes[name] and tensor.dtype == self.dtype
-            for name, tensor in tensors.items()
-        )
+        fits = all(self._fits(name, tensor) for name, tensor in tensors.items())
         if not fits or metadata.get("key") != key or metadata.get("crc32") != checksum(tensors):
             self._remove(path)
             return None
@@ -129,6 +127,13 @@ class TensorCache:
             return False
         self.used_bytes += len(content)
         return True
+
+    def _fits(self, name: str, tensor: Tensor) -> bool:
+        """Whether a tensor has the dtype and a shape of entries."""
+        if tensor.dtype != self.dtype or tensor.dim() != len(self.shapes[name]):
+            return False
+        longest, *rest = self.shapes[name]
+        return 0 < len(tensor) <= longest and list(tensor.shape[1:]) == rest
 
     def _remove(self, path: Path) -> None:
         """Remove a corrupted entry; in a read-only folder it stays a miss."""

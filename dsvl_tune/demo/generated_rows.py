@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from dsvl_tune.core.types import Conversation
+from dsvl_tune.data.rows import LazyItems, LoadedRows, Rows
 
 MakeRow = Callable[[int], list[Conversation]]
 
 
 @dataclass(frozen=True)
-class GeneratedRows(Sequence[list[Conversation]]):
-    """Rows that are a pure function of their number: nothing is stored, workers draw their own.
+class GeneratedRows(Rows):
+    """Rows that are a pure function of their number: nothing is stored, workers make their own.
 
     Attributes:
-        make: makes a row from its number.
+        make: makes the row of a number.
         length: number of rows.
         settings: everything that `make` depends on besides the number.
     """
@@ -28,24 +29,29 @@ class GeneratedRows(Sequence[list[Conversation]]):
     length: int
     settings: Any
 
-    def __len__(self) -> int:
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
         return self.length
 
-    # Rows are never sliced.
-    def __getitem__(self, index: int) -> list[Conversation]:  # type: ignore[override]
+    def __getitem__(self, index: Any) -> list[Conversation]:
         if not 0 <= index < self.length:
             raise IndexError(index)
         return self.make(index)
 
+    def flattened(self) -> LazyItems[Conversation]:
+        """The conversations of all rows, in order, made now."""
+        return LoadedRows(list(self)).flattened()
+
     @property
-    def identity(self) -> str:
-        """Cache key of the rows: the settings and the generators' code."""
+    def identity(self) -> str:  # type: ignore[override]
+        """The settings, and the code of the generators."""
         return f"{self.settings}{generators_digest()}"
 
 
 @lru_cache(maxsize=1)
 def generators_digest() -> str:
-    """A digest of the generators' code."""
+    """Digest of the code of all generators."""
     folder = Path(__file__).parent
     code = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
     return blake2b(code, digest_size=16).hexdigest()

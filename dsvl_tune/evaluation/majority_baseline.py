@@ -6,11 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from dsvl_tune.core.types import Conversation
+from dsvl_tune.data.rows import Rows
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.evaluation.scoring import aggregate_scores
-
-Rows = Sequence[list[Conversation]]
 
 
 def majority_baseline(
@@ -32,12 +31,7 @@ def majority_baseline(
         As `aggregate_scores`; {} where no test question has an answer.
     """
     limit = counted_rows // len(sources)
-    trained = (
-        conversation
-        for rows in sources
-        for number in range(min(limit, len(rows)))
-        for conversation in rows[number]
-    )
+    trained = (conversation for rows in sources for row in rows.head(limit) for conversation in row)
     asked = [conversation for row in test for conversation in row if conversation.accepted_answers]
     if not asked:
         return {}

@@ -14,14 +14,23 @@ from torch import Tensor
 from dsvl_tune.core.types import IGNORE_INDEX, Processor, Sample, VisionInput
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
+body {
+  font: 15px/1.5 system-ui, sans-serif;
+  margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222;
+}
 section { border-top: 2px solid #ccc; margin-top: 2em; padding-top: .5em }
 h2 { font-size: 1.05em; margin: .3em 0; overflow-wrap: anywhere }
 .facts { color: #555; margin: .2em 0 .8em }
 figure { display: inline-block; margin: 0 1em 1em 0; vertical-align: top }
-figure img { max-width: 24em; max-height: 24em; border: 1px solid #999; image-rendering: pixelated; display: block }
+figure img {
+  max-width: 24em; max-height: 24em; border: 1px solid #999;
+  image-rendering: pixelated; display: block;
+}
 figcaption { color: #555; font-size: .85em }
-.tokens { font-family: ui-monospace, monospace; font-size: 13px; line-height: 2; overflow-wrap: anywhere }
+.tokens {
+  font-family: ui-monospace, monospace;
+  font-size: 13px; line-height: 2; overflow-wrap: anywhere;
+}
 .tokens span { border-radius: 3px; padding: 2px 1px; margin-right: 1px; white-space: pre-wrap }
 .plain { background: #ececec }
 .supervised { background: #bfe8bf }

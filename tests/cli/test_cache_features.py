@@ -1,4 +1,4 @@
-"""`dsvl-tune cache-features`, and runs with its cache: the same losses and answers, killed or not."""
+"""`dsvl-tune cache-features`, and runs with its cache: the same results, killed or not."""
 
 from __future__ import annotations
 

@@ -84,6 +84,7 @@ def test_fonts_weights_and_recipes_are_inside(wheel: Path) -> None:
         "dsvl_tune/demo/embedded/model.safetensors",
         "dsvl_tune/demo/embedded/tokenizer.json",
         "dsvl_tune/recipes/charts_lora.yaml",
+        "dsvl_tune/recipes/data/chartqa.yaml",
         "dsvl_tune/py.typed",
     ):
         assert name in packed

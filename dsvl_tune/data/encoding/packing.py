@@ -19,8 +19,8 @@ from dsvl_tune.core.types import Conversation, ImageRef, Sample
 def tree_key(conversation: Conversation) -> Hashable | None:
     """Equal for conversations that fit into one tree.
 
-    They have the same system prompt and begin alike up to the last image. None for a conversation without images, or with an image after the first turn: it stays a row of
-    its own.
+    They have the same system prompt and begin alike up to the last image. None for a conversation
+    without images, or with an image after the first turn: it stays a row of its own.
     """
     first = conversation.turns[0].parts
     places = [place for place, part in enumerate(first) if isinstance(part, ImageRef)]

@@ -1,4 +1,4 @@
-"""Pictures on the network, fetched once into a cache; only where a recipe allows it."""
+"""Download pictures once into a cache; only where a recipe allows it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,41 @@ from dsvl_tune.core.cache_folder import cached
 from dsvl_tune.core.errors import UserError
 
 MAX_BYTES = 50_000_000
-"""A longer answer is refused."""
+"""A longer response is refused."""
 TIMEOUT_S = 30.0
 
 
 def cached_picture(url: str, where: str) -> Path:
-    """The file that holds the picture, in the cache.
+    """The file in the cache that holds a picture.
+
+    Args:
+        url: of the picture.
+        where: row and image, for the error.
 
     Raises:
-        UserError: it cannot be fetched, or is too large.
+        UserError: it cannot be downloaded, or is too large.
     """
-    return cached(
-        "images", hashlib.sha256(url.encode()).hexdigest(), lambda path: fetch(url, where, path)
-    )
+    name = hashlib.sha256(url.encode()).hexdigest()
+    return cached("images", name, lambda path: fetch(url, where, path))
 
 
 def fetch(url: str, where: str, path: Path) -> None:
-    """Write what the URL answers with."""
+    """Write the response of a URL to a file.
+
+    Args:
+        url: to read.
+        where: row and image, for the error.
+        path: to write.
+
+    Raises:
+        UserError: it cannot be downloaded, or is too large.
+    """
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-            content: bytes = answer.read(MAX_BYTES + 1)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            content: bytes = response.read(MAX_BYTES + 1)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise UserError(
-            f"{where}: cannot be fetched ({error}). Save it below the images' root folder."
+            f"{where}: cannot be downloaded ({error}). Save it below the images' root folder."
         ) from None
     if len(content) > MAX_BYTES:
         raise UserError(f"{where}: more than {MAX_BYTES // 10**6} MB. Save a smaller one.")

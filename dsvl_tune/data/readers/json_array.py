@@ -1,28 +1,58 @@
-"""Where the values of a JSON list lie in its file, found without holding the file in memory."""
+"""Rows that are the values of a JSON array, found without holding the file in memory."""
 
 from __future__ import annotations
 
 import json
-import mmap
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.readers.parse import parse_json
+from dsvl_tune.data.readers.row_scan import RowLayout, Spans
 
-BLOCK = 1 << 24
-"""Bytes that are searched at once."""
 BOM = b"\xef\xbb\xbf"
+NOT_BLANK = re.compile(r"[^ \t\r\n]")
 
 
-def list_spans(content: bytes | mmap.mmap, path: Path) -> Iterator[tuple[int, int]]:
-    """First byte and byte after the last of each value of a JSON list; reads the file in blocks.
+class ArrayScan:
+    """The rows of a JSON array.
+
+    Args:
+        blocks: the file's bytes, cut anywhere.
+        path: the file, for errors.
+    """
+
+    layout = RowLayout(parse_json, label=": row ", before=b"[\n", between=b",\n", after=b"\n]\n")
+
+    def __init__(self, blocks: Iterable[bytes], path: str) -> None:
+        self.blocks = blocks
+        self.path = path
+
+    def spans(self) -> Spans:
+        """Where the rows are in the file."""
+        values = enumerate(array_values(self.blocks, self.path), start=1)
+        found = [(start, end, number) for number, (start, end, _) in values]
+        return np.array(found, dtype=np.int64).reshape(-1, 3)
+
+    def rows(self) -> Iterator[tuple[int, bytes]]:
+        """Number and bytes of each row."""
+        for number, (_, _, text) in enumerate(array_values(self.blocks, self.path), start=1):
+            yield number, text.encode()
+
+
+def array_values(blocks: Iterable[bytes], path: str) -> Iterator[tuple[int, int, str]]:
+    """First byte, byte after the last, and text of each value of a JSON array.
+
+    Args:
+        blocks: the file's bytes, cut anywhere.
+        path: the file, for errors.
 
     Raises:
-        UserError: it is not JSON, or not a list.
+        UserError: it is not JSON, or not an array.
     """
-    start = len(BOM) if content[:3] == BOM else 0
-    window = Window(content, start, path)
+    window = JsonWindow(blocks, path)
     window.take("[")
     number = 1
     while not (number == 1 and window.peek() == "]"):
@@ -34,59 +64,84 @@ def list_spans(content: bytes | mmap.mmap, path: Path) -> Iterator[tuple[int, in
     window.take("]")
     if window.peek():
         raise UserError(
-            f"{path}: text after the end of the list. A file with a row a line is to be named .jsonl."
+            f"{path}: text after the end of the array. "
+            "If the file has one row per line, name it .jsonl."
         )
 
 
-class Window:
-    """A piece of a JSON text that moves along the file; grows only where one value is larger than a block."""
+class JsonWindow:
+    """Part of a JSON text that moves along the file; larger than a block only if one value is.
 
-    def __init__(self, content: bytes | mmap.mmap, start: int, path: Path) -> None:
-        self.content, self.path = content, path
-        self.read = self.byte = start
-        self.text, self.at = "", 0
+    Args:
+        blocks: the file's bytes, cut anywhere.
+        path: the file, for errors.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], path: str) -> None:
+        self.blocks = iter(blocks)
+        self.path = path
+        self.text = ""
+        self.at = 0  # where the window begins, in characters of `text`
+        self.byte = 0  # and in bytes of the file
+        self.decoded = 0  # bytes of the file that were decoded
+        self.incomplete = b""  # the first bytes of a character that the next block completes
         self.decode = json.JSONDecoder().raw_decode
 
     def more(self) -> bool:
-        """Append a block; whether there was one. It is cut behind a whole character."""
-        if self.read >= len(self.content):
+        """Append a block; whether there was one."""
+        block = next(self.blocks, b"")
+        if not block and not self.incomplete:
             return False
-        end = min(self.read + BLOCK, len(self.content))
-        while end < len(self.content) and self.content[end] & 0xC0 == 0x80:
-            end -= 1
+        content = self.incomplete + block
+        if self.decoded == 0 and content.startswith(BOM):
+            content = content[len(BOM) :]
+            self.decoded = self.byte = len(BOM)
+        end = whole_characters(content) if block else len(content)
         try:
-            block = self.content[self.read : end].decode("utf-8")
+            text = content[:end].decode("utf-8")
         except UnicodeDecodeError as error:
+            position = self.decoded + error.start
             raise UserError(
-                f"{self.path}: byte {self.read + error.start} is not UTF-8. Save the file as UTF-8."
+                f"{self.path}: byte {position} is not UTF-8. Save the file as UTF-8."
             ) from None
-        self.text, self.at, self.read = self.text[self.at :] + block, 0, end
+        self.text = self.text[self.at :] + text
+        self.at = 0
+        self.decoded += end
+        self.incomplete = content[end:]
         return True
 
     def move(self, to: int) -> None:
-        """Go on to a character of the text."""
+        """Let the window begin at a character of the text."""
         self.byte += len(self.text[self.at : to].encode("utf-8"))
         self.at = to
 
     def peek(self) -> str:
         """The next character that is not white space; "" at the end."""
         while True:
-            found = re.compile(r"[^ \t\r\n]").search(self.text, self.at)
+            found = NOT_BLANK.search(self.text, self.at)
             self.move(found.start() if found else len(self.text))
             if found or not self.more():
                 return found[0] if found else ""
 
     def take(self, expected: str) -> None:
-        """Pass over a character that must come next."""
+        """Move past the next character, which must be this one.
+
+        Raises:
+            UserError: it is another one, or the text ends.
+        """
         if (found := self.peek()) != expected:
             raise UserError(
-                f"{self.path}: not JSON: {found or 'the end'!r} at byte {self.byte}, expected {expected!r}. "
-                "Expected a list of rows (JSON) or one complete row a line (JSONL)."
+                f"{self.path}: not JSON: {found or 'the end'!r} at byte {self.byte}, expected "
+                f"{expected!r}. Expected a JSON array of rows, or one row per line (JSONL)."
             )
         self.move(self.at + 1)
 
-    def value(self, number: int) -> tuple[int, int]:
-        """Where the next value lies."""
+    def value(self, number: int) -> tuple[int, int, str]:
+        """Move past the next value: its first byte, the byte after its last, its text.
+
+        Raises:
+            UserError: it is not JSON.
+        """
         self.peek()
         while True:
             try:
@@ -98,5 +153,17 @@ class Window:
                         f"{self.path}: row {number}: not JSON ({error}). Repair the row."
                     ) from None
         start = self.byte
+        text = self.text[self.at : end]
         self.move(end)
-        return start, self.byte
+        return start, self.byte, text
+
+
+def whole_characters(content: bytes) -> int:
+    """Bytes of `content` up to the beginning of its last UTF-8 character if that one is cut."""
+    for back in range(1, min(4, len(content)) + 1):
+        byte = content[-back]
+        if byte & 0xC0 == 0x80:  # inside a character
+            continue
+        length = 1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+        return len(content) - (back if back < length else 0)
+    return len(content)

@@ -1,140 +1,189 @@
-"""Where rows come from: a file, several, a folder or a hub name, opened without reading them."""
+"""Names in recipes to readers: files, patterns of files, folders, hub names and URLs."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from glob import glob
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
+import fsspec
+
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.readers.arrow import is_saved, named_files, open_arrow, open_named, open_parquet
-from dsvl_tune.data.readers.indexed_file import open_csv, open_json, open_lines, open_tar
+from dsvl_tune.data.readers.base import Record, RowFile
+from dsvl_tune.data.readers.file_formats import (
+    FORMATS,
+    file_ending,
+    file_format,
+    stream_format,
+)
+from dsvl_tune.data.readers.stream import Stream
+from dsvl_tune.data.readers.tables import is_saved, named_files, open_named
 
-
-class Part(Protocol):
-    """The rows of one file or table: `byte_rows.ByteRows` or `table_rows.TableRows`."""
-
-    @property
-    def identity(self) -> str:
-        """Another one if the rows are others."""
-
-    @property
-    def checksum(self) -> int:
-        """Another one if the rows are others, the same wherever the file lies."""
-
-    @property
-    def file_name(self) -> str:
-        """A name for a file that `write` makes."""
-
-    @property
-    def root(self) -> Path:
-        """Where image paths start from."""
-
-    def __len__(self) -> int: ...
-
-    def source(self, index: int) -> str:
-        """File and row."""
-
-    def row(self, index: int) -> Any:
-        """A row's value."""
-
-    def write(self, kept: Sequence[int], path: Path) -> None:
-        """A file of the same kind with some of the rows."""
-
-
-# How a file's name ends -> what opens it.
-ENDINGS: dict[str, Callable[[Path], Part]] = {
-    ".jsonl": open_lines,
-    ".ndjson": open_lines,
-    ".json": open_json,
-    ".csv": open_csv,
-    ".tsv": open_csv,
-    ".parquet": open_parquet,
-    ".arrow": open_arrow,
-    ".feather": open_arrow,
-    ".tar": open_tar,
-}
-TABLES = (".parquet", ".arrow", ".feather")
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
+WILDCARD = re.compile(r"[*?\[]")
 
 
-class Rows:
-    """The rows of all parts, one after another."""
+class OpenedFiles:
+    """The rows of several opened files, one file after another.
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = list(parts)
-        self.ends = list(accumulate(len(part) for part in self.parts))
+    Args:
+        name: what errors call them.
+        files: the files.
+    """
 
-    def __len__(self) -> int:
+    def __init__(self, name: str, files: Sequence[RowFile]) -> None:
+        self.name = name
+        self.files = files
+        self.ends = list(accumulate(len(file) for file in files))
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
         return self.ends[-1]
 
     @property
+    def identity(self) -> str:
+        """The files' identities."""
+        return repr([file.identity for file in self.files])
+
+    @property
     def checksum(self) -> int:
-        """CRC-32 over the parts' checksums."""
-        return crc32(repr([part.checksum for part in self.parts]).encode())
+        """CRC-32 over the files' checksums."""
+        return crc32(repr([file.checksum for file in self.files]).encode())
 
-    def locate(self, index: int) -> tuple[Part, int]:
-        """The part that holds a row, and its number there."""
-        if not 0 <= index < len(self):
+    def record(self, index: int) -> Record:
+        """The row of that number.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if not 0 <= index < self.num_rows:
             raise IndexError(index)
-        part = bisect_right(self.ends, index)
-        return self.parts[part], index - (self.ends[part] - len(self.parts[part]))
+        number = bisect_right(self.ends, index)
+        file = self.files[number]
+        return file.record(index - (self.ends[number] - len(file)))
+
+    def iterate(self, start: int = 0) -> Iterator[Record]:
+        """The rows from number `start` on."""
+        return map(self.record, range(start, self.num_rows))
 
 
-def open_rows(name: str) -> Rows:
-    """The rows that a recipe names.
+def open_rows(name: str) -> OpenedFiles:
+    """The rows that a recipe names, opened without reading them.
 
     Args:
-        name: a file, a pattern of files (`shards/*.tar`, in the order of their names), a folder that Hugging Face
-            datasets reads, or a name on its hub, `owner/name` or `owner/name/config`. Folders and hub names may end in
-            `#SPLIT`; without it the split is train.
+        name: a file; a pattern of files (`shards/*.tar`, in the order of their names); a folder
+            that Hugging Face datasets reads; or a name on its hub, `owner/name` or
+            `owner/name/config`. Folders and hub names may end in `#SPLIT`; without it the split
+            is train.
 
     Raises:
-        UserError: nothing of the kind is there, its ending is unknown, or it holds no rows.
+        UserError: there is nothing of the kind, its ending is unknown, or it has no rows.
     """
+    opened = OpenedFiles(name, open_files(name))
+    if not opened.num_rows:
+        raise UserError(f"{name}: no rows. Expected at least one conversation.")
+    return opened
+
+
+def open_files(name: str) -> list[RowFile]:
+    """The files that a recipe names, as in `open_rows`."""
     whole, _, split = name.partition("#")
     path = Path(whole).expanduser()
     if path.is_dir():
-        parts = open_folder(path, split or "train")
-    elif re.search(r"[*?\[]", name) and not Path(name).exists():
-        parts = [open_file(Path(found)) for found in sorted(glob(str(Path(name).expanduser())))]
-        if not parts:
-            raise UserError(f"{name}: cannot be read: no file is named so. Check the pattern.")
-    elif HUB_NAME.fullmatch(whole) and not path.exists() and path.suffix.lower() not in ENDINGS:
-        parts = [open_named(whole, split or "train")]
-    else:
-        parts = [open_file(Path(name).expanduser())]
-    rows = Rows(parts)
-    if not len(rows):
-        raise UserError(f"{name}: no rows. Expected at least one conversation.")
-    return rows
+        return open_folder(path, split or "train")
+    if WILDCARD.search(name) and not Path(name).exists():
+        found = sorted(glob(str(Path(name).expanduser())))
+        if not found:
+            raise UserError(f"{name}: cannot be read: no file has such a name. Check the pattern.")
+        return [open_file(Path(file)) for file in found]
+    if is_hub_name(whole) and file_ending(whole) not in FORMATS:
+        return [open_named(whole, split or "train")]
+    return [open_file(Path(name).expanduser())]
 
 
-def open_folder(path: Path, split: str) -> list[Part]:
-    """Saved sets, image folders and parquet by datasets; text and tars file by file.
+def open_folder(path: Path, split: str) -> list[RowFile]:
+    """The files of a folder that datasets reads.
 
-    datasets would make numbers, nulls and dates of text ("007" and "NA" in CSV, "2020-01-01" in JSON).
+    Tables, image folders and saved data sets are opened by datasets; text and tars file by file,
+    because datasets would turn text into numbers, nulls and dates.
     """
     if not is_saved(path):
         files = [Path(file) for file in named_files(str(path), split)]
-        if all(
-            file.suffix.lower() in ENDINGS and file.suffix.lower() not in TABLES for file in files
-        ):
+        formats = [FORMATS.get(file_ending(str(file))) for file in files]
+        if all(found is not None and not found.is_table for found in formats):
             return [open_file(file) for file in files]
     return [open_named(str(path), split)]
 
 
-def open_file(path: Path) -> Part:
-    """One file by its name's ending."""
-    opener = ENDINGS.get(path.suffix.lower())
-    if opener is None:
-        raise UserError(
-            f"{path}: its name ends in {path.suffix or 'nothing'!r}. Expected one of {', '.join(ENDINGS)}, a folder, "
-            "or a name on the Hugging Face hub (owner/name)."
-        )
-    return opener(path)
+def open_file(path: Path) -> RowFile:
+    """One file, by its name's ending."""
+    return file_format(str(path)).open(path)
+
+
+def open_stream(name: str, seed: int) -> Stream:
+    """The rows that a recipe names, to be streamed.
+
+    Args:
+        name: as in `find_shards`.
+        seed: seed of the stream's order.
+    """
+    return Stream(name, find_shards(name), seed)
+
+
+def find_shards(name: str) -> list[str]:
+    """The files that a recipe names for a stream, in the order of their names.
+
+    Args:
+        name: a file or a pattern of files, local or as a URL (hf://, s3://, https://, ...); a
+            folder, or a hub name as in `open_rows`, whose files Hugging Face datasets finds.
+
+    Raises:
+        UserError: there are none, or they have a format that cannot be streamed.
+    """
+    whole, _, split = name.partition("#")
+    path = Path(name).expanduser()
+    if "://" in name:
+        found = matching_files(name) if "*" in name else [name]
+    elif WILDCARD.search(name) and not path.exists():
+        found = matching_files(str(path))
+    elif file_ending(name) in FORMATS:
+        found = [str(path)]
+    elif Path(whole).expanduser().is_dir() or HUB_NAME.fullmatch(whole):
+        found = named_files(whole, split or "train")
+    else:
+        raise UserError(f"{name}: cannot be read: there is no such file or folder. Check the path.")
+    if not found:
+        raise UserError(f"{name}: cannot be read: no file has such a name. Check the pattern.")
+    for shard in found:
+        stream_format(shard)
+    return found
+
+
+def matching_files(pattern: str) -> list[str]:
+    """Paths or URLs that match a pattern.
+
+    Raises:
+        UserError: the address cannot be read.
+    """
+    try:
+        system, path = fsspec.url_to_fs(pattern)
+        found: list[Any] = sorted(system.glob(path))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{pattern}: cannot be read ({error}). Check the address.") from None
+    return [system.unstrip_protocol(one) if "://" in pattern else one for one in found]
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name is one on the Hugging Face hub rather than a path."""
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).expanduser().exists()
+
+
+def is_remote(name: str) -> bool:
+    """Whether the rows of a name are not on this machine: a URL or a hub name."""
+    return "://" in name or is_hub_name(name.partition("#")[0])

@@ -1,205 +1,182 @@
-"""Rows that are read one after another and never downloaded: in an order that follows from seed and position alone."""
+"""Rows that are streamed: read shard after shard, never downloaded, never counted beforehand.
+
+Hugging Face datasets' own streaming is not used: it turns text into numbers, nulls and dates ("007"
+and "NA" in CSV, "2020-01-01" in JSON), and parses every row that a resumed run skips.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
-from zlib import crc32
 
 import fsspec
 import numpy as np
-from torch.utils.data import Sampler
+import pyarrow as pa
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.image_refs import ImageSource
-from dsvl_tune.data.formats.registry import Format, read_row
-from dsvl_tune.data.readers.arrow import named_files
-from dsvl_tune.data.readers.open import HUB_NAME
-from dsvl_tune.data.readers.remote import READERS, Record, ending, read_shard
+from dsvl_tune.data.readers.base import Reader, Record, RowFile
+from dsvl_tune.data.readers.file_formats import stream_format
 
-WINDOW = 1000
+WINDOW_ROWS = 1000
 """Rows that are shuffled together; up to twice as many are in memory."""
 
 
 @dataclass
 class Stream:
-    """The rows of all shards.
+    """The rows of many shards: a reader without a number of rows, and an endless order of them.
 
-    An epoch goes through the shards in an order drawn from (seed, epoch) and shuffles the rows as they come, window by
-    window. The next epoch follows without a break. Row number n of that endless order is the same whenever, and from
-    wherever, it is read: what a shard holds is counted when it has been read to its end, and a shard whose count is
-    known is passed over without opening it.
+    **Order.** An epoch takes the shards in an order drawn from (seed, epoch), and shuffles their
+    rows window by window as they arrive. The next epoch follows without a break. Row n of that
+    order is the same whenever, and from wherever, it is read.
+
+    **Lanes.** The order may be split into lanes, so that several processes read different shards:
+    of each epoch's shards, lane k of n takes every n-th from the k-th on, and is an endless order
+    of its own. One lane is the whole order.
+
+    **Resuming.** A shard is counted when it was read to its end. With these counts, which
+    checkpoints hold, the order continues from any row that was reached before; counted shards are
+    skipped without opening them.
 
     Attributes:
+        name: what errors call the stream.
         shards: paths or URLs.
-        seed: of the order.
-        counts: rows of the shards that were read to their end, by number.
+        seed: seed of the order.
+        window_rows: rows that are shuffled together; up to twice as many are in memory.
+        counts: rows of the shards that were read to their end, by shard number.
     """
 
+    name: str
     shards: Sequence[str]
     seed: int = 1
+    window_rows: int = WINDOW_ROWS
     counts: dict[int, int] = field(default_factory=dict)
 
-    def rows_from(self, row: int) -> Iterator[Record]:
-        """Rows from number `row` of the endless order on.
+    num_rows: None = field(default=None, init=False)
+    identity: None = field(default=None, init=False)
+    checksum: int = field(default=0, init=False)
+    files: tuple[RowFile, ...] = field(default=(), init=False)
+
+    def record(self, index: int) -> Record:
+        """Row number `index` in the order of the shards' names; reads through those before it.
 
         Raises:
-            UserError: a shard cannot be read, or does not hold as many rows as before.
+            IndexError: the stream has fewer rows.
         """
-        epoch = 0
-        if len(self.counts) == len(self.shards):  # else the first epoch has not come to its end
-            epoch, row = divmod(row, sum(self.counts.values()))
-        while True:
-            window, inside = divmod(row, WINDOW)
-            yield from islice(self.shuffled(epoch, window), inside, None)
-            epoch, row = epoch + 1, 0
+        record = next(self.iterate(index), None)
+        if record is None:
+            raise IndexError(index)
+        return record
 
-    def shuffled(self, epoch: int, window: int) -> Iterator[Record]:
-        """The rest of an epoch from a window on. With each row that is given one of the next window is read."""
+    def iterate(self, start: int = 0) -> Iterator[Record]:
+        """Every row from number `start` on, once, in the order of the shards' names."""
+        return islice(self.shard_rows(range(len(self.shards))), start, None)
+
+    def shuffled(self, start: int = 0, lane: int = 0, num_lanes: int = 1) -> Iterator[Record]:
+        """The endless order of a lane, from its row number `start` on.
+
+        Args:
+            start: rows to skip.
+            lane: number of the lane, from 0.
+            num_lanes: number of lanes, at most the number of shards.
+
+        Raises:
+            UserError: a shard cannot be read, has changed since it was counted, or none has a row.
+        """
+        for epoch in count():
+            shards = self.epoch_shards(epoch)[lane::num_lanes]
+            size = self.counted_rows(shards)
+            if size is not None and size <= start:
+                start -= size
+                self.check_rows()
+                continue
+            window, inside = divmod(start, self.window_rows)
+            yield from islice(self.epoch_rows(epoch, shards, window), inside, None)
+            start = 0
+
+    def epoch_shards(self, epoch: int) -> list[int]:
+        """Numbers of the shards in the order in which an epoch takes them."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.shards))
-        rows = self.in_order(order.tolist(), window * WINDOW)
-        block = list(islice(rows, WINDOW))
+        return order.tolist()
+
+    def counted_rows(self, shards: Sequence[int]) -> int | None:
+        """Rows of these shards; None unless each of them was counted."""
+        if not all(shard in self.counts for shard in shards):
+            return None
+        return sum(self.counts[shard] for shard in shards)
+
+    def check_rows(self) -> None:
+        """Raise if every shard was counted and none has a row: the order would never yield one."""
+        if self.counted_rows(range(len(self.shards))) == 0:
+            raise UserError(f"{self.name}: no rows. Expected at least one conversation.")
+
+    def epoch_rows(self, epoch: int, shards: Sequence[int], window: int) -> Iterator[Record]:
+        """The rows of an epoch's shards from a window on.
+
+        With each row that is yielded one of the next window is read, so no window is waited for.
+        """
+        rows = self.shard_rows(shards, window * self.window_rows)
+        block = list(islice(rows, self.window_rows))
         while block:
             ahead: list[Record] = []
-            for place in np.random.default_rng((self.seed, epoch, window)).permutation(len(block)):
+            places = np.random.default_rng((self.seed, epoch, window)).permutation(len(block))
+            for place in places:
                 ahead += islice(rows, 1)
                 yield block[place]
-            block, window = ahead, window + 1
+            block = ahead
+            window += 1
 
-    def in_order(self, order: Sequence[int], skip: int = 0) -> Iterator[Record]:
-        """The rows of the shards in that order, without the first `skip`."""
-        for shard in order:
-            known = self.counts.get(shard)
-            if known is not None and known <= skip:
-                skip -= known
-                continue
-            end = skip
-            for record in read_shard(self.shards[shard], skip):
-                end += 1
-                yield record
-            if self.counts.setdefault(shard, end) != end or end == skip > 0:
-                raise UserError(
-                    f"{self.shards[shard]}: ends after {end:,} rows, but had {known or skip:,} when it was read "
-                    "before. A stream's files may not change while a run reads them; start a new run."
-                )
-            skip = 0
+    def shard_rows(self, shards: Sequence[int], start: int = 0) -> Iterator[Record]:
+        """The rows of shards, one shard after another, from row number `start` on.
 
-
-@dataclass(frozen=True)
-class StreamedRows(Sequence[list[Conversation]]):
-    """The rows of a stream, each a conversation: by `Record` any of them, by number its first ones.
-
-    Attributes:
-        stream: where they come from.
-        images_root, format, allow_urls: as in `conversations.Conversations`.
-        first: its first rows as the shards lie there.
-    """
-
-    stream: Stream
-    images_root: Path | None = None
-    format: Format = "auto"
-    allow_urls: bool = False
-    first: Sequence[Record] = ()
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def __getitem__(self, index: int | Record) -> list[Conversation]:  # type: ignore[override]  # never sliced
-        """The row's conversation.
+        Args:
+            shards: numbers of the shards.
+            start: rows to skip: those of counted shards, and of the first that is not counted.
 
         Raises:
-            UserError: it is not of the format.
+            UserError: a shard cannot be read, or its number of rows changed.
         """
-        record = index if isinstance(index, Record) else self.first[index]
-        home = ImageSource(self.images_root or record.root, self.allow_urls)
-        return [read_row(record.value(), record.source, home, self.format)]
-
-    def records(self) -> Iterator[Record]:
-        """Every row once, as the shards lie there."""
-        return self.stream.in_order(range(len(self.stream.shards)))
-
-
-class StreamSampler(Sampler[list[Record]]):
-    """A batch sampler without an end whose micro-batch m holds rows m x batch_size x world_size and on of a stream.
-
-    It reads the rows in the training process and deals them to the processes in turn; the loader's workers, however
-    many, make conversations, tokens and pixels of them.
-
-    Args:
-        stream: the rows.
-        batch_size: rows of a micro-batch on one process.
-        rank: this process, 0..world_size - 1.
-        world_size: number of processes; each reads the whole stream and keeps its share.
-        position: asked at the start: how many micro-batches have been trained.
-    """
-
-    def __init__(
-        self,
-        stream: Stream,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        position: Callable[[], int] = lambda: 0,
-    ) -> None:
-        self.stream, self.batch_size = stream, batch_size
-        self.rank, self.world_size, self.position = rank, world_size, position
-
-    def __iter__(self) -> Iterator[list[Record]]:
-        size = self.batch_size * self.world_size
-        rows = self.stream.rows_from(self.position() * size)
-        while True:
-            yield list(islice(rows, size))[self.rank :: self.world_size]
-
-    def state(self) -> dict[str, int]:
-        """What the rows of a position depend on."""
-        names = [shard.replace("\\", "/").rpartition("/")[2] for shard in self.stream.shards]
-        return {
-            "shards": len(names),
-            "names of the shards (their checksum)": crc32(repr(names).encode()),
-            "seed": self.stream.seed,
-            "rows of a micro-batch over all processes": self.batch_size * self.world_size,
-        }
+        for shard in shards:
+            known = self.counts.get(shard)
+            if known is not None and known <= start:
+                start -= known
+                continue
+            end = start
+            for record in read_shard(self.shards[shard], start):
+                end += 1
+                yield record
+            if self.counts.setdefault(shard, end) != end or end == start > 0:
+                raise UserError(
+                    f"{self.shards[shard]}: ends after {end:,} rows, but had {known or start:,} "
+                    "when it was read before. The files of a stream may not change while a run "
+                    "reads them; start a new run."
+                )
+            start = 0
 
 
-def find_shards(name: str) -> list[str]:
-    """The files that a recipe names for a stream, in the order of their names.
+def as_stream(reader: Reader) -> Stream | None:
+    """The reader if it is a stream."""
+    return reader if isinstance(reader, Stream) else None
+
+
+def read_shard(path: str, start: int = 0) -> Iterator[Record]:
+    """The rows of one shard, read one after another: the rows that opening the same file finds.
 
     Args:
-        name: a file or a pattern of files, here or as a URL (hf://, s3://, https://, ...); a folder, or a hub name as
-            in `sources.open_rows`, whose files Hugging Face datasets names.
+        path: a local path, or a URL that fsspec opens (hf://, s3://, https://, ...).
+        start: rows to skip. They are not parsed, and in parquet not read.
 
     Raises:
-        UserError: there are none, or they are of a kind that cannot be streamed.
+        UserError: the shard cannot be read to its end.
     """
-    whole, _, split = name.partition("#")
-    path = Path(name).expanduser()
-    if "://" in name:
-        found = matching(name) if "*" in name else [name]
-    elif re.search(r"[*?\[]", name) and not path.exists():
-        found = matching(str(path))
-    elif path.suffix.lower() in READERS:
-        found = [str(path)]
-    elif Path(whole).expanduser().is_dir() or HUB_NAME.fullmatch(whole):
-        found = named_files(whole, split or "train")
-    else:
-        raise UserError(f"{name}: cannot be read: there is no such file or folder. Check the path.")
-    if not found:
-        raise UserError(f"{name}: cannot be read: no file is named so. Check the pattern.")
-    for one in found:
-        ending(one)
-    return found
-
-
-def matching(pattern: str) -> list[str]:
-    """Paths or URLs that a pattern names."""
+    stream = stream_format(path)
+    root = Path() if "://" in path else Path(path).parent
     try:
-        system, path = fsspec.url_to_fs(pattern)
-        found: list[Any] = sorted(system.glob(path))
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{pattern}: cannot be read ({error}). Check the address.") from None
-    return [system.unstrip_protocol(one) if "://" in pattern else one for one in found]
+        with fsspec.open(path, "rb") as file:
+            for content, parse, source in stream(file, path, start):
+                yield Record(content, parse, source, root)
+    except (OSError, ValueError, ImportError, tarfile.TarError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason}). Check it and its name.") from None

@@ -1,137 +1,152 @@
-"""Which rows of which source a step sees: a pure function of seed, mixture, position and process."""
+"""Rows of several sources, mixed by ratios that may change during training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 
-from dsvl_tune.data.sampling.mixture_schedule import Counts, Mixture
+from dsvl_tune.data.readers.stream import Stream
+from dsvl_tune.data.sampling.mixture_schedule import Mixture, RowCounts
+from dsvl_tune.data.sampling.row_orders import make_order
+from dsvl_tune.data.sampling.stream_sampler import LaneSampler, names_checksum
 
-WINDOW = 32
+WINDOW_BATCHES = 32
 """Micro-batches whose rows are sorted by length together."""
-DRAWS = 4096
-"""Draws with replacement that are made at once."""
 
 
-class MixedSampler(Sampler[list[int]]):
-    """A batch sampler over several sources, whose rows are numbered one source after another.
+class MixtureSampler(LaneSampler):
+    """Micro-batches that hold rows of several sources in the ratios of a mixture.
 
-    A source without replacement is gone through in a new order each time, drawn from (seed, source, pass): no row comes
-    again before all others have. Every micro-batch is full. Over all processes it holds the same rows whatever their
-    number is, as long as batch_size * world_size is the same.
+    A source without replacement is gone through in a new order each time, drawn from (seed,
+    source, pass): no row comes again before all others have. Every micro-batch is full. Over all
+    processes it holds the same rows whatever their number is, as long as batch_size * world_size
+    stays the same.
 
-    With `lengths`, the rows of `WINDOW` micro-batches (of one kind, under whole-step grouping) are sorted by length and
-    dealt out anew, so that a micro-batch holds rows of about one length; the window keeps its rows, the order of its
-    micro-batches is drawn.
+    With streams of at least as many shards as there are processes, each process mixes its own lane
+    (see `LaneSampler`): the ratios then hold in each lane, to a row.
+
+    With `lengths`, the rows of `window_batches` micro-batches are sorted by length and dealt out
+    anew, so that a micro-batch holds rows of similar length; the window keeps its rows, and the
+    order of its micro-batches is drawn. With homogeneous steps this happens within the batches of
+    one kind.
 
     Args:
-        sizes: rows of each source.
+        sources: number of rows of each source, or the stream that they come from.
         mixture: how they are mixed.
         batch_size: rows of a micro-batch on one process.
-        seed: of all draws.
-        rank: this process, 0..world_size - 1.
-        world_size: number of processes.
-        position: asked at the start of each pass: how many micro-batches have been trained.
-        with_replacement: whether each source is drawn from with replacement; None for none.
-        epoch_rows: rows after which an epoch ends, rounded up to whole optimizer steps; None takes the sizes' sum.
-        lengths: tokens of each row, to group by; None does not group.
+        with_replacement: whether each source is drawn from with replacement; () for none.
+        epoch_rows: rows after which an epoch ends, rounded up to whole optimizer steps; None
+            takes the sum of the sources' rows, and no end if one of them is a stream.
+        lengths: [R] int64, tokens of each row, to group by; the rows of all sources are numbered
+            one source after another. None does not group. Not possible with streams.
+        window_batches: micro-batches whose rows are sorted by length together.
+        **options: as in `BatchSampler`.
     """
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sources: Sequence[int | Stream],
         mixture: Mixture,
         batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        position: Callable[[], int] = lambda: 0,
-        with_replacement: Sequence[bool] | None = None,
+        *,
+        with_replacement: Sequence[bool] = (),
         epoch_rows: int | None = None,
         lengths: NDArray[np.int64] | None = None,
+        window_batches: int = WINDOW_BATCHES,
+        **options: Any,
     ) -> None:
-        self.sizes, self.mixture = list(sizes), mixture
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.position = position
-        self.with_replacement = list(with_replacement or [False] * len(self.sizes))
-        self.epoch_rows = epoch_rows or sum(self.sizes)
-        self.lengths = lengths
+        streams = [source for source in sources if isinstance(source, Stream)]
+        super().__init__(batch_size, streams, **options)
+        self.sources = sources
+        self.sizes = [source if isinstance(source, int) else 0 for source in sources]
         self.starts = [0, *accumulate(self.sizes)]
-        self.counts = Counts(mixture, batch_size * world_size)
-        self.order = lru_cache(maxsize=2 * len(self.sizes))(self.draw_order)
+        self.mixture = mixture
+        self.with_replacement = list(with_replacement) or [False] * len(sources)
+        self.epoch_rows = epoch_rows or (None if streams else sum(self.sizes))
+        self.lengths = lengths
+        self.window_batches = window_batches
+        self.orders = [
+            make_order(source, (self.seed, number), drawn=self.with_replacement[number])
+            for number, source in enumerate(sources)
+        ]
+        self.counts = lru_cache(maxsize=1)(self.lane_counts)
         self.window = lru_cache(maxsize=2)(self.sorted_window)
 
-    def __len__(self) -> int:
-        """Micro-batches of an epoch, on each process."""
-        per_step = self.batch_size * self.world_size * self.mixture.batches_per_step
+    @property
+    def epoch_batches(self) -> int | None:
+        """Micro-batches of an epoch, on each process; None if it has no end."""
+        if self.epoch_rows is None:
+            return None
+        per_step = self.total_rows * self.mixture.batches_per_step
         return -(-self.epoch_rows // per_step) * self.mixture.batches_per_step
 
-    def __iter__(self) -> Iterator[list[int]]:
-        start = self.position()
-        for batch in range(start, start + len(self)):
-            yield self.rows_at(batch)
+    def rows_at(self, batch: int) -> list[Any]:
+        """Keys of the rows of micro-batch number `batch` on this process.
 
-    def rows_at(self, batch: int) -> list[int]:
-        """Rows of micro-batch number `batch`, counted over all epochs, on this process."""
+        A row of a source with numbers has its number among all rows; one of a stream the number
+        of its source and its record.
+        """
         if self.lengths is None:
-            return self.mixed(batch)[self.rank :: self.world_size]
-        return self.window(batch // WINDOW)[batch % WINDOW][self.rank :: self.world_size]
+            return self.deal(lambda lane: self.mixed(batch, lane))
+        window, place = divmod(batch, self.window_batches)
+        return self.window(window)[place][self.rank :: self.world_size]
 
-    def state(self) -> dict[str, int]:
+    def settings(self) -> dict[str, int]:
         """What the rows of a position depend on."""
-        whole = (self.sizes, self.mixture, self.with_replacement, self.epoch_rows)
+        sources = [
+            source if isinstance(source, int) else (names_checksum(source), source.seed)
+            for source in self.sources
+        ]
+        whole = (sources, self.mixture, self.with_replacement, self.epoch_rows)
+        lengths = 0 if self.lengths is None else crc32(self.lengths.tobytes())
         return {
             "rows": sum(self.sizes),
             "seed": self.seed,
-            "rows of a micro-batch over all processes": self.batch_size * self.world_size,
-            "mixture (its checksum)": crc32(repr(whole).encode()),
-            "lengths (their checksum)": 0
-            if self.lengths is None
-            else crc32(self.lengths.tobytes()),
+            "rows of a micro-batch over all processes": self.total_rows,
+            "mixture (checksum)": crc32(repr(whole).encode()),
+            "lengths (checksum)": lengths,
         }
 
-    def mixed(self, batch: int) -> list[int]:
-        """Rows of a micro-batch over all processes, in drawn order."""
-        before = self.counts.before(batch)
-        rows = [
-            self.starts[source] + self.draw(source, before[source] + i)
-            for source, count in enumerate(self.counts.at(batch))
-            for i in range(count)
-        ]
-        shuffle = np.random.default_rng((self.seed, len(self.sizes), batch)).permutation(len(rows))
-        return [rows[i] for i in shuffle]
+    def lane_counts(self, num_lanes: int) -> RowCounts:
+        """How many rows of each source each lane takes."""
+        return RowCounts(self.mixture, self.total_rows // num_lanes)
 
-    def draw(self, source: int, number: int) -> int:
-        """The row that draw `number` of a source gives."""
-        per_order = DRAWS if self.with_replacement[source] else self.sizes[source]
-        return int(self.order(source, number // per_order)[number % per_order])
+    def mixed(self, batch: int, lane: int = 0) -> list[Any]:
+        """A lane's rows of a micro-batch, in drawn order."""
+        counts = self.counts(self.num_lanes)
+        before, taken = counts.before(batch), counts.at(batch)
+        rows: list[Any] = []
+        for source, order in enumerate(self.orders):
+            keys = order.keys(lane, self.num_lanes, before[source], taken[source])
+            rows += [self.row_key(source, key) for key in keys]
+        shuffle = np.random.default_rng((self.seed, len(self.sources), batch))
+        return [rows[i] for i in shuffle.permutation(len(rows))]
 
-    def draw_order(self, source: int, turn: int) -> NDArray[np.int64]:
-        """A pass through a source, or a block of draws from it."""
-        draws = np.random.default_rng((self.seed, source, turn))
-        if self.with_replacement[source]:
-            return draws.integers(self.sizes[source], size=DRAWS)
-        return draws.permutation(self.sizes[source])
+    def row_key(self, source: int, key: Any) -> Any:
+        """The key of a source's row among the rows of all sources."""
+        return self.starts[source] + key if isinstance(key, int) else (source, key)
 
     def sorted_window(self, window: int) -> list[list[int]]:
-        """The micro-batches of a window, their rows dealt out by length."""
+        """The micro-batches of a window over all processes, their rows dealt out by length."""
         assert self.lengths is not None
-        batches = [self.mixed(batch) for batch in range(window * WINDOW, (window + 1) * WINDOW)]
-        kinds = [
-            self.counts.text_step(batch) for batch in range(window * WINDOW, (window + 1) * WINDOW)
-        ]
-        size = self.batch_size * self.world_size
-        chance = np.random.default_rng((self.seed, len(self.sizes) + 1, window))
+        numbers = range(window * self.window_batches, (window + 1) * self.window_batches)
+        batches = [self.mixed(batch) for batch in numbers]
+        counts = self.counts(self.num_lanes)
+        is_text = [counts.text_step(batch) for batch in numbers]
+        chance = np.random.default_rng((self.seed, len(self.sources) + 1, window))
         for kind in (True, False):
-            places = [place for place, one in enumerate(kinds) if one == kind]
+            places = [place for place, text in enumerate(is_text) if text == kind]
+            if not places:
+                continue
             rows = np.array([row for place in places for row in batches[place]], dtype=np.int64)
-            rows = rows[np.argsort(self.lengths[rows], kind="stable")] if len(rows) else rows
-            for part, place in enumerate(chance.permutation(places) if places else ()):
-                batches[place] = rows[part * size : (part + 1) * size].tolist()
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            for part, place in enumerate(chance.permutation(places)):
+                start = part * self.total_rows
+                batches[place] = rows[start : start + self.total_rows].tolist()
         return batches

@@ -1,107 +1,95 @@
-"""What a survey found of each row, kept in the cache piece by piece: the same pass, broken off, goes on where it broke.
+"""On-disk cache of validation results, so that an interrupted check resumes where it stopped.
 
-A row is examined again if its file, the settings or one of its pictures is another than it was, and always if something
-was wrong with it: what was repaired since is no error any more.
+A row is inspected again if its file, the settings or one of its images changed, and always if it
+had an error, which may have been repaired since.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import dsvl_tune
 from dsvl_tune.core.cache_folder import cache_folder
 from dsvl_tune.core.files import write_cached
-from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.validation.inspect import FORK_FROM, Examine, Facts, examined
+from dsvl_tune.data.validation.row_stats import RowStats
 
-PIECE = 1000
-"""Rows of a file in the cache."""
-Stamps = dict[str, tuple[int, int] | None]
+Stamp = tuple[int, int]
+"""Size of an image file in bytes, and its modification time in ns."""
 
 
-def cached_inspection(
-    rows: Sequence[list[Conversation]], examine: Examine, identity: str | None, title: str
-) -> Iterator[Facts]:
-    """As `survey.survey`, without examining rows again that are known.
+class ResultCache:
+    """The results of one pass over one set of rows, in pieces of so many rows per file.
 
     Args:
-        rows, examine, title: as there.
-        identity: equal for equal rows, as file stamps are; None for rows that have none. These, and sets so small that
-            reading them anew is quick, are not kept.
+        identity: what the results depend on: equal identities imply equal results.
+        num_rows: rows of the set.
+        piece_rows: rows of a piece.
     """
-    if identity is None or len(rows) < FORK_FROM:
-        yield from chain.from_iterable(examined(rows, examine, None, title))
-        return
-    settings = f"{dsvl_tune.__version__}{identity}{examine.identity()}"
-    folder = cache_folder("facts") / blake2b(settings.encode(), digest_size=16).hexdigest()
-    stamps: Stamps = {}
-    starts = range(0, len(rows), PIECE)
-    missing = deque(
-        start + place
-        for start in starts
-        for place, known in enumerate(
-            read_piece(folder / str(start), min(PIECE, len(rows) - start), stamps)
-        )
-        if known is None
-    )
-    found = examined(rows, examine, tuple(missing), title)
-    for start in starts:
-        piece = read_piece(folder / str(start), min(PIECE, len(rows) - start), stamps)
-        news = False
-        for place in range(len(piece)):
-            if missing and missing[0] == start + place:
-                missing.popleft()
-                piece[place], news = next(found), True
-        whole = [facts for facts in piece if facts is not None]
-        if news:
-            write_cached(folder / str(start), partial(Path.write_text, data=as_text(whole, stamps)))
-        yield from chain.from_iterable(whole)
+
+    def __init__(self, identity: str, num_rows: int, piece_rows: int) -> None:
+        key = blake2b(f"{dsvl_tune.__version__}{identity}".encode(), digest_size=16).hexdigest()
+        self.folder = cache_folder("validation") / key
+        self.num_rows = num_rows
+        self.piece_rows = piece_rows
+        self.stamps: dict[str, Stamp | None] = {}
+
+    def starts(self) -> range:
+        """Number of the first row of each piece."""
+        return range(0, self.num_rows, self.piece_rows)
+
+    def missing(self) -> Iterator[int]:
+        """Numbers of the rows that have to be inspected."""
+        for start in self.starts():
+            for place, result in enumerate(self.read(start)):
+                if result is None:
+                    yield start + place
+
+    def read(self, start: int) -> list[list[RowStats] | None]:
+        """The results of a piece's rows; None for a row that has to be inspected."""
+        path = self.folder / str(start)
+        if not path.is_file():
+            return [None] * min(self.piece_rows, self.num_rows - start)
+        return [self.usable(json.loads(line)) for line in path.read_text().splitlines()]
+
+    def usable(self, stored: list[tuple[dict[str, Any], list[Any]]]) -> list[RowStats] | None:
+        """A row's results, unless one has an error or an image changed."""
+        found = []
+        for values, old_stamps in stored:
+            stats = RowStats(**{key: as_tuple(value) for key, value in values.items()})
+            stamps = [self.image_stamp(name) for name in stats.images]
+            if stats.error or stamps != [as_tuple(stamp) for stamp in old_stamps]:
+                return None
+            found.append(stats)
+        return found
+
+    def write(self, start: int, piece: Sequence[list[RowStats]]) -> None:
+        """Store the results of a piece's rows, one row per line."""
+        lines = []
+        for row in piece:
+            stored = [
+                (asdict(stats), [self.image_stamp(name) for name in stats.images]) for stats in row
+            ]
+            lines.append(json.dumps(stored) + "\n")
+        write_cached(self.folder / str(start), partial(Path.write_text, data="".join(lines)))
+
+    def image_stamp(self, name: str) -> Stamp | None:
+        """Stamp of an image that is a file; None for others, whose name or row identifies them."""
+        if name not in self.stamps:
+            try:
+                status = os.stat(name)
+                self.stamps[name] = (status.st_size, status.st_mtime_ns)
+            except OSError:
+                self.stamps[name] = None
+        return self.stamps[name]
 
 
-def as_text(piece: Sequence[list[Facts]], stamps: Stamps) -> str:
-    """A line a row: its facts and its pictures' stamps."""
-    return "".join(
-        json.dumps([[asdict(one), [stamp(name, stamps) for name in one.images]] for one in facts])
-        + "\n"
-        for facts in piece
-    )
-
-
-def read_piece(path: Path, rows: int, stamps: Stamps) -> list[list[Facts] | None]:
-    """The facts of a piece's rows as they were kept; None for a row that is to be examined."""
-    if not path.is_file():
-        return [None] * rows
-    return [known_facts(json.loads(line), stamps) for line in path.read_text().splitlines()]
-
-
-def known_facts(
-    kept: list[tuple[dict[str, object], list[list[int] | None]]], stamps: Stamps
-) -> list[Facts] | None:
-    """A row's facts, unless it had an error or a picture has changed."""
-    found = []
-    for values, was in kept:
-        facts = Facts(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})  # type: ignore[arg-type]
-        now = [stamp(name, stamps) for name in facts.images]
-        if facts.error or now != [None if one is None else tuple(one) for one in was]:
-            return None
-        found.append(facts)
-    return found
-
-
-def stamp(name: str, stamps: Stamps) -> tuple[int, int] | None:
-    """Size and time of change of a picture that is a file; None for others, whose name or row tells what they hold."""
-    if name not in stamps:
-        try:
-            status = os.stat(name)
-            stamps[name] = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            stamps[name] = None
-    return stamps[name]
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple, anything else as it is: JSON has no tuples."""
+    return tuple(value) if isinstance(value, list) else value

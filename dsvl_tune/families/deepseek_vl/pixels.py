@@ -141,7 +141,7 @@ def normalize(vision_inputs: Mapping[str, Tensor], settings: ImageSettings) -> d
 
 
 def normalize_levels(levels: Tensor, tower: TowerPixels) -> Tensor:
-    """uint8 [I, 3, S, S] at the tower's size, normalized: float32 [I, 3, tower.size, tower.size]."""
+    """uint8 [I, 3, S, S], resized and normalized: float32 [I, 3, tower.size, tower.size]."""
     resized = resize_square(levels.float().div_(MAX_LEVEL), tower.size)
     mean, std = channel_values(tower, levels.device)
     return resized.sub_(mean).div_(std)
@@ -190,6 +190,6 @@ def blank_inputs(settings: ImageSettings) -> dict[str, Tensor]:
 
 @lru_cache
 def image_digest(settings: ImageSettings) -> str:
-    """Changes whenever a picture would become other vision inputs: of the settings and this code."""
+    """Changes whenever a picture would become other vision inputs: of settings and code."""
     code = Path(__file__).read_bytes()
     return hashlib.sha256(f"{settings}".encode() + code).hexdigest()

@@ -135,7 +135,7 @@ def check_order(turns: tuple[Turn, ...], mode: RenderMode, source: str) -> None:
 
 
 def check_text(text: str, processor: Processor, where: str) -> None:
-    """Raise if the text has an unpaired surrogate, or a string that tokenizes to a special token."""
+    """Raise if the text has half a character, or a string that is a special token."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""`check-data` from outside: a set with one row of every fault, its report, its clean part."""
+"""`check-data` from outside: a file with a row of every fault, its report, its clean part."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw
 
 from dsvl_tune.cli.commands.check_data import main
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.validation.inspect import Facts, look
-from dsvl_tune.data.validation.report import Report, kind_of, leaks
+from dsvl_tune.data.validation.leakage import leaks
+from dsvl_tune.data.validation.perceptual_hash import perceptual_hash
+from dsvl_tune.data.validation.report import SplitReport, error_kind
+from dsvl_tune.data.validation.row_stats import RowStats
 from dsvl_tune.datamodules import InstructDataModule
 
 
@@ -66,10 +68,10 @@ def arguments(folder: Path, checkpoint: Path, *more: str) -> list[str]:
         str(folder / "train.jsonl"),
     ]
     held = ["--data.test", str(folder / "test.jsonl")]
-    return ["check-data", "--model.checkpoint", str(checkpoint), *data, *held, *more]
+    return ["--model.checkpoint", str(checkpoint), *data, *held, *more]
 
 
-def test_every_fault_is_told_with_its_place(
+def test_every_fault_is_reported_with_its_place(
     folder: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="8 rows would stop fit"):
@@ -95,8 +97,8 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
     out, saved = tmp_path / "clean", tmp_path / "report.json"
     with pytest.raises(UserError):
         main(arguments(folder, hybrid_checkpoint, "--fix", str(out), "--json", str(saved)))
-    told = capsys.readouterr().out
-    assert "train: 1 x turn N (assistant): empty" in told and "4 of 12 rows" in told
+    printed = capsys.readouterr().out
+    assert "train: 1 x turn N (assistant): empty" in printed and "4 of 12 rows" in printed
     assert [
         json.loads(line) for line in (out / "train/train.jsonl").read_text().splitlines()
     ] == GOOD
@@ -148,7 +150,7 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
 def test_json_on_the_output_is_json_alone(
     folder: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where a file is so large that setting up says something about it, and where rows are written."""
+    """Also where set-up prints something about a large file, and where rows are written."""
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, GOOD)))
     large = ["--data.check_rows", "2", "--data.validation", str(folder / "test.jsonl")]
     main(
@@ -156,12 +158,12 @@ def test_json_on_the_output_is_json_alone(
             folder, hybrid_checkpoint, *large, "--json", "-", "--fix", str(tmp_path / "clean")
         )
     )
-    told = capsys.readouterr()
-    assert json.loads(told.out)["splits"]["train"]["conversations"] == 4
-    assert "4 of 4 rows" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["splits"]["train"]["conversations"] == 4
+    assert "4 of 4 rows" in printed.err
 
 
-def test_fix_says_which_root_the_images_have(
+def test_fix_names_the_images_root(
     folder: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = tmp_path / "rows.jsonl"
@@ -173,36 +175,37 @@ def test_fix_says_which_root_the_images_have(
 
 def test_a_stream_is_not_written(folder: Path, hybrid_checkpoint: Path, tmp_path: Path) -> None:
     stream = ["--data.streaming", "true", "--data.validation", str(folder / "test.jsonl")]
-    with pytest.raises(UserError, match="--fix: the rows of 'train' are streamed"):
+    with pytest.raises(UserError, match="--fix: the rows of 'train' are not opened from files"):
         main(arguments(folder, hybrid_checkpoint, *stream, "--fix", str(tmp_path / "clean")))
 
 
-def test_kinds_leave_out_what_is_a_row_s_own() -> None:
-    said = [
+def test_error_kinds_leave_out_what_differs_between_rows() -> None:
+    messages = [
         "/data/a.jsonl:7: image /data/a.png: no such file. Check.",
         "b/c.json: row 8: image d/e.png: no such file.",
     ]
-    assert {kind_of(message) for message in said} == {"image …: no such file"}
+    assert {error_kind(message) for message in messages} == {"image …: no such file"}
     assert (
-        kind_of("x/y.csv: row 9: turn 4 (assistant): empty. Expected")
+        error_kind("x/y.csv: row 9: turn 4 (assistant): empty. Expected")
         == "turn N (assistant): empty"
     )
 
 
-def test_looks_find_the_same_picture_and_no_other() -> None:
+def test_hashes_find_the_same_picture_and_no_other() -> None:
+    def stats(image: Image.Image, name: str) -> RowStats:
+        hashes = (perceptual_hash(image),)
+        return RowStats(name, images=(name,), hashes=hashes, question="q", tokens=5)
+
     pictures = [picture(seed) for seed in range(40)]
-    train, held = Report(100), Report(100)
+    train, held_out = SplitReport(100), SplitReport(100)
     for seed, image in enumerate(pictures):
-        train.add(
-            Facts(str(seed), images=(str(seed),), looks=(look(image),), question="q", tokens=5)
-        )
+        train.add(stats(image, str(seed)))
     for seed in range(40, 60):
-        held.add(Facts("x", images=("x",), looks=(look(picture(seed)),), question="q", tokens=5))
-    assert leaks(train, held)["image"] == 0
+        held_out.add(stats(picture(seed), "x"))
+    assert leaks(train, held_out)["image"] == 0
     for image in pictures[:20]:
         smaller = image.resize((250, 160)).convert("L").convert("RGB")
-        held.add(Facts("x", images=("x",), looks=(look(smaller),), question="q", tokens=5))
-    found = leaks(train, held)
-    assert (
-        found["image"] >= 18 and found["image and question"] == found["image"]
-    )  # of 20, greyed and made smaller
+        held_out.add(stats(smaller, "x"))
+    found = leaks(train, held_out)
+    # Of 20, made gray and smaller.
+    assert found["image"] >= 18 and found["image and question"] == found["image"]

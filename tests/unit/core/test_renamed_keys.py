@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from dsvl_tune.core.renamed_keys import new_key, rename_arguments, rename_keys, renamed_text
+from dsvl_tune.recipe.recipe import Recipe, read_settings
 from dsvl_tune.training.run.folder import place_run
 
 
@@ -26,7 +29,11 @@ from dsvl_tune.training.run.folder import place_run
         ("model.lr", None),
         ("overlong", None),
         ("model.best_by", None),
-        ("data.init_args.shares.overlong", None),  # a source may have any name
+        ("data.shares", "data.ratios"),
+        ("data.text_share.end", "data.text_ratio.end"),
+        # A source may have any name.
+        ("data.init_args.shares.overlong", "data.init_args.ratios.overlong"),
+        ("data.init_args.ratios.overlong", None),
         ("data.init_args.sources.overlong", None),
     ],
 )
@@ -43,6 +50,7 @@ data:
   init_args:
     whole_steps: true
     shares: {overlong: 1}
+    text_share: {start: 1.0, end: 0.7, steps: 10}
     sources:
       overlong: {class_path: ChartsDataModule, init_args: {overlong: truncate}}
 """
@@ -53,7 +61,8 @@ data:
   class_path: MixtureDataModule
   init_args:
     homogeneous_steps: true
-    shares: {overlong: 1}
+    ratios: {overlong: 1}
+    text_ratio: {start: 1.0, end: 0.7, steps: 10}
     sources:
       overlong: {class_path: ChartsDataModule, init_args: {on_overflow: truncate}}
 """
@@ -63,6 +72,8 @@ data:
         "best_by",
         "model.final_lr_share",
         "data.init_args.whole_steps",
+        "data.init_args.shares",
+        "data.init_args.text_share",
         "data.init_args.sources.overlong.init_args.overlong",
     ]
 
@@ -77,7 +88,8 @@ data:
             ["--data.sources.a", "{init_args: {overlong: truncate}}"],
             ["--data.sources.a", '{"init_args": {"on_overflow": "truncate"}}'],
         ),
-        (["--data.shares", "{overlong: 1}"], ["--data.shares", "{overlong: 1}"]),
+        (["--data.shares", "{overlong: 1}"], ["--data.ratios", "{overlong: 1}"]),
+        (["--data.shares.overlong", "1"], ["--data.ratios.overlong", "1"]),
         (["--prompt", "{is it?"], ["--prompt", "{is it?"]),
         (["runs/best_by", "--out", "best_by"], ["runs/best_by", "--out", "best_by"]),
     ],
@@ -96,10 +108,23 @@ def test_the_warning_has_a_line_for_each_old_name() -> None:
 
 
 def test_an_unfinished_run_with_old_keys_is_resumed(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    old = {"best_by": "last", "data": {"init_args": {"overlong": "error"}}}
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
-    new = {"monitor": "last", "data": {"init_args": {"on_overflow": "error"}}}
-    folder, checkpoint = place_run(tmp_path / "run", None, "auto", new)
-    assert folder == tmp_path / "run"
-    assert checkpoint is None
+    """Also if it was started before a key existed: the key then has its default."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("monitor: last\ndata: {class_path: ChartsDataModule}\n", encoding="utf-8")
+    settings = Recipe.load(recipe).settings
+    old = deepcopy(settings)
+    old["best_by"] = old.pop("monitor")
+    old["data"]["init_args"]["overlong"] = old["data"]["init_args"].pop("on_overflow")
+    del old["model"]["feature_cache_gb"]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
+
+    def place(settings: dict[str, Any]) -> tuple[Path, Path | None]:
+        return place_run(
+            run, ckpt_path=None, resume="auto", settings=settings, read_settings=read_settings
+        )
+
+    assert place(settings) == (run, None)
+    settings["data"]["init_args"]["on_overflow"] = "truncate"
+    assert place(settings) == (tmp_path / "run-2", None)

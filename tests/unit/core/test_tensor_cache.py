@@ -115,6 +115,16 @@ def test_entries_of_other_shapes_are_a_miss(tmp_path: Path) -> None:
     )
 
 
+def test_the_first_axis_may_be_shorter(tmp_path: Path) -> None:
+    cache = open_store(tmp_path)
+    for number, length in enumerate((1, 3, 4, 5, 0)):
+        tensors = {"low": torch.rand(length, 8), "high": torch.rand(1, 3)}
+        cache.put(key(number), tensors)
+        got = cache.get(key(number))
+        assert (got is not None) == (1 <= length <= 4)
+        assert got is None or torch.equal(got["low"], tensors["low"])
+
+
 def test_writers_that_are_killed_leave_whole_entries_or_none(tmp_path: Path) -> None:
     """Three write the same keys in different orders; each is killed at another moment, again and again."""
     torch.set_num_threads(1)

@@ -15,12 +15,13 @@ ROWS = {"text": 9, "pictures": 26, "shard0": 5, "shard1": 9, "shard2": 1, "shard
 MIXTURES: dict[str, dict[str, Any]] = {
     "mixture": {},
     "with replacement": {"with_replacement": ("text", "pictures")},
-    "ramp": {"text_share": Ramp(1.0, 0.3, steps=4)},
-    "whole steps": {
-        "text_share": Ramp(1.0, 0.3, steps=4, shape="cosine"),
+    "ramp": {"text_ratio": Ramp(1.0, 0.3, steps=4)},
+    "homogeneous steps": {
+        "text_ratio": Ramp(1.0, 0.3, steps=4, shape="cosine"),
         "homogeneous_steps": True,
     },
     "by length": {"length_grouped": True, "homogeneous_steps": True},
+    "streamed mixture": {"text_ratio": Ramp(1.0, 0.3, steps=4)},
 }
 ORDERS = ("plain", "trees", *MIXTURES, "streamed")
 
@@ -47,12 +48,20 @@ def make_data(order: str, folder: Path, checkpoint: str, **options: Any) -> Conv
         file = str(folder / f"{names[order]}.jsonl")
         own: dict[str, Any] = {"message_trees": order == "trees", "streaming": order == "streamed"}
         return InstructDataModule(file, validation_rows=0, **own, **settings)
+    texts = "shard*" if order == "streamed mixture" else "text"
     sources: dict[str, Any] = {
         name: InstructDataModule(
-            str(folder / f"{name}.jsonl"), validation_rows=0, message_trees=False
+            str(folder / f"{file}.jsonl"),
+            validation_rows=0,
+            message_trees=False,
+            streaming="*" in file,
         )
-        for name in ("text", "pictures")
+        for name, file in (("text", texts), ("pictures", "pictures"))
     }
     return MixtureDataModule(
-        sources, {"text": 1, "pictures": 1}, ("text",), **MIXTURES[order], **settings
+        sources,
+        ratios={"text": 1, "pictures": 1},
+        text_only=("text",),
+        **MIXTURES[order],
+        **settings,
     )

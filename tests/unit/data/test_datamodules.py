@@ -22,6 +22,8 @@ import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.data.readers.open import open_rows
+from dsvl_tune.data.rows import LoadedRows
+from dsvl_tune.data.validation.inspect import inspect_rows
 from dsvl_tune.datamodules import InstructDataModule
 
 
@@ -107,7 +109,7 @@ def fit(
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*fork")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_run_goes_on_with_the_rows_it_had_left(
+def test_a_stopped_run_resumes_with_the_rows_it_had_left(
     workers: int, data: Path, tiny_checkpoint: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     """15 rows of 2 make an epoch of 8 micro-batches; stopped inside and at the ends of epochs."""
@@ -126,10 +128,10 @@ def test_a_stopped_run_goes_on_with_the_rows_it_had_left(
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize("stop", [3, 8, 11])
 @pytest.mark.parametrize("ends", ["by its last step", "in the middle of a step"])
-def test_a_run_that_ended_goes_on(
+def test_a_run_that_ended_resumes(
     ends: str, stop: int, data: Path, tiny_checkpoint: str, tmp_path: Path
 ) -> None:
-    """Saved after the end, when Lightning has counted the broken epoch as a whole one, or the broken step as begun."""
+    """Saved after the end: Lightning counts the broken epoch as whole, the broken step as begun."""
     whole = fit(data, tiny_checkpoint, 20, tmp_path / "whole")
     steps, dies_at = (stop, None) if ends == "by its last step" else (20, stop)
     assert len(fit(data, tiny_checkpoint, steps, tmp_path / "part", dies_at=dies_at).seen) == stop
@@ -151,8 +153,8 @@ def test_resuming_on_other_data_is_refused(
         fit(data, tiny_checkpoint, 4, tmp_path, tmp_path / "step=2.ckpt")
 
 
-def test_a_checksum_tells_other_rows(tmp_path: Path) -> None:
-    """Of arrow and tar, which are not read whole, only other lengths are told."""
+def test_a_checksum_changes_with_the_rows(tmp_path: Path) -> None:
+    """Arrow and tar are not read whole: their checksum changes with the lengths alone."""
     rows = [
         {"question": "Is it so?", "answer": "y" * 3},
         {"question": "Is it so?", "answer": "y" * 4},
@@ -229,7 +231,8 @@ def test_system_prompt_of_the_recipe(data: Path, tiny_checkpoint: str) -> None:
     ("line", "words"),
     [
         (
-            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}',
+            '{"messages": [{"role": "user", "content": "a"},'
+            ' {"role": "assistant", "content": " "}]}',
             "turn 2.*empty",
         ),
         ('{"messages": [{"role": "user", "content": "a"}]}', "no answer"),
@@ -285,21 +288,19 @@ def test_a_file_beyond_check_rows_is_opened_and_not_read(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork")
-def test_many_rows_are_checked_by_many_processes_with_the_same_result(
-    data: Path, tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = module(data, tiny_checkpoint)
-    plain.setup("fit")
-    monkeypatch.setattr("dsvl_tune.data.validation.inspect.FORK_FROM", 1)
-    forked = module(data, tiny_checkpoint)
-    forked.setup("fit")
-    assert list(forked.rows("train")) == list(plain.rows("train"))
+def test_many_processes_check_rows_with_the_same_result(data: Path, tiny_checkpoint: str) -> None:
     data.write_text(data.read_text() + "\n{no json")
-    with pytest.raises(UserError, match=r"rows.jsonl:26: not JSON"):
-        module(data, tiny_checkpoint).setup("fit")
+    plain = module(data, tiny_checkpoint)
+    inspector = plain.inspector("training", decode=True)
+    rows = plain.unchecked()["train"]
+    alone, forked = (
+        list(inspect_rows(rows, inspector, fork_from=fork_from)) for fork_from in (1000, 1)
+    )
+    assert forked == alone and len(alone) == 26
+    assert "rows.jsonl:26: not JSON" in forked[-1][0].error
 
 
-def test_settings_that_cannot_be(data: Path, tiny_checkpoint: str) -> None:
+def test_invalid_settings(data: Path, tiny_checkpoint: str) -> None:
     with pytest.raises(UserError, match="max_tokens: 300.*at most 256"):
         module(data, tiny_checkpoint, max_tokens=300).setup("fit")
     plain = module(data, tiny_checkpoint)
@@ -312,7 +313,7 @@ def test_without_a_test_file_the_validation_rows_are_scored(
 ) -> None:
     held_out = module(data, tiny_checkpoint, validation_rows=2)
     held_out.setup("fit")
-    assert held_out.rows("test") == held_out.rows("validation") != []
+    assert held_out.rows("test") == held_out.rows("validation") != LoadedRows()
 
 
 def test_datamodules_is_a_part_of_the_package() -> None:

@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read_conversations(path: Path, root: Path, format: Format = "auto") -> list[Conversation]:
-    return list(open_conversations(str(path), root, format))
+    return list(open_conversations(str(path), root, format=format))
 
 
 def write(root: Path, *rows: Any, as_list: bool = False) -> Path:

@@ -284,7 +284,7 @@ def test_urls_are_fetched_once_where_that_is_allowed(
     assert load_image(ref, "rows:3").tobytes() == NOISE.tobytes()
     (tmp_path / "web" / "a.png").unlink()
     assert load_image(ref, "rows:3").tobytes() == NOISE.tobytes()
-    with pytest.raises(UserError, match="cannot be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         load_image(image_ref(f"{server}/b.png", home, "rows:3"), "rows:3")
     with pytest.raises(UserError, match="nothing is fetched"):
         image_ref("file:///etc/passwd", home, "rows:3")

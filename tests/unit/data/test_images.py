@@ -1,4 +1,4 @@
-"""What becomes of a picture before the model's rule, and of files that are no pictures."""
+"""Pictures before the family prepares them, and files that are no pictures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load(source: Path | bytes | Image.Image) -> Image.Image:
     return load_image(ImageRef(source, "pic"), "data.jsonl:7")
 
 
-def test_path_bytes_and_picture_give_the_same(tmp_path: Path) -> None:
+def test_path_bytes_and_picture_are_read_alike(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(picture()))
     for source in (path, path.read_bytes(), picture()):
@@ -55,12 +55,12 @@ def test_exif_rotation_is_applied_once() -> None:
     np.testing.assert_array_equal(np.array(load(turned)), np.array(turned))
 
 
-def test_transparency_shows_the_colour_under_it() -> None:
+def test_transparency_shows_the_color_under_it() -> None:
     image = Image.new("RGBA", (4, 4), (10, 200, 30, 0))
     assert load(encoded(image)).getpixel((0, 0)) == (10, 200, 30)
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     samples = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
     assert [p[0] for p in np.array(load(encoded(Image.fromarray(samples))))[0]] == [0, 1, 128, 255]
 
@@ -82,7 +82,7 @@ def test_every_usual_mode_becomes_rgb(mode: str) -> None:
         (encoded(Image.fromarray(np.ones((2, 2), dtype=np.float32)), "TIFF"), "32 bits"),
     ],
 )
-def test_what_is_no_whole_picture_is_told(content: bytes, words: str, tmp_path: Path) -> None:
+def test_what_is_no_whole_picture_is_refused(content: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.png"
     path.write_bytes(content)
     with pytest.raises(UserError, match=words) as error:

@@ -1,4 +1,4 @@
-"""The mixture as a data module: through recipes, and under a trainer that is stopped, resumed and spread out."""
+"""The mixture as a data module: in recipes, and under a trainer that stops and resumes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Batch
+from dsvl_tune.core.types import Batch, Conversation
+from dsvl_tune.data.encoding.tokenize import tokenize
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
-from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
+from dsvl_tune.data.validation import row_stats
+from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, MixtureDataModule
+from dsvl_tune.recipe.recipe import Recipe
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def mixture(files: dict[str, str], checkpoint: str, **options: Any) -> MixtureDa
         for name, file in files.items()
     }
     settings = {
-        "shares": {"text": 1, "pictures": 1},
+        "ratios": {"text": 1, "pictures": 1},
         "text_only": ("text",),
         "batch_size": 2,
         **options,
@@ -93,15 +95,15 @@ def seen(
         (folder / f"rank{rank}").read_text().splitlines() for rank in range(trainer.world_size)
     ]
     return [
-        sorted(row for share in batch for row in json.loads(share))
+        sorted(row for part in batch for row in json.loads(part))
         for batch in zip(*ranks, strict=True)
     ]
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "shares": {},
+    "ratios": {},
     "warm-up": {
-        "text_share": Ramp(1.0, 0.3, steps=6),
+        "text_ratio": Ramp(1.0, 0.3, steps=6),
         "homogeneous_steps": True,
         "with_replacement": ("pictures",),
     },
@@ -111,7 +113,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*fork")
 @pytest.mark.parametrize("name", OPTIONS)
-def test_resumed_anywhere_it_sees_what_it_would_have_seen(
+def test_resumed_anywhere_it_sees_the_rows_it_had_left(
     name: str, files: dict[str, str], tiny_checkpoint: str, tmp_path: Path
 ) -> None:
     """An epoch is 20 micro-batches, 10 steps."""
@@ -140,7 +142,7 @@ def test_resumed_anywhere_it_sees_what_it_would_have_seen(
 def test_two_processes_see_together_what_one_sees(
     files: dict[str, str], tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the other way round: resumed by two processes where one was stopped, at half the batch size."""
+    """Two processes also resume where one was stopped, at half the batch size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = OPTIONS["warm-up"]
     one = seen(mixture(files, tiny_checkpoint, batch_size=4, **options), tmp_path / "one", 16)
@@ -162,33 +164,68 @@ def test_two_processes_see_together_what_one_sees(
         os.environ.pop(key, None)
 
 
-def test_lengths_are_measured_once_and_again_for_other_rows(
-    files: dict[str, str], tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measure(**options: Any) -> tuple[list[int], int]:
-        data = mixture(files, tiny_checkpoint, **options)
-        data.setup("fit")
-        with monkeypatch.context() as patch:
-            patch.setattr("dsvl_tune.data.validation.lengths.CHUNK", 7)
-            lengths = data.lengths().tolist()
-        return lengths, len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()])
+@pytest.fixture
+def tokenizations(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sources of the conversations that validation tokenizes, in order."""
+    found: list[str] = []
 
-    first, chunks = measure()
-    assert chunks == 2 + 5  # 9 and 30 rows
+    def counting(conversation: Conversation, *arguments: Any, **options: Any) -> Any:
+        found.append(conversation.source)
+        return tokenize(conversation, *arguments, **options)
+
+    monkeypatch.setattr(row_stats, "tokenize", counting)
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_every_row_is_tokenized_once_for_checks_and_lengths(
+    files: dict[str, str], tiny_checkpoint: str, tokenizations: list[str]
+) -> None:
+    data = mixture(files, tiny_checkpoint, length_grouped=True)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert len(tokenizations) == len(set(tokenizations)) == 39
+    lengths = sorted(data.row_lengths().tolist())
     sizes = [len(batch.input_ids[0]) for batch in mixture_batches(files, tiny_checkpoint)]
-    assert sorted(first) == sorted(sizes)
-    oldest = min((tmp_path / "cache").rglob("*/*/*/0"), key=lambda path: path.stat().st_mtime_ns)
-    oldest.unlink()  # as if the pass had been broken off
-    assert measure() == (first, chunks)
-    longer, more = measure(system_prompt="Be brief. " * 3)
-    assert more == 2 * chunks and longer != first
-    Path(files["text"]).write_text(json.dumps({"question": "Hi", "answer": "Ho"}))
-    assert len(measure()[0]) == 31
+    assert lengths == sorted(sizes) and len(loader) == 20
+    tokenizations.clear()
+    generated = mixture_of_charts(tiny_checkpoint)
+    generated.setup("fit")
+    trees = generated.row_lengths().tolist()
+    assert len(tokenizations) == sum(len(row) for row in generated.rows("train"))
+    assert generated.processor is not None
+    alone = [
+        [len(tokenize(conversation, generated.processor).input_ids) for conversation in row]
+        for row in generated.rows("train")
+    ]
+    image_tokens = 4  # counted once per tree
+    assert trees == [sum(row) - (len(row) - 1) * image_tokens for row in alone]
+
+
+def mixture_of_charts(checkpoint: str) -> MixtureDataModule:
+    """Message trees whose rows are made by a generator."""
+    charts: Any = ChartsDataModule(train_charts=4, validation_charts=0, test_charts=0, questions=3)
+    return MixtureDataModule({"charts": charts}, checkpoint=checkpoint, batch_size=1)
+
+
+def test_a_process_that_checked_nothing_measures_the_rows(
+    files: dict[str, str], tiny_checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = mixture(files, tiny_checkpoint)
+    first.setup("fit")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    second = mixture(files, tiny_checkpoint)
+    second.trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False
+    )
+    second.setup("fit")
+    assert [source.rows("train").lengths for source in second.sources.values()] == [None, None]
+    assert second.row_lengths().tolist() == first.row_lengths().tolist()
 
 
 def mixture_batches(files: dict[str, str], checkpoint: str) -> list[Batch]:
-    """One epoch of single rows in the sizes' shares: every row once."""
-    data = mixture(files, checkpoint, shares=None, batch_size=1)
+    """One epoch of single rows in the sizes' ratios: every row once."""
+    data = mixture(files, checkpoint, ratios=None, batch_size=1)
     data.setup("fit")
     return list(data.train_dataloader())
 
@@ -235,14 +272,17 @@ def test_the_majority_baseline_knows_every_source(tmp_path: Path, tiny_checkpoin
             {"text_only": ("tekst",)},
             "text_only: no source is called 'tekst'. Sources: text, pictures",
         ),
-        ({"shares": {"text": 1}}, "shares: none for 'pictures'"),
+        ({"ratios": {"text": 1}}, "ratios: none for 'pictures'"),
         ({"loss_weights": {"text": 0.0}}, "loss weight of text is 0.0"),
-        ({"text_only": ("pictures",)}, "an image, but text_only names its source 'pictures'"),
-        ({"text_only": (), "text_share": Ramp(1.0, 0.7, 3)}, "all of one kind"),
-        ({"text_share": Ramp(1.0, 7.0, 3)}, "text_share: from 1.0 to 7.0"),
+        (
+            {"text_only": ("pictures",)},
+            "has an image, but data.text_only names its source 'pictures'",
+        ),
+        ({"text_only": (), "text_ratio": Ramp(1.0, 0.7, 3)}, "all of one kind"),
+        ({"text_ratio": Ramp(1.0, 7.0, 3)}, "text_ratio: from 1.0 to 7.0"),
     ],
 )
-def test_what_cannot_be_mixed_is_told(
+def test_what_cannot_be_mixed(
     options: dict[str, Any], words: str, files: dict[str, str], tiny_checkpoint: str
 ) -> None:
     def train() -> None:
@@ -259,11 +299,15 @@ data:
   class_path: dsvl_tune.datamodules.MixtureDataModule
   init_args:
     sources:
-      text: {{class_path: dsvl_tune.datamodules.InstructDataModule, init_args: {{train: {text}, validation_rows: 0}}}}
-      pictures: {{class_path: dsvl_tune.datamodules.InstructDataModule, init_args: {{train: {pictures}}}}}
-    shares: {{text: 1, pictures: 2}}
+      text:
+        class_path: dsvl_tune.datamodules.InstructDataModule
+        init_args: {{train: {text}, validation_rows: 0}}
+      pictures:
+        class_path: dsvl_tune.datamodules.InstructDataModule
+        init_args: {{train: {pictures}}}
+    ratios: {{text: 1, pictures: 2}}
     text_only: [text]
-    text_share: {{start: 1.0, end: 0.7, steps: 100, shape: cosine}}
+    text_ratio: {{start: 1.0, end: 0.7, steps: 100, shape: cosine}}
 model: {{checkpoint: {checkpoint}}}
 """
 
@@ -273,9 +317,9 @@ def test_a_recipe_names_sources_and_ramp(
 ) -> None:
     recipe = tmp_path / "mix.yaml"
     recipe.write_text(RECIPE.format(checkpoint=hybrid_checkpoint, **files))
-    data = RecipeCLI(["--config", str(recipe)], run=False).datamodule
+    data = Recipe.load(recipe).data
     assert isinstance(data, MixtureDataModule)
-    assert data.text_share == Ramp(1.0, 0.7, 100, shape="cosine")
+    assert data.text_ratio == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")
     assert len(data.rows("train")) == 9 + 5  # six trees of five questions, one of them held out
     assert {

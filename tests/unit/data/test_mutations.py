@@ -1,4 +1,4 @@
-"""Rows and images changed at random: each is read, or refused with one message."""
+"""Rows and pictures changed at random: each is read, or is an error with its place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dsvl_tune.core.types import Processor
 from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
 from dsvl_tune.data.formats.registry import FORMATS, read_row
 from dsvl_tune.data.images.load import load_image
-from dsvl_tune.data.validation.inspect import Examine
+from dsvl_tune.data.validation.row_stats import RowInspector
 
 VALUES: list[Any] = [
     None,
@@ -87,20 +87,20 @@ def mutate(row: Any, chance: random.Random) -> Any:
 
 
 def test_rows(processor: Processor, tmp_path: Path) -> None:
-    chance, examine = random.Random(1), Examine(processor)
-    read = 0
-    messages: list[str] = []
+    chance, inspect = random.Random(1), RowInspector(processor)
+    read, errors = 0, list[str]()
     for _ in range(2000):
         row = mutate(copy.deepcopy(chance.choice(list(SHAPES.values()))[1]), chance)
         format: Any = chance.choice(["auto", *FORMATS])
         try:
-            (facts,) = examine([read_row(row, "rows:1", ImageSource(tmp_path), format)])
-            read += not facts.error
-            messages += [facts.error] if facts.error else []
+            (stats,) = inspect([read_row(row, "rows:1", ImageSource(tmp_path), format)])
+            read += not stats.error
+            errors += [stats.error] if stats.error else []
         except UserError as error:
-            messages.append(str(error))
-    assert read > 50 and len(messages) > 50
-    assert all(message.startswith("rows:1") for message in messages)
+            errors.append(str(error))
+    assert (
+        read > 50 and len(errors) > 50 and all(message.startswith("rows:1") for message in errors)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -112,7 +112,7 @@ def test_pictures(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, kind)
-    messages = []
+    errors = []
     for _ in range(150):
         content = bytearray(buffer.getvalue())
         for _ in range(chance.randint(1, 8)):
@@ -124,6 +124,5 @@ def test_pictures(kind: str) -> None:
             )
             assert picture.mode == "RGB"
         except UserError as error:
-            messages.append(str(error))
-    assert len(messages) > 30
-    assert all(message.startswith("rows:1: image") for message in messages)
+            errors.append(str(error))
+    assert len(errors) > 30 and all(message.startswith("rows:1: image") for message in errors)

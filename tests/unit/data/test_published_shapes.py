@@ -15,6 +15,7 @@ from dsvl_tune.core.types import Conversation, ImageRef
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import FORMATS, read_row
 from dsvl_tune.data.images.load import load_image
+from dsvl_tune.datamodules import InstructDataModule
 
 
 def shape(conversation: Conversation) -> list[Any]:
@@ -148,32 +149,41 @@ def test_rows_that_are_not_quite_of_their_format(row: Any, words: str) -> None:
         read_row(row, "rows:1", ImageSource(Path("root")))
 
 
+READY_MADE = {
+    "ChartQADataModule": ("chartqa", "chartqa", "human"),
+    "DocVQADataModule": ("answers", "docvqa", "handwritten"),
+    "TextVQADataModule": ("answers", "textvqa", ""),
+    "ScienceQADataModule": ("scienceqa", "scienceqa", "natural science"),
+    "CaptionsDataModule": ("caption", "captions", ""),
+}
+
+
 @pytest.mark.usefixtures("datasets_cache")
-@pytest.mark.parametrize(
-    ("name", "shape_name", "kind"),
-    [
-        ("ChartQADataModule", "chartqa", "human"),
-        ("DocVQADataModule", "docvqa", "handwritten"),
-        ("TextVQADataModule", "textvqa", ""),
-        ("ScienceQADataModule", "scienceqa", "natural science"),
-        ("CaptionsDataModule", "captions", ""),
-    ],
-)
-def test_ready_made_data_modules(
-    name: str, shape_name: str, kind: str, tmp_path: Path, tiny_checkpoint: str
-) -> None:
-    """A parquet file of the published layout, to batches."""
+@pytest.mark.parametrize("name", READY_MADE)
+def test_published_sets_are_a_format(name: str, tmp_path: Path, tiny_checkpoint: str) -> None:
+    """A parquet file of the published layout, to batches; the old class gives the same rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    format, shape_name, question_type = READY_MADE[name]
     row = dict(SHAPES[shape_name][1])
     if isinstance(row["image"], bytes):
         row["image"] = {"bytes": row["image"], "path": None}
-    path = tmp_path / "rows.parquet"
+    path = str(tmp_path / "rows.parquet")
     pq.write_table(pa.Table.from_pylist([row] * 3), path)
-    held: dict[str, Any] = {"validation": None, "test": str(path), "validation_rows": 0}
-    data = getattr(dsvl_tune.datamodules, name)(str(path), checkpoint=tiny_checkpoint, **held)
-    data.setup("fit")
+    options: dict[str, Any] = {
+        "validation": None,
+        "test": path,
+        "validation_rows": 0,
+        "checkpoint": tiny_checkpoint,
+    }
+    data = InstructDataModule(path, format=format, **options)  # type: ignore[arg-type]
+    with pytest.warns(DeprecationWarning, match=f"{name} .*format: {format}"):
+        old = getattr(dsvl_tune.datamodules, name)(path, **options)
+    for one in (data, old):
+        one.setup("fit")
     batches = list(data.train_dataloader())
     assert sum(len(batch.sources) for batch in batches) == 3
-    assert {one.question_type for one_row in data.rows("test") for one in one_row} == {kind}
+    found = {conversation.question_type for row in data.rows("test") for conversation in row}
+    assert found == {question_type}
+    assert list(old.rows("train")) == list(data.rows("train"))

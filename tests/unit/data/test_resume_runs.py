@@ -1,8 +1,8 @@
-"""The same by Lightning's trainer: stopped after any step and resumed, in one process and in two real ones.
+"""The same by Lightning's trainer: stopped after any step and resumed, by one process and by two.
 
-With two processes the loaders have no workers here: of thousands of forks, a few workers stand still. Python 3.11.7's
-`os.fork` waits in the child for the lock on the list of thread states, which another thread held at that moment.
-`test_mixture` has two processes with two workers each.
+Two processes have loaders without workers here: after thousands of forks, a few workers hang.
+Python 3.11.7's `os.fork` waits in the child for the lock on the list of thread states, which
+another thread held at that moment. `test_mixture` has two processes with two workers each.
 """
 
 from __future__ import annotations
@@ -46,12 +46,17 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def train(folder: Path, data: Any, world_size: int, resume: int = 0) -> list[tuple[int, list[str]]]:
-    """Rows of the micro-batches that this process trained on; without `resume` every step is kept."""
+def train(
+    folder: Path, data: Any, world_size: int, resume: int = 0, stopped_by: int | None = None
+) -> list[tuple[int, list[str]]]:
+    """Rows of the micro-batches that this process trained on.
+
+    Without `resume` every step is kept; else it resumes after that step of the run of `stopped_by`
+    processes.
+    """
     module = Recorder()
-    keep = ModelCheckpoint(
-        folder / f"kept{world_size}", "{step}", every_n_train_steps=1, save_top_k=-1
-    )
+    kept = folder / f"kept{stopped_by or world_size}"
+    keep = ModelCheckpoint(kept, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world_size,
@@ -68,13 +73,16 @@ def train(folder: Path, data: Any, world_size: int, resume: int = 0) -> list[tup
         enable_checkpointing=not resume,
         callbacks=[] if resume else [keep],
     )
-    path = folder / f"kept{world_size}" / f"step={resume}.ckpt" if resume else None
+    path = kept / f"step={resume}.ckpt" if resume else None
     trainer.fit(module, data, ckpt_path=path, weights_only=True)
     return module.rows
 
 
 def every_stop(rank: int, world_size: int, folder: Path, checkpoint: str, port: int) -> None:
-    """One process's work: each order whole, then from every step on; what it saw goes to a file."""
+    """One process's work: each order whole, then from every step on; a file has what it saw.
+
+    One process also resumes the runs of two.
+    """
     if world_size > 1:
         os.environ |= {
             "MASTER_ADDR": "127.0.0.1",
@@ -84,17 +92,20 @@ def every_stop(rank: int, world_size: int, folder: Path, checkpoint: str, port: 
     torch.set_num_threads(1)
     seen: dict[str, list[Any]] = {}
     for order in ORDERS:
-        home = folder / order
-        seen[order] = []
-        workers_tried = (0, 2) if world_size == 1 else (0,)
-        for stop, workers in (
-            (0, 0),
-            *((stop, workers) for stop in range(1, STEPS) for workers in workers_tried),
-        ):
-            data = make_data(
-                order, folder, checkpoint, num_workers=workers, batch_size=4 // world_size
-            )
-            seen[order].append(train(home, data, world_size, stop))
+
+        def run(
+            stop: int, workers: int = 0, stopped_by: int | None = None, order: str = order
+        ) -> Any:
+            size = 4 // world_size
+            data = make_data(order, folder, checkpoint, num_workers=workers, batch_size=size)
+            return train(folder / order, data, world_size, stop, stopped_by)
+
+        stops = range(1, STEPS)
+        if world_size == 2:
+            seen[order] = [run(0), *(run(stop) for stop in stops)]
+        else:
+            seen[order] = [run(0), *(run(stop, workers) for stop in stops for workers in (0, 2))]
+            seen[f"{order}, of two"] = [run(stop, stopped_by=2) for stop in stops]
     (folder / f"seen{world_size}.{rank}").write_text(json.dumps(seen))
 
 
@@ -104,36 +115,36 @@ def test_every_order_from_every_step(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_rows(tmp_path)
-    together: dict[str, list[Any]] = {}
-    for world_size in (1, 2):
-        port = find_free_network_port()
-        arguments = [
-            (rank, world_size, tmp_path, tiny_checkpoint, port) for rank in range(world_size)
-        ]
-        processes = [
-            get_context("fork").Process(target=every_stop, args=each) for each in arguments
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(timeout=300)
-            process.kill()
-            assert process.exitcode == 0
-        seen = [
-            json.loads((tmp_path / f"seen{world_size}.{rank}").read_text())
-            for rank in range(world_size)
-        ]
-        for order in ORDERS:
-            for own in seen:
-                whole, *resumed = own[order]
-                assert {step for step, _ in whole} == set(range(STEPS))
-                for number, rows in enumerate(resumed):
-                    stop = number // (3 - world_size)
-                    assert rows == [one for one in whole if one[0] > stop], (
-                        order,
-                        world_size,
-                        number,
-                    )
-            shares = zip(*([rows for _, rows in own[order][0]] for own in seen), strict=True)
-            together.setdefault(order, []).append([sorted(chain(*share)) for share in shares])
-    assert all(one == two for one, two in together.values())
+    two, one = (run_processes(count, tmp_path, tiny_checkpoint) for count in (2, 1))
+    for order in ORDERS:
+        for own in (*two, *one):
+            whole, *resumed = own[order]
+            assert {step for step, _ in whole} == set(range(STEPS))
+            per_stop = len(resumed) // (STEPS - 1)
+            for number, rows in enumerate(resumed):
+                stop = 1 + number // per_stop
+                assert rows == after(whole, stop), (order, len(own), number)
+        parts = zip(*([rows for _, rows in own[order][0]] for own in two), strict=True)
+        together = [sorted(chain(*part)) for part in parts]
+        for stop, rows in enumerate(one[0][f"{order}, of two"], start=1):
+            assert [sorted(batch) for _, batch in rows] == together[2 * stop :], (order, stop)
+        alone = [sorted(rows) for _, rows in one[0][order][0]]
+        assert (alone == together) == ("streamed" not in order), order
+
+
+def after(rows: list[Any], step: int) -> list[Any]:
+    return [one for one in rows if one[0] >= step]
+
+
+def run_processes(count: int, folder: Path, checkpoint: str) -> list[dict[str, Any]]:
+    """What each of so many processes saw."""
+    port = find_free_network_port()
+    arguments = [(rank, count, folder, checkpoint, port) for rank in range(count)]
+    processes = [get_context("fork").Process(target=every_stop, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        process.kill()
+        assert process.exitcode == 0
+    return [json.loads((folder / f"seen{count}.{rank}").read_text()) for rank in range(count)]

@@ -30,7 +30,7 @@ def ask(question: str, answer: str, *images: ImageRef, system: str | None = "") 
 
 
 def branch(row: Sample, number: int) -> list[tuple[int, int, float, int]]:
-    """What a branch of the row sees of itself: the prefix and its own tokens."""
+    """The tokens that a branch of the row attends to: the prefix and its own."""
     columns = zip(
         row.input_ids, row.labels, row.loss_weights, row.position_ids, row.branch_ids, strict=True
     )
@@ -55,8 +55,8 @@ def test_every_branch_of_a_tree_is_its_conversation_alone(processor: Processor) 
     assert row.sources == ["Which?", "Which one?", "How many?", "Which?"]
 
 
-def test_a_learnt_token_follows_one_of_its_own_branch(processor: Processor) -> None:
-    """Questions that are alike to the last token: the prefix must stop before it."""
+def test_a_supervised_token_follows_one_of_its_own_branch(processor: Processor) -> None:
+    """Questions that are equal to the last token: the prefix must stop before it."""
     samples = [
         encode(ask("Which?", answer, RED), processor) for answer in ("left", "leftmost", "left")
     ]
@@ -87,7 +87,7 @@ def test_trees_refuse_what_does_not_share_a_beginning(processor: Processor) -> N
         joined(late, ask("a", "b", RED))
 
 
-def test_tree_key_tells_what_fits_together(processor: Processor) -> None:
+def test_tree_key_is_equal_for_what_fits_together(processor: Processor) -> None:
     rows = [
         ask("a", "b", RED),
         ask("c", "d", RED),
@@ -111,8 +111,8 @@ def test_mask_shows_prefix_and_own_branch_only() -> None:
     assert sees[1] == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [4], [4, 5]]
 
 
-def test_members_of_a_packed_row_do_not_see_each_other() -> None:
-    """A tree of two branches, a conversation, and padding; both kernels' rules say the same."""
+def test_members_of_a_packed_row_do_not_attend_to_each_other() -> None:
+    """A tree of two branches, a conversation, and padding; both kernels have the same mask."""
     segments, branches = (
         torch.tensor([[0, 0, 0, 0, 1, 1, -1]]),
         torch.tensor([[0, 1, 2, 2, 0, 0, -1]]),
@@ -124,8 +124,8 @@ def test_members_of_a_packed_row_do_not_see_each_other() -> None:
     assert torch.equal(create_mask(rule, 1, None, 7, 7, device="cpu"), mask)
 
 
-def test_flex_attention_sees_what_scaled_dot_product_attention_sees() -> None:
-    """Forward alone: FlexAttention has no backward pass on a CPU. Long enough for blocks that are skipped."""
+def test_flex_attention_equals_scaled_dot_product_attention() -> None:
+    """Forward only: FlexAttention has no backward pass on a CPU. Long enough to skip blocks."""
     draw = torch.Generator().manual_seed(5)
     members = [(segment, branch) for segment in range(4) for branch in (0, 1, 2) for _ in range(40)]
     segments, branches = torch.tensor([[*members, (-1, -1), (-1, -1)]]).unbind(-1)
@@ -202,9 +202,8 @@ def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> Non
     pixels = batch.vision_inputs["pixel_values"]
     assert pixels.shape == (2, 3, 32, 32) and pixels.dtype == torch.uint8
     assert torch.equal(pixels[1:], samples[2].images[0].tensors["pixel_values"])
-    assert (
-        batch.labels == processor.eos_id
-    ).sum() == 3  # one end token a row is supervised, though padding has its id
+    # One end token in each row is supervised, although padding has its id.
+    assert (batch.labels == processor.eos_id).sum() == 3
 
 
 def test_text_only_batch_has_no_pixels(processor: Processor) -> None:

@@ -1,4 +1,4 @@
-"""Files, folders and tables of rows: the same conversation out of every kind, and what damaged ones are told."""
+"""Files, folders and tables of rows: the same conversations from every format; damaged files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.conversations import open_conversations
+from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.images.load import load_image
-from dsvl_tune.data.readers import indexed_file as byte_rows
-from dsvl_tune.data.readers import json_array as json_list
+from dsvl_tune.data.readers.indexed_file import IndexedFile, mapped
+from dsvl_tune.data.readers.json_array import array_values
+from dsvl_tune.data.readers.lines import line_blocks
 from dsvl_tune.data.readers.open import open_rows
-from dsvl_tune.data.readers.stream import Stream, StreamedRows
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -40,12 +40,12 @@ def read(name: Path | str, **options: Any) -> list[Conversation]:
 
 
 def streamed(path: Path) -> list[Conversation]:
-    rows = StreamedRows(Stream([str(path)]))
-    return [one for record in rows.records() for one in rows[record]]
+    rows = ConversationRows(open_conversations(str(path), stream_seed=1))
+    return [one for row in rows for one in row]
 
 
-def said(conversation: Conversation) -> list[Any]:
-    """What is said, with the colour of each image in its place."""
+def content_of(conversation: Conversation) -> list[Any]:
+    """Text parts, and the color of each image in its place."""
     parts = [part for turn in conversation.turns for part in turn.parts if part != ""]
     return [p if isinstance(p, str) else load_image(p, "x").getpixel((4, 4)) for p in parts]
 
@@ -55,7 +55,7 @@ ROWS = [
     {"question": "Colour?", "answer": "red", "image": "a.png"},
     {"question": "007", "answer": "NA", "image": None},
 ]
-SAID = [[RED, "Colour?", "red"], ["007", "NA"]]
+CONTENT = [[RED, "Colour?", "red"], ["007", "NA"]]
 
 
 def as_jsonl(root: Path) -> Path:
@@ -147,12 +147,12 @@ KINDS = [
 
 @pytest.mark.parametrize("write", KINDS, ids=lambda write: write.__name__)
 def test_the_same_rows_out_of_every_kind(write: Any, root: Path) -> None:
-    assert [said(conversation) for conversation in read(write(root))] == SAID
+    assert [content_of(conversation) for conversation in read(write(root))] == CONTENT
 
 
 def test_a_split_of_a_saved_set(root: Path) -> None:
     name = as_saved_set(root)
-    assert [said(row) for row in read(f"{name}#test")] == SAID[1:]
+    assert [content_of(row) for row in read(f"{name}#test")] == CONTENT[1:]
     with pytest.raises(UserError, match=r"no split 'dev'. It has train, test"):
         read(f"{name}#dev")
 
@@ -163,7 +163,7 @@ def test_an_image_folder_with_metadata(root: Path) -> None:
         {"file_name": "b.png", "caption": "All blue."},
     ]
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert sorted(said(row) for row in read(root)) == [[BLUE, "All blue."], [RED, "All red."]]
+    assert sorted(content_of(row) for row in read(root)) == [[BLUE, "All blue."], [RED, "All red."]]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -173,7 +173,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def as_shards(root: Path) -> str:
-    """img2dataset's layout in one shard, LLaVA's JSON beside the picture in the other, with a long name."""
+    """A shard in img2dataset's layout, and one with LLaVA's JSON, a picture and a long name."""
     picture = (root / "a.png").read_bytes()
     with tarfile.open(root / "00000.tar", "w") as tar:
         for number, colour in enumerate(("a", "b")):
@@ -197,7 +197,7 @@ def as_shards(root: Path) -> str:
 
 def test_webdataset_shards(root: Path) -> None:
     rows = read(as_shards(root))
-    assert [said(row) for row in rows] == [[RED, "a"], [BLUE, "b"], [RED, "\nWhat?", "Red."]]
+    assert [content_of(row) for row in rows] == [[RED, "a"], [BLUE, "b"], [RED, "\nWhat?", "Red."]]
     assert [row.source for row in rows] == [
         *(f"{root}/00000.tar: sample {n}" for n in (1, 2)),
         f"{root}/00001.tar: sample 1",
@@ -205,7 +205,7 @@ def test_webdataset_shards(root: Path) -> None:
 
 
 def test_a_shard_made_on_a_mac(root: Path) -> None:
-    """Its tar puts a file of attributes before each file, and the Finder's own file; neither is part of a sample."""
+    """Its tar adds a file of attributes before each file, and the Finder's own file."""
     with tarfile.open(root / "mac.tar", "w") as tar:
         for name in (
             "._1.png",
@@ -218,12 +218,12 @@ def test_a_shard_made_on_a_mac(root: Path) -> None:
             "2.txt",
         ):
             add(tar, name, (root / "a.png").read_bytes() if name.endswith("png") else b"red")
-    assert [said(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
-    assert [said(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
+    assert [content_of(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
+    assert [content_of(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
 
 
 def test_a_picture_inside_a_table_of_text(root: Path) -> None:
-    """csv's own limit of 131,072 characters a field is less than a photograph as a data: URL has."""
+    """csv's own limit of 131,072 characters per field is too small for a photograph."""
     noise = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "noise.png")
     url = base64.b64encode((root / "noise.png").read_bytes()).decode()
@@ -239,10 +239,10 @@ def test_a_picture_inside_a_table_of_text(root: Path) -> None:
 )
 def test_some_rows_are_written_as_they_are(write: Any, root: Path) -> None:
     path = write(root)
-    (part,) = open_rows(str(path)).parts
+    (part,) = open_rows(str(path)).files
     out = root / f"kept{path.suffix if path.suffix != '.feather' else '.arrow'}"
     part.write([1], out)
-    assert [said(row) for row in read(out)] == [said(row) for row in read(path)][1:2]
+    assert [content_of(row) for row in read(out)] == [content_of(row) for row in read(path)][1:2]
 
 
 def test_some_rows_of_a_table_are_written_many_at_a_time(root: Path) -> None:
@@ -256,39 +256,54 @@ def test_some_rows_of_a_table_are_written_many_at_a_time(root: Path) -> None:
     ):
         writer.write_table(table)
     kept = [i for i in range(1000) if i % 3]
-    (part,) = open_rows(str(root / "all.arrow")).parts
+    (part,) = open_rows(str(root / "all.arrow")).files
     part.write(kept, root / "some.arrow")
     with pa.OSFile(str(root / "some.arrow"), "rb") as file:
         batches = list(pa.ipc.open_stream(file))
     assert pa.Table.from_batches(batches).equals(table.take(kept)) and len(batches) < 10
 
 
-def test_blocks_and_values_may_lie_anyhow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def blocks_of(text: str, size: int) -> list[bytes]:
+    content = text.encode()
+    return [content[start : start + size] for start in range(0, len(content), size)]
+
+
+def test_a_file_may_be_cut_into_blocks_anywhere() -> None:
     """Every size of block, so that each byte of a text is once the first of one."""
-    rows = [{"question": f'ö"\\{"x" * i}\n€😀', "answer": "[]{},:", "image": []} for i in range(4)]
-    path = root / "rows.json"
-    path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-    lines = root / "rows.csv"
-    lines.write_text('question,answer\n"a\n""b"",",c\n"\n",d', encoding="utf-8")
-    for block in range(4, 60, 3):
-        for module in (byte_rows, json_list):
-            monkeypatch.setattr(module, "BLOCK", block)
-        assert [row.turns[0].parts[0] for row in read(path)] == [row["question"] for row in rows]
-        assert [row.turns[0].parts[0] for row in read(lines)] == ['a\n"b",', "\n"]
+    questions = [f'ö"\\{"x" * i}\n€😀' for i in range(4)]
+    rows = [{"question": text, "answer": "[]{},:", "image": []} for text in questions]
+    array = "\ufeff" + json.dumps(rows, ensure_ascii=False, indent=1)
+    lines = '\ufeffa\n\n   \n"x\n""y"",",c\r\n' + "d" * 30
+    whole = list(line_blocks([lines.encode()], quoted=True))
+    spans = np.concatenate([block.spans for block in whole])
+    assert spans[:, 2].tolist() == [1, 4, 5]
+    for size in range(1, 60):
+        found = list(array_values(blocks_of(array, size), "rows.json"))
+        assert [json.loads(text) for _, _, text in found] == rows
+        assert [array.encode()[start:end].decode() for start, end, _ in found] == [
+            text for _, _, text in found
+        ]
+        blocks = list(line_blocks(blocks_of(lines, size), quoted=True))
+        np.testing.assert_array_equal(np.concatenate([block.spans for block in blocks]), spans)
+        records = [
+            block.line(start, end) for block in blocks for start, end, _ in block.spans.tolist()
+        ]
+        assert records == [lines.encode()[start:end] for start, end, _ in spans.tolist()]
+        assert records[1] == b'"x\n""y"",",c\r'
 
 
 def test_a_row_costs_24_bytes_and_no_parsing(root: Path) -> None:
     path = root / "many.jsonl"
     path.write_bytes(b'{"messages": broken}\n' * 1000)
-    (part,) = open_rows(str(path)).parts
-    assert isinstance(part, byte_rows.ByteRows)
+    (part,) = open_rows(str(path)).files
+    assert isinstance(part, IndexedFile)
     assert part.spans.nbytes == 24_000 and part.spans.dtype == np.int64
 
 
 BAD = {
     "none.jsonl": (None, "cannot be read"),
     "none.parquet": (None, "cannot be read"),
-    "none/*.tar": (None, "no file is named so"),
+    "none/*.tar": (None, "no file has such a name"),
     "rows.xlsx": (b"x", "ends in '.xlsx'. Expected one of .jsonl"),
     "rows": (b"x", "ends in 'nothing'"),
     "empty.jsonl": (b"", "no rows"),
@@ -303,13 +318,13 @@ BAD = {
     "utf16.jsonl": ('{"messages": []}'.encode("utf-16"), "not UTF-8"),
     "open.json": (b'[{"messages": []}, {"mess', "row 2: not JSON"),
     "unclosed.json": (b'[{"messages": []}', "the end.*expected"),
-    "more.json": (b'[{"messages": []}] []', "text after the end of the list"),
+    "more.json": (b'[{"messages": []}] []', "text after the end of the array"),
     "commas.json": (b'[{"messages": []},]', "row 2: not JSON"),
-    "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the list.*jsonl"),
+    "lines.json": (b'[{"a": 1}]\n[{"a": 2}]', "text after the end of the array.*jsonl"),
     "deep.jsonl": (b"[" * 200_000, "not JSON"),
     "twice.jsonl": (
         b'{"a": [{"b": 1, "c": 2, "b": 1}]}',
-        "twice.jsonl:1: the key 'b' comes twice in one object",
+        "twice.jsonl:1: the key 'b' is repeated",
     ),
     "digits.jsonl": (b'{"messages": ' + b"9" * 5000 + b"}", "not JSON"),
     "no.tar": (b"x" * 2048, "not an uncompressed tar"),
@@ -319,7 +334,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_files_are_told_by_name(name: str, root: Path) -> None:
+def test_errors_name_the_file(name: str, root: Path) -> None:
     content, words = BAD[name]
     if content is not None:
         (root / name).write_bytes(content)
@@ -332,19 +347,19 @@ def test_bad_files_are_told_by_name(name: str, root: Path) -> None:
 def test_a_folder_of_text_is_read_as_its_files_are(
     write: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name is that of a loader of datasets, which would make the number 7 of "007" and nothing of "NA"."""
+    """It is named like a loader of datasets, which would turn "007" into 7 and "NA" into null."""
     (root / "csv").mkdir()
     for file in (write(root), root / "a.png"):
         file.rename(root / "csv" / file.name)
     monkeypatch.chdir(root)
     (root / "a.png").touch()
-    assert [said(row) for row in read(Path("csv"))] == SAID
+    assert [content_of(row) for row in read(Path("csv"))] == CONTENT
 
 
-def test_a_file_that_changes_under_the_run_is_told(root: Path) -> None:
+def test_a_file_that_changes_during_a_run_is_an_error(root: Path) -> None:
     path = as_jsonl(root)
     rows = open_conversations(str(path))
-    byte_rows.mapped.cache_clear()  # as in a worker process that opens it later
+    mapped.cache_clear()  # as in a worker process that opens it later
     path.write_text("{}\n")
     with pytest.raises(UserError, match="changed since it was opened"):
         rows[0]

@@ -1,4 +1,4 @@
-"""Streams: the rows of opened files, in an order that follows from seed and position, whatever was read before."""
+"""Streams: the rows of opened files, in an order that follows from seed, position and lane."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import io
 import json
 import tarfile
 import threading
+from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
+import lightning as L
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,10 +22,13 @@ from PIL import Image
 
 from dsvl_tune.cli.commands.check_data import main as check_data
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.formats.conversations import open_conversations
-from dsvl_tune.data.readers import stream as streams
-from dsvl_tune.data.readers.remote import read_shard
-from dsvl_tune.data.readers.stream import Stream, StreamedRows, find_shards
+from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
+from dsvl_tune.data.readers.open import find_shards, open_stream
+from dsvl_tune.data.readers.stream import Stream, read_shard
+from dsvl_tune.data.rows import Rows
+from dsvl_tune.data.sampling.mixture_sampler import MixtureSampler
+from dsvl_tune.data.sampling.mixture_schedule import Mixture
+from dsvl_tune.data.sampling.stream_sampler import StreamSampler
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -41,6 +46,8 @@ def write_shard(kind: str, path: Path, rows: list[dict[str, Any]]) -> None:
     if kind == "jsonl":
         lines = [json.dumps(row) for row in rows]
         path.write_text("\ufeff" + "\r\n\n".join(lines), encoding="utf-8")
+    elif kind == "json":
+        path.write_text(json.dumps(rows, indent=1))
     elif kind in ("csv", "tsv"):
         mark = {"csv": ",", "tsv": "\t"}[kind]
         lines = [f'"{row["question"]}\n""x"""{mark}{row["answer"]}\n' for row in rows]
@@ -63,7 +70,7 @@ def write_shard(kind: str, path: Path, rows: list[dict[str, Any]]) -> None:
                     tar.addfile(member, io.BytesIO(content))
 
 
-@pytest.fixture(params=["jsonl", "csv", "tsv", "parquet", "tar"])
+@pytest.fixture(params=["jsonl", "json", "csv", "tsv", "parquet", "tar"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return write_shards(tmp_path, request.param)
 
@@ -82,6 +89,14 @@ def write_shards(root: Path, kind: str) -> Path:
     return folder
 
 
+def streamed(name: str) -> Rows:
+    return ConversationRows(open_conversations(name, stream_seed=1))
+
+
+def sources(records: Any) -> list[str]:
+    return [record.source for record in records]
+
+
 def test_streamed_rows_are_those_of_opened_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,15 +105,24 @@ def test_streamed_rows_are_those_of_opened_files(
     assert len(opened) == sum(SIZES)
     monkeypatch.chdir(folder.parent)
     for name in (pattern, str(folder), folder.name):
-        rows = StreamedRows(Stream(find_shards(name)))
-        assert [rows[record] for record in rows.records()] == opened, name
-    for skip in range(SIZES[1] + 2):
-        some = list(read_shard(str(folder / f"part1.{folder.name}"), skip))
-        assert [rows[record] for record in some] == opened[SIZES[0] + skip : SIZES[0] + SIZES[1]]
-    far = StreamedRows(Stream(find_shards(f"file://{pattern}")))
-    found = [far[record] for record in far.records()]
-    assert [row[0].turns for row in found] == [row[0].turns for row in opened]
-    assert found[0][0].source.startswith("file://")
+        assert list(streamed(name)) == opened, name
+    rows = streamed(pattern)
+    for start in range(SIZES[1] + 2):
+        some = list(read_shard(str(folder / f"part1.{folder.name}"), start))
+        assert [rows[record] for record in some] == opened[SIZES[0] + start : SIZES[0] + SIZES[1]]
+    remote = list(streamed(f"file://{pattern}"))
+    assert [row[0].turns for row in remote] == [row[0].turns for row in opened]
+    assert remote[0][0].source.startswith("file://")
+
+
+def test_a_stream_is_a_reader_as_files_are(lines: Path) -> None:
+    files, stream = open_conversations(f"{lines}/*"), open_stream(f"{lines}/*", seed=1)
+    assert stream.num_rows is None and files.reader.num_rows == sum(SIZES)
+    for start in (0, 4, 5, 17, 23):
+        assert sources(stream.iterate(start)) == sources(files.reader.iterate(start))
+        assert stream.record(start) == files.reader.record(start)
+    with pytest.raises(IndexError):
+        stream.record(sum(SIZES))
 
 
 def test_parquet_gives_what_datasets_streams(tmp_path: Path) -> None:
@@ -106,68 +130,201 @@ def test_parquet_gives_what_datasets_streams(tmp_path: Path) -> None:
 
     folder = write_shards(tmp_path, "parquet")
     theirs = load_dataset(str(folder), split="train", streaming=True).decode(False)
-    ours = [
-        record.value() for record in Stream(find_shards(str(folder))).in_order(range(len(SIZES)))
-    ]
+    ours = [record.value() for record in open_stream(str(folder), seed=1).iterate()]
     assert ours == [
         {key: value for key, value in row.items() if value is not None} for row in theirs
     ]
 
 
 @pytest.mark.parametrize("window", [1, 4, 100])
-def test_the_order_from_any_row(window: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "WINDOW", window)
+def test_the_order_from_any_row(window: int, folder: Path) -> None:
     shards, total = find_shards(f"{folder}/*"), sum(SIZES)
-    unbroken = Stream(shards, seed=3)
-    whole = [record.source for record in islice(unbroken.rows_from(0), 3 * total)]
+
+    def stream(seed: int, counts: dict[int, int] | None = None) -> Stream:
+        return Stream("rows", shards, seed, window, counts or {})
+
+    unbroken = stream(3)
+    whole = sources(islice(unbroken.shuffled(), 3 * total))
     epochs = [whole[start : start + total] for start in range(0, 3 * total, total)]
-    assert all(len(set(epoch)) == total for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    assert all(len(set(epoch)) == total for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
     for start in range(2 * total):
-        later = Stream(shards, 3, dict(unbroken.counts))
-        assert [record.source for record in islice(later.rows_from(start), total)] == whole[
-            start : start + total
-        ]
-    assert [one.source for one in islice(Stream(shards, 4).rows_from(0), total)] != epochs[0]
+        later = stream(3, dict(unbroken.counts))
+        assert sources(islice(later.shuffled(start), total)) == whole[start : start + total]
+    assert sources(islice(stream(4).shuffled(), total)) != epochs[0]
 
 
-def test_a_resume_opens_no_shard_that_it_is_past(
-    lines: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The counts that were known when it stopped are enough, though the first epoch had not come to its end."""
-    monkeypatch.setattr(streams, "WINDOW", 2)
+@pytest.mark.parametrize("num_lanes", [2, 3, 4])
+def test_lanes_share_the_rows_of_an_epoch(num_lanes: int, lines: Path) -> None:
+    """Each has its own shards, and is resumed from any of its rows."""
+    shards = find_shards(f"{lines}/*")
+
+    def lane(number: int, start: int = 0, counts: dict[int, int] | None = None) -> Any:
+        stream = Stream("rows", shards, 3, window_rows=3, counts=counts or {})
+        return stream.shuffled(start, number, num_lanes)
+
+    counts = {shard: size for shard, size in enumerate(SIZES)}
+    first_epoch = []
+    for number in range(num_lanes):
+        own = Stream("rows", shards, 3).epoch_shards(0)[number::num_lanes]
+        size = sum(SIZES[shard] for shard in own)
+        whole = sources(islice(lane(number), 60))
+        assert {Path(source.split(":")[0]).name for source in whole[:size]} == {
+            f"part{shard}.jsonl" for shard in own
+        }
+        first_epoch += whole[:size]
+        for start in range(50):
+            assert sources(islice(lane(number, start, counts), 5)) == whole[start : start + 5]
+    assert len(set(first_epoch)) == len(first_epoch) == sum(SIZES)
+
+
+def test_the_order_is_the_one_of_version_0_1(tmp_path: Path) -> None:
+    for shard, size in enumerate(SIZES):
+        rows = [{"question": f"q{shard}.{i}", "answer": "x"} for i in range(size)]
+        (tmp_path / f"part{shard}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for window, checksum in ((4, 1498268083), (1000, 1650621506)):
+        stream = Stream("rows", find_shards(f"{tmp_path}/*"), 3, window)
+        found = [source.rpartition("/")[2] for source in sources(islice(stream.shuffled(), 100))]
+        assert crc32(json.dumps(found).encode()) == checksum
+
+
+def test_a_resume_opens_no_shard_that_it_is_past(lines: Path) -> None:
+    """The counts known when a run stopped are enough, though the first epoch was not over."""
     shards = find_shards(f"{lines}/*")
     for stop in range(1, sum(SIZES) - 4):
-        first = Stream(shards, 3)
-        rows = first.rows_from(0)
+        first = Stream("rows", shards, 3, window_rows=2)
+        rows = first.shuffled()
         list(islice(rows, stop))
         counts = dict(first.counts)
-        rest = [record.source for record in islice(rows, 3)]
-        after = Stream(
-            [shard if i not in counts else f"{shard}.gone" for i, shard in enumerate(shards)],
-            3,
-            counts,
-        )
-        behind = (
-            sum(counts.values()) <= stop // 2 * 2
-        )  # else rows of a counted shard are still to come
-        if behind:
-            assert [record.source for record in islice(after.rows_from(stop), 3)] == rest
-        assert [
-            record.source for record in islice(Stream(shards, 3, counts).rows_from(stop), 3)
-        ] == rest
+        rest = sources(islice(rows, 3))
+        gone = [f"{shard}.gone" if i in counts else shard for i, shard in enumerate(shards)]
+        if sum(counts.values()) <= stop // 2 * 2:  # else rows of a counted shard are still to come
+            after = Stream("rows", gone, 3, window_rows=2, counts=dict(counts))
+            assert sources(islice(after.shuffled(stop), 3)) == rest
+        resumed = Stream("rows", shards, 3, window_rows=2, counts=counts)
+        assert sources(islice(resumed.shuffled(stop), 3)) == rest
 
 
-def test_a_shard_that_changes_is_told(lines: Path) -> None:
-    stream = Stream(find_shards(f"{lines}/*"), 3)
-    rows = stream.rows_from(0)
+def test_a_shard_that_changes_is_an_error(lines: Path) -> None:
+    stream = Stream("rows", find_shards(f"{lines}/*"), 3)
+    rows = stream.shuffled()
     list(islice(rows, sum(SIZES)))
     (lines / "part1.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 9)
-    with pytest.raises(
-        UserError, match=r"part1.jsonl: ends after 9 rows, but had 11 when it was read before"
-    ):
+    with pytest.raises(UserError, match=r"part1.jsonl: ends after 9 rows, but had 11"):
         list(islice(rows, sum(SIZES)))
     with pytest.raises(UserError, match="part2.jsonl: ends after 5 rows, but had 5"):
-        list(Stream(stream.shards, 3).in_order([2], skip=5))
+        list(Stream("rows", stream.shards, 3).shard_rows([2], start=5))
+
+
+def test_a_stream_without_rows_has_an_end(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text("\n")
+    with pytest.raises(UserError, match="no rows"):
+        next(Stream("rows", find_shards(f"{tmp_path}/*")).shuffled())
+
+
+def stream_sampler(shards: list[str], rank: int, world_size: int, position: int = 0) -> Any:
+    return StreamSampler(
+        Stream("rows", shards, 3, window_rows=3),
+        12 // world_size,
+        rank=rank,
+        world_size=world_size,
+        position=lambda: position,
+    )
+
+
+def mixture_sampler(shards: list[str], rank: int, world_size: int, position: int = 0) -> Any:
+    """A stream, twenty rows of text, and a stream of one shard, which every process reads."""
+    return MixtureSampler(
+        [Stream("rows", shards, 3, window_rows=3), 20, Stream("one", shards[1:2], 5)],
+        Mixture((2.0, 1.0, 1.0), (False, True, False)),
+        12 // world_size,
+        seed=7,
+        rank=rank,
+        world_size=world_size,
+        position=lambda: position,
+    )
+
+
+def key_of(row: Any) -> Any:
+    """A row's key without what a record holds besides its source."""
+    if isinstance(row, tuple):
+        return row[0], row[1].source
+    return row if isinstance(row, int) else row.source
+
+
+def batches(sampler: Any, count: int) -> list[list[Any]]:
+    return [[key_of(row) for row in batch] for batch in islice(sampler, count)]
+
+
+@pytest.mark.parametrize("make", [stream_sampler, mixture_sampler])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_sampler_of_streams_resumes_with_any_number_of_processes(
+    make: Any, world_size: int, lines: Path
+) -> None:
+    """The lanes are those of the process number that the run began with."""
+    shards = find_shards(f"{lines}/*")
+    started = [make(shards, rank, world_size) for rank in range(world_size)]
+    parts = [batches(sampler, 12) for sampler in started]
+    whole = [sorted(chain(*together), key=repr) for together in zip(*parts, strict=True)]
+    assert all(len(batch) == 12 for batch in whole)
+    states = [sampler.state() for sampler in started]
+    for rank, sampler in enumerate(started):
+        for position in range(10):
+            resumed = make(shards, rank, world_size, position)
+            resumed.load_state(sampler.state())
+            assert batches(resumed, 3) == parts[rank][position : position + 3]
+    for other in (1, 2, 3, 4):
+        resumed = [make(shards, rank, other, position=5) for rank in range(other)]
+        for sampler in resumed:
+            for state in states:
+                sampler.load_state(state)
+        found = [batches(sampler, 5) for sampler in resumed]
+        together = [sorted(chain(*batch), key=repr) for batch in zip(*found, strict=True)]
+        assert together == whole[5:10], (world_size, other)
+
+
+@pytest.mark.parametrize("make", [stream_sampler, mixture_sampler])
+def test_each_process_opens_its_own_shards(make: Any, lines: Path) -> None:
+    """Until the first epoch of a lane is over; the stream of one shard is read by all."""
+    shards = find_shards(f"{lines}/*")
+    for rank in range(2):
+        own = Stream("rows", shards, 3).epoch_shards(0)[rank::2]
+        missing = [
+            shard if i in own else shard.replace("part", "gone") for i, shard in enumerate(shards)
+        ]
+        missing[1] = shards[1]  # the mixture's other stream
+        sampler = make(missing, rank, 2)
+        size = sum(SIZES[shard] for shard in own)
+        assert len(batches(sampler, size // 6 - 1)) == size // 6 - 1
+    with pytest.raises(UserError, match=r"gone\d.jsonl: cannot be read"):
+        batches(make([shard.replace("part", "gone") for shard in shards], 0, 2), 1)
+
+
+def test_fewer_shards_than_processes_are_read_by_all(lines: Path) -> None:
+    shards = find_shards(f"{lines}/part[12]*")
+    alone = stream_sampler(shards, 0, 1)
+    assert alone.num_lanes == 1
+    parts = [stream_sampler(shards, rank, 3) for rank in range(3)]
+    assert {part.num_lanes for part in parts} == {1}
+    for batch in range(6):
+        together = chain(*(part.rows_at(batch) for part in parts))
+        assert sorted(sources(together)) == sorted(sources(alone.rows_at(batch)))
+
+
+def test_the_ratios_hold_in_every_lane(lines: Path) -> None:
+    shards = find_shards(f"{lines}/*")
+    for rank in range(2):
+        sampler = mixture_sampler(shards, rank, 2)
+        rows = list(chain(*batches(sampler, 40)))
+        from_files = sum(isinstance(row, int) for row in rows)
+        assert len(rows) == 240 and abs(from_files - 60) <= 1
+        by_source = Counter(row[0] for row in rows if not isinstance(row, int))
+        assert abs(by_source[0] - 120) <= 1 and abs(by_source[2] - 60) <= 1
+    parts = [mixture_sampler(shards, rank, 2) for rank in range(2)]
+    drawn = [row for part in parts for row in chain(*batches(part, 20)) if isinstance(row, int)]
+    times = Counter(drawn)
+    assert set(times) == set(range(20)) and max(times.values()) - min(times.values()) <= 1
 
 
 def module(folder: Path, checkpoint: str, **options: Any) -> InstructDataModule:
@@ -186,7 +343,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "is streamed, so none of its rows can be held out",
     ),
     "no such file": ({"train": "{folder}/nothing.jsonl"}, "nothing.jsonl: cannot be read"),
-    "no such pattern": ({"train": "{folder}/*.parquet"}, "no file is named so"),
+    "no such pattern": ({"train": "{folder}/*.parquet"}, "no file has such a name"),
     "no such folder": (
         {"train": "{folder}/nothing"},
         "nothing: cannot be read: there is no such file or folder",
@@ -211,15 +368,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         r"more rows than check_rows \(9\)",
     ),
     "a bad row": ({"train": "{folder}/bad/*"}, "a.jsonl:2: not JSON"),
-    "a list": ({"train": "{folder}/list/*"}, "a.json: a JSON list, which is read whole"),
     "empty": ({"train": "{folder}/empty/*"}, "no rows"),
     "cut": ({"train": "{folder}/cut/*"}, "a.tar: cannot be read"),
+    "only opened": ({"train": "{folder}/a.arrow"}, "ends in '.arrow'. Streamed are .jsonl"),
     "no parquet": ({"train": "{folder}/pq/*"}, "a.parquet: cannot be read"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_streamed_is_told(name: str, lines: Path, tiny_checkpoint: str) -> None:
+def test_what_cannot_be_streamed(name: str, lines: Path, tiny_checkpoint: str) -> None:
     good = '{"question": "a", "answer": "b"}\n'
     cut = io.BytesIO()
     with tarfile.open(fileobj=cut, mode="w") as tar:
@@ -228,7 +385,6 @@ def test_what_cannot_be_streamed_is_told(name: str, lines: Path, tiny_checkpoint
         tar.addfile(member, io.BytesIO(bytes(3000)))
     files = {
         "bad/a.jsonl": good + "{",
-        "list/a.json": f"[{good}]",
         "empty/a.jsonl": "\n",
         "pq/a.parquet": "PAR1",
     }
@@ -246,35 +402,100 @@ def test_what_cannot_be_streamed_is_told(name: str, lines: Path, tiny_checkpoint
         module(lines, tiny_checkpoint, **given).setup("fit")
 
 
-def test_what_a_run_must_have(lines: Path, tiny_checkpoint: str) -> None:
+def trainer(**options: Any) -> L.Trainer:
+    """A real trainer that runs nothing."""
+    return L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*max_epochs")
+def test_a_trainer_without_an_end_is_an_error(lines: Path, tiny_checkpoint: str) -> None:
     data = module(lines, tiny_checkpoint)
+    data.trainer = trainer(max_steps=10, val_check_interval=5, check_val_every_n_epoch=None)
     data.setup("fit")
-    for steps, interval in ((-1, 10), (10, 1.0)):
-        data.trainer = SimpleNamespace(max_steps=steps, val_check_interval=interval)  # type: ignore[assignment]
-        with pytest.raises(UserError, match="nobody knows how many rows an epoch has"):
+    assert len(next(iter(data.train_dataloader())).sources) == 8
+    for options in ({"val_check_interval": 5}, {"max_steps": 10}):
+        data.trainer = trainer(**options)
+        with pytest.raises(UserError, match="length of a streamed epoch is unknown"):
             data.train_dataloader()
-    data.trainer = None
-    mixed = MixtureDataModule({"a": data}, checkpoint=tiny_checkpoint)
-    with pytest.raises(UserError, match="'a' is streamed"):
+
+
+def test_resuming_on_other_shards_is_an_error(lines: Path, tiny_checkpoint: str) -> None:
+    data = module(lines, tiny_checkpoint)
+    fewer = module(lines, tiny_checkpoint, train=f"{lines}/part0.jsonl")
+    for one in (data, fewer):
+        one.setup("fit")
+    with pytest.raises(UserError, match="with shards 4, now it is 1"):
+        fewer.train_dataloader().load_state_dict(data.train_dataloader().state_dict())
+
+
+MIXED: dict[str, dict[str, Any]] = {
+    "without ratios": {},
+    "by length": {"ratios": {"far": 1, "near": 1}, "length_grouped": True},
+    "with replacement": {"ratios": {"far": 1, "near": 1}, "with_replacement": ("far",)},
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_a_mixture_needs_of_a_stream(name: str, lines: Path, tiny_checkpoint: str) -> None:
+    data: Any = {
+        "far": module(lines, tiny_checkpoint),
+        "near": InstructDataModule(f"{lines}/part1.jsonl", validation_rows=0),
+    }
+    mixed = MixtureDataModule(data, checkpoint=tiny_checkpoint, **MIXED[name])
+    with pytest.raises(UserError, match="'far' is streamed"):
         mixed.setup("fit")
-    loader = module(lines, tiny_checkpoint, train=f"{lines}/part0.jsonl")
-    loader.setup("fit")
-    with pytest.raises(UserError, match="stopped with shards 4, now it is 1"):
-        loader.train_dataloader().load_state_dict(data.train_dataloader().state_dict())
 
 
-def test_streamed_rows_are_packed_too_and_have_no_end_to_store(
+def test_a_stream_is_a_source_of_a_mixture(lines: Path, tiny_checkpoint: str) -> None:
+    data: Any = {
+        "far": module(lines, tiny_checkpoint),
+        "near": InstructDataModule(f"{lines}/part1.jsonl", validation_rows=0),
+    }
+    mixed = MixtureDataModule(
+        data,
+        ratios={"far": 2, "near": 1},
+        text_only=("far",),
+        homogeneous_steps=True,
+        loss_weights={"far": 0.5},
+        checkpoint=tiny_checkpoint,
+        batch_size=4,
+        num_workers=2,
+    )
+    mixed.setup("fit")
+    assert mixed.rows("train").num_rows is None
+    kinds = []
+    for batch in islice(mixed.train_dataloader(), 12):
+        weights = set(batch.loss_weights.flatten().tolist()) - {0.0}
+        assert weights in ({0.5}, {1.0})
+        kinds.append(weights == {0.5})
+    assert sum(kinds) == 8
+    assert mixed.majority_baseline() == {} and list(mixed.rows("validation")) == []
+    with pytest.raises(UserError, match="model.feature_cache"):
+        mixed.every_row()
+    image_rows = module(write_shards(lines, "tar"), tiny_checkpoint)
+    wrong = MixtureDataModule(
+        {"far": image_rows},
+        ratios={"far": 1},
+        text_only=("far",),
+        checkpoint=tiny_checkpoint,
+    )
+    wrong.setup("fit")
+    with pytest.raises(UserError, match="text_only names its source 'far'"):
+        list(islice(wrong.train_dataloader(), 5))
+
+
+def test_streamed_rows_are_packed_too_and_are_not_known_beforehand(
     lines: Path, tiny_checkpoint: str
 ) -> None:
     data = module(lines, tiny_checkpoint, batch_size=4, pack_tokens=10_000)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     assert len(batch.sources) == 4 and len(batch.input_ids) == 1
-    with pytest.raises(UserError, match=r"with data.streaming nobody knows every image"):
+    with pytest.raises(UserError, match=r"model.feature_cache: with data.streaming"):
         data.every_row()
 
 
-def test_held_out_rows_that_are_far_are_read(lines: Path, tiny_checkpoint: str) -> None:
+def test_remote_held_out_rows_are_read_into_memory(lines: Path, tiny_checkpoint: str) -> None:
     data = module(
         lines,
         tiny_checkpoint,
@@ -293,9 +514,9 @@ def test_rows_come_over_http(lines: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/part1.jsonl"
-        far = [record.value() for record in Stream(find_shards(url)).in_order([0], skip=2)]
+        remote = [record.value() for record in open_stream(url, seed=1).iterate(2)]
         server.shutdown()
-    assert far == [record.value() for record in read_shard(str(lines / "part1.jsonl"), 2)]
+    assert remote == [record.value() for record in read_shard(str(lines / "part1.jsonl"), 2)]
 
 
 def test_check_data_reads_all_of_a_stream(
@@ -308,7 +529,6 @@ def test_check_data_reads_all_of_a_stream(
     with pytest.raises(UserError, match="2 rows would stop fit"):
         check_data(
             [
-                "check-data",
                 "--model.checkpoint",
                 str(hybrid_checkpoint),
                 *source,

@@ -8,6 +8,7 @@ import pytest
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Turn
+from dsvl_tune.data.rows import LoadedRows
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.majority_baseline import majority_answers, majority_baseline
 from dsvl_tune.evaluation.metrics import Metric, RelaxedAccuracy, find_metrics
@@ -109,14 +110,20 @@ def test_the_majority_baseline_uses_what_the_question_says() -> None:
     trained = [asked("over 20?", "yes")] * 3 + [asked("over 80?", "no")] * 2
     test = [asked("over 20?", "yes"), asked("over 80?", "no"), asked("over 50?", "no")]
     assert [answer.text for answer in majority_answers(trained, test)] == ["yes", "no", "yes"]
-    baseline = majority_baseline([[trained]], [test], [RelaxedAccuracy()])
+    baseline = majority_baseline([LoadedRows([trained])], LoadedRows([test]), [RelaxedAccuracy()])
     assert baseline["relaxed_accuracy"] == pytest.approx(2 / 3)
 
 
 def test_the_majority_baseline_counts_the_same_number_of_rows_of_each_source() -> None:
     many = [[asked("many", "yes", "many")]] * 20
     few = [[asked("few", "no", "few")]] * 2
-    test = [[asked("few", "no", "few")]]
-    metrics = [RelaxedAccuracy()]
-    assert majority_baseline([many, few], test, metrics, counted_rows=4)["relaxed_accuracy"] == 1.0
-    assert majority_baseline([many + few], test, metrics, counted_rows=4)["relaxed_accuracy"] == 0.0
+
+    def figure(*sources: list[list[Conversation]]) -> float:
+        trained = [LoadedRows(rows) for rows in sources]
+        baseline = majority_baseline(
+            trained, LoadedRows(few[:1]), [RelaxedAccuracy()], counted_rows=4
+        )
+        return baseline["relaxed_accuracy"]
+
+    assert figure(many, few) == 1.0
+    assert figure(many + few) == 0.0

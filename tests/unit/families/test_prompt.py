@@ -1,4 +1,4 @@
-"""Rendering and tokenising: what is refused, and that pieces tokenise as the whole does."""
+"""Rendering and tokenizing: what is refused, and that pieces tokenize as the whole does."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def talk(*texts: str, system: str | None = "", weight: float = 1.0) -> Conversat
     return Conversation(tuple(turns), "rows.jsonl:3", system)
 
 
-def test_blanks_at_the_ends_of_a_turn_go_and_beside_images_stay(processor: Processor) -> None:
+def test_whitespace_is_stripped_from_turns_but_not_next_to_images(processor: Processor) -> None:
     row = Conversation(
         (Turn("user", ("  ", " \n", PIC, " a ", "b \n", PIC, "\n ")), Turn("assistant", (" x ",))),
         "o",
@@ -88,7 +88,7 @@ def test_refused(row: Conversation, words: str, processor: Processor) -> None:
     assert "rows.jsonl:3" in str(error.value)
 
 
-def test_pieces_tokenise_as_the_whole_string_does(processor: Processor) -> None:
+def test_pieces_tokenize_as_the_whole_string_does(processor: Processor) -> None:
     chance = random.Random(5)
     alphabet = [*"aBé \n\t7.(图。😀_", "  ", "42", "--", "\u200b", "\u00a0", "'s"]
     for _ in range(300):
@@ -135,7 +135,7 @@ def test_prompt_and_reference(processor: Processor) -> None:
     assert encode_prompt(accepted, processor).references == ("Because.", "Since it is.")
 
 
-def test_too_long_is_an_error_that_tells_the_numbers(processor: Processor) -> None:
+def test_too_long_is_an_error_with_the_numbers(processor: Processor) -> None:
     row = Conversation((Turn("user", (PIC, "a")), Turn("assistant", ("b",))), "rows.jsonl:3", "")
     length = len(tokenize(row, processor).input_ids)
     assert len(tokenize(row, processor, max_tokens=length).input_ids) == length
@@ -173,7 +173,7 @@ def test_truncation_drops_pairs_then_the_end_of_the_answer(processor: Processor)
         tokenize(row, processor, max_tokens=shortest - 1, on_overflow="truncate")
 
 
-def test_truncation_never_cuts_an_image_and_keeps_the_pair_that_learns(
+def test_truncation_never_cuts_an_image_and_keeps_a_supervised_pair(
     processor: Processor,
 ) -> None:
     late = (

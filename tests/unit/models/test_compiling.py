@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.compile import compile_layers
 
@@ -26,7 +30,10 @@ def losses(model: torch.nn.Module, width: int) -> dict[str, Tensor]:
 
 
 def test_compiled_layers_equal_eager_ones_at_any_length(hybrid_checkpoint: Path) -> None:
-    eager, compiled = load_model(hybrid_checkpoint).train(), load_model(hybrid_checkpoint).train()
+    eager, compiled = (
+        create_model(open_checkpoint(hybrid_checkpoint)).train(),
+        create_model(open_checkpoint(hybrid_checkpoint)).train(),
+    )
     compile_layers(compiled)
     assert list(compiled.state_dict()) == list(eager.state_dict())
     counters.clear()
@@ -46,9 +53,30 @@ def test_compiled_layers_equal_eager_ones_at_any_length(hybrid_checkpoint: Path)
     assert counters["stats"]["unique_graphs"] == 1
 
 
+OTHER_PROCESSOR = """
+from types import SimpleNamespace
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from dsvl_tune.models.runtime.compile import compile_layers
+torch.manual_seed(0)
+layer, x = LlamaRMSNorm(24), torch.randn(50, 24)
+expected = layer(x)
+decoder = SimpleNamespace(language_model=SimpleNamespace(layers=[layer]))
+compile_layers(SimpleNamespace(model=decoder))
+torch.testing.assert_close(layer(x), expected)
+"""
+
+
+def test_a_cache_shared_with_another_processor(tmp_path: Path) -> None:
+    """The cache is filled for this one and then used by one with narrower vectors."""
+    for environment in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}):
+        shared = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **environment}
+        subprocess.run([sys.executable, "-c", OTHER_PROCESSOR], env=shared, check=True)
+
+
 def test_without_a_compiler_the_key_is_named(
     hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"model.compile: .* no no-such-compiler here"):
-        compile_layers(load_model(hybrid_checkpoint))
+        compile_layers(create_model(open_checkpoint(hybrid_checkpoint)))

@@ -1,4 +1,4 @@
-"""Loss and every gradient with stored features equal those without, whatever trains; a wrong entry is never taken."""
+"""Loss and every gradient with cached features equal those without, whatever trains."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.evaluation.generate import generate_ids
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part_names
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan, Plan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl.vision_features import cacheable_features
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import make_plan, part_names
 from dsvl_tune.training.feature_cache import FeatureExtractor, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -45,7 +48,7 @@ PLANS: dict[str, tuple[dict[str, PartPlan], set[str]]] = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trees of two questions, several images, an image after an answer, and text alone."""
+    """Trees of two questions, several images, an image after an answer, and text only."""
     folder = tmp_path_factory.mktemp("rows")
     for i in range(4):
         noise = torch.randint(
@@ -66,7 +69,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row(("<image>What?", "A"), images=(0,)),
         row(("<image>How many?", "7, or 8"), images=(0,)),
         row(("<image> or <image>?", "The first."), ("And <image>?", "No."), images=(1, 2, 1)),
-        row(("Name a colour.", "Blue.")),
+        row(("Name a color.", "Blue.")),
         row(("<image>And this?", "B"), images=(3,)),
         row(("<image>This again?", "C"), images=(2,)),
     ]
@@ -75,10 +78,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model_of(checkpoint: Path, overrides: dict[str, PartPlan]) -> tuple[PreTrainedModel, Plan]:
-    """A model with its plan applied; what starts at zero is drawn, so that every gradient says something."""
-    model = load_model(checkpoint)
+    """A model with its plan applied; what starts at zero is drawn, so no gradient is zero."""
+    model = create_model(open_checkpoint(checkpoint))
     parts = part_names(model)
-    plan = {part: how for part, how in make_plan("lora", overrides).items() if part in parts}
+    plan = {
+        part: how
+        for part, how in make_plan(DEEPSEEK_VL, "lora", overrides).items()
+        if part in parts
+    }
     torch.manual_seed(1)
     apply_plan(model, plan)
     with torch.no_grad():
@@ -163,9 +170,8 @@ def test_steps_with_features_equal_steps_with_pixels(
     assert set(extractor.producers) == (cut if hybrid else cut - {"sam"})
     data = data_of(checkpoint, rows, extractor)
     assert not data.has_all_features()
-    assert_equal(
-        step(model, data, extractor), wanted
-    )  # nothing was stored: every image is made, and kept
+    # Nothing is cached yet: every image is encoded and added.
+    assert_equal(step(model, data, extractor), wanted)
     assert len(entries(extractor)) == 4 and data.has_all_features()
 
     batches = list(data.train_dataloader())
@@ -173,7 +179,7 @@ def test_steps_with_features_equal_steps_with_pixels(
     assert sum(len(next(iter(batch.features.values()))) for batch in batches if batch.features) >= 4
     assert_equal(step(model, data, extractor), wanted)
 
-    for path in entries(extractor):  # take one away so that some batch has both kinds
+    for path in entries(extractor):  # remove one so that some batch has both kinds
         path.rename(tmp_path / "away")
         kinds = [(bool(b.features), bool(b.vision_inputs)) for b in data.train_dataloader()]
         if (True, True) in kinds:
@@ -187,7 +193,7 @@ def test_steps_with_features_equal_steps_with_pixels(
     assert_equal(step(model, data, extractor), wanted)
 
 
-def test_a_missing_image_without_towers_is_told(
+def test_a_missing_image_without_towers_is_an_error(
     hybrid_checkpoint: Path, rows: Path, tmp_path: Path
 ) -> None:
     model, plan = model_of(hybrid_checkpoint, {})
@@ -243,16 +249,12 @@ def test_what_changes_is_a_miss(hybrid_checkpoint: Path, rows: Path, tmp_path: P
     model.config.vision_config.layer_norm_eps *= 2
     folders.add(open_(model, plan, tmp_path).cache.folder)
     folders.add(open_(model, plan, tmp_path, "bfloat16").cache.folder)
-    folders.add(
-        open_feature_extractor(
-            model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed"
-        ).cache.folder
-    )
+    mixed = open_feature_extractor(model, plan, str(tmp_path), "float32", 1.0, "bf16-mixed")
+    folders.add(mixed.cache.folder)
     folders.add(open_(model, plan | {"aligner": FULL}, tmp_path).cache.folder)
     assert len(folders) == 6
-    assert (
-        open_(model, plan | {"lm_head": FULL}, tmp_path).cache.folder in folders
-    )  # what comes after is no matter
+    # What comes after the vision side makes no difference.
+    assert open_(model, plan | {"lm_head": FULL}, tmp_path).cache.folder in folders
 
     assert data.processor is not None
     settings = replace(data.processor.image_settings, background=(1, 2, 3))
@@ -282,7 +284,7 @@ def test_images_are_known_by_their_bytes(
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_tower_that_trains_is_refused(part: str, mode: Any) -> None:
     with pytest.raises(UserError, match=rf"{part} trains \({mode}\)"):
-        cacheable_features(make_plan("lora", {part: PartPlan(mode)}))
+        cacheable_features(make_plan(DEEPSEEK_VL, "lora", {part: PartPlan(mode)}))
 
 
 def test_towers_that_drop_out_are_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The loader of training rows, whose checkpoint says which data its position belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.sampling.batch_sampler import BatchSampler, check_settings
+
+CHECKSUM = "content of the rows (checksum)"
+
+
+class ResumableLoader(DataLoader[Any]):
+    """A loader that resumes at the exact micro-batch, on the same data.
+
+    The position itself is Lightning's count of trained micro-batches; the checkpoint adds what that
+    position depends on.
+
+    Attributes:
+        batch_sampler: which rows come when.
+        checksum: checksum of the rows.
+    """
+
+    batch_sampler: BatchSampler
+    checksum: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rows of a position depend on; every process calls it at the same time."""
+        return {**self.batch_sampler.state(), CHECKSUM: self.checksum}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume.
+
+        Raises:
+            UserError: other rows, another seed, mixture or size of a micro-batch over all
+                processes.
+        """
+        check_settings({CHECKSUM: self.checksum}, state)
+        self.batch_sampler.load_state(state)
+
+
+def check_endless(trainer: L.Trainer) -> None:
+    """Raise unless the trainer works without knowing how many rows an epoch has."""
+    if trainer.max_steps < 1 or not isinstance(trainer.val_check_interval, int):
+        raise UserError(
+            "data.streaming: the length of a streamed epoch is unknown, but trainer.max_steps is "
+            f"{trainer.max_steps} and trainer.val_check_interval {trainer.val_check_interval}. "
+            "Set both, in steps."
+        )
