@@ -1,4 +1,4 @@
-"""`dsvl-tune predict` and `test`: golden answers from a left-padded batch, a run's best and last weights, bad input."""
+"""`dsvl-tune predict` and `test`: golden answers in a batch, a run's weights, bad input."""
 
 from __future__ import annotations
 

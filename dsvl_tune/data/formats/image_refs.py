@@ -29,9 +29,6 @@ class ImageSource:
     allow_urls: bool = False
 
 
-Home = ImageSource
-
-
 def image_ref(value: Any, allowed: ImageSource, where: str) -> ImageRef:
     """The image that a row gives; it is not read yet.
 

@@ -33,7 +33,7 @@ def conversation(*parts: str | ImageRef, answer: str, weight: float = 1.0) -> Co
 
 @pytest.fixture(scope="module")
 def rows() -> list[list[Conversation]]:
-    """Three trees: questions on one picture, a conversation with two pictures and two turns, text only."""
+    """Three rows: a tree of two questions, two images and two questions, and text alone."""
     one, two, three = picture(1), picture(2), picture(3)
     long = Conversation(
         (
@@ -56,7 +56,7 @@ def rows() -> list[list[Conversation]]:
 
 
 def alone(model: PreTrainedModel, sample: Sample, processor: Processor) -> tuple[Tensor, float]:
-    """Weighted loss sum and weight of one conversation, by the transformers class as a user would call it."""
+    """Weighted loss sum and weight of one conversation, by the transformers class itself."""
     batch = normalize_images(collate([sample], processor.pad_id), processor)
     pixels = {name: tensor[batch.image_index] for name, tensor in batch.vision_inputs.items()}
     ids = torch.tensor([sample.input_ids])
@@ -78,7 +78,7 @@ def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
 def test_conversations_in_a_batch_equal_conversations_alone(
     checkpoint: Path, rows: list[list[Conversation]], pack_tokens: int | None
 ) -> None:
-    """A row each, the text in the tree's row, and all in one row: the same pictures, weights, losses and gradients."""
+    """Unpacked, the text packed with the tree, and all in one sequence: the same gradients."""
     processor: Processor = open_checkpoint(checkpoint).processor
     model = create_model(open_checkpoint(checkpoint))
     batch = make_batch(rows, processor, None, "error", pack_tokens)
@@ -109,7 +109,7 @@ def test_conversations_in_a_batch_equal_conversations_alone(
 def test_questions_of_a_tree_do_not_see_each_other(
     hybrid_checkpoint: Path, rows: list[list[Conversation]]
 ) -> None:
-    """The trap: with a mask that is only causal, later branches would read the answers of earlier ones."""
+    """The trap: with a causal mask, later branches would attend to the answers of earlier ones."""
     processor = open_checkpoint(hybrid_checkpoint).processor
     model = create_model(open_checkpoint(hybrid_checkpoint))
     first, second = (encode(c, processor) for c in rows[0])
@@ -123,7 +123,7 @@ def test_questions_of_a_tree_do_not_see_each_other(
 def test_a_batch_without_trees_needs_no_mask(
     checkpoint: Path, rows: list[list[Conversation]]
 ) -> None:
-    """Padding on the right is seen by no supervised token, so the kernel may take its causal path."""
+    """No supervised token attends to padding on the right, so the kernel's causal path will do."""
     processor = open_checkpoint(checkpoint).processor
     model = create_model(open_checkpoint(checkpoint))
     batch = make_batch([row[:1] for row in rows], processor, None, "error")

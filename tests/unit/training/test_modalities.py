@@ -1,4 +1,4 @@
-"""Text and images in one run: each modality's loss is told exactly, and a step of text alone stops no process."""
+"""Text and images in one run: the loss of each is exact, and text alone blocks no process."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ def data(
     )
 
 
-class Told(FinetuneModule):
-    """Keeps what each step logged; the first process writes it and the weights to a file at the end."""
+class Recorded(FinetuneModule):
+    """Keeps what each step logged; the first process saves it and the weights at the end."""
 
     path: Path
-    told: list[dict[str, float]]
+    logged: list[dict[str, float]]
 
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
         if name == "train/loss":
-            self.told.append({})
-        self.told[-1][name] = float(value)
+            self.logged.append({})
+        self.logged[-1][name] = float(value)
 
     def on_train_end(self) -> None:
         if self.global_rank == 0:
             trained = {
                 name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad
             }
-            torch.save({"told": self.told, "weights": trained}, self.path)
+            torch.save({"logged": self.logged, "weights": trained}, self.path)
 
 
 def run(
@@ -84,11 +84,11 @@ def run(
     log_every: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
-    """Four optimizer steps with aligner and language model trained, and what `Told` kept."""
+    """Four optimizer steps with aligner and language model trained, and what was recorded."""
     L.seed_everything(3, verbose=False)
     parts = {"language_model": PartPlan("full"), "aligner": PartPlan("full")}
-    module = Told(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
-    module.path, module.told = path, []
+    module = Recorded(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
+    module.path, module.logged = path, []
     homogeneous_steps = options.pop("homogeneous_steps", False)
     trainer = L.Trainer(
         max_steps=4,
@@ -131,20 +131,21 @@ def test_each_modality_has_the_mean_of_its_own_tokens(
     assert (alone[:, 1] > 0).all()
 
 
-def test_what_is_told_is_the_mean_since_the_last_line(
+def test_the_logged_loss_is_the_mean_since_the_last_logged_step(
     files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """With whole steps a line would else tell of one kind alone."""
-    told = run(files, hybrid_checkpoint, tmp_path / "log", 4, log_every=4, homogeneous_steps=True)[
-        "told"
-    ]
-    assert [len(line) for line in told] == [1, 1, 1, 3]
-    each = run(files, hybrid_checkpoint, tmp_path / "each", 4, log_every=1, homogeneous_steps=True)[
-        "told"
-    ]
+    """With homogeneous steps a single step would show one modality alone."""
+    steps = {}
+    for log_every in (1, 4):
+        path = tmp_path / str(log_every)
+        recorded = run(
+            files, hybrid_checkpoint, path, 4, log_every=log_every, homogeneous_steps=True
+        )
+        steps[log_every] = recorded["logged"]
+    assert [len(step) for step in steps[4]] == [1, 1, 1, 3]
     for name in ("train/loss_text", "train/loss_image"):
-        values = [line[name] for line in each if name in line]
-        assert len(values) == 2 and min(values) <= told[3][name] <= max(values)
+        values = [step[name] for step in steps[1] if name in step]
+        assert len(values) == 2 and min(values) <= steps[4][3][name] <= max(values)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -156,7 +157,7 @@ def test_two_processes_train_and_report_as_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Micro-batches of one row: a process often has text alone while the other has an image, or both have text.
+    """Micro-batches of one row: often a process has text alone while the other has an image.
 
     The strategy is stock DDP, as Lightning takes it for two devices.
     """
@@ -176,10 +177,10 @@ def test_two_processes_train_and_report_as_one(
     )
     for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(key, None)
-    assert len(one["told"]) == len(two["told"]) == 4
-    for ours, theirs in zip(one["told"], two["told"], strict=True):
+    assert len(one["logged"]) == len(two["logged"]) == 4
+    for ours, theirs in zip(one["logged"], two["logged"], strict=True):
         assert ours == pytest.approx(theirs, abs=2e-5)
-        kinds = {name for name in ours if name.startswith("train/loss_")}
-        assert (len(kinds) == 1) == homogeneous_steps
+        modalities = {name for name in ours if name.startswith("train/loss_")}
+        assert (len(modalities) == 1) == homogeneous_steps
     for name, weight in one["weights"].items():
         torch.testing.assert_close(weight, two["weights"][name], atol=5e-5, rtol=1e-4)
