@@ -31,9 +31,8 @@ from dsvl_tune.data.validation.inspect import row_lengths
 from dsvl_tune.data.validation.row_stats import RowInspector
 from dsvl_tune.evaluation.majority_baseline import majority_baseline
 from dsvl_tune.evaluation.metrics import Metric, find_metrics
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import RenderMode
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import resolve_checkpoint
 
 from .resumable_loader import ResumableLoader, check_endless
 
@@ -145,7 +144,7 @@ class ConversationDataModule(L.LightningDataModule):
             UserError: there is no such checkpoint, or a setting does not fit it.
         """
         if self.processor is None:
-            processor = load_processor(resolve_checkpoint(self.checkpoint))
+            processor = open_checkpoint(self.checkpoint).processor
             self.check_settings(processor)
             if self.system_prompt is not None:
                 processor = replace(processor, default_system=self.system_prompt)

@@ -1,14 +1,60 @@
-"""dsvl-tune: fine-tune DeepSeek-VL with Lightning. Importing this package imports nothing heavy."""
+"""Fine-tune DeepSeek vision-language models on your own images, with Lightning.
+
+The public API, from `dsvl_tune.api`:
+
+- `fit`: fine-tune a `FinetuneModule` and write a run folder.
+- `merge`: merge the result of a run into its base checkpoint.
+- `load_model`: load a checkpoint and answer questions about images.
+
+Data modules are in `dsvl_tune.datamodules`. Importing this package imports nothing heavy: the API
+is imported when it is first used.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dsvl_tune.api import ChatModel as ChatModel
+    from dsvl_tune.api import FinetuneModule as FinetuneModule
+    from dsvl_tune.api import PartPlan as PartPlan
+    from dsvl_tune.api import Run as Run
+    from dsvl_tune.api import UserError as UserError
+    from dsvl_tune.api import fit as fit
+    from dsvl_tune.api import load_model as load_model
+
+__all__ = [
+    "ChatModel",
+    "FinetuneModule",
+    "PartPlan",
+    "Run",
+    "UserError",
+    "fit",
+    "load_model",
+]
 
 __version__ = "0.2.0"
 
-# `datamodules/` and `recipes/` are folders at the top of the repository and are packed into the
-# wheel below this package. In a checkout the root joins the package's search path, so that
-# `dsvl_tune.datamodules` is the same import in both.
+# `datamodules/` and `recipes/` are at the top of the repository and are packed into the wheel below
+# this package. In a checkout the root joins the package's search path, so that both are found under
+# the same names.
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "datamodules").is_dir():
     __path__.append(str(_checkout))
+
+
+if not TYPE_CHECKING:  # type checkers see the imports above
+
+    def __getattr__(name: str) -> Any:
+        """Import a name of the public API when it is first used."""
+        if name in __all__:
+            from dsvl_tune import api
+
+            return getattr(api, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public API, also before it is imported."""
+    return [*globals(), *__all__]

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import dsvl_tune.cli.finetune_cli
+import dsvl_tune.cli.commands.fit
 
 SCRIPT = str(Path(dsvl_tune.__file__).with_name("__main__.py"))
 """What `python -m dsvl_tune` runs: for a command that starts further processes of itself."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
 from dsvl_tune.core.types import Processor
-from dsvl_tune.families.deepseek_vl.processor import load_processor
+from dsvl_tune.families import open_checkpoint
 
 Row = dict[str, Any]
 
@@ -133,7 +133,7 @@ def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Process
     model = AutoModelForImageTextToText.from_pretrained(
         options.model, dtype=getattr(torch, options.dtype)
     )
-    return rows, model, load_processor(options.model)
+    return rows, model, open_checkpoint(options.model).processor
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:

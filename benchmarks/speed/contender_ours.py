@@ -10,15 +10,15 @@ from typing import Any
 import lightning as L
 from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
 
-from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.data.formats.conversations import ConversationRows
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.holdout import group_trees
 from dsvl_tune.data.validation.row_stats import RowStats
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 
 class FileOrder(BatchSampler):
@@ -81,7 +81,6 @@ class Marks(L.Callback):
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
     """Train the steps; the meter records them."""
-    quieten()
     checkpoint, sixteen_bit = str(options.model), options.dtype != "float32"
     cached = {}
     if options.feature_cache is not None:  # in full precision, so that losses stay the same
@@ -118,4 +117,5 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         enable_model_summary=False,
         callbacks=[Marks(meter)],
     )
-    trainer.fit(module, datamodule=data)
+    with quiet_lightning():
+        trainer.fit(module, datamodule=data)

@@ -23,15 +23,18 @@ import torch
 from rig_inputs import write_inputs
 from torch.utils.data import DataLoader
 
-from dsvl_tune.cli.finetune_cli import quieten
+from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
-from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
-from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
+from dsvl_tune.families import open_sizes
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.training.memory.estimate import estimate
 from dsvl_tune.training.memory.fake_step import RowShape
-from dsvl_tune.training.module import FinetuneModule, torch_dtype
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 # checkpoint, preset, dtype, gradient checkpointing, rows, tokens, images, supervised tokens
 CONFIGURATIONS: list[tuple[str, str, str, bool, int, int, int, int]] = [
@@ -101,7 +104,7 @@ def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: Ro
     module = FinetuneModule(
         checkpoint, preset=preset, dtype=dtype, gradient_checkpointing=checkpointing, lr=1e-5
     )
-    batch = batch_of(shape, read_outline_of(module))
+    batch = batch_of(shape, module.base.config)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
@@ -113,31 +116,26 @@ def fit(checkpoint: str, preset: Any, dtype: str, checkpointing: bool, shape: Ro
         callbacks=[ResetPeak()],
         precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
     )
-    trainer.fit(module, DataLoader([batch] * 2, batch_size=None))  # type: ignore[arg-type]
-
-
-def read_outline_of(module: FinetuneModule) -> Any:
-    """The configuration with the tokenizer's image token."""
-    config = read_outline(str(module.folder))
-    config.image_token_id = module.processor.image_token_id
-    return config
+    with quiet_lightning():
+        trainer.fit(module, DataLoader([batch] * 2, batch_size=None))  # type: ignore[arg-type]
 
 
 def measure(number: int, folder: Path) -> None:
     """Print measured and estimated bytes of one configuration as a JSON line."""
     name, preset, dtype, checkpointing, *sizes = CONFIGURATIONS[number]
-    quieten()
     shape = RowShape(*sizes)
     fit("embedded", preset, dtype, checkpointing, RowShape(1, 80, 1, 8))  # loads every library
     gc.collect()
     before = memory("VmRSS")
     fit(str(folder / name), preset, dtype, checkpointing, shape)
     measured = memory("VmHWM") - before
-    config = read_outline(str(folder / name))
-    model = outline_model(config, torch_dtype(dtype))
-    apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
+    model = create_model(open_sizes(folder / name), DTYPES[dtype], storage="shapes").train()
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, preset, {}), model, set()))
     found = estimate(
-        model, shape, "bf16-mixed" if dtype == "bfloat16" else "32-true", accumulates=False
+        model,
+        shape,
+        precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
+        accumulates=False,
     )
     print(
         "MEMORY "

@@ -23,10 +23,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import normalize_images
-from dsvl_tune.families.deepseek_vl.parts import fit_plan, make_plan
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -103,8 +104,11 @@ def main() -> None:
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
-        model, processor = load_model(Path(folder)).train(), load_processor(Path(folder))
-    apply_plan(model, fit_plan(make_plan("lora", None), model, set()))
+        model, processor = (
+            create_model(open_checkpoint(Path(folder))).train(),
+            open_checkpoint(Path(folder)).processor,
+        )
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "lora", None), model, set()))
     took: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     wasted: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     losses: dict[str, float] = dict.fromkeys(CONTENDERS, 0.0)

@@ -19,9 +19,12 @@ from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
 
 from dsvl_tune.data.encoding.collate import normalize_images
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
 BATCH = 4
@@ -69,8 +72,10 @@ def main() -> None:
     )
     data.setup("fit")
     batches = iter(data.train_dataloader())
-    model = load_model(folder)
-    plan = make_plan("lora", {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)})
+    model = create_model(open_checkpoint(folder))
+    plan = make_plan(
+        DEEPSEEK_VL, "lora", {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)}
+    )
     apply_plan(model, fit_plan(plan, model, set()))
     draw_adapters(model.train())
     assert data.processor is not None

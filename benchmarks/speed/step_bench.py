@@ -77,9 +77,9 @@ def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
     """Tokens and supervised tokens of every row of the file."""
     from dsvl_tune.data.encoding.tokenize import tokenize
     from dsvl_tune.data.formats.conversations import open_conversations
-    from dsvl_tune.families.deepseek_vl.processor import load_processor
+    from dsvl_tune.families import open_checkpoint
 
-    processor = load_processor(options.model)
+    processor = open_checkpoint(options.model).processor
     conversations = open_conversations(str(data_file(options)))
     rows = [tokenize(conversations[i], processor) for i in range(len(conversations))]
     return [(len(row.input_ids), sum(weight > 0 for weight in row.loss_weights)) for row in rows]

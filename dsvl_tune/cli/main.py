@@ -1,4 +1,4 @@
-"""The command line: a table of commands, none of which is imported before it is asked for."""
+"""The command line: a table of commands, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -8,76 +8,31 @@ import os
 import select
 import signal
 import sys
-from typing import NamedTuple, TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TextIO
 
 from dsvl_tune import __version__
 from dsvl_tune.core.errors import UserError, unknown_name
-from dsvl_tune.core.renamed_keys import rename_arguments, renamed_text
-
-
-class Command(NamedTuple):
-    """Where a command lives and what it does."""
-
-    module: str
-    function: str
-    does: str
-
 
 COMMANDS = {
-    "fit": Command(
-        "dsvl_tune.cli.finetune_cli",
-        "main",
-        "train by a recipe; score held-out data before and after",
-    ),
-    "validate": Command(
-        "dsvl_tune.cli.finetune_cli",
-        "main",
-        "loss and generated answers on the recipe's validation data",
-    ),
-    "test": Command(
-        "dsvl_tune.cli.finetune_cli",
-        "main",
-        "scores of generated answers on the recipe's test data",
-    ),
-    "predict": Command(
-        "dsvl_tune.cli.finetune_cli",
-        "main",
-        "answer every question of the recipe's test data into a file",
-    ),
-    "check-data": Command(
-        "dsvl_tune.cli.commands.check_data", "main", "read every row of a recipe's data and report"
-    ),
-    "preview": Command(
-        "dsvl_tune.cli.commands.preview", "main", "a page of rows as the model will see them"
-    ),
-    "cache-features": Command(
-        "dsvl_tune.cli.commands.cache_features", "main", "keep what frozen towers make of images"
-    ),
-    "estimate-memory": Command(
-        "dsvl_tune.cli.commands.estimate_memory", "main", "what a recipe takes, without loading it"
-    ),
-    "merge": Command(
-        "dsvl_tune.cli.commands.merge",
-        "main",
-        "put a run's adapter into its base checkpoint, verified",
-    ),
-    "convert": Command(
-        "dsvl_tune.cli.commands.convert",
-        "main",
-        "a checkpoint in transformers' or the original layout",
-    ),
-    "init": Command(
-        "dsvl_tune.cli.commands.init",
-        "main",
-        "an untrained small checkpoint, to train from nothing",
-    ),
-    "chat": Command(
-        "dsvl_tune.cli.commands.chat", "main", "ask a model about images, in the terminal"
-    ),
+    "fit": "train by a recipe; score held-out questions before and after",
+    "validate": "loss and scores on the recipe's validation rows",
+    "test": "scores on the recipe's test rows",
+    "predict": "answer every question of the recipe's test rows into a file",
+    "check-data": "read every row of a recipe's data and report what is wrong",
+    "preview": "a page that shows rows as the model will see them",
+    "cache-features": "compute the features of frozen vision towers before training",
+    "estimate-memory": "memory that a recipe needs, without loading the model",
+    "merge": "merge a run's adapter into its base checkpoint, verified",
+    "convert": "a checkpoint in transformers' or the original layout",
+    "init": "an untrained small checkpoint, to train from scratch",
+    "chat": "ask a model about images, in the terminal",
 }
+"""Command -> what it does. The command `check-data` is `main` in `commands/check_data.py`."""
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
-"""What a full, limited or protected disk answers."""
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""Errors of a full, limited or protected disk."""
 
 HELP = """\
 dsvl-tune {version}: fine-tune DeepSeek-VL
@@ -91,90 +46,114 @@ options:
   --debug        show the traceback of an error, with any command
 
 first steps:
-  dsvl-tune fit --config charts_lora                      a small model learns to read charts (CPU, minutes)
-  dsvl-tune merge runs/charts_lora --out merged           the result as one plain transformers checkpoint
+  dsvl-tune fit --config charts_lora                 a small model learns charts (CPU, minutes)
+  dsvl-tune merge runs/charts_lora --out merged      the result as one transformers checkpoint
   dsvl-tune chat --model merged --image chart.png --prompt "What is the value of the red bar?"
 
-stop a run with Ctrl-C; the same command goes on, also after a kill.
-exit codes: 0 done, 2 something to put right (one message says what), 75 stopped by SIGTERM, SIGUSR1 or its time limit
-(the same command goes on), 130 stopped by Ctrl-C, 141 nobody reads the output any more
+Stop a run with Ctrl-C; run the same command again to resume it, also after a kill.
+
+exit codes:
+  0    done
+  2    invalid input or environment (see the message)
+  75   stopped by SIGTERM, SIGUSR1 or the time limit; run the same command again to resume
+  130  stopped by Ctrl-C
+  141  broken pipe (stdout closed)
 """
 
 
 def main() -> None:
-    """Run the command that the first argument names; quietly no further once nobody reads what it prints."""
+    """Run the command that the first argument names."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    name = arguments[0] if arguments else "--help"
+    with _silent_broken_pipe(), _exit_codes(debug):
+        if name in ("-h", "--help", "help"):
+            print(help_text(), end="")
+        elif name == "--version":
+            print(f"dsvl-tune {__version__}")
+        else:
+            command = _import_command(name)
+            command.main(_with_new_names(arguments[1:]))
+
+
+def help_text() -> str:
+    """What `dsvl-tune --help` prints."""
+    commands = "\n".join(f"  {name:<15} {purpose}" for name, purpose in COMMANDS.items())
+    return HELP.format(version=__version__, commands=commands)
+
+
+def _import_command(name: str) -> Any:
+    """Import the module of a command.
+
+    Raises:
+        UserError: There is no such command.
+    """
+    if name not in COMMANDS:
+        raise UserError(f"{unknown_name('command', name, COMMANDS)} See dsvl-tune --help.")
+    return importlib.import_module(f"dsvl_tune.cli.commands.{name.replace('-', '_')}")
+
+
+def _with_new_names(options: list[str]) -> list[str]:
+    """Replace old keys and options, with a warning for each."""
+    from dsvl_tune.core.renamed_keys import rename_arguments, renamed_text
+
+    options, renamed = rename_arguments(options)
+    if renamed:
+        print(renamed_text(renamed), file=sys.stderr)
+    return options
+
+
+@contextmanager
+def _exit_codes(debug: bool) -> Iterator[None]:
+    """Turn errors of the block into one message and an exit code.
+
+    Args:
+        debug: Whether to raise them instead.
+    """
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        _fail(str(error))
+    except OSError as error:
+        if debug or error.errno not in UNWRITABLE:
+            raise
+        _fail(
+            f"{error.filename or 'the output'}: could not be written ({error.strerror}). Files "
+            "that were finished before are intact. Free some space or give another folder."
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    """Print one message and exit with code 2."""
+    print(f"dsvl-tune: error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextmanager
+def _silent_broken_pipe() -> Iterator[None]:
+    """End quietly once nothing reads the output any more, e.g. in `dsvl-tune ... | head`."""
     try:
         try:
-            answer(sys.argv[1:])
+            yield
         finally:
-            print(end="", flush=True)  # what is kept back would fail after the last line of Python
+            print(
+                end="", flush=True
+            )  # a failing flush after Python's last line could not be caught
     except BrokenPipeError:
-        unread = [stream for stream in (sys.stdout, sys.stderr) if is_unread(stream)]
-        if not unread:  # the pipe is another one
+        unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+        if not unread:  # the broken pipe is another one
             raise
         for stream in unread:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(128 + signal.SIGPIPE)
 
 
-def is_unread(stream: TextIO) -> bool:
-    """Whether what reads the stream is gone."""
+def _is_unread(stream: TextIO) -> bool:
+    """Whether the reading end of a stream is closed."""
     poll = select.poll()
-    poll.register(stream, 0)  # errors alone
+    poll.register(stream, 0)  # reports errors only
     return bool(poll.poll(0))
-
-
-def answer(arguments: list[str]) -> None:
-    """Run the command; its errors as one message and an exit code."""
-    debug = "--debug" in arguments
-    if debug:
-        arguments.remove("--debug")
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(help_text(), end="")
-        sys.exit(0)
-    if arguments[0] == "--version":
-        print(f"dsvl-tune {__version__}")
-        sys.exit(0)
-    try:
-        run(arguments)
-    except UserError as error:
-        if debug:
-            raise
-        fail(str(error))
-    except OSError as error:
-        if debug or error.errno not in NO_ROOM:
-            raise
-        fail(
-            f"{error.filename or 'the output'}: could not be written ({error.strerror}). Files that were finished "
-            "before are untouched. Make room or give another folder."
-        )
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def run(arguments: list[str]) -> None:
-    """Import the command and hand it the arguments.
-
-    Raises:
-        UserError: no such command.
-    """
-    name = arguments[0]
-    if name not in COMMANDS:
-        raise UserError(f"{unknown_name('command', name, COMMANDS)} See dsvl-tune --help.")
-    command = COMMANDS[name]
-    options, renamed = rename_arguments(arguments[1:])
-    if renamed:
-        print(renamed_text(renamed), file=sys.stderr)
-    getattr(importlib.import_module(command.module), command.function)([name, *options])
-
-
-def help_text() -> str:
-    """What `dsvl-tune --help` prints."""
-    commands = "\n".join(f"  {name:<15} {command.does}" for name, command in COMMANDS.items())
-    return HELP.format(version=__version__, commands=commands)
-
-
-def fail(message: str) -> None:
-    """One message, exit code 2."""
-    print(f"dsvl-tune: error: {message}", file=sys.stderr)
-    sys.exit(2)

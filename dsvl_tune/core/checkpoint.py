@@ -64,6 +64,7 @@ class Checkpoint:
         self.family = family
         self.complete = complete
         self._given_headers = headers
+        self._hashes: dict[tuple[Path, int, int], str] = {}
 
     @cached_property
     def layout(self) -> Layout:
@@ -136,11 +137,19 @@ class Checkpoint:
         """Everything that turning a conversation into tokens and vision inputs needs."""
         return self.family.read_processor(self)
 
-    @cached_property
+    def file_hash(self, path: Path) -> str:
+        """SHA-256 of a file in hexadecimal, computed again only if the file has changed."""
+        status = path.stat()
+        key = (path, status.st_size, status.st_mtime_ns)
+        if key not in self._hashes:
+            self._hashes[key] = sha256(path)
+        return self._hashes[key]
+
+    @property
     def weight_hashes(self) -> dict[str, str]:
         """SHA-256 of each weight file, by its name."""
         paths = sorted({stored.path for stored in self.headers.values()})
-        return {path.name: sha256(path) for path in paths}
+        return {path.name: self.file_hash(path) for path in paths}
 
     def check_weight_files(self) -> None:
         """Compare the weight files with the folder's SHA256SUMS, if it has one.
@@ -148,7 +157,7 @@ class Checkpoint:
         Raises:
             UserError: a file is missing, changed or not listed.
         """
-        check_own_sums(self.folder, weights=True)
+        check_own_sums(self.folder, weights=True, file_hash=self.file_hash)
 
 
 def is_tied(settings: Mapping[str, Any], headers: Mapping[str, Stored]) -> bool:

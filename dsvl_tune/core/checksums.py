@@ -1,11 +1,13 @@
-"""SHA256SUMS: the hash of every file of a checkpoint that we wrote, in the form that `sha256sum -c` reads.
+"""SHA256SUMS: hashes of all files of a written checkpoint, for `sha256sum -c`.
 
-It is what finds a flipped bit among the weights; in a checkpoint without it, such a bit is a weight like any other.
+It reveals a flipped bit among the weights. In a checkpoint without it, such a bit is a weight like
+any other.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
@@ -26,7 +28,7 @@ def read_sums(path: Path) -> dict[str, str]:
     """File name, relative to the folder -> SHA-256 in hexadecimal.
 
     Raises:
-        UserError: the file is missing or holds a line of another form.
+        UserError: the file is missing or has a line of another form.
     """
     try:
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -37,39 +39,54 @@ def read_sums(path: Path) -> dict[str, str]:
         match = LINE.fullmatch(line)
         if match is None:
             raise UserError(
-                f"{path}, line {number}: expected a SHA-256, two spaces and a file name, found {line!r}."
+                f"{path}, line {number}: expected a SHA-256, two spaces and a file name, found "
+                f"{line!r}."
             )
         sums[match[2]] = match[1]
     return sums
 
 
-def check_sums(folder: Path, sums: dict[str, str], listed_in: Path) -> None:
+def check_sums(
+    folder: Path,
+    sums: dict[str, str],
+    listed_in: Path,
+    *,
+    file_hash: Callable[[Path], str] = sha256,
+) -> None:
     """Compare files with their hashes.
 
     Args:
-        folder: of the checkpoint. sums: file name, relative to `folder` -> SHA-256. listed_in: where they come from.
+        folder: of the checkpoint.
+        sums: file name, relative to `folder` -> SHA-256.
+        listed_in: file that the hashes come from, for the message.
+        file_hash: gives the SHA-256 of a file.
 
     Raises:
-        UserError: a file that the list names is missing or has another hash.
+        UserError: a listed file is missing or has another hash.
     """
     for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
             raise UserError(
-                f"{folder}: no {name} there, which {listed_in} lists. Copy the checkpoint again."
+                f"{folder}: no {name} there, but {listed_in} lists it. Copy the checkpoint again."
             )
-        if (found := sha256(path)) != expected:
+        found = file_hash(path)
+        if found != expected:
             raise UserError(
-                f"{path}: SHA-256 is {found}, {listed_in} expects {expected}. The file was damaged or changed: copy "
-                "it again. If it was changed on purpose, put its new hash there."
+                f"{path}: SHA-256 is {found}, {listed_in} expects {expected}. The file was damaged "
+                "or changed: copy it again. If it was changed on purpose, put its new hash there."
             )
 
 
-def check_own_sums(folder: Path, weights: bool) -> None:
-    """Hold a folder against its own SHA256SUMS, if it has one.
+def check_own_sums(
+    folder: Path, *, weights: bool, file_hash: Callable[[Path], str] = sha256
+) -> None:
+    """Compare a folder with its own SHA256SUMS, if it has one.
 
     Args:
-        folder: of the checkpoint. weights: whether to read the safetensors files, or all the others.
+        folder: of the checkpoint.
+        weights: whether to compare the safetensors files, or all the others.
+        file_hash: gives the SHA-256 of a file.
 
     Raises:
         UserError: a file is missing, changed or not listed.
@@ -77,14 +94,14 @@ def check_own_sums(folder: Path, weights: bool) -> None:
     path = folder / SUMS
     if not path.is_file():
         return
-    sums = {
-        name: value
-        for name, value in read_sums(path).items()
-        if name.endswith(".safetensors") == weights
-    }
-    needed = [file.name for file in folder.glob("*.safetensors" if weights else "*.json")]
-    if missing := sorted(set(needed) - set(sums)):
+    sums = {}
+    for name, value in read_sums(path).items():
+        if name.endswith(".safetensors") == weights:
+            sums[name] = value
+    needed = {file.name for file in folder.glob("*.safetensors" if weights else "*.json")}
+    if missing := sorted(needed - set(sums)):
         raise UserError(
-            f"{path}: does not list {missing[0]}, which lies beside it. Was the list cut off?"
+            f"{path}: does not list {missing[0]}, which is in the same folder. Was the list cut "
+            "off?"
         )
-    check_sums(folder, sums, path)
+    check_sums(folder, sums, path, file_hash=file_hash)

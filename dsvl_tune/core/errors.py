@@ -25,8 +25,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker sends its exception as text that contains the worker's whole traceback.
-        # The message for the user follows the last mention of this class.
+        # A DataLoader worker sends its exception as text that contains the worker's traceback. The
+        # message for the user follows the last mention of this class.
         own = message.rsplit("errors.UserError: ", 1)[-1].strip()
         values = re.compile(rf"\S{{{VALUE_CHARACTERS + 1},}}")
         short = values.sub(lambda value: shorten(value[0], VALUE_CHARACTERS), escape(own))

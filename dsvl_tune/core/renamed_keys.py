@@ -127,6 +127,6 @@ def _rename_in_text(text: str, prefix: str) -> tuple[str, dict[str, str]]:
 def renamed_text(renamed: Mapping[str, str]) -> str:
     """Write the warning about old names, one line each; empty without any."""
     return "\n".join(
-        f"warning: {old!r} is now {new!r}; the old name works until release {LAST_RELEASE}"
+        f"warning: {old!r} is now {new!r}; the old name stops working after release {LAST_RELEASE}"
         for old, new in renamed.items()
     )

@@ -1,4 +1,4 @@
-"""A checkpoint folder's JSON and the headers of its weight files: everything that is known without loading a tensor."""
+"""JSON files of a checkpoint and headers of its weight files: what is known without tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 
 
 class Stored(NamedTuple):
-    """A tensor in a file, and what the file's header says of it; `dtype` is safetensors' name (F16, BF16, F32, ...)."""
+    """A tensor in a file, by the file's header.
+
+    Attributes:
+        path: of the file.
+        name: of the tensor in the file.
+        dtype: in safetensors' words (F16, BF16, F32, ...).
+        shape: of the tensor.
+    """
 
     path: Path
     name: str
@@ -56,7 +63,8 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     """Every tensor of a checkpoint by its name in the files.
 
     Raises:
-        UserError: no safetensors there, a damaged or truncated file, or an index that does not fit its files.
+        UserError: no safetensors, a damaged or truncated file, or an index that does not match
+            its files.
     """
     if not (folder / WEIGHTS_INDEX).is_file():
         return read_header(folder / WEIGHTS)
@@ -77,7 +85,8 @@ def read_headers(folder: Path) -> dict[str, Stored]:
                 else f"is in {shard} but not listed there"
             )
             raise UserError(
-                f"{index}: {wrong[0]} {where} ({len(wrong)} such). Copy index and files together again."
+                f"{index}: {wrong[0]} {where} ({len(wrong)} such). Copy index and files again, "
+                "together."
             )
         headers |= found
     return headers
@@ -97,11 +106,12 @@ def read_header(path: Path) -> dict[str, Stored]:
             else ""
         )
         raise UserError(
-            f"{path.parent}: no {path.name} there. Weights are read from safetensors files only.{hint}"
+            f"{path.parent}: no {path.name}. Weights are read from safetensors files only.{hint}"
         )
     try:
         with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            # Not a dictionary, so its keys have to be asked for.
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return {
                 name: Stored(path, name, s.get_dtype(), tuple(s.get_shape()))
                 for name, s in slices.items()

@@ -1,4 +1,7 @@
-"""Adapters and fully trained tensors into a base checkpoint, shard by shard: peak memory is a shard, not a model."""
+"""Adapters and fully trained tensors into a base checkpoint, file by file.
+
+Peak memory is a file, not a model.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,23 @@ from torch import Tensor
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_header, read_json
 from dsvl_tune.export.write_settings import write_other_files
-from dsvl_tune.export.write_weights import Alter, Layout, write_weights
+from dsvl_tune.export.write_weights import Alter, write_weights
+from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import Weights, read_file, read_tensor
 from dsvl_tune.models.finetuning.adapters import FULL_WEIGHTS
 
 
 @dataclass
 class Change:
-    """What training did to one base tensor: LoRA factors, or a whole new tensor, read when it is asked for."""
+    """What training did to one base tensor [N, K].
+
+    Attributes:
+        lora_a: [rank, K], any floating dtype; None where the whole tensor was trained.
+        lora_b: [N, rank], likewise.
+        scaling: of the adapter.
+        magnitude: [N], of DoRA; None without it.
+        replacement: the whole trained tensor, read when it is needed.
+    """
 
     lora_a: Tensor | None = None
     lora_b: Tensor | None = None
@@ -30,19 +42,25 @@ class Change:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the base tensor that this can change."""
+        """The shape of the base tensor that this can change."""
         if self.replacement is not None:
             return self.replacement.shape
         assert self.lora_a is not None and self.lora_b is not None
         return self.lora_b.shape[0], self.lora_a.shape[-1]
 
     def apply(self, base: Tensor) -> Tensor:
-        """The trained tensor: a fully trained one in float32, a merged adapter in float64.
+        """The trained tensor.
 
         LoRA: W + scaling * B A (arXiv 2106.09685, section 4.1). DoRA: rows of that scaled to the
         trained magnitude (arXiv 2402.09353, equation 5). In float64 the order of the sums does not
-        show in what is written, but for about one value in 2^29 that is at a tie of rounding. So
-        every processor writes the same tensors, and they can be held to a single rounding.
+        show in what is written, except for about one value in 2^29 that is at a tie of rounding. So
+        every processor writes the same tensors, and they can be compared with a single rounding.
+
+        Args:
+            base: [N, K], any floating dtype.
+
+        Returns:
+            [N, K]: float32 where the whole tensor was trained, float64 of a merged adapter.
         """
         if self.replacement is not None:
             return read_tensor(self.replacement).float()
@@ -63,10 +81,11 @@ def read_changes(folder: Path) -> dict[str, Change]:
     """
     changes: dict[str, Change] = {}
     if (folder / "adapter_config.json").is_file():
-        kind = read_json(folder / "adapter_config.json").get("peft_type")
-        if kind != "LORA":
+        peft_type = read_json(folder / "adapter_config.json").get("peft_type")
+        if peft_type != "LORA":
             raise UserError(
-                f"{folder}/adapter_config.json: peft_type is {kind!r}, only LORA can be merged."
+                f"{folder}/adapter_config.json: peft_type is {peft_type!r}, only LORA can be "
+                "merged."
             )
         config = LoraConfig.from_pretrained(str(folder))
         for name, tensor in read_file(folder / "adapter_model.safetensors").items():
@@ -81,7 +100,8 @@ def read_changes(folder: Path) -> dict[str, Change]:
             changes[name] = Change(replacement=stored)
     if not changes:
         raise UserError(
-            f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its adapter."
+            f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its "
+            "adapter."
         )
     return changes
 
@@ -89,7 +109,17 @@ def read_changes(folder: Path) -> dict[str, Change]:
 def add_adapter_tensor(
     changes: dict[str, Change], name: str, tensor: Tensor, config: LoraConfig
 ) -> None:
-    """File one tensor of a peft adapter under the base tensor that it changes."""
+    """Add one tensor of a peft adapter to the change of its base tensor.
+
+    Args:
+        changes: by the base tensor's name; extended in place.
+        name: of the adapter's tensor.
+        tensor: [rank, K], [N, rank] or [N], by its name.
+        config: of the adapter.
+
+    Raises:
+        UserError: the tensor is of a kind that cannot be merged.
+    """
     match = re.fullmatch(
         r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?", name
     )
@@ -108,27 +138,32 @@ def add_adapter_tensor(
 
 
 def scaling_of(module: str, rank: int, config: LoraConfig) -> float:
-    """alpha / rank, or alpha / sqrt(rank) for rsLoRA; alpha by the pattern that fits the module, as peft matches it."""
+    """Scaling of an adapter: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+
+    Alpha is that of the pattern that fits the module, as peft matches it.
+    """
     patterns = [key for key in config.alpha_pattern or {} if re.match(rf"(.*\.)?({key})$", module)]
     alpha = config.alpha_pattern[patterns[0]] if patterns else config.lora_alpha
     return float(alpha / rank**0.5 if config.use_rslora else alpha / rank)
 
 
 def check_changes(weights: Weights, changes: dict[str, Change]) -> None:
-    """Hold what was trained against the base.
+    """Compare what was trained with the base.
 
     Raises:
-        UserError: a change names a tensor that the base does not have, or is of another shape.
+        UserError: a change names a tensor that the base lacks, or is of another shape.
     """
+    folder = weights.checkpoint.folder
     if strange := sorted(set(changes) - set(weights.shapes)):
         raise UserError(
-            f"{weights.folder}: {len(strange)} trained tensors have no place there, e.g. {strange[0]}. Another base?"
+            f"{folder}: {len(strange)} trained tensors have no place there, e.g. {strange[0]}. Was "
+            "another base trained?"
         )
     for name, change in changes.items():
         if change.shape != weights.shapes[name]:
             raise UserError(
-                f"{weights.folder}: tensor {name} has shape {list(weights.shapes[name])}, what was trained has "
-                f"{list(change.shape)}. Another base?"
+                f"{folder}: tensor {name} has shape {list(weights.shapes[name])}, what was trained "
+                f"has {list(change.shape)}. Was another base trained?"
             )
 
 
@@ -142,11 +177,14 @@ def merge_into(
     """Write base and changes as one checkpoint; without changes, this converts.
 
     Args:
-        weights: the base, in either layout. changes: that `check_changes` let pass. target: an empty folder.
-        layout: to write. dtype: of the written weights; None keeps each tensor's.
+        weights: the base, in either layout.
+        changes: accepted by `check_changes`.
+        target: an empty folder.
+        layout: to write.
+        dtype: of the written weights; None keeps each tensor's.
     """
     write_weights(weights, target, layout, apply_changes(changes), dtype)
-    write_other_files(weights, target, layout)
+    write_other_files(weights.checkpoint, target, layout)
 
 
 def apply_changes(changes: dict[str, Change]) -> Alter:

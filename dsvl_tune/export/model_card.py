@@ -1,4 +1,4 @@
-"""README.md of a written checkpoint: what it is, where it came from, what was measured, what may be done with it."""
+"""README.md of a written checkpoint: what it is, its origin, what was measured, its license."""
 
 from __future__ import annotations
 
@@ -9,81 +9,68 @@ import transformers
 import yaml
 
 import dsvl_tune
+from dsvl_tune.core.checkpoint import Checkpoint, is_hub_name
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.export.pixel_difference import Difference, pixel_differences
-from dsvl_tune.export.write_weights import Layout
 
-LICENCE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
-# In our words, of LICENSE-MODEL's paragraphs 4 and 5 and its Attachment A.
-LICENCE = f"""\
-The published DeepSeek-VL weights, and every model that began from them, are under the DeepSeek Model License
-([LICENSE-MODEL]({LICENCE_LINK})). Commercial use is allowed. Whoever passes the weights on, or offers them as a
-service, hands over a copy of the licence, states the changes, and binds the receivers to its use restrictions
-(Attachment A): among others nothing unlawful, no military use, no harm to minors, no disinformation or harassment, no
-personal data without authorisation, no fully automated decisions against a person's rights, no discrimination and no
-exploiting of people's vulnerabilities. The text of the licence counts, not this summary.
+FILES = """\
+`SHA256SUMS` has the hash of every file: `sha256sum -c SHA256SUMS`; dsvl-tune checks it on every
+loading.
 """
-USE = {
-    "transformers": """\
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-    model = AutoModelForImageTextToText.from_pretrained("FOLDER", dtype="auto")
-    processor = AutoProcessor.from_pretrained("FOLDER", backend="pil")
-
-The chat template takes plain strings or lists of parts, puts a system message in the default prompt's place, ends every
-answer with the end token and marks what the assistant says (`return_assistant_tokens_mask`).
-""",
-    "original": """\
-In the layout of github.com/deepseek-ai/DeepSeek-VL (`MultiModalityCausalLM.from_pretrained("FOLDER")`); transformers
-cannot load it. `dsvl-tune convert FOLDER DST --to transformers` makes what it can.
-""",
-}
 
 
-def write_card(target: Path, base: str, layout: Layout, sections: dict[str, str]) -> None:
+def write_card(target: Checkpoint, base: str, sections: dict[str, str]) -> None:
     """Write README.md into a checkpoint folder whose other files are complete.
 
     Args:
-        target: the folder. base: name of the base checkpoint. layout: of the folder.
-        sections: heading -> text, put before those that every checkpoint has.
+        target: the checkpoint.
+        base: name of the base checkpoint.
+        sections: heading -> text, before those that every checkpoint has.
     """
-    everyone = {"Use": USE[layout].replace("FOLDER", "this folder")}
+    text, layout = target.family.card, target.layout
+    general = {"Use": text.use[layout].replace("FOLDER", "this folder")}
     if layout == "transformers":
-        everyone["Pixels"] = pixels_text(pixel_differences(target))
-    everyone["Files"] = (
-        "`SHA256SUMS` has the hash of every file: `sha256sum -c SHA256SUMS`; dsvl-tune checks it on every loading."
-    )
-    everyone["Licence"] = LICENCE
+        general["Pixels"] = text.pixels + differences_text(pixel_differences(target))
+    general["Files"] = FILES
+    general["License"] = text.license
     body = "\n".join(
-        f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **everyone}.items()
+        f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **general}.items()
     )
-    front = yaml.safe_dump(front_matter(base, layout), sort_keys=False)
-    made = f"Written by dsvl-tune {dsvl_tune.__version__} with transformers {transformers.__version__}."
-    card = f"---\n{front}---\n\n# DeepSeek-VL from {base}\n\n{made}\n\n{body}"
-    (target / "README.md").write_text(card, encoding="utf-8")
+    front = yaml.safe_dump(front_matter(base, target), sort_keys=False)
+    made = (
+        f"Written by dsvl-tune {dsvl_tune.__version__} with transformers "
+        f"{transformers.__version__}."
+    )
+    card = f"---\n{front}---\n\n# {text.title} from {base}\n\n{made}\n\n{body}"
+    (target.folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def front_matter(base: str, layout: Layout) -> dict[str, Any]:
-    """The keys that the Hugging Face hub reads."""
-    licence = {"license": "other", "license_name": "deepseek", "license_link": LICENCE_LINK}
-    keys: dict[str, Any] = {"license": "mit"} if base == "embedded" else licence
-    if base.count("/") == 1 and not base.startswith((".", "/", "~")) and not Path(base).exists():
+def front_matter(base: str, target: Checkpoint) -> dict[str, Any]:
+    """The keys that the Hugging Face hub reads.
+
+    Args:
+        base: name of the base checkpoint; the embedded one has this project's license.
+        target: the checkpoint.
+    """
+    keys: dict[str, Any] = {"license": "mit"}
+    if base != "embedded":
+        keys = dict(target.family.card.license_front_matter)
+    if is_hub_name(base):
         keys["base_model"] = base
-    if layout == "transformers":
+    if target.layout == "transformers":
         keys["library_name"] = "transformers"
     return {**keys, "pipeline_tag": "image-text-to-text"}
 
 
-def pixels_text(differences: list[Difference]) -> str:
-    """What transformers' image processor cannot do, with the differences measured on this checkpoint."""
+def differences_text(differences: list[Difference]) -> str:
+    """How far transformers' image processor is from ours, measured on this checkpoint."""
     rows = "\n".join(
-        f"| {d.width} x {d.height} | {d.mean:.2f} | {d.largest:.0f} |" for d in differences
+        f"| {one.width} x {one.height} | {one.mean:.2f} | {one.largest:.0f} |"
+        for one in differences
     )
     return f"""\
-The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers' image processor
-differs in two ways that none of its settings can change: it rounds the short side of a resized picture where the
-original truncates, which on some sizes moves the picture by a pixel row, and it makes the low branch of the hybrid
-family from 8-bit pixels. Its processor also refuses pictures that are not RGB (`image.convert("RGB")` first). Measured
-when this was written, transformers {transformers.__version__}, `backend="pil"`, grey levels of 0 to 255:
+Measured when this was written, transformers {transformers.__version__}, `backend="pil"`, gray
+levels of 0 to 255:
 
 | picture in px | mean difference | largest |
 |---|---|---|

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from dsvl_tune.families.deepseek_vl.processor import load_processor
+from dsvl_tune.core.checkpoint import Checkpoint
 
 SIZES = (
     (640, 480),
@@ -40,14 +39,14 @@ class Difference(NamedTuple):
     largest: float
 
 
-def pixel_differences(folder: Path) -> list[Difference]:
+def pixel_differences(checkpoint: Checkpoint) -> list[Difference]:
     """Compare transformers' own processor (PIL backend) with what training and `chat` use.
 
     Args:
-        folder: a checkpoint in transformers' layout.
+        checkpoint: in transformers' layout.
     """
-    plain = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    processor = load_processor(folder)
+    plain = AutoImageProcessor.from_pretrained(checkpoint.folder, backend="pil")
+    processor = checkpoint.processor
     family = processor.family
     differences = []
     for width, height in SIZES:

@@ -1,23 +1,34 @@
-"""What a run trained as a folder of adapters and full tensors: its result, or any of its checkpoints, put together."""
+"""What a run trained, as a folder of adapters and full tensors: its result or any checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.models.build import adapted_model
 from dsvl_tune.models.finetuning.adapters import save_trained
+
+if TYPE_CHECKING:
+    from dsvl_tune.training.module import FinetuneModule
 
 
 @contextmanager
-def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> Iterator[Path]:
-    """The run's `adapter/`, or one made of a checkpoint for as long as the block lasts, a tensor at a time.
+def trained_folder(
+    run: Path, checkpoint: str | None, load_module: Callable[[], FinetuneModule]
+) -> Iterator[Path]:
+    """The run's `adapter/`, or one made of a run checkpoint for as long as the block lasts.
+
+    It is made tensor by tensor.
 
     Args:
-        run: its folder. checkpoint: "best", "last" or the path of one; None takes the run's result.
-        arguments: the run's recipe, as `fit` takes it.
+        run: its folder.
+        checkpoint: "best", "last" or the path of one; None takes the run's result.
+        load_module: makes the run's module, not built yet, by its recipe.
 
     Raises:
         UserError: the run keeps no such checkpoint, or its recipe trains other tensors.
@@ -25,22 +36,18 @@ def trained_folder(run: Path, checkpoint: str | None, arguments: list[str]) -> I
     if checkpoint is None:
         yield run / "adapter"
         return
-    from dsvl_tune.cli.finetune_cli import (
-        RecipeCLI,
-    )  # brings lightning, which merging a run's result does not need
+    # These bring lightning, which merging a run's result does not need.
     from dsvl_tune.training.checkpoints.sharded_io import trained_tensors
-    from dsvl_tune.training.run.folder import kept_checkpoint
+    from dsvl_tune.training.run.folder import find_checkpoint
 
-    path = (
-        kept_checkpoint(run, checkpoint, run)
-        if checkpoint in ("best", "last")
-        else Path(checkpoint)
-    )
+    path = find_checkpoint(run, checkpoint) if checkpoint in ("best", "last") else Path(checkpoint)
     if not path.exists():
         raise UserError(
             f"--checkpoint {checkpoint}: no such checkpoint. Give best, last or a path."
         )
-    network, _ = RecipeCLI(arguments, run=False).model.adapted(None, empty=True)
+    module = load_module()
+    adaptation = replace(module.adaptation, quantization=None)
+    network, _ = adapted_model(module.base, adaptation, "empty")
     names, read = trained_tensors(path)
     planned = {
         f"model.{name}" for name, parameter in network.named_parameters() if parameter.requires_grad

@@ -1,4 +1,7 @@
-"""Whether a written checkpoint is base + adapter: tensor by tensor, and loaded afresh on held-out rows."""
+"""Whether a written checkpoint is base + adapter.
+
+It is compared tensor by tensor, and loaded afresh to answer held-out questions.
+"""
 
 from __future__ import annotations
 
@@ -12,32 +15,37 @@ from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.write_settings import main_dtype
-from dsvl_tune.export.write_weights import Layout, is_rounded, pieces
+from dsvl_tune.export.write_weights import is_rounded, pieces
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER, Weights
 from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.models.finetuning.quantization import Quantization
 from dsvl_tune.models.float64 import in_float64
 
-# What noise may explain at most, as a share of the logits' spread (standard deviation). Beyond it
-# a merge is refused even if rounding alone is to blame: what was written is then not the model that
-# was trained.
 LIMIT = 0.05
-# Float64 has the noise of float32 times 2^-29, the ratio of their epsilons; 2^9 is for safety.
-# Measured: the difference was 3,000 times below the bound.
+"""What noise may explain at most, as a fraction of the logits' spread (standard deviation). Beyond
+it a merge is refused even if rounding alone is to blame: what was written is then not the model
+that was trained."""
+
 FLOAT64_SHARE = 2.0**-20
-# Mean float32 noise differs by a factor of 2 between rows (measured on the embedded model).
+"""Float64 has the noise of float32 times 2^-29, the ratio of their epsilons; 2^9 is for safety.
+Measured: the difference was 3,000 times below the bound."""
+
 NOISE_FACTOR = 10
-# The other neighbor is 3 times as far as the nearest on average. Measured over single rows and all
-# dtypes: its logits were 2.1 to 3.2 times as far in the mean (but 0.5 to 4.7 times in the maximum).
+"""Mean float32 noise differs by a factor of 2 between rows (measured on the embedded model)."""
+
 ROUNDING_FACTOR = 2
+"""The other neighbor is 3 times as far as the nearest on average. Measured over single rows and all
+dtypes: its logits were 2.1 to 3.2 times as far in the mean (but 0.5 to 4.7 times in the maximum)."""
+
 EXACT_ROWS = 2
 """Prompts to compute in float64: a wrong weight shows in the tensors, a wrong setting in any row."""
+
 GREEDY_TOKENS = 16
 
 
@@ -46,19 +54,19 @@ Answers = tuple[Tensor, list[Tensor]]
 
 
 def verify(
-    base: Path,
+    base: Checkpoint,
     adapter: Path,
-    written: Path,
-    layout: Layout,
+    written: Checkpoint,
     prompts: Prompts,
     quantization: Quantization | None = None,
 ) -> dict[str, Any]:
-    """Load a written checkpoint afresh and compare it with base + adapter, one model after the other.
+    """Load a written checkpoint afresh and compare it with base + adapter.
 
-    A checkpoint in transformers' layout is loaded by plain transformers, one in the original layout by our own loader.
+    One model is in memory at a time. A checkpoint in transformers' layout is loaded by plain
+    transformers, one in the original layout by our own loader.
 
-    Float32 logits depend on the order of additions, by how much depends on the model and on the
-    machine. So they are reported, and bounded in the mean, but the verdict is not left to them:
+    Float32 logits depend on the order of additions; how much depends on the model and the machine.
+    So they are reported, and bounded in the mean, but they do not decide alone:
 
     - Every written tensor is what peft's own merge gives in float64, rounded once (`is_rounded`).
     - In float64, the loaded checkpoint answers as the model that was given the written tensors. The
@@ -67,17 +75,20 @@ def verify(
     - In float64, it is no further from base + adapter than rounding explains, which is measured on
       the same weights rounded to their other neighbors.
 
-    In memory there is one float32 model at a time, and one of its layers in float64.
+    One layer of a model at a time is in float64.
 
     Args:
-        base, adapter, written: folders. layout: of the written one. prompts: to answer.
-        quantization: of the base while the adapter was trained. How far that model's answers are from those of base +
-            adapter is reported; no bound holds it.
+        base: the checkpoint that the adapter was trained on.
+        adapter: folder of what was trained.
+        written: the merged checkpoint.
+        prompts: to answer.
+        quantization: of the base while the adapter was trained. How far that model's answers are
+            from those of base + adapter is reported, without a bound.
 
     Raises:
-        UserError: a tensor is not the trained one, or they do not answer alike.
+        UserError: a tensor is not the trained one, or the answers differ by more than a bound.
     """
-    dtype, weights = main_dtype(written), Weights(written, read_config(written))
+    dtype, weights = main_dtype(written.headers.values()), Weights(written)
     model = load_trained_model(base, adapter)
     trained = answer(model, prompts)
     exact_prompts = first_rows(prompts, EXACT_ROWS)
@@ -88,7 +99,7 @@ def verify(
     expected = exact_logits(model, exact_prompts)
     del model
 
-    model = load_written(written, layout)
+    model = load_written(written)
     found = answer(model, prompts)
     reloaded = exact_logits(model, exact_prompts)
     del model
@@ -97,7 +108,9 @@ def verify(
     limit, rounding = LIMIT * spread, mean(other - exact_trained)
     reload_bound = FLOAT64_SHARE * min(largest(noise), limit)
     report: dict[str, Any] = {
-        **{"layout": layout, "dtype": dtype, "rows": len(found[1])},
+        "layout": written.layout,
+        "dtype": dtype,
+        "rows": len(found[1]),
         **differences(trained, found),
         "mean_bound": min(NOISE_FACTOR * mean(noise) + ROUNDING_FACTOR * rounding, limit),
         "logit_spread": spread,
@@ -114,7 +127,8 @@ def verify(
     if quantization is not None:
         model = load_trained_model(base, adapter, quantization)
         report["trained_in_4_bits"] = {
-            **{"quantization": quantization, "logit_spread": float(trained[0].std())},
+            "quantization": quantization,
+            "logit_spread": float(trained[0].std()),
             **differences(trained, answer(model, prompts)),
         }
     check(report)
@@ -122,7 +136,7 @@ def verify(
 
 
 def check(report: dict[str, Any]) -> None:
-    """Hold a report's differences to its bounds.
+    """Compare the differences of a report with its bounds.
 
     Raises:
         UserError: one is above its bound, or not a number.
@@ -149,22 +163,22 @@ def check(report: dict[str, Any]) -> None:
             noise, spread = report["float32_noise"]["mean"], report["logit_spread"]
             raise UserError(
                 f"the written checkpoint does not {what} logit difference {difference:.3g}, bound "
-                f"{bound:.3g} (this model's float32 noise on this machine: mean {noise:.3g}; spread of "
-                f"its logits: {spread:.3g}). Nothing was kept."
+                f"{bound:.3g} (this model's float32 noise on this machine: mean {noise:.3g}; spread "
+                f"of its logits: {spread:.3g}). Nothing was kept."
             )
 
 
 def load_trained_model(
-    base: Path, adapter: Path, quantization: Quantization | None = None
+    base: Checkpoint, adapter: Path, quantization: Quantization | None = None
 ) -> PreTrainedModel:
     """Base + adapter, unmerged; in float32, or with the base quantized."""
-    model = load_model(base, quantization=quantization)
+    model = create_model(base, quantization=quantization)
     load_trained(model, adapter)
     return model
 
 
 def take_other_neighbors(model: PreTrainedModel, weights: Weights) -> None:
-    """Hold every written tensor to the model's own, then take that tensor rounded the other way.
+    """Compare every written tensor with the model's, then take that tensor rounded the other way.
 
     The exact value of a weight is between two of the written dtype. The nearer one is what merging
     writes; the farther one shows how much rounding alone can move this model's answers.
@@ -180,8 +194,8 @@ def take_other_neighbors(model: PreTrainedModel, weights: Weights) -> None:
         exact, written = exact_weight(model, name, parameter), weights.read(name)
         if not is_rounded(exact, written):
             raise UserError(
-                f"{weights.folder}: tensor {name} is not what peft makes of base and adapter, rounded "
-                "once. Nothing was kept."
+                f"{weights.checkpoint.folder}: tensor {name} is not what peft makes of base and "
+                "adapter, rounded once. Nothing was kept."
             )
         parameter.data = other_neighbor(exact, written).float()
 
@@ -202,12 +216,15 @@ def base_parameters(model: PreTrainedModel) -> dict[str, Parameter]:
 
 
 def exact_weight(model: PreTrainedModel, name: str, parameter: Parameter) -> Tensor:
-    """A weight as the model has it: float32, or float64 with its adapter merged by peft's own code.
+    """A weight as the model has it, with its adapter merged by peft's own code.
 
     Args:
         model: with unmerged adapters on this layer, if any; merged afterwards.
         name: of the weight in a checkpoint.
         parameter: that holds it.
+
+    Returns:
+        [...]: float64 where there was an adapter, else float32.
     """
     layer = model.get_submodule(name.rpartition(".")[0])
     if not (isinstance(layer, LoraLayer) and name.endswith(".weight")):
@@ -220,10 +237,14 @@ def exact_weight(model: PreTrainedModel, name: str, parameter: Parameter) -> Ten
 
 
 def other_neighbor(exact: Tensor, written: Tensor) -> Tensor:
-    """The value of the written dtype on the other side of the exact one; the same where nothing was rounded.
+    """The value of the written dtype on the other side of the exact one.
 
     Args:
-        exact: float64 or float32. written: the nearest value in its dtype.
+        exact: [...], float64 or float32.
+        written: [...], the nearest value in its dtype.
+
+    Returns:
+        [...], of the written dtype; equal to `written` where nothing was rounded.
     """
     integer = {4: torch.int32, 2: torch.int16}[written.element_size()]
     parts = []
@@ -236,7 +257,7 @@ def other_neighbor(exact: Tensor, written: Tensor) -> Tensor:
 
 
 def differences(one: Answers, two: Answers) -> dict[str, float]:
-    """Largest and mean difference of the logits, and the share of rows with the same greedy answer."""
+    """Largest and mean difference of the logits, and the fraction of rows with equal answers."""
     difference = one[0] - two[0]
     alike = [torch.equal(*pair) for pair in zip(one[1], two[1], strict=True)]
     return {
@@ -247,47 +268,46 @@ def differences(one: Answers, two: Answers) -> dict[str, float]:
 
 
 def largest(difference: Tensor) -> float:
-    """Largest absolute value; NaN where there is one."""
+    """Largest absolute value of [...]; NaN where there is one."""
     return float(difference.abs().max())
 
 
 def mean(difference: Tensor) -> float:
-    """Mean absolute value. It is stable where the largest hangs on one ill-conditioned token."""
+    """Mean absolute value of [...], stable where the largest is that of one ill-conditioned token."""
     return float(difference.abs().mean())
 
 
-def compare_processors(base: Path, written: Path) -> None:
-    """A written checkpoint must turn text and pictures into the same tokens and pixels as its base.
+def compare_processors(base: Checkpoint, written: Checkpoint) -> None:
+    """A written checkpoint must turn text and pictures into the tokens and pixels of its base.
 
     Raises:
         UserError: a file of either cannot be used, or they differ.
     """
-    processors = [load_processor(folder) for folder in (base, written)]
-    before, after = (
-        {**vars(processor), "tokenizer": sorted(processor.tokenizer.get_vocab().items())}
-        for processor in processors
-    )
+    before, after = ({**vars(checkpoint.processor)} for checkpoint in (base, written))
+    for fields in (before, after):
+        fields["tokenizer"] = sorted(fields["tokenizer"].get_vocab().items())
     differing = [field for field in before if before[field] != after[field]]
     if differing:
         raise UserError(
-            f"{written}: {', '.join(differing)} would not be what {base} has. If its settings were changed since it "
-            f"was made, delete its folder {ORIGINAL_FOLDER}/, which holds the ones of before. Nothing was kept."
+            f"{written.folder}: {', '.join(differing)} would differ from {base.folder}. If its "
+            f"settings were changed since it was made, delete its folder {ORIGINAL_FOLDER}/, which "
+            "holds the earlier ones. Nothing was kept."
         )
 
 
-def load_written(folder: Path, layout: Layout) -> PreTrainedModel:
-    """The written checkpoint in float32, as whoever gets it would load it.
+def load_written(written: Checkpoint) -> PreTrainedModel:
+    """The written checkpoint in float32, as its users load it.
 
     Raises:
         UserError: plain transformers reports a missing or unexpected tensor.
     """
-    if layout == "original":
-        return load_model(folder)
+    if written.layout == "original":
+        return create_model(written)
     plain, loading = AutoModelForImageTextToText.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
+        written.folder, dtype=torch.float32, output_loading_info=True
     )
     if loading["missing_keys"] or loading["unexpected_keys"]:
-        raise UserError(f"{folder}: plain transformers reports {loading}.")
+        raise UserError(f"{written.folder}: plain transformers reports {loading}.")
     return plain.eval()
 
 

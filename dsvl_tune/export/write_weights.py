@@ -1,25 +1,29 @@
-"""Writing a checkpoint in either layout from a base in either layout, file by file: peak memory is a file."""
+"""Writing a checkpoint in either layout from a base in either layout.
+
+It goes file by file: peak memory is a file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dsvl_tune.core.dtypes import DTYPES, NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import save_tensors, write_json, write_whole
 from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
-from dsvl_tune.families.deepseek_vl.key_map import Pair
+from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, read_tensor
 
-Layout = Literal["transformers", "original"]
 Alter = Callable[[str, Tensor], Tensor]
-"""What happens to a base tensor: its name in transformers' layout and its values -> the values to write."""
+"""What happens to a base tensor: its name in transformers' layout and its values -> the values to
+write."""
 
 
 def unchanged(name: str, base: Tensor) -> Tensor:
@@ -28,24 +32,27 @@ def unchanged(name: str, base: Tensor) -> Tensor:
 
 
 class Planned(NamedTuple):
-    """One tensor to write: its name in the target's layout, and the tensors in transformers' layout that make it."""
+    """Tensors that are written together.
 
-    name: str
+    Attributes:
+        names: in the layout of the target.
+        sources: names in transformers' layout of the tensors that they are made of.
+    """
+
+    names: tuple[str, ...]
     sources: tuple[str, ...]
-    pair: Pair
 
 
 def plan_files(weights: Weights, layout: Layout) -> dict[str, list[Planned]]:
     """File name -> what goes into it. The base's own division into files is kept."""
     files: dict[str, list[Planned]] = {}
-    for name, pair in weights.pairs.items():
-        planned = (
-            Planned(name, (name,), pair) if layout == "transformers" else Planned(*pair[:2], pair)
-        )
-        if (
-            planned.sources[0] == name
-        ):  # the second and third part of a fused tensor come with its first
-            files.setdefault(weights.stored[name].path.name, []).append(planned)
+    for name, group in weights.groups.items():
+        if layout == "transformers":
+            planned = Planned((name,), (name,))
+        else:
+            planned = Planned(group.original, group.transformers)
+        if planned.sources[0] == name:  # the other tensors of a group come with its first
+            files.setdefault(weights.stored[name][0].path.name, []).append(planned)
     return dict(sorted(files.items()))
 
 
@@ -54,11 +61,13 @@ def write_weights(
 ) -> None:
     """Write every tensor of a checkpoint.
 
-    What transformers has no place for goes to a side file of a checkpoint in transformers' layout and back among the
-    rest in the original layout.
+    What transformers has no place for goes to a side file of a checkpoint in transformers' layout,
+    and back among the rest in the original layout.
 
     Args:
-        weights: the base. target: an empty folder. layout: of the files written.
+        weights: the base.
+        target: an empty folder.
+        layout: of the files written.
         alter: applied to every tensor.
         dtype: of the written weights; None keeps each tensor's.
 
@@ -69,25 +78,26 @@ def write_weights(
     total_bytes = 0
     files = plan_files(weights, layout)
     first = next(iter(files))
-    with tqdm(total=len(weights.pairs), desc=f"writing {layout} layout", unit="tensor") as progress:
+    with tqdm(total=len(weights.shapes), desc=f"writing {layout} layout", unit="tensor") as bar:
         for file, planned in files.items():
-            tensors = {}
-            for name, sources, pair in planned:
+            tensors: dict[str, Tensor] = {}
+            for names, sources in planned:
                 parts = [
                     cast(source, alter(source, weights.read(source)), dtype, weights)
                     for source in sources
                 ]
-                tensors[name] = pair.join(parts) if layout == "original" else parts[0]
-                progress.update(len(sources))
+                if layout == "original":
+                    parts = list(weights.groups[sources[0]].to_original(parts))
+                tensors |= dict(zip(names, parts, strict=True))
+                bar.update(len(sources))
             if layout == "original" and file == first:
                 tensors |= {name: read_tensor(stored) for name, stored in weights.unused.items()}
             write_whole(target / file, partial(save_tensors, tensors=tensors))
             index |= dict.fromkeys(tensors, file)
             total_bytes += sum(tensor.nbytes for tensor in tensors.values())
     if list(files) != [WEIGHTS]:
-        write_json(
-            target / WEIGHTS_INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": index}
-        )
+        content = {"metadata": {"total_size": total_bytes}, "weight_map": index}
+        write_json(target / WEIGHTS_INDEX, content)
     if layout == "transformers" and weights.unused:
         side = {name: read_tensor(stored) for name, stored in weights.unused.items()}
         (target / UNUSED).parent.mkdir(exist_ok=True)
@@ -95,24 +105,29 @@ def write_weights(
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype | None, weights: Weights) -> Tensor:
-    """The tensor as it is written: in `dtype`, or in that of the base's tensor.
+    """A tensor as it is written: in `dtype`, or in the dtype of the base's tensor.
+
+    Args:
+        name: of the tensor in transformers' layout.
+        tensor: of any shape and floating dtype.
+        dtype: to write, or None.
+        weights: the base.
 
     Raises:
-        UserError: a value is too large for it.
+        UserError: a value is too large for the dtype.
     """
-    stored = getattr(
-        torch, {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[weights.stored[name].dtype]
-    )
+    stored = DTYPES[NAMES_IN_FILES[weights.stored[name][0].dtype]]
     written = tensor.to(dtype or stored)
     if not all(bound.isfinite() for bound in written.aminmax()):
         raise UserError(
-            f"tensor {name}: a value does not fit {written.dtype}. Give --dtype bfloat16 or float32."
+            f"tensor {name}: a value does not fit {written.dtype}. Give --dtype bfloat16 or "
+            "float32."
         )
     return written
 
 
 def same_bits(one: Tensor, two: Tensor) -> bool:
-    """Whether two tensors have one shape, dtype and bit pattern."""
+    """Whether two tensors of any shape and dtype agree in both, and in every bit."""
     if one.dtype != two.dtype or one.shape != two.shape:
         return False
     return torch.equal(*(tensor.contiguous().view(torch.uint8) for tensor in (one, two)))
@@ -121,17 +136,17 @@ def same_bits(one: Tensor, two: Tensor) -> bool:
 def is_rounded(exact: Tensor, written: Tensor) -> bool:
     """Whether every value of `written` is that of `exact`, rounded once to the written dtype.
 
-    This is bit for bit but for ties: where the exact value is halfway between two, within the error
-    of its own sums in float64, either of the two passes. Any other value does not.
+    This is bit for bit except for ties: where the exact value is halfway between two, within the
+    error of its own sums in float64, either of the two passes. Any other value does not.
 
     Args:
-        exact: float64, computed in any order of sums, or float32.
-        written: float32, float16 or bfloat16, of the same shape.
+        exact: [...], float64, computed in any order of sums, or float32.
+        written: [...], float32, float16 or bfloat16.
     """
     if exact.shape != written.shape:
         return False
     sums = 2**-40 * max(float(bound.abs()) for bound in exact.aminmax()) if exact.numel() else 0.0
-    # torch converts float64 to 16 bits by way of float32, where another sum may round the other way
+    # torch converts float64 to 16 bits through float32, where another sum may round the other way.
     twice = 0.0 if written.dtype == torch.float32 else torch.finfo(torch.float32).eps / 2
     for piece, found in zip(pieces(exact), pieces(written), strict=True):
         wanted = piece.double()
@@ -143,19 +158,21 @@ def is_rounded(exact: Tensor, written: Tensor) -> bool:
 
 
 def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The values in order, in pieces whose float64 copies are small, even of an embedding table."""
+    """The values of [...] in order, in pieces with small float64 copies, even of an embedding."""
     return tensor.flatten().split(2**22)
 
 
 def compare_weights(
     base: Weights, written: Weights, alter: Alter, dtype: torch.dtype | None
 ) -> list[str]:
-    """Read a written checkpoint back beside its base, and hold every tensor to what should be there.
+    """Read a written checkpoint back and compare every tensor with what it should be.
 
     Args:
-        base: what it was made from. written: what was made.
-        alter: what was applied to each tensor; its float64 results must be there rounded once, others bit for bit.
-        dtype: of the written weights, None for the base's own.
+        base: what it was made from.
+        written: what was made.
+        alter: what was applied to each tensor; its float64 results must be there rounded once,
+            others bit for bit.
+        dtype: of the written weights; None for the base's own.
 
     Returns:
         Names of the tensors that differ from the base's.
@@ -164,7 +181,7 @@ def compare_weights(
         UserError: a tensor is not what it should be.
     """
     differing = []
-    for name in tqdm(base.pairs, desc="reading back", unit="tensor"):
+    for name in tqdm(base.shapes, desc="reading back", unit="tensor"):
         before, after = base.read(name), written.read(name)
         expected, written_dtype = alter(name, before), dtype or before.dtype
         if expected.dtype == torch.float64:
@@ -173,12 +190,15 @@ def compare_weights(
             right = same_bits(expected.to(written_dtype), after)
         if not right:
             what = "the base's, bit for bit" if expected is before else "what was trained"
-            raise UserError(f"{written.folder}: tensor {name} is not {what}. Nothing was kept.")
+            raise difference_error(written, name, what)
         if not same_bits(before.to(written_dtype), after):
             differing.append(name)
     for name, stored in base.unused.items():
         if not same_bits(read_tensor(stored), read_tensor(written.unused[name])):
-            raise UserError(
-                f"{written.folder}: tensor {name} is not the base's, bit for bit. Nothing was kept."
-            )
+            raise difference_error(written, name, "the base's, bit for bit")
     return differing
+
+
+def difference_error(written: Weights, name: str, what: str) -> UserError:
+    """The message for a written tensor that is not what it should be."""
+    return UserError(f"{written.checkpoint.folder}: tensor {name} is not {what}. Nothing was kept.")

@@ -22,7 +22,7 @@ from dsvl_tune.core.checksums import check_own_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
-from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,14 +37,14 @@ __all__ = [
 ]
 
 FAMILIES: list[Family] = [
-    DeepSeekVL(),
+    DEEPSEEK_VL,
 ]
 """Every family that checkpoints can be of; a new one is a folder and a line here."""
 
 Stamps = tuple[tuple[str, int, int], ...]
 
 
-def open_checkpoint(name: str) -> Checkpoint:
+def open_checkpoint(name: str | Path) -> Checkpoint:
     """The checkpoint of this name; opened once a process as long as its files stay the same.
 
     Its small files are compared with its SHA256SUMS, if it has one; weights are when they are read.
@@ -56,8 +56,8 @@ def open_checkpoint(name: str) -> Checkpoint:
         UserError: no such checkpoint, one of no known family, of quantized weights, or with a file
             that differs from what SHA256SUMS lists.
     """
-    folder = resolve_checkpoint(name)
-    return _open_folder(name, folder, _stamps(folder))
+    folder = resolve_checkpoint(str(name))
+    return _open_folder(str(name), folder, _stamps(folder))
 
 
 @lru_cache(maxsize=8)
@@ -79,7 +79,7 @@ def _stamps(folder: Path) -> Stamps:
     return tuple(found)
 
 
-def open_sizes(name: str) -> Checkpoint:
+def open_sizes(name: str | Path) -> Checkpoint:
     """A checkpoint for its configuration alone, which fetches no weights from the hub.
 
     Args:
@@ -89,6 +89,7 @@ def open_sizes(name: str) -> Checkpoint:
     Raises:
         UserError: no such checkpoint, one of no known family, or of quantized weights.
     """
+    name = str(name)
     if is_hub_name(name):
         folder, headers = _fetch_sizes(name)
     else:

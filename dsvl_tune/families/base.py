@@ -80,6 +80,27 @@ class ModelPart:
     checkpointed_module: str | None = None
 
 
+Parts = Mapping[str, ModelPart]
+"""The parts of a family by name."""
+
+
+def part_of(name: str, parts: Parts) -> str:
+    """The part that a tensor belongs to, tensors of adapters included.
+
+    Args:
+        name: of the tensor in transformers' layout.
+        parts: of the family.
+    """
+    best, found = -1, ""
+    for part, described in parts.items():
+        for prefix in described.prefixes:
+            if name.startswith(prefix) and len(prefix) > best:
+                best, found = len(prefix), part
+    if best < 0:
+        raise ValueError(f"tensor {name} belongs to no known part")
+    return found
+
+
 @dataclass(frozen=True)
 class Segment:
     """A piece of a prompt that is tokenized as a whole.
@@ -162,7 +183,7 @@ class Family(Protocol):
     name: str
     """For messages and model cards, e.g. "DeepSeek-VL"."""
 
-    parts: Mapping[str, ModelPart]
+    parts: Parts
     """Model parts by name, in the order in which tables show them."""
 
     presets: Mapping[str, Plan]

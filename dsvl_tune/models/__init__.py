@@ -2,6 +2,6 @@
 
 import logging
 
-# Where bitsandbytes is installed peft imports it, and it warns that a faster kernel for inference was not downloaded;
+# peft imports bitsandbytes if it is installed, which warns about a missing inference kernel:
 # that kernel would not be used here.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,87 +1,112 @@
-"""The model of a run: loaded (in 4 bits), adapted, its kernels, checkpointed, compiled, sharded; in this order."""
+"""The model of a run: created, adapted, its activations checkpointed, compiled, sharded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from dsvl_tune.families.deepseek_vl.parts import Plan, fit_plan
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.families.base import Family, PartPlan, Plan
+from dsvl_tune.models.checkpoint.load import Storage, create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
-from dsvl_tune.models.finetuning.quantization import Quantization
-from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
+from dsvl_tune.models.finetuning.quantization import Quantization, check_quantization
+from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.models.runtime.attention_mask import Attention, use_attention
 from dsvl_tune.models.runtime.compile import compile_layers
-from dsvl_tune.models.runtime.fsdp import drawable, empty_model, fill, shard
+from dsvl_tune.models.runtime.fsdp import adapter_initialization, fill, shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """What a run trains of its base checkpoint, and in which precision.
+
+    Attributes:
+        preset: name of one of the family's plans.
+        parts: overrides of the preset, part by part.
+        dtype: of frozen weights.
+        quantization: of the language model's linear layers, or None.
+        variant: of the adapters.
+        dropout: 0..1, on the adapters' input.
+    """
+
+    preset: str
+    parts: Mapping[str, PartPlan]
+    dtype: torch.dtype = torch.float32
+    quantization: Quantization | None = None
+    variant: Variant = "lora"
+    dropout: float = 0.0
+
+    def requested_plan(self, family: Family) -> Plan:
+        """The plan for every part of the family.
+
+        Raises:
+            UserError: there is no such preset or part, or one that cannot be trained like this.
+        """
+        plan = make_plan(family, self.preset, self.parts)
+        if self.quantization is not None:
+            check_quantization(plan)
+        return plan
 
 
 def adapted_model(
-    folder: Path,
-    requested: Plan,
-    overridden: set[str],
-    dtype: torch.dtype,
-    variant: Variant,
-    dropout: float,
-    quantization: Quantization | None,
-    empty: bool = False,
+    checkpoint: Checkpoint, adaptation: Adaptation, storage: Storage = "loaded"
 ) -> tuple[PreTrainedModel, Plan]:
-    """A checkpoint's model with a plan applied, and that plan: the entries of `requested` for the parts it has.
+    """A checkpoint's model with a plan applied, and the plan of the parts that it has.
 
     Args:
-        folder: the checkpoint's. requested, overridden: as `parts.fit_plan` takes them. dtype: of what is frozen.
-        variant, dropout: of the adapters. quantization: of the base, or None.
-        empty: without the checkpoint's weights, on the meta device.
+        checkpoint: the base.
+        adaptation: what trains.
+        storage: what the parameters are made of; adapters have their values unless it is "shapes".
 
     Raises:
-        UserError: the checkpoint is no good, or does not have what is asked for.
+        UserError: the checkpoint is unusable, or does not have what is asked for.
     """
-    model = (
-        empty_model(folder, dtype, quantization)
-        if empty
-        else load_model(folder, dtype, quantization)
-    )
-    plan = fit_plan(requested, model, overridden)
-    with drawable(
-        model, {part for part, how in plan.items() if how.mode == "lora"} if empty else set()
-    ):
-        apply_plan(model, plan, variant, dropout)
+    requested = adaptation.requested_plan(checkpoint.family)
+    model = create_model(checkpoint, adaptation.dtype, adaptation.quantization, storage)
+    plan = fit_plan(requested, model, set(adaptation.parts))
+    adapted = {part for part, how in plan.items() if how.mode == "lora"}
+    with adapter_initialization(model, adapted if storage == "empty" else set()):
+        apply_plan(model, plan, adaptation.variant, adaptation.dropout)
     return model, plan
 
 
 def build_model(
-    adapted: Callable[..., tuple[PreTrainedModel, Plan]],
-    quantization: Quantization | None,
-    checkpointed: bool | Sequence[Checkpointed],
+    checkpoint: Checkpoint,
+    adaptation: Adaptation,
+    *,
+    gradient_checkpointing: bool | Sequence[str],
     attention: Attention,
     compiled: bool,
-    dtype: torch.dtype,
     mesh: DeviceMesh | None,
 ) -> tuple[PreTrainedModel, Plan]:
-    """The model in training mode, and its plan.
+    """The model of a run in training mode, and its plan.
 
     Over a mesh every process keeps its own rows of the weights alone.
 
     Args:
-        adapted: `adapted_model` up to `quantization`. mesh: the processes to shard over, or None.
-        The others are the keys of `FinetuneModule` of these names.
+        checkpoint: the base.
+        adaptation: what trains.
+        gradient_checkpointing: see `checkpoint_activations`.
+        attention: kernel of the language model.
+        compiled: whether its layers are compiled.
+        mesh: the processes to shard over, or None.
 
     Raises:
-        UserError: as `adapted_model`, or no such part or kernel.
+        UserError: as `adapted_model`, or there is no such part or kernel.
     """
-    model, plan = adapted(quantization, empty=mesh is not None)
+    model, plan = adapted_model(checkpoint, adaptation, "loaded" if mesh is None else "empty")
     use_attention(model, attention)
-    checkpoint_activations(model, checkpointed)
+    checkpoint_activations(model, gradient_checkpointing)
     if compiled:
         compile_layers(model)
     if mesh is not None:
         shard(model, mesh)
-        fill(model, Weights(Path(model.name_or_path), model.config), dtype)
-    return (
-        model.train(),
-        plan,
-    )  # loading gives eval mode, which would switch the adapters' dropout off
+        fill(model, Weights(checkpoint), adaptation.dtype)
+    # Created in eval mode, which would switch off the adapters' dropout.
+    return model.train(), plan

@@ -1,7 +1,7 @@
 """A float32 model computing in float64: a reference whose own rounding is too small to matter.
 
-float32 logits depend on the order of additions, which differs between processors, libraries and thread counts. In
-float64 what is left of that is some 2^29 times smaller.
+float32 logits depend on the order of additions, which differs between processors, libraries and
+thread counts. In float64 this effect is about 2^29 times smaller.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
 class Float64RMSNorm(LlamaRMSNorm):
-    """transformers' norm without its cast to float32, which would put float32's rounding back into every layer."""
+    """transformers' norm without its cast to float32, which would round in every layer."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Normalize [..., width] and scale it, all in the dtype of the input."""
+        """Normalize and scale [..., D], in the dtype of the input."""
         variance = hidden_states.pow(2).mean(-1, keepdim=True)
         normed: Tensor = self.weight * (
             hidden_states * torch.rsqrt(variance + self.variance_epsilon)
@@ -30,11 +30,11 @@ class Float64RMSNorm(LlamaRMSNorm):
 
 @contextmanager
 def in_float64(model: PreTrainedModel) -> Iterator[None]:
-    """Within this context, `model` takes float64 pixels and computes in float64.
+    """Within this context, a model takes float64 pixels and computes in float64.
 
-    Layers, embeddings and head are converted just before they run and back right after, so the additional memory is
-    that of one of them, not of a second and third model. float32 -> float64 -> float32 loses nothing. Rotary angles
-    stay in float32: they are constants of the position, the same for any two models that are compared.
+    Layers, embeddings and head are converted just before they run and back right after, so the
+    additional memory is that of one of them. float32 -> float64 -> float32 is lossless. Rotary
+    angles stay float32: they are constants of the position, the same for all compared models.
 
     Args:
         model: all parameters float32, with or without adapters.

@@ -1,4 +1,4 @@
-"""The part of the LightningModule without training: losses and answers of a model."""
+"""Losses and answers of a model, for validation, test and predict."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Batch, Processor, Prompts
 from dsvl_tune.evaluation.answers import Answer, gather_answers
 from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.evaluation.scoring import aggregate_scores
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.distributed.blank_image import add_blank_image
@@ -25,21 +27,35 @@ class AnsweringModule(L.LightningModule):
     """A complete model that computes losses and answers questions.
 
     Args:
-        processor: of the checkpoint.
-        max_new_tokens: longest answer that is generated.
+        checkpoint: the base checkpoint: "embedded", a folder or a hub name. It is opened when it is
+            first needed.
+        max_new_tokens: length of the longest generated answer.
         objective: computes the loss of a batch.
     """
 
-    def __init__(self, processor: Processor, max_new_tokens: int, objective: Objective) -> None:
+    def __init__(self, checkpoint: str, max_new_tokens: int, objective: Objective) -> None:
         super().__init__()
-        self.processor = processor
+        self.checkpoint = checkpoint
         self.max_new_tokens = max_new_tokens
         self.objective = objective
+        self._base: Checkpoint | None = None
         self.model: PreTrainedModel | None = None
         self.feature_extractor: FeatureExtractor | None = None
         self.in_work: Batch | Prompts | None = None
         self.answers: list[Answer] = []
         self.validation_sums: list[Tensor] = []
+
+    @property
+    def base(self) -> Checkpoint:
+        """The base checkpoint, opened."""
+        if self._base is None:
+            self._base = open_checkpoint(self.checkpoint)
+        return self._base
+
+    @property
+    def processor(self) -> Processor:
+        """The base checkpoint's processor."""
+        return self.base.processor
 
     @property
     def network(self) -> PreTrainedModel:

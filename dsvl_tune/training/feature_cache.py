@@ -24,8 +24,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family, Plan
-from dsvl_tune.families.deepseek_vl.parts import part_of
+from dsvl_tune.families.base import Family, Plan, part_of
 from dsvl_tune.models.runtime.fsdp import is_sharded
 
 FeatureDtype = Literal["bfloat16", "float32"]
@@ -121,7 +120,7 @@ class FeatureExtractor:
         """Free the weights of the parts that nothing but computing features needs."""
         needed = self.family.finishing_parts(set(self.producers))
         for name, _ in list(self.model.named_parameters()):
-            if part_of(name) in self.parts - needed:
+            if part_of(name, self.family.parts) in self.parts - needed:
                 module, _, parameter = name.rpartition(".")
                 setattr(self.model.get_submodule(module), parameter, None)
         self.loaded = False
@@ -194,8 +193,11 @@ def vision_configs(config: PretrainedConfig) -> dict[str, PretrainedConfig]:
 def extractor_digest(model: PreTrainedModel, producers: Mapping[str, set[str]]) -> str:
     """Changes whenever features would: with the bytes of the weights, settings, or transformers."""
     parts = set().union(*producers.values())
+    family_parts = family_of_model(model).parts
     tensors = {
-        name: parameter for name, parameter in model.named_parameters() if part_of(name) in parts
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if part_of(name, family_parts) in parts
     }
     with ThreadPoolExecutor() as threads:  # hashing releases the interpreter's lock
         digests = dict(zip(tensors, threads.map(tensor_digest, tensors.values()), strict=True))

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, Preset, make_plan
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.build import adapted_model, build_model
-from dsvl_tune.models.checkpoint.load import resolve_checkpoint
+from dsvl_tune.families.base import PartPlan, Plan
+from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant
-from dsvl_tune.models.finetuning.quantization import (
-    Quantization,
-    check_quantization,
-    quantization_of,
-)
-from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed
+from dsvl_tune.models.finetuning.quantization import Quantization, quantization_of
 from dsvl_tune.models.runtime.attention_mask import Attention
 from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
 from dsvl_tune.training.distributed.strategy import allow_unused_parameters
@@ -41,37 +35,45 @@ from dsvl_tune.training.optim import make_optimizer, warmup_cosine
 
 
 class FinetuneModule(AnsweringModule):
-    """DeepSeek-VL, both families, with each part frozen, fully trained or given LoRA.
+    """A complete vision-language model with each part frozen, fully trained or given LoRA.
+
+    The constructor stores its arguments; the checkpoint is opened in `setup`.
 
     Args:
         checkpoint: "embedded" (small, in the package), a local folder, or a Hugging Face hub name.
-        preset: what trains: align, pretrain, sft (the paper's stages), lora (adapters on the language model), qlora
-            (the same on a base in 4 bits), full, none.
-        parts: overrides of the preset, part by part; parts: siglip, sam, sam_neck, sam_neck_hd, downsample, aligner,
-            embed_tokens, language_model, lm_head.
+        preset: what trains. DeepSeek-VL: align, pretrain, sft (the paper's stages), lora (adapters
+            on the language model), qlora (the same on a base in 4 bits), full, none.
+        parts: overrides of the preset, part by part. DeepSeek-VL: siglip, sam, sam_neck,
+            sam_neck_hd, downsample, aligner, embed_tokens, language_model, lm_head.
         lr: learning rate of parts that name none of their own.
         warmup_steps: optimizer steps of linear warm-up.
-        min_lr_ratio: share of the rate that the cosine ends at, 0..1.
+        min_lr_ratio: share of the learning rate at which the cosine ends, 0..1.
         betas: AdamW's.
         weight_decay: AdamW's, on matrices only.
         lora_variant: lora, rslora or dora.
         lora_dropout: 0..1, on the adapters' input.
-        dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision to bf16-mixed.
-        quantization: nf4 puts the frozen base of the language model's linear layers into 4 bits (double quantisation);
-            they compute in bfloat16 if dtype is that, else in float32. Needs bitsandbytes.
-        gradient_checkpointing: recompute activations in the backward pass: slower, far smaller; true, or the names of
-            parts: siglip, sam, language_model.
-        attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which skips what a token of a
-            tree or a packed row does not see.
-        compile: compile the language model's layers with torch.compile; the first step then takes minutes.
-        max_new_tokens: longest answer that validate, test and predict generate.
-        max_nonfinite_steps: optimizer steps with a loss or gradient that is not finite which are left out, with a line that
-            names their rows; the next one stops the run. The step counts, the weights stay.
-        feature_cache: folder that keeps what frozen vision towers made of images, so that each image passes them once;
-            null keeps nothing. `dsvl-tune cache-features` fills it beforehand.
-        feature_dtype: bfloat16 or float32, of what is stored. float32 changes nothing; bfloat16 takes half the room and
-            rounds each feature by up to 0.4 %.
-        feature_cache_gb: bound on the store's folder; when it is reached, nothing more is added.
+        dtype: of frozen weights; what trains is float32. With a 16-bit dtype set trainer.precision
+            to bf16-mixed.
+        quantization: nf4 puts the frozen base of the language model's linear layers into 4 bits
+            (double quantization); they compute in bfloat16 if dtype is that, else in float32. Needs
+            bitsandbytes.
+        gradient_checkpointing: recompute activations in the backward pass, which takes more time
+            and far less memory; true, or the names of parts. DeepSeek-VL: siglip, sam,
+            language_model.
+        attention: kernel of the language model: sdpa, or flex (FlexAttention, on a GPU), which
+            skips what a token of a message tree or a packed row does not attend to.
+        compile: compile the language model's layers with torch.compile; the first step then takes
+            minutes.
+        max_new_tokens: length of the longest answer that validate, test and predict generate.
+        max_nonfinite_steps: optimizer steps with a non-finite loss or gradient that are skipped,
+            with a line that names their samples; the next one ends the run. A skipped step counts,
+            but changes no weight.
+        feature_cache: folder that keeps the features that frozen vision towers compute, so that
+            each image passes them once; null keeps nothing. `dsvl-tune cache-features` fills it
+            beforehand.
+        feature_dtype: bfloat16 or float32, of cached features. float32 changes nothing; bfloat16
+            takes half the disk space and rounds each feature by up to 0.4 %.
+        feature_cache_gb: limit of the folder's size; when it is reached, nothing more is added.
         objective: what a step minimizes: import path of a function of model and batch, or of a
             class whose instances can be called; see `training.objectives`.
     """
@@ -79,7 +81,7 @@ class FinetuneModule(AnsweringModule):
     def __init__(
         self,
         checkpoint: str = "embedded",
-        preset: Preset = "lora",
+        preset: str = "lora",
         parts: dict[str, PartPlan] | None = None,
         lr: float = 2e-4,
         warmup_steps: int = 20,
@@ -90,7 +92,7 @@ class FinetuneModule(AnsweringModule):
         lora_dropout: float = 0.0,
         dtype: str = "float32",
         quantization: Quantization | None = None,
-        gradient_checkpointing: bool | tuple[Checkpointed, ...] = False,
+        gradient_checkpointing: bool | tuple[str, ...] = False,
         attention: Attention = "sdpa",
         compile: bool = False,
         max_new_tokens: int = 32,
@@ -100,55 +102,65 @@ class FinetuneModule(AnsweringModule):
         feature_cache_gb: float = 100.0,
         objective: Objective = supervised_loss,
     ) -> None:
-        folder = resolve_checkpoint(checkpoint)
-        super().__init__(load_processor(folder), max_new_tokens, objective)
-        self.folder = folder
-        self.strict_loading = (
-            False  # a run's checkpoint holds what trains; on_load_checkpoint checks it
-        )
-        requested = make_plan(preset, parts)
-        self.lr, self.warmup_steps, self.min_lr_ratio = lr, warmup_steps, min_lr_ratio
-        self.betas, self.weight_decay = betas, weight_decay
+        super().__init__(checkpoint, max_new_tokens, objective)
+        self.save_hyperparameters(logger=False)  # for config.yaml; run checkpoints omit them
+        self.preset = preset
+        self.parts = parts or {}
+        self.lr = lr
+        self.warmup_steps = warmup_steps
+        self.min_lr_ratio = min_lr_ratio
+        self.betas = betas
+        self.weight_decay = weight_decay
+        self.lora_variant = lora_variant
+        self.lora_dropout = lora_dropout
+        self.dtype_name = dtype
         self.quantization = quantization_of(preset, quantization)
-        if self.quantization is not None:
-            check_quantization(requested)
-        precision = torch_dtype(dtype)
-        self.adapted = partial(
-            adapted_model,
-            folder,
-            requested,
-            set(parts or {}),
-            precision,
-            lora_variant,
-            lora_dropout,
-        )
-        self.build = partial(
-            build_model,
-            self.adapted,
-            self.quantization,
-            gradient_checkpointing,
-            attention,
-            compile,
-            precision,
-        )
         self.gradient_checkpointing = gradient_checkpointing
-        self.nonfinite_steps = NonfiniteSteps(max_nonfinite_steps)
-        self.feature_cache, self.feature_dtype, self.feature_cache_gb = (
-            feature_cache,
-            feature_dtype,
-            feature_cache_gb,
-        )
+        self.attention = attention
+        self.compiled = compile
+        self.feature_cache = feature_cache
+        self.feature_dtype = feature_dtype
+        self.feature_cache_gb = feature_cache_gb
+        # A run's checkpoint holds what trains; on_load_checkpoint checks it.
+        self.strict_loading = False
         self.plan: Plan = {}
+        self.nonfinite_steps = NonfiniteSteps(max_nonfinite_steps)
         self.logged_names: tuple[str, ...] | None = None
         self.step_sums: list[Tensor] = []
         self.logged_sums: list[Tensor] = []
 
+    @property
+    def adaptation(self) -> Adaptation:
+        """What the run trains of its base checkpoint.
+
+        Raises:
+            UserError: `dtype` is no dtype of weights.
+        """
+        return Adaptation(
+            preset=self.preset,
+            parts=self.parts,
+            dtype=dtype_of(self.dtype_name, "model.dtype"),
+            quantization=self.quantization,
+            variant=self.lora_variant,
+            dropout=self.lora_dropout,
+        )
+
+    def check_arguments(self) -> None:
+        """Open the base checkpoint and compare the arguments with it, before anything is written.
+
+        Raises:
+            UserError: the checkpoint cannot be used, or an argument does not fit it.
+        """
+        self.adaptation.requested_plan(self.base.family)
+        _ = self.processor
+
     def setup(self, stage: str) -> None:
-        """Make DDP take batches of text alone."""
+        """Open the base checkpoint, and make DDP accept batches of text alone."""
+        self.check_arguments()
         allow_unused_parameters(self.trainer)
 
     def configure_model(self) -> None:
-        """Build the model, see `models.building`. Lightning may call it more than once."""
+        """Build the model, see `models.build`. Lightning may call it more than once."""
         if self.model is not None:
             return
         self.model, self.plan = self.build(
@@ -158,6 +170,21 @@ class FinetuneModule(AnsweringModule):
             precision = str(self.trainer.precision)
             self.feature_extractor = self.open_extractor(self.model, self.plan, precision)
             connect_feature_cache(self.feature_extractor, self.trainer)
+
+    def build(self, mesh: DeviceMesh | None) -> tuple[PreTrainedModel, Plan]:
+        """The complete model in training mode, and the plan of its parts.
+
+        Args:
+            mesh: the processes to shard over, or None.
+        """
+        return build_model(
+            self.base,
+            self.adaptation,
+            gradient_checkpointing=self.gradient_checkpointing,
+            attention=self.attention,
+            compiled=self.compiled,
+            mesh=mesh,
+        )
 
     def open_extractor(
         self, model: PreTrainedModel, plan: Plan, precision: str
@@ -241,7 +268,13 @@ class FinetuneModule(AnsweringModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a group for each part; warm-up and cosine by optimizer step."""
-        optimizer = make_optimizer(self.network, self.plan, self.lr, self.betas, self.weight_decay)
+        optimizer = make_optimizer(
+            self.network,
+            self.plan,
+            lr=self.lr,
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+        )
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.min_lr_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -255,6 +288,9 @@ class FinetuneModule(AnsweringModule):
             name: t for name, t in checkpoint["state_dict"].items() if name in trained
         }
         checkpoint["nonfinite_steps"] = self.nonfinite_steps.seen
+        # Constructor arguments are in config.yaml; here they would be pickled Python objects.
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
+        checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_NAME, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""
@@ -266,15 +302,3 @@ class FinetuneModule(AnsweringModule):
                 f"the checkpoint to resume from trained {len(saved)} tensors, this recipe trains {len(trained)} "
                 f"(differing, e.g.: {sorted(trained ^ saved)[0]}). Resume with the recipe that wrote it."
             )
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """float32, bfloat16 or float16 by name.
-
-    Raises:
-        UserError: another name.
-    """
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in dtypes:
-        raise UserError(f"model.dtype: {name!r}; expected one of {', '.join(dtypes)}.")
-    return dtypes[name]

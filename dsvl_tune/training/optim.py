@@ -9,12 +9,19 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel
 
-from dsvl_tune.families.deepseek_vl.parts import Plan, part_of
+from dsvl_tune.families import family_of_model
+from dsvl_tune.families.base import Plan, part_of
 
 
 def make_optimizer(
-    model: nn.Module, plan: Plan, lr: float, betas: tuple[float, float], weight_decay: float
+    model: PreTrainedModel,
+    plan: Plan,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
 ) -> AdamW:
     """AdamW over the trainable parameters, with a group for each model part and its learning rate.
 
@@ -25,12 +32,13 @@ def make_optimizer(
         betas: DeepSeek-VL trains with (0.9, 0.95) in all stages (arXiv 2403.05525, table 4).
         weight_decay: 0 in the paper; never applied to vectors and scalars (norms, biases, alpha).
     """
+    parts = family_of_model(model).parts
     tensors: dict[tuple[str, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             is_matrix = parameter.ndim > 1
             # Named as in run checkpoints, where the network is the module's `model`.
-            tensors[part_of(name), is_matrix].append((f"model.{name}", parameter))
+            tensors[part_of(name, parts), is_matrix].append((f"model.{name}", parameter))
     groups = [
         {
             "params": parameters,

@@ -1,4 +1,4 @@
-"""`dsvl-tune` as a user gives it: in a process of its own, and what a wrong command must be told."""
+"""Runs `dsvl-tune` commands in a process of their own, and commands that must be refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dsvl_tune.cli.main import main
 def run(
     *arguments: str, folder: Path = Path(__file__).parents[2]
 ) -> subprocess.CompletedProcess[str]:
-    """The command with these arguments, in a process of its own."""
+    """Run a command in a process of its own."""
     command = [sys.executable, "-m", "dsvl_tune", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
 
@@ -22,7 +22,7 @@ def run(
 def refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> str:
-    """The message of a command that must end with exit code 2 and write nothing."""
+    """Return the message of a command that must exit with code 2 and write nothing."""
     before = sorted(Path.cwd().rglob("*"))
     monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -16,9 +16,8 @@ from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.evaluation.generate import answer_prompts
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -66,7 +65,7 @@ def test_one_answer_is_the_golden_one(
     ids = load_file(GOLDEN / family / "logits.safetensors")["gen_one_image.greedy_ids"]
     assert (
         output.getvalue()
-        == load_tokenizer(GOLDEN / family / "checkpoint").decode(ids).strip() + "\n"
+        == open_checkpoint(GOLDEN / family / "checkpoint").tokenizer.decode(ids).strip() + "\n"
     )
     assert sum(bool(piece.strip()) for piece in output.pieces) > 1  # it came as it was made
     assert "cut off after 12 tokens" in capsys.readouterr().err
@@ -80,7 +79,7 @@ def test_pictures_and_turns_add_up(
 ) -> None:
     typed = [
         *("Which is larger?", "/image no_such.png", "/image blue.png"),
-        f"What is {load_tokenizer(hybrid_checkpoint).eos_token}?",
+        f"What is {open_checkpoint(hybrid_checkpoint).tokenizer.eos_token}?",
         *("Is this <image> round?", "<image>And where is a second one?", "Why?"),
     ]
     shown = ["--image", "[red.png, green.png]", "--max_new_tokens", "5", "--system", ""]
@@ -88,7 +87,10 @@ def test_pictures_and_turns_add_up(
     output = capsys.readouterr()
 
     red, green, blue = (ImageRef(Path(f"{name}.png"), name) for name in ("red", "green", "blue"))
-    processor, model = load_processor(hybrid_checkpoint), load_model(hybrid_checkpoint)
+    processor, model = (
+        open_checkpoint(hybrid_checkpoint).processor,
+        create_model(open_checkpoint(hybrid_checkpoint)),
+    )
     turns: tuple[Turn, ...] = ()
     answers = []
     for parts in [(red, green, "Which is larger?"), ("Is this ", blue, " round?"), ("Why?",)]:
@@ -150,7 +152,8 @@ def test_the_answer_ends_at_the_end_token(
     """A checkpoint whose config.json names no end token, as the published ones."""
     config = json.loads((hybrid_checkpoint / "config.json").read_text(encoding="utf-8"))
     assert (
-        config["text_config"].get("eos_token_id") != load_tokenizer(hybrid_checkpoint).eos_token_id
+        config["text_config"].get("eos_token_id")
+        != open_checkpoint(hybrid_checkpoint).tokenizer.eos_token_id
     )
     for seed in range(20):
         drawing = [

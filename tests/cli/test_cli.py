@@ -1,4 +1,4 @@
-"""The command line from outside: what it prints, its exit codes, and that help costs nothing."""
+"""The command line from outside: output, exit codes, and help without heavy imports."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ from dsvl_tune.cli.main import main
 try:
     main()
 except SystemExit:
+    pass
+finally:
     print()
     print(json.dumps(sorted(sys.modules)))
 """
@@ -83,7 +85,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["merge", "runs/none", "--outt", "y"],
@@ -101,7 +103,7 @@ def test_debug_shows_the_traceback() -> None:
 )
 def test_a_wrong_option_of_a_command_is_one_message(
     arguments: list[str],
-    told: str,
+    message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -110,4 +112,4 @@ def test_a_wrong_option_of_a_command_is_one_message(
     error = refused(arguments, capsys, monkeypatch)
     assert len(error.splitlines()) == 1
     assert error.startswith("dsvl-tune: error: ")
-    assert error.endswith(f"{told}\n")
+    assert error.endswith(f"{message}\n")

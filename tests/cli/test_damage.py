@@ -19,7 +19,7 @@ from dsvl_tune.cli.main import main
 from dsvl_tune.core.checksums import SUMS, write_sums
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX
 from dsvl_tune.export.merge_adapter import merge_into
-from dsvl_tune.models.checkpoint.load import read_config
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -31,7 +31,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Whole checkpoints without hashes: the original layout in one file, transformers' in two, and one with hashes."""
     root = tmp_path_factory.mktemp("whole")
     shutil.copytree(GOLDEN / "siglip" / "checkpoint", root / "original")
-    weights = Weights(root / "original", read_config(root / "original"))
+    weights = Weights(open_checkpoint(root / "original"))
     for name in ("transformers", "hashed"):
         (root / name).mkdir()
         merge_into(weights, {}, root / name, "transformers", None)

@@ -1,6 +1,6 @@
-"""Data modules on the command line: by bare name, in the help, and what a missing one or a wrong key is told.
+"""Data modules on the command line: bare names, help, and errors about wrong keys.
 
-What must be found is asked in a process of its own: other tests import the classes that jsonargparse looks among.
+Lookups run in a process of their own: other tests import classes that jsonargparse would find.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def test_the_keys_of_a_data_module_are_found_by_its_bare_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["InstructDataModule", "dsvl_tune.datamodules.InstructDataModule"])
-def test_a_data_module_is_taken_by_its_bare_name(name: str, tmp_path: Path) -> None:
-    """The rows are none, so the command ends before it writes anything, and by the data module's own message."""
+def test_a_data_module_is_found_by_its_bare_name(name: str, tmp_path: Path) -> None:
+    """Its file does not exist, so the command ends with the data module's own message."""
     rows = str(tmp_path / "none.jsonl")
     done = run(
         "fit",
@@ -58,13 +58,14 @@ def test_a_data_module_is_taken_by_its_bare_name(name: str, tmp_path: Path) -> N
     [
         (
             "train",
-            "InstructDataModule has: give --data dsvl_tune.datamodules.InstructDataModule before its keys.",
+            "InstructDataModule has it: give --data dsvl_tune.datamodules.InstructDataModule "
+            "before its keys.",
         ),
         ("train_chart", "Did you mean 'train_charts'?"),
         ("colour", "--data.help ChartsDataModule shows its keys."),
     ],
 )
-def test_a_key_that_the_data_module_has_not(
+def test_a_key_that_the_data_module_does_not_have(
     key: str, hint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(["fit", "--config", "charts_lora", f"--data.{key}", "x"], capsys, monkeypatch)
@@ -74,7 +75,7 @@ def test_a_key_that_the_data_module_has_not(
 @pytest.mark.parametrize(
     "arguments", [["fit"], ["validate"], ["check-data"], ["fit", "--model.lr", "1e-4"]]
 )
-def test_no_data_module_is_told_what_gives_one(
+def test_a_missing_data_module_is_an_error_with_examples(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(arguments, capsys, monkeypatch)
@@ -84,9 +85,9 @@ def test_no_data_module_is_told_what_gives_one(
 
 
 @pytest.mark.parametrize("option", ["--data", "--data.help"])
-def test_a_data_module_that_there_is_not(
+def test_an_unknown_data_module(
     option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(["fit", option, "InstructDataModul"], capsys, monkeypatch)
-    told = "unknown data module 'InstructDataModul'. Did you mean 'InstructDataModule'?"
-    assert error == f"dsvl-tune: error: {told}\n"
+    message = "unknown data module 'InstructDataModul'. Did you mean 'InstructDataModule'?"
+    assert error == f"dsvl-tune: error: {message}\n"

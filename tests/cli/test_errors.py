@@ -1,4 +1,4 @@
-"""What bad input gets: one message that names it, exit code 2, no traceback, nothing written."""
+"""Invalid input: one message that names it, exit code 2, no traceback, nothing written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE = {
 
 @pytest.fixture
 def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A recipe in an empty folder that is the working directory."""
+    """A recipe, alone in the working directory."""
     monkeypatch.chdir(tmp_path)
     RECIPE["model"]["checkpoint"] = str(hybrid_checkpoint)
     path = tmp_path / "recipe.yaml"
@@ -42,7 +42,7 @@ def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         (["--model.preset", "lroa"], ["model.preset", "'lora'"]),
         (["--model.checkpoint", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
         (["--data.kinds", "[uprigth]"], ["kinds", "'upright'", "'pie'"]),
-        (["--ckpt_path", "best"], ["best: no such file. Give a checkpoint of a run, or last."]),
+        (["--ckpt_path", "best"], ["best: no such file. Give a run checkpoint, or last."]),
         (["--ckpt_path", "last"], ["there is no run", "Start without"]),
         (["--monitor", "val/accuracy"], ["monitor", "val/relaxed_accuracy"]),
     ],
@@ -81,7 +81,7 @@ def test_checkpoint_of_another_model(
         monkeypatch,
     )
     assert "'llama'" in error
-    assert "deepseek_vl_hybrid" in error
+    assert "DeepSeek-VL" in error
 
 
 def test_recipe_that_does_not_exist(
@@ -95,7 +95,7 @@ GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "
 
 
 def asking(content: object, answer: str = "b", role: str = "user", **more: object) -> str:
-    """A row of one question."""
+    """A row with one question."""
     messages = [{"role": role, "content": content}, {"role": "assistant", "content": answer}]
     return json.dumps({"messages": messages, **more})
 
@@ -112,14 +112,14 @@ def asking(content: object, answer: str = "b", role: str = "user", **more: objec
         (asking("?", answer=" "), ["turn 2 (assistant)", "empty"]),
     ],
 )
-def test_rows_that_cannot_be_used(
+def test_invalid_rows(
     recipe: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     row: str,
     named: list[str],
 ) -> None:
-    """The whole command: file, row and reason in one message, and no run folder."""
+    """The message has the file, the row and the reason; there is no run folder."""
     Image.effect_noise((64, 64), 90).save("whole.png")
     Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:1000])
     Path("text.png").write_text("no picture", encoding="utf-8")

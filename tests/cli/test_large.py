@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,13 +22,8 @@ from safetensors.torch import save_file
 from transformers import DeepseekVLHybridConfig
 
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, read_headers
-from dsvl_tune.models.checkpoint.weights import (
-    expected_shapes,
-    original_shapes,
-    pair_of,
-    read_tensor,
-    unused_of,
-)
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes, read_tensor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "hybrid" / "checkpoint"
 SHARD_BYTES = 10**9
@@ -94,13 +90,13 @@ def write_settings(folder: Path, language: dict[str, int]) -> DeepseekVLHybridCo
 def write_checkpoint(folder: Path, language: dict[str, int] = PUBLISHED) -> int:
     """An original checkpoint of random float16 values in files of up to 1 GB; its size in bytes."""
     config = write_settings(folder, language)
-    shapes = expected_shapes(folder, config)
-    pairs = {name: pair_of(name, config.model_type) for name in shapes}
+    shapes = expected_shapes(config, DEEPSEEK_VL, folder)
+    groups: Any = {name: DEEPSEEK_VL.tensor_group(name, config) for name in shapes}
     values = torch.randn(1 << 22, generator=torch.Generator().manual_seed(1)).half()
     shards: list[dict[str, torch.Tensor]] = [{}]
     places: dict[str, str] = {}
     total = 0
-    wanted = {**original_shapes(shapes, pairs), **unused_of(config)}
+    wanted = {**original_shapes(shapes, groups), **DEEPSEEK_VL.unused_tensors(config)}
     for number, (name, shape) in enumerate(wanted.items()):
         count = torch.Size(shape).numel()
         total += 2 * count

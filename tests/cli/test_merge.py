@@ -17,7 +17,8 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import read_headers
 from dsvl_tune.export import verify as verification
 from dsvl_tune.export.write_weights import compare_weights, unchanged
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 
 RECIPE = """
@@ -70,9 +71,11 @@ def test_both_layouts_hold_the_same_model(
         json.loads(Path("there/config.json").read_text(encoding="utf-8"))["model_type"]
         == "multi_modality"
     )
-    one, two = (load_model(Path(name)).state_dict() for name in ("plain", "there"))
+    one, two = (
+        create_model(open_checkpoint(Path(name))).state_dict() for name in ("plain", "there")
+    )
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
-    base = load_model(Path("base")).state_dict()
+    base = create_model(open_checkpoint(Path("base"))).state_dict()
     assert not torch.equal(one["model.high_res_vision_alpha"], base["model.high_res_vision_alpha"])
 
     report = json.loads(Path("plain/merge_report.json").read_text(encoding="utf-8"))
@@ -155,7 +158,7 @@ def test_a_tensor_that_was_not_trained_must_be_the_bases(
     name = "model.language_model.norm.weight"
     tensors[name] = tensors[name].nextafter(torch.tensor(9.0))  # one bit
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    one, two = (Weights(folder, read_config(folder)) for folder in (hybrid_checkpoint, other))
+    one, two = (Weights(open_checkpoint(folder)) for folder in (hybrid_checkpoint, other))
     trained = lambda key, base: tensors[name] if key == name else base  # noqa: E731
     assert compare_weights(one, two, trained, None) == [name]
     with pytest.raises(UserError, match=f"{name} is not the base's"):

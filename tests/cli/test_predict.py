@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from dsvl_tune.cli.main import main
-from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
+from dsvl_tune.families import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")
@@ -84,7 +84,7 @@ def test_a_batch_of_golden_questions(
     run(monkeypatch, "predict", *model, *data, *files, "--out", "answers.jsonl")
     answers = read_lines(Path("answers.jsonl"))
     ids = load_file(GOLDEN / family / "logits.safetensors")
-    tokenizer = load_tokenizer(GOLDEN / family / "checkpoint")
+    tokenizer = open_checkpoint(GOLDEN / family / "checkpoint").tokenizer
     wanted = [
         tokenizer.decode(ids[f"{case['id']}.greedy_ids"]).strip()
         for case in cases

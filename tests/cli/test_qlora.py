@@ -19,10 +19,12 @@ from transformers import AutoModelForImageTextToText
 from dsvl_tune.cli.commands.merge import held_out_prompts
 from dsvl_tune.cli.main import main
 from dsvl_tune.export.verify import answer
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import read_file
 from dsvl_tune.models.finetuning.adapters import load_trained
-from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
+from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.training.run.trainer import run_callbacks
 
 RECIPE = """
 model:
@@ -98,7 +100,7 @@ def test_the_run_says_what_was_in_4_bits_and_keeps_what_trained() -> None:
 def test_stopped_and_resumed_equals_never_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         callbacks = lambda *args, **kept: [InterruptAt(), *run_callbacks(*args, **kept)]  # noqa: E731
-        patch.setattr("dsvl_tune.cli.finetune_cli.run_callbacks", callbacks)
+        patch.setattr("dsvl_tune.training.run.trainer.run_callbacks", callbacks)
         assert run("fit", "--config", "tiny.yaml") == 130
     assert run("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
     whole, resumed = (
@@ -129,11 +131,12 @@ def test_merging_into_the_base_as_its_files_have_it(
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert Counter(name.split(".")[1] for name in changed) == {"language_model": 14, "aligner": 6}
 
-    prompts = held_out_prompts(["--config", "runs/tiny/config.yaml"], 16)
+    recipe = Recipe.load(Path("runs/tiny/config.yaml"), {"data.init_args.eval_batch_size": 16})
+    prompts = held_out_prompts(recipe.data)
     logits = {}
     for bits, model in {
-        16: load_model(wide_hybrid_checkpoint),
-        4: load_model(wide_hybrid_checkpoint, quantization="nf4"),
+        16: create_model(open_checkpoint(wide_hybrid_checkpoint)),
+        4: create_model(open_checkpoint(wide_hybrid_checkpoint), quantization="nf4"),
     }.items():
         load_trained(model, Path("runs/tiny/adapter"))
         logits[bits] = answer(model, prompts)[0]

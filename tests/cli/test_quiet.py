@@ -1,4 +1,4 @@
-"""Commands print no warning of a library's that the user cannot act on."""
+"""Commands print no warnings of libraries that the user cannot act on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ ROWS = {
         ["check-data"],
         ["preview", "--rows", "2"],
         ["cache-features", "--model.feature_cache", "features"],
-        [
-            "fit",
-            "--trainer.max_steps",
-            "4",
-        ],  # of epochs of two, which are shorter than log_every_n_steps
+        # Epochs of two steps are shorter than log_every_n_steps.
+        ["fit", "--trainer.max_steps", "4"],
     ],
     ids=lambda command: command[0],
 )
@@ -39,6 +36,5 @@ def test_commands_on_a_recipe(command: list[str], hybrid_checkpoint: Path, tmp_p
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     done = run(*command, "--config", "small.yaml", folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "site-packages" not in done.stderr, (
-        done.stderr
-    )  # a warning begins with the file that gives it
+    # A warning begins with the file that raises it.
+    assert "site-packages" not in done.stderr, done.stderr

@@ -24,9 +24,8 @@ from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.export.merge_adapter import merge_into
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -49,10 +48,10 @@ def export(family: str, base: Path, target: Path) -> None:
     """
     shutil.copytree(GOLDEN / family / "checkpoint", base)
     weights = load_file(base / "model.safetensors")
-    weights["language_model.lm_head.weight"][load_tokenizer(base).eos_token_id] /= 0.15
+    weights["language_model.lm_head.weight"][open_checkpoint(base).tokenizer.eos_token_id] /= 0.15
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     target.mkdir()
-    merge_into(Weights(base, read_config(base)), {}, target, "transformers", torch.float32)
+    merge_into(Weights(open_checkpoint(base)), {}, target, "transformers", torch.float32)
 
 
 @pytest.fixture(scope="module", params=["hybrid", "siglip"])
@@ -164,7 +163,10 @@ def test_turns_system_prompt_and_end_token(served: Served) -> None:
         (plain, Conversation((Turn("user", ("What is this?",)),), "plain")),
         (seen, Conversation((Turn("user", (photo, "What is this?")),), "seen")),
     ]
-    processor, model = load_processor(served.folder), load_model(served.folder)
+    processor, model = (
+        open_checkpoint(served.folder).processor,
+        create_model(open_checkpoint(served.folder)),
+    )
     prompts = collate_prompts(
         [encode_prompt(conversation, processor) for _, conversation in cases], processor.pad_id
     )

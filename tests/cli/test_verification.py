@@ -17,10 +17,13 @@ from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.merge_adapter import Change, apply_changes, merge_into, read_changes
 from dsvl_tune.export.verify import answer, exact_logits, first_rows, other_neighbor, verify
 from dsvl_tune.export.write_weights import compare_weights, is_rounded
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import apply_plan, save_trained
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = {
@@ -34,8 +37,8 @@ LAYER = "model.language_model.layers.1.mlp.up_proj.weight"
 def train(base: Path, folder: Path, variant: Any = "lora") -> Path:
     """An adapter folder whose every tensor moved, by about a hundredth of the weights."""
     torch.manual_seed(3)
-    model = load_model(base)
-    apply_plan(model, fit_plan(make_plan("none", PARTS), model, set()), variant)
+    model = create_model(open_checkpoint(base))
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "none", PARTS), model, set()), variant)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -47,7 +50,7 @@ def train(base: Path, folder: Path, variant: Any = "lora") -> Path:
 def prompts_for(base: Path) -> Prompts:
     """Three left-padded rows: text, one image, another image."""
     torch.manual_seed(0)
-    config = read_config(base)
+    config = open_checkpoint(base).config
     ids = torch.randint(10, 400, (3, 30))
     ids[1:, 8:24] = config.image_token_id
     mask = torch.ones_like(ids)
@@ -71,9 +74,13 @@ def prompts_for(base: Path) -> Prompts:
 
 def write(base: Path, changes: dict[str, Change], target: Path, dtype: str = "float32") -> Path:
     target.mkdir()
-    weights = Weights(base, read_config(base))
+    weights = Weights(open_checkpoint(base))
     merge_into(weights, changes, target, "transformers", DTYPES[dtype])
     return target
+
+
+def verify_folders(base: Path, adapter: Path, written: Path) -> dict[str, Any]:
+    return verify(open_checkpoint(base), adapter, open_checkpoint(written), prompts_for(base))
 
 
 @pytest.mark.parametrize("variant", ["lora", "dora"])
@@ -81,7 +88,7 @@ def write(base: Path, changes: dict[str, Change], target: Path, dtype: str = "fl
 def test_a_right_merge_passes(checkpoint: Path, tmp_path: Path, dtype: str, variant: str) -> None:
     adapter = train(checkpoint, tmp_path, variant)
     written = write(checkpoint, read_changes(adapter), tmp_path / "merged", dtype)
-    report = verify(checkpoint, adapter, written, "transformers", prompts_for(checkpoint))
+    report = verify_folders(checkpoint, adapter, written)
     exact = report["float64"]
     assert exact["rows"] == 2 and report["rows"] == 3
     assert (
@@ -142,9 +149,9 @@ def test_damage_after_writing_is_refused(
     written = write(checkpoint, changes, tmp_path / "merged", dtype)
     DAMAGES[name](written)
     with pytest.raises(UserError, match="Nothing was kept"):
-        verify(checkpoint, adapter, written, "transformers", prompts_for(checkpoint))
+        verify_folders(checkpoint, adapter, written)
     if not name.startswith(("epsilon", "rotary")):
-        base, after = (Weights(folder, read_config(folder)) for folder in (checkpoint, written))
+        base, after = (Weights(open_checkpoint(folder)) for folder in (checkpoint, written))
         with pytest.raises(UserError, match="Nothing was kept"):
             compare_weights(base, after, apply_changes(changes), DTYPES[dtype])
 
@@ -191,7 +198,7 @@ def test_a_fault_of_merging_is_refused(
     with pytest.raises(
         UserError, match=r"up_proj.weight is not what peft makes|gate_proj.weight is not what peft"
     ):
-        verify(checkpoint, adapter, written, "transformers", prompts_for(checkpoint))
+        verify_folders(checkpoint, adapter, written)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -220,7 +227,7 @@ def test_a_single_rounding_and_its_other_neighbor(dtype: torch.dtype) -> None:
 
 def test_float64_is_what_its_name_says(checkpoint: Path) -> None:
     """Rows alone and together agree to float64's rounding, far below float32's; the model comes out as it went in."""
-    model, prompts = load_model(checkpoint), prompts_for(checkpoint)
+    model, prompts = create_model(open_checkpoint(checkpoint)), prompts_for(checkpoint)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     one = first_rows(prompts, 1)
     two = first_rows(prompts, 2)

@@ -13,12 +13,13 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.cli.main import main
+from dsvl_tune.core.checkpoint import EMBEDDED
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.export.verify import exact_logits
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import EMBEDDED, load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import load_trained
 
 ROOT = Path(__file__).parents[2]
@@ -75,12 +76,12 @@ def test_the_run_folder_describes_the_run(finished: Path) -> None:
 
 def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:
     """In float64, where only the merge's own rounding is left; the merge measured what that may do to this model."""
-    processor = load_processor(EMBEDDED)
+    processor = open_checkpoint(EMBEDDED).processor
     prompts = [encode_prompt(c, processor) for seed in (1, 2) for c in chart_row(seed, "test")]
     batch = normalize_images(collate_prompts(prompts, processor.pad_id), processor)
     assert set(batch.vision_inputs) == {"pixel_values", "high_res_pixel_values"}
     adapter = finished / "runs" / "charts_lora" / "adapter"
-    trained = load_model(EMBEDDED)
+    trained = create_model(open_checkpoint(EMBEDDED))
     load_trained(trained, adapter)
     plain = AutoModelForImageTextToText.from_pretrained(finished / "merged")
     peft = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(EMBEDDED), adapter)
@@ -93,7 +94,9 @@ def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:
     assert (exact_logits(plain.eval(), batch) - wanted).abs().mean() <= bound
     # the same products in another order: measured 2e-14 of the spread
     assert (exact_logits(peft.eval(), batch) - wanted).abs().max() <= 1e-11 * spread
-    assert (exact_logits(load_model(EMBEDDED), batch) - wanted).abs().mean() > 100 * bound
+    assert (
+        exact_logits(create_model(open_checkpoint(EMBEDDED)), batch) - wanted
+    ).abs().mean() > 100 * bound
 
 
 def test_chat_answers_alike_with_merged_and_adapter(

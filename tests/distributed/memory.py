@@ -15,10 +15,13 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from dsvl_tune.core.types import Batch, Sample
 from dsvl_tune.data.encoding.collate import collate
-from dsvl_tune.families.deepseek_vl.parts import make_plan
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.models.runtime.fsdp import drawable, empty_model, fill, local, shard
+from dsvl_tune.models.finetuning.plan import make_plan
+from dsvl_tune.models.runtime.fsdp import adapter_initialization, fill, local, shard
 from dsvl_tune.training.objectives.supervised import supervised_loss
 from dsvl_tune.training.optim import make_optimizer
 
@@ -70,12 +73,17 @@ def main(folder: Path, out: Path, preset: Any) -> None:
     memory = PeakMemory()
     time.sleep(0.1)
     before = memory.peak
-    model = empty_model(folder, torch.bfloat16, "nf4" if preset == "qlora" else None)
-    plan = make_plan(preset, None)
-    with drawable(model, {part for part, how in plan.items() if how.mode == "lora"}):
+    model = create_model(
+        open_checkpoint(folder),
+        torch.bfloat16,
+        "nf4" if preset == "qlora" else None,
+        storage="empty",
+    )
+    plan = make_plan(DEEPSEEK_VL, preset, None)
+    with adapter_initialization(model, {part for part, how in plan.items() if how.mode == "lora"}):
         apply_plan(model, plan)
     shard(model, init_device_mesh("cpu", (distributed.get_world_size(),)))
-    weights = Weights(folder, model.config)
+    weights = Weights(open_checkpoint(folder))
     fill(model, weights, torch.bfloat16)
     loaded = memory.peak - before
     if preset != "pretrain":

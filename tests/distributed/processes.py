@@ -17,15 +17,15 @@ from typing import Any
 import lightning as L
 import torch
 
-from dsvl_tune.cli.finetune_cli import quieten
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 
 class Told(FinetuneModule):
@@ -169,6 +169,6 @@ def fork_group(group: dict[str, Any], folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    quieten()
-    for one in json.loads(sys.stdin.read()):
-        fork_group(one, Path(sys.argv[1]))
+    with quiet_lightning():
+        for one in json.loads(sys.stdin.read()):
+            fork_group(one, Path(sys.argv[1]))

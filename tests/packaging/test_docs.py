@@ -26,7 +26,7 @@ TEXTS = [
     ROOT / "ARCHITECTURE.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "examples").rglob("*.md")),
-    *sorted((ROOT / "recipes").glob("*.yaml")),
+    *sorted((ROOT / "recipes").rglob("*.yaml")),
     *PAGES,
 ]
 KEY = re.compile(r"(?:^|[\s`(\-{])(model|data|trainer)\.(?!md\b)([a-z_]+)\b(?![/(])")
@@ -113,14 +113,17 @@ def test_every_command_and_option_exists(
 
 
 def test_every_recipe_named_exists() -> None:
-    recipes = {path.stem for path in (ROOT / "recipes").rglob("*.yaml")}
+    recipes = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
+    presets = {path.stem for path in (ROOT / "recipes" / "data").glob("*.yaml")}
     for words in commands():
         named = [after for word, after in pairwise(words) if word == "--config"]
         shipped = {name for name in named if "/" not in name and not name.endswith(".yaml")}
-        assert shipped - {"NAME"} <= recipes, words
+        assert shipped - {"NAME"} <= recipes | presets, words
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Recipes")[1]
     listed = set(re.findall(r"`((?:charts|deepseek|stages|embedded)_\w[\w.]*)`", table))
     assert recipes - listed <= {"deepseek_vl_stage2", "deepseek_vl_stage3"}
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert {name for name in presets if f"`{name}`" in page} == presets
 
 
 def test_readme_is_short_and_its_test_command_is_what_ci_calls() -> None:

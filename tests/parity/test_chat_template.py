@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.processor import ORIGINAL_SYSTEM_PROMPT
-from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
 
 FOLDER = Path(__file__).parents[1] / "golden" / "hybrid"
 CASES = json.loads((FOLDER / "conversations.json").read_text(encoding="utf-8"))["cases"]
@@ -35,7 +35,7 @@ def as_messages(case: dict[str, Any], parts: bool) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("parts", [False, True], ids=["strings", "parts"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_golden_prompts(case: dict[str, Any], parts: bool) -> None:
-    tokenizer = load_tokenizer(FOLDER / "checkpoint")
+    tokenizer = open_checkpoint(FOLDER / "checkpoint").tokenizer
     tokenizer.chat_template = chat_template(ORIGINAL_SYSTEM_PROMPT)
     generation = case["form"] == "generation"
     messages = as_messages(case, parts)

@@ -14,8 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokeniz
 
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.pixel_difference import pixel_differences
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import read_config
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -30,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def export(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, target = GOLDEN / family / "checkpoint", tmp_path_factory.mktemp(family)
-    merge_into(Weights(folder, read_config(folder)), {}, target, "transformers", None)
+    merge_into(Weights(open_checkpoint(folder)), {}, target, "transformers", None)
     return target
 
 
@@ -70,7 +69,7 @@ def test_logits_and_greedy_ids_in_plain_transformers(
 ) -> None:
     """Prompt by the exported template, tokens by AutoProcessor, pixels by the original's rule."""
     case = next(case for case in cases(family, "generation") if case["id"] == name)
-    processor, ours = AutoProcessor.from_pretrained(export), load_processor(export)
+    processor, ours = AutoProcessor.from_pretrained(export), open_checkpoint(export).processor
     text = processor.apply_chat_template(messages(case), tokenize=False, add_generation_prompt=True)
     text = text.replace("<image_placeholder>", "<image_placeholder>" * processor.num_image_tokens)
     ids = processor.tokenizer(text, add_special_tokens=False, return_tensors="pt")
@@ -126,7 +125,7 @@ def test_the_processor_files_carry_the_best_that_transformers_can(
     family: str, export: Path
 ) -> None:
     """Where both rules agree on the size, only the 8-bit low branch of the hybrid family differs, by one grey level."""
-    found = {(d.width, d.height): d for d in pixel_differences(export)}
+    found = {(d.width, d.height): d for d in pixel_differences(open_checkpoint(export))}
     for size in ((640, 480), (1920, 1080), (1000, 300)):
         assert found[size].largest <= (1.01 if family == "hybrid" else 1e-3)
     assert found[(500, 333)].largest > 20  # rounded, not truncated: what no setting can change

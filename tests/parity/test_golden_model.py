@@ -20,9 +20,9 @@ from dsvl_tune.data.encoding.collate import collate, collate_prompts, normalize_
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.evaluation.generate import generate_ids
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.pixels import normalize, pad_image, split_image
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -38,12 +38,12 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def processor(family: str) -> Processor:
-    return load_processor(GOLDEN / family / "checkpoint")
+    return open_checkpoint(GOLDEN / family / "checkpoint").processor
 
 
 @pytest.fixture(scope="module")
 def model(family: str) -> PreTrainedModel:
-    return load_model(GOLDEN / family / "checkpoint")
+    return create_model(open_checkpoint(GOLDEN / family / "checkpoint"))
 
 
 @pytest.fixture(scope="module")

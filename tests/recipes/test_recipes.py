@@ -10,10 +10,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import part_of
+from dsvl_tune.families.base import part_of
+from dsvl_tune.families.deepseek_vl.parts import PARTS
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 PUBLISHED = [
@@ -21,22 +23,17 @@ PUBLISHED = [
 ]
 
 
-class ParsedRecipe(RecipeCLI):
-    """The command line up to the parsed recipe: nothing is built, downloaded or run."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
+def parse(*arguments: str) -> Recipe:
+    """The recipe of a command line; nothing is built, downloaded or run."""
+    return Recipe.parse(recipe_parser(), list(arguments))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_recipe_parses(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    parsed = ParsedRecipe(["fit", "--config", str(recipe)])
-    assert parsed.config["fit"].data.class_path.startswith("dsvl_tune.datamodules.")
-    assert parsed.run_folder == Path("runs") / recipe.stem
+    parsed = parse("--config", str(recipe))
+    assert parsed.config.data.class_path.startswith("dsvl_tune.datamodules.")
+    assert parsed.first_run_folder == Path("runs") / recipe.stem
     assert list(tmp_path.iterdir()) == []
 
 
@@ -62,9 +59,9 @@ def test_recipe_header(recipe: Path) -> None:
 )
 @pytest.mark.parametrize("recipe", ["charts_lora", "deepseek_vl_7b_chat_lora"])
 def test_data_presets_follow_a_recipe(recipe: str, name: str, format: str, own: list[str]) -> None:
-    parsed = ParsedRecipe(["fit", "--config", recipe, "--config", name, *own])
-    assert parsed.run_folder == Path("runs") / recipe
-    data = parsed.config["fit"].data
+    parsed = parse("--config", recipe, "--config", name, *own)
+    assert parsed.first_run_folder == Path("runs") / recipe
+    data = parsed.config.data
     assert data.class_path == "dsvl_tune.datamodules.InstructDataModule"
     assert data.init_args.format == format
     assert data.init_args.train.endswith(("parquet", "QA"))
@@ -72,7 +69,7 @@ def test_data_presets_follow_a_recipe(recipe: str, name: str, format: str, own: 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_checkpoints_have_recipes(name: str) -> None:
-    config = ParsedRecipe(["fit", "--config", name]).config["fit"]
+    config = parse("--config", name).config
     size, kind = name.split("_")[2:4]
     assert config.model.checkpoint == f"deepseek-ai/deepseek-vl-{size}-{kind}"
     assert config.model.parts["language_model"].mode == "lora"
@@ -85,7 +82,7 @@ def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"gradient_checkpoint.*Did you mean 'model.gradient_checkpointing'"
     ):
-        ParsedRecipe(["fit", "--config", str(recipe)])
+        parse("--config", str(recipe))
 
 
 def test_old_keys_still_work_with_a_warning(
@@ -107,7 +104,7 @@ data:
 """,
         encoding="utf-8",
     )
-    config = ParsedRecipe(["fit", "--config", str(recipe)]).config["fit"]
+    config = parse("--config", str(recipe)).config
     assert config.monitor == "val/loss"
     assert config.model.min_lr_ratio == 0.1
     assert config.data.init_args.homogeneous_steps is True
@@ -120,30 +117,27 @@ data:
 
 
 SIGLIP_LARGE_384 = {
-    **{
-        "model_type": "siglip_vision_model",
-        "image_size": 384,
-        "patch_size": 16,
-        "hidden_size": 1024,
-    },
-    **{"num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    **{"hidden_act": "gelu", "vision_use_head": False},
+    "model_type": "siglip_vision_model",
+    "image_size": 384,
+    "patch_size": 16,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "hidden_act": "gelu",
+    "vision_use_head": False,
 }
 SAM_B_1024 = {
-    **{
-        "model_type": "sam_vision_model",
-        "image_size": 1024,
-        "patch_size": 16,
-        "hidden_size": 768,
-        "mlp_dim": 3072,
-    },
-    **{
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "output_channels": 256,
-        "window_size": 14,
-    },
-    **{"global_attn_indexes": [2, 5, 8, 11]},
+    "model_type": "sam_vision_model",
+    "image_size": 1024,
+    "patch_size": 16,
+    "hidden_size": 768,
+    "mlp_dim": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "output_channels": 256,
+    "window_size": 14,
+    "global_attn_indexes": [2, 5, 8, 11],
 }
 LLAMA = {"model_type": "llama", "vocab_size": 102400, "max_position_embeddings": 16384}
 LLAMA_1B = {
@@ -204,7 +198,7 @@ def test_published_sizes(model_type: str) -> None:
         model = AutoModelForImageTextToText.from_config(published_config(model_type))
     counted: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        counted[part_of(name)] += parameter.numel()
+        counted[part_of(name, PARTS)] += parameter.numel()
     assert counted == SIZES[model_type]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import yaml
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
+from dsvl_tune.cli.commands.fit import main
 
 STEPS = 11
 """Of a run, two micro-batches each; a validation comes after every four of those."""
@@ -68,7 +68,11 @@ def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
 
 def fit(recipe: Path, *more: str) -> int:
     """`dsvl-tune fit` in this process; its exit code."""
-    return RecipeCLI(["fit", "--config", str(recipe), *more]).exit_code
+    try:
+        main(["--config", str(recipe), *more])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def last(run: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dsvl_tune.training.checkpoints.files import (
     keep_as_last,
     newest_whole,
 )
-from dsvl_tune.training.run.folder import kept_checkpoint
+from dsvl_tune.training.run.folder import find_checkpoint
 from dsvl_tune.training.run.lock import lock_run, one_at_a_time
 
 
@@ -131,8 +131,8 @@ def test_no_order_follows_from_the_clock(run: Path) -> None:
     for age, path in enumerate(sorted((run / "checkpoints").iterdir())):
         os.utime(path, (2**31 + 1000 * age, 2**31 - 1000 * age))
     assert step(newest_whole(run)) == 2
-    assert step(kept_checkpoint(run, "last", run)) == 2
-    assert step(kept_checkpoint(run, "best", run)) == 100
+    assert step(find_checkpoint(run, "last")) == 2
+    assert step(find_checkpoint(run, "best")) == 100
 
 
 HOLDER = """

@@ -17,7 +17,7 @@ from runs import Commands, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
-from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
+from dsvl_tune.training.run.trainer import run_callbacks
 
 ROWS = 8
 ODD = "Zebra"
@@ -78,7 +78,7 @@ class Poison(L.Callback):
 
 def watch(callback: L.Callback, monkeypatch: pytest.MonkeyPatch) -> None:
     callbacks = lambda *args, **kept: [callback, *run_callbacks(*args, **kept)]  # noqa: E731
-    monkeypatch.setattr("dsvl_tune.cli.finetune_cli.run_callbacks", callbacks)
+    monkeypatch.setattr("dsvl_tune.training.run.trainer.run_callbacks", callbacks)
 
 
 def test_a_loss_that_is_nan_stops_before_it_does_harm(
@@ -171,7 +171,7 @@ def test_a_killed_data_worker_ends_the_run_with_a_message_and_the_same_command_g
     with monkeypatch.context() as patch:
         watch(KillWorker(), patch)
         with pytest.raises(
-            UserError, match=r"a data worker is gone.*num_workers \(now 1\).*goes on.*last.ckpt"
+            UserError, match=r"a data worker died.*num_workers \(now 1\).*resume.*last.ckpt"
         ):
             fit(recipe)
     assert fit(recipe) == 0
@@ -195,4 +195,7 @@ def test_no_memory_says_which_keys_to_change_and_by_how_much(
         "data.batch_size from 512 to 256 with trainer.accumulate_grad_batches from 2 to 4"
         in message
     )
-    assert "model.gradient_checkpointing true" in message and "No step was saved yet" in message
+    assert (
+        "model.gradient_checkpointing true" in message
+        and "No run checkpoint was saved yet" in message
+    )

@@ -14,7 +14,7 @@ import pytest
 from runs import STEPS, assert_equal_runs, fit, last, write_recipe
 
 from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
-from dsvl_tune.training.run.callbacks_and_loggers import run_callbacks
+from dsvl_tune.training.run.trainer import run_callbacks
 
 
 class SignalAt(L.Callback):
@@ -37,7 +37,7 @@ def fit_with(
 ) -> int:
     with monkeypatch.context() as patch:
         patch.setattr(
-            "dsvl_tune.cli.finetune_cli.run_callbacks",
+            "dsvl_tune.training.run.trainer.run_callbacks",
             lambda *args, **kept: [callback, *run_callbacks(*args, **kept)],
         )
         return fit(recipe, *more)
@@ -115,7 +115,7 @@ def test_the_time_limit_saves_and_the_same_command_goes_on(
     recipe = write_recipe(tmp_path, hybrid_checkpoint)
     assert fit(recipe, "--time_limit_s", "0.001") == 75
     assert last(tmp_path / "runs" / "run")["global_step"] == 1
-    assert "the same command goes on (exit code 75)" in capsys.readouterr().out
+    assert "start it again to resume" in capsys.readouterr().out
     assert fit(recipe) == 0
     assert_equal_runs(whole_run, tmp_path / "runs" / "run")
 

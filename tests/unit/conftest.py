@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import DeepseekVLConfig
 
 from dsvl_tune.core.types import Processor
-from dsvl_tune.families.deepseek_vl.processor import load_processor
+from dsvl_tune.families import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -51,4 +51,4 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def processor(tiny_checkpoint: str) -> Processor:
     """The processor of that checkpoint."""
-    return load_processor(Path(tiny_checkpoint))
+    return open_checkpoint(Path(tiny_checkpoint)).processor

@@ -1,1 +1,1 @@
-"""One file a command: a typed function whose docstring is its help."""
+"""The commands of the command line, one module each: it parses, calls a function and prints."""

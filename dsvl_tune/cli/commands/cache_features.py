@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
-from typing import Any
 
 import lightning as L
-from lightning.pytorch.cli import LightningCLI
 
 from dsvl_tune.cli.commands.check_data import set_up
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import format_bytes, free_bytes
 from dsvl_tune.core.tensor_cache import KEPT_FREE_BYTES, TensorCache, folder_bytes
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.feature_filler import FeatureFiller, find_missing
+from dsvl_tune.training.run.error_messages import keyboard_interrupts
+from dsvl_tune.training.run.quiet import quiet_lightning
 
 DESCRIPTION = """\
 cache-features: encode every image of a recipe once by the frozen vision towers, and keep the result
@@ -30,17 +30,19 @@ processes decode images (0: one for each core). All keys of a recipe can be give
 --model.feature_dtype and --model.feature_cache_gb say how, and how much."""
 
 
-class FillerCLI(RecipeCLI):
-    """A recipe with a trainer of as many processes as the recipe has, each with whole towers."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        return LightningCLI.instantiate_trainer(self, strategy="auto", logger=False, **kwargs)
-
-
+@quiet_lightning()
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
     begin = time.monotonic()
-    module, data, trainer = open_recipe(parse(arguments))
+    recipe = Recipe.parse(recipe_parser("cache-features", DESCRIPTION), arguments)
+    module, data = recipe.model, recipe.data
+    if module.feature_cache is None:
+        raise UserError(
+            "cache-features: no folder to fill. Give one: --model.feature_cache features."
+        )
+    L.seed_everything(recipe.config.seed_everything, workers=True, verbose=False)
+    # As many processes as the recipe has, each with whole vision towers.
+    trainer = L.Trainer(**{**recipe.trainer, "strategy": "auto", "logger": False})
     set_up(data)
     extractor = module.build_feature_extractor(str(trainer.precision))
     rows, processor, cache = data.every_row(), data.read_processor(), extractor.cache
@@ -58,35 +60,10 @@ def main(arguments: list[str]) -> None:
         num_workers=data.num_workers or os.cpu_count() or 1,
     )
     if missing:
-        fill(trainer, filler)
+        with keyboard_interrupts():
+            trainer.predict(filler, return_predictions=False)
     if trainer.is_global_zero:
         print(report(cache, cached, time.monotonic() - begin))
-
-
-def parse(arguments: list[str]) -> list[str]:
-    """The keys of the recipe; the command has no options of its own but --help."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune cache-features",
-        description=DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _, recipe = parser.parse_known_args(arguments[1:])
-    return recipe
-
-
-def open_recipe(recipe: list[str]) -> tuple[Any, Any, L.Trainer]:
-    """Module, data module and trainer of a recipe.
-
-    Raises:
-        UserError: the recipe names no folder for the cache.
-    """
-    cli = FillerCLI(recipe, run=False)
-    if cli.model.feature_cache is None:
-        raise UserError(
-            "cache-features: no folder to fill. Give one: --model.feature_cache features."
-        )
-    return cli.model, cli.datamodule, cli.trainer
 
 
 def check_space(cache: TensorCache, missing: int) -> str:
@@ -115,14 +92,6 @@ def check_space(cache: TensorCache, missing: int) -> str:
         limit = f"{cache.max_bytes / 1e9:g}"
         plan += f"; {room:,} of them fit into --model.feature_cache_gb {limit}"
     return plan
-
-
-def fill(trainer: L.Trainer, filler: FeatureFiller) -> None:
-    """Run the filler on all devices; an interrupt stays one."""
-    try:
-        trainer.predict(filler, return_predictions=False)
-    except SystemExit:  # what Lightning's trainer turns Ctrl-C into
-        raise KeyboardInterrupt from None
 
 
 def report(cache: TensorCache, cached: dict[str, bool], wall_s: float) -> str:

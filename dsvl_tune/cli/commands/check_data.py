@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI, set_up_fit
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
@@ -20,6 +18,9 @@ from dsvl_tune.data.validation.leakage import all_leaks
 from dsvl_tune.data.validation.report import BINS, SplitReport
 from dsvl_tune.datamodules import ConversationDataModule
 from dsvl_tune.families.base import RenderMode
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.training.run.checks import set_up_fit
 
 SHOWN = 3
 """Errors of a kind that are printed."""
@@ -116,22 +117,22 @@ def leak_lines(found: dict[str, dict[str, int]], reports: dict[str, SplitReport]
     return "\n".join(lines)
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own options, and the recipe."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune check-data", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def parse(arguments: list[str]) -> Recipe:
+    """Parse the recipe with the command's own options."""
+    parser = recipe_parser("check-data", DESCRIPTION)
     parser.add_argument(
-        "--json", metavar="FILE", help="write the report as JSON; - prints it instead of the tables"
+        "--json",
+        type=str | None,
+        metavar="FILE",
+        help="write the report as JSON; - prints it instead of the tables",
     )
     parser.add_argument(
         "--fix",
-        type=Path,
+        type=Path | None,
         metavar="OUT",
         help="folder to make: the rows without errors, and a list of the others",
     )
-    return parser.parse_known_args(arguments)
+    return Recipe.parse(parser, arguments)
 
 
 def print_report(reports: dict[str, SplitReport], file: str | None) -> None:
@@ -167,8 +168,8 @@ def set_up(data: ConversationDataModule) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    options, recipe = parse(arguments[1:])
-    data = RecipeCLI(recipe, run=False).datamodule
+    recipe = parse(arguments)
+    data, options = recipe.data, recipe.config
     reports, splits = check_data(data)
     print_report(reports, options.json)
     if options.fix:

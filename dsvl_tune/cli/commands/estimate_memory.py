@@ -1,88 +1,84 @@
-"""`dsvl-tune estimate-memory --config RECIPE`: what a recipe's training takes, without loading weights."""
+"""`dsvl-tune estimate-memory --config RECIPE`: what training takes, without loading weights."""
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from transformers import PretrainedConfig
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
+from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.text_table import format_table
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, fit_plan, make_plan
-from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
-from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.families import open_sizes
+from dsvl_tune.families.base import PartPlan, Plan
+from dsvl_tune.models.build import Adaptation, adapted_model
 from dsvl_tune.models.finetuning.quantization import quantization_of
-from dsvl_tune.training.memory.estimate import Estimate, estimate, stored_feature_bytes
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.training.memory.estimate import Estimate, cached_feature_bytes, estimate
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes
-from dsvl_tune.training.module import torch_dtype
 
 GPUS = (1, 2, 4, 8)
 DESCRIPTION = """\
-estimate-memory: what a recipe's training takes, part by part, on 1, 2, 4 and 8 GPUs, without loading weights
+estimate-memory: what training takes, part by part, on 1, 2, 4 and 8 GPUs, without loading weights
 
   dsvl-tune estimate-memory --config deepseek_vl_7b_chat_lora
   dsvl-tune estimate-memory --config mine.yaml --tokens 900 --supervised 120
 
-Of the checkpoint only config.json and the headers of its files are read (of a hub name too). Activations are those of
-the step itself, run on tensors without storage. Each row is taken as long as data.max_tokens (or the checkpoint's
-context) allows, all of it but images supervised: the most it can be. `dsvl-tune check-data` shows how long yours are. Not
-counted: CUDA's own half gigabyte, unused blocks of its allocator, generation of answers. All keys of a recipe can be
+Of the checkpoint only config.json and the headers of its files are read (of a hub name too).
+Activations are those of the step itself, run on tensors without storage. By default each row is as
+long as data.max_tokens (or the checkpoint's context) allows, and all of it but images is
+supervised: the maximum. `dsvl-tune check-data` shows how long yours are. Not counted: CUDA's own
+half gigabyte, unused blocks of its allocator, generation of answers. All keys of a recipe can be
 given, as with fit."""
-
-
-class ParsedRecipe(RecipeCLI):
-    """The command line up to the parsed recipe; nothing is built or fetched."""
-
-    def instantiate_classes(self) -> None:
-        """Leave model, data and trainer as they are written."""
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune estimate-memory", description=DESCRIPTION, allow_abbrev=False
-    )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser = recipe_parser("estimate-memory", DESCRIPTION)
     parser.add_argument(
         "--tokens",
-        type=PositiveInt,
-        help="tokens of a row, images' too (default: the most allowed)",
+        type=PositiveInt | None,
+        help="tokens of a row, those of its images included (default: the most allowed)",
     )
     parser.add_argument(
         "--images", type=NonNegativeInt, default=1, help="images of a row, all different"
     )
     parser.add_argument(
         "--supervised",
-        type=PositiveInt,
+        type=PositiveInt | None,
         help="supervised tokens of a row (default: all but images')",
     )
-    options, rest = parser.parse_known_args(arguments[1:])
-    recipe = ParsedRecipe(rest, run=False).config
-    config = read_outline(recipe.model.checkpoint)
-    shape = row_shape(options, recipe.data.init_args, config)
-    plan, found = estimate_recipe(recipe, config, shape)
-    print(report(recipe, config, plan, shape, found))
+    recipe = Recipe.parse(parser, arguments).config
+    checkpoint = open_sizes(recipe.model.checkpoint)
+    shape = row_shape(recipe, recipe.data.init_args, checkpoint)
+    plan, found = estimate_recipe(recipe, checkpoint, shape)
+    print(report(recipe, checkpoint, plan, shape, found))
 
 
-def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) -> RowShape:
+def row_shape(options: Any, data: Any, checkpoint: Checkpoint) -> RowShape:
     """The micro-batch on one GPU.
 
+    Args:
+        options: the command's own.
+        data: init_args of the recipe's data module.
+        checkpoint: of the recipe.
+
     Raises:
-        UserError: the images do not fit into a row, more is supervised than there is, or the row is beyond the context.
+        UserError: the images do not fit into a row, more tokens are supervised than there are, or
+            the row is longer than the context.
     """
-    visual = (
-        options.images * (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-    )
-    context = config.text_config.max_position_embeddings
+    config = checkpoint.config
+    visual = options.images * checkpoint.family.image_cost(config, options.images).tokens
+    context = config.get_text_config().max_position_embeddings
     tokens = options.tokens or data.max_tokens or context
     supervised = tokens - visual if options.supervised is None else options.supervised
     if not 0 < supervised <= tokens - visual:
         raise UserError(
-            f"--tokens {tokens}, --images {options.images}: images take {visual} tokens of a row, so {supervised} supervised "
-            "ones do not fit. Give more --tokens, or fewer --images or --supervised."
+            f"--tokens {tokens}, --images {options.images}: images take {visual} tokens of a row, "
+            f"so {supervised} supervised ones do not fit. Give more --tokens, or fewer --images or "
+            "--supervised."
         )
     if tokens > context:
         raise UserError(
@@ -91,42 +87,50 @@ def row_shape(options: argparse.Namespace, data: Any, config: PretrainedConfig) 
     return RowShape(data.batch_size, tokens, options.images, supervised)
 
 
-def estimate_recipe(
-    recipe: Any, config: PretrainedConfig, shape: RowShape
-) -> tuple[Plan, Estimate]:
+def estimate_recipe(recipe: Any, checkpoint: Checkpoint, shape: RowShape) -> tuple[Plan, Estimate]:
     """The plan for this checkpoint, and what training by it takes."""
     settings = recipe.model
     parts = {part: PartPlan(**vars(how)) for part, how in (settings.parts or {}).items()}
-    model = outline_model(config, torch_dtype(settings.dtype))
-    plan = fit_plan(make_plan(settings.preset, parts), model, set(parts))
-    apply_plan(model, plan, settings.lora_variant, settings.lora_dropout)
-    accumulates = recipe.trainer.accumulate_grad_batches > 1
-    quantization = quantization_of(settings.preset, settings.quantization)
-    checkpointed = settings.gradient_checkpointing or True
+    adaptation = Adaptation(
+        preset=settings.preset,
+        parts=parts,
+        dtype=dtype_of(settings.dtype, "model.dtype"),
+        variant=settings.lora_variant,
+        dropout=settings.lora_dropout,
+    )
+    model, plan = adapted_model(checkpoint, adaptation, "shapes")
     return plan, estimate(
-        model, shape, str(recipe.trainer.precision), accumulates, quantization, checkpointed
+        model.train(),
+        shape,
+        precision=str(recipe.trainer.precision),
+        accumulates=recipe.trainer.accumulate_grad_batches > 1,
+        quantization=quantization_of(settings.preset, settings.quantization),
+        gradient_checkpointing=settings.gradient_checkpointing or True,
     )
 
 
 def report(
-    recipe: Any, config: PretrainedConfig, plan: Plan, shape: RowShape, found: Estimate
+    recipe: Any, checkpoint: Checkpoint, plan: Plan, shape: RowShape, found: Estimate
 ) -> str:
-    """The three tables and the store's line."""
+    """The three tables and the line on the feature cache."""
     checkpointing = bool(recipe.model.gradient_checkpointing)
-    stored = stored_feature_bytes(config, plan)
-    rows = f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and {shape.supervised:,} supervised tokens"
+    cached = cached_feature_bytes(checkpoint.family, checkpoint.config, plan)
+    cache = "none, a vision tower is trained"
+    if cached is not None:
+        cache = f"{cached / 1e6:.2f} MB an image on disk"
+    rows = (
+        f"{shape.rows} x {shape.tokens:,} tokens, of each row {shape.images} images and "
+        f"{shape.supervised:,} supervised tokens"
+    )
     return "\n\n".join(
         [
-            f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, {recipe.trainer.precision}",
+            f"estimated, in GB (10^9 bytes), for {recipe.model.checkpoint}, "
+            f"{recipe.trainer.precision}",
             parts_table(plan, found),
-            f"a micro-batch of {rows}; pixels {gigabytes(found.pixels)}\n\n{steps_table(found, checkpointing)}",
+            f"a micro-batch of {rows}; pixels {gigabytes(found.pixels)}",
+            steps_table(found, checkpointing),
             gpus_table(found, checkpointing),
-            "feature store: "
-            + (
-                f"{stored / 1e6:.2f} MB an image on disk"
-                if stored
-                else "none, a vision tower is trained"
-            ),
+            f"feature cache: {cache}",
         ]
     )
 
@@ -163,7 +167,10 @@ def steps_table(found: Estimate, checkpointing: bool) -> str:
 
 
 def gpus_table(found: Estimate, checkpointing: bool) -> str:
-    """A GPU's share of everything: --trainer.strategy fsdp2 where there are several. With ddp each is as one alone."""
+    """Each GPU's share of everything, with --trainer.strategy fsdp2 on several.
+
+    With ddp each GPU takes what a single one does.
+    """
     head = [
         "GPUs",
         "weights",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.demo.build_model import build_embedded, save_checkpoint
 from dsvl_tune.demo.vocabulary import generator_texts
@@ -30,10 +28,5 @@ def init(out: Path, seed: int = 1) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(
-        init,
-        args=arguments[1:],
-        prog="dsvl-tune init",
-        as_positional=True,
-        parser_class=CommandParser,
-    )
+    parser = command_parser(init)
+    init(**vars(parser.parse_args(arguments)))

@@ -6,27 +6,28 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
-from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt
 
-from dsvl_tune.cli.command_parser import CommandParser
+from dsvl_tune.cli.parser import command_parser
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checksums import write_sums
+from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import whole_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.core.weight_headers import read_json
+from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
 from dsvl_tune.export.model_card import run_sections, verified_text, write_card
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.export.verify import compare_processors, verify
 from dsvl_tune.export.write_settings import REPORT, main_dtype
-from dsvl_tune.export.write_weights import Layout, compare_weights
-from dsvl_tune.families.deepseek_vl.parts import part_of
-from dsvl_tune.models.checkpoint.load import read_config, resolve_checkpoint
+from dsvl_tune.export.write_weights import compare_weights
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import Layout, part_of
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.training.run.manifest import checkpoint_hashes
+from dsvl_tune.recipe.recipe import Recipe
 
 Dtype = Literal["base", "float32", "bfloat16", "float16"]
 
@@ -61,21 +62,29 @@ def merge(
             of a checkpoint, which many processes may have written.
     """
     name = base or read_recipe(run)["model"]["checkpoint"]
-    folder = resolve_checkpoint(name)
-    same_base = is_runs_base(run, folder, given=base is not None)
-    recipe = ["--config", str(run / "config.yaml"), "--model.checkpoint", name]
-    prompts = held_out_prompts(recipe, rows) if rows else None
+    base_checkpoint = open_checkpoint(name)
+    same_base = is_runs_base(run, base_checkpoint, given=base is not None)
+    changes = {"model.checkpoint": name}
+    if rows:
+        changes["data.init_args.eval_batch_size"] = str(rows)
+    recipe = Recipe.load(run / "config.yaml", changes)
+    prompts = held_out_prompts(recipe.data) if rows else None
     out = out or run / "merged"
-    with trained_folder(run, checkpoint, recipe) as adapter, whole_folder(out) as partial:
-        differing = write_merged(folder, adapter, partial, layout, dtype)
-        report = {"layout": layout, "dtype": main_dtype(partial), "rows": 0}
+    with (
+        trained_folder(run, checkpoint, lambda: recipe.model) as adapter,
+        whole_folder(out) as partial,
+    ):
+        differing = write_merged(base_checkpoint, adapter, partial, layout, dtype)
+        written = open_checkpoint(partial)
+        report = {"layout": layout, "dtype": main_dtype(written.headers.values()), "rows": 0}
         if prompts is not None:
             quantization = read_json(run / "manifest.json").get("quantization")
-            report |= verify(folder, adapter, partial, layout, prompts, quantization)
+            report |= verify(base_checkpoint, adapter, written, prompts, quantization)
         report |= {"base": name, "base_is_the_runs": same_base, "checkpoint": checkpoint}
-        report["changed_tensors"] = dict(Counter(map(part_of, differing)))
+        parts = base_checkpoint.family.parts
+        report["changed_tensors"] = dict(Counter(part_of(one, parts) for one in differing))
         write_json(partial / REPORT, report)
-        write_card(partial, name, layout, run_sections(run, report))
+        write_card(written, name, run_sections(run, report))
         write_sums(partial)
     note = "" if same_base else " (other files than the run was trained from)"
     print(f"merged into {name}{note}: {verified_text(report)}\ncheckpoint: {out}")
@@ -92,54 +101,53 @@ def read_recipe(run: Path) -> dict[str, Any]:
     return recipe
 
 
-def is_runs_base(run: Path, base: Path, given: bool) -> bool:
+def is_runs_base(run: Path, base: Checkpoint, given: bool) -> bool:
     """Whether a checkpoint's weight files are, bit for bit, those that the run was trained from.
 
     Args:
-        run: its folder, whose manifest.json has the hashes. base: the checkpoint. given: whether the user named it,
-            and so may mean another form of it.
+        run: its folder, whose manifest.json has the hashes.
+        base: the checkpoint.
+        given: whether the user named it, and so may mean another form of it.
 
     Raises:
-        UserError: they are others, and nobody named them.
+        UserError: they are not, and the user did not name the checkpoint.
     """
     trained_from: dict[str, str] = read_json(run / "manifest.json")["checkpoint"]["sha256"]
-    same = checkpoint_hashes(base) == trained_from
+    same = base.weight_hashes == trained_from
     if not same and not given:
         raise UserError(
-            f"{base}: its weights are not those that {run} was trained from (manifest.json has their hashes). Give "
-            "the right checkpoint with --base."
+            f"{base.folder}: its weights are not those that {run} was trained from (manifest.json "
+            "has their hashes). Give the right checkpoint with --base."
         )
     return same
 
 
 def write_merged(
-    base: Path, adapter: Path, target: Path, layout: Layout, dtype: Dtype
+    base: Checkpoint, adapter: Path, target: Path, layout: Layout, dtype: Dtype
 ) -> list[str]:
     """Write the merged checkpoint's weights and settings, and read them back.
 
     Args:
-        base: checkpoint folder. adapter: what training wrote. target: an empty folder. layout, dtype: to write.
+        base: the checkpoint that was trained on.
+        adapter: folder of what training wrote.
+        target: an empty folder.
+        layout: to write.
+        dtype: to write.
 
     Returns:
         Names of the tensors that differ from the base's.
     """
-    weights, changes = Weights(base, read_config(base)), read_changes(adapter)
+    weights, changes = Weights(base), read_changes(adapter)
     check_changes(weights, changes)
-    torch_dtype = None if dtype == "base" else getattr(torch, dtype)
+    torch_dtype = None if dtype == "base" else DTYPES[dtype]
     merge_into(weights, changes, target, layout, torch_dtype)
-    compare_processors(base, target)
-    return compare_weights(
-        weights, Weights(target, read_config(target)), apply_changes(changes), torch_dtype
-    )
+    written = open_checkpoint(target)
+    compare_processors(base, written)
+    return compare_weights(weights, Weights(written), apply_changes(changes), torch_dtype)
 
 
-def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
-    """The first held-out questions of a run's own data; the recipe as `fit` takes it."""
-    from dsvl_tune.cli.finetune_cli import (
-        RecipeCLI,  # brings lightning, which merging alone does not need
-    )
-
-    data = RecipeCLI([*recipe, "--data.init_args.eval_batch_size", str(rows)], run=False).datamodule
+def held_out_prompts(data: ConversationDataModule) -> Prompts:
+    """The first held-out questions of a run's own data, as many as it answers at a time."""
     data.setup("test")
     prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
     return prompts
@@ -147,10 +155,5 @@ def held_out_prompts(recipe: list[str], rows: int) -> Prompts:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    auto_cli(
-        merge,
-        args=arguments[1:],
-        prog="dsvl-tune merge",
-        as_positional=True,
-        parser_class=CommandParser,
-    )
+    parser = command_parser(merge)
+    merge(**vars(parser.parse_args(arguments)))

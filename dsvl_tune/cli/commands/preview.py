@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
 from dsvl_tune.core.types import Sample
 from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.rows import Rows
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.report.data_preview import page
 
 DESCRIPTION = """\
@@ -33,8 +33,8 @@ training begins."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    options, recipe = parse(arguments)
-    data = RecipeCLI(recipe, run=False).datamodule
+    recipe = parse(arguments)
+    data, options = recipe.data, recipe.config
     data.setup("fit")
     rows = data.rows(options.split)
     if rows.num_rows == 0:
@@ -47,23 +47,18 @@ def main(arguments: list[str]) -> None:
     print(f"page: {options.out}")
 
 
-def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command's own options, and the keys of the recipe."""
-    parser = argparse.ArgumentParser(
-        "dsvl-tune preview",
-        description=DESCRIPTION,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def parse(arguments: list[str]) -> Recipe:
+    """Parse the recipe with the command's own options."""
+    parser = recipe_parser("preview", DESCRIPTION)
     parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
     parser.add_argument(
-        "--split", choices=("train", "validation"), default="train", help="which rows"
+        "--split", type=Literal["train", "validation"], default="train", help="which rows"
     )
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
-    return parser.parse_known_args(arguments[1:])
+    return Recipe.parse(parser, arguments)
 
 
-def first_samples(data: Any, rows: Rows, options: argparse.Namespace) -> list[Sample]:
+def first_samples(data: Any, rows: Rows, options: Any) -> list[Sample]:
     """The rows to show, encoded; training rows in the order of training."""
     keys: Iterable[Any] = rows.keys()
     if options.split == "train":

@@ -8,12 +8,14 @@ LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MOD
 
 # Our summary of paragraphs 4 and 5 of LICENSE-MODEL and of its Attachment A.
 LICENSE = f"""\
-The published DeepSeek-VL weights, and every model that began from them, are under the DeepSeek Model License
-([LICENSE-MODEL]({LICENSE_LINK})). Commercial use is allowed. Whoever passes the weights on, or offers them as a
-service, hands over a copy of the licence, states the changes, and binds the receivers to its use restrictions
-(Attachment A): among others nothing unlawful, no military use, no harm to minors, no disinformation or harassment, no
-personal data without authorisation, no fully automated decisions against a person's rights, no discrimination and no
-exploiting of people's vulnerabilities. The text of the licence counts, not this summary.
+The published DeepSeek-VL weights, and every model that began from them, are under the
+DeepSeek Model License ([LICENSE-MODEL]({LICENSE_LINK})).
+Commercial use is allowed. Whoever passes the weights on, or offers them as a service, hands over a
+copy of the license, states the changes, and binds the receivers to its use restrictions
+(Attachment A): among others nothing unlawful, no military use, no harm to minors, no disinformation
+or harassment, no personal data without authorization, no fully automated decisions against a
+person's rights, no discrimination and no exploiting of people's vulnerabilities. The text of the
+license counts, not this summary.
 """
 
 USE_IN_TRANSFORMERS = """\
@@ -21,21 +23,23 @@ USE_IN_TRANSFORMERS = """\
     model = AutoModelForImageTextToText.from_pretrained("FOLDER", dtype="auto")
     processor = AutoProcessor.from_pretrained("FOLDER", backend="pil")
 
-The chat template takes plain strings or lists of parts, puts a system message in the default prompt's place, ends every
-answer with the end token and marks what the assistant says (`return_assistant_tokens_mask`).
+The chat template takes plain strings or lists of parts, puts a system message in the place of the
+default prompt, ends every answer with the end token and marks what the assistant says
+(`return_assistant_tokens_mask`).
 """
 
 USE_IN_THE_ORIGINAL = """\
-In the layout of github.com/deepseek-ai/DeepSeek-VL (`MultiModalityCausalLM.from_pretrained("FOLDER")`); transformers
-cannot load it. `dsvl-tune convert FOLDER DST --to transformers` makes what it can.
+In the layout of github.com/deepseek-ai/DeepSeek-VL
+(`MultiModalityCausalLM.from_pretrained("FOLDER")`); transformers cannot load it.
+`dsvl-tune convert FOLDER DST --to transformers` makes what it can.
 """
 
 PIXELS = """\
-The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers' image processor
-differs in two ways that none of its settings can change: it rounds the short side of a resized picture where the
-original truncates, which on some sizes moves the picture by a pixel row, and it makes the low branch of the hybrid
-family from 8-bit pixels. Its processor also refuses pictures that are not RGB (`image.convert("RGB")` first).
-"""
+The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers'
+image processor differs in two ways that none of its settings can change: it rounds the short side
+of a resized picture where the original truncates, which on some sizes moves the picture by a pixel
+row, and it makes SigLIP's input of the hybrid models from 8-bit pixels. Its processor also refuses
+pictures that are not RGB (`image.convert("RGB")` first). """
 
 CARD = CardText(
     title="DeepSeek-VL",

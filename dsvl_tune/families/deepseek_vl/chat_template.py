@@ -1,8 +1,9 @@
-"""The chat template that travels with a checkpoint: DeepSeek-VL's conversation format for other tools.
+"""The chat template that is written with a checkpoint: DeepSeek-VL's prompt format for other tools.
 
-The format is the `deepseek` template of deepseek_vl/utils/conversation.py. Unlike the template in circulation it ends
-the last answer with the end token, takes plain strings, lets a system message replace the default prompt, and marks
-what the assistant says, so that other trainers' assistant masks are right.
+The format is the `deepseek` template of deepseek_vl/utils/conversation.py. Unlike the template in
+circulation it ends the last answer with the end token, takes plain strings, lets a system message
+replace the default prompt, and marks what the assistant says, so that the assistant masks of other
+trainers are right.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ TEMPLATE = """\
     {{- content -}}
   {%- else -%}
     {%- for part in content -%}
-      {%- if part['type'] == 'image' -%}{{- '<image_placeholder>' -}}{%- else -%}{{- part['text'] -}}{%- endif -%}
+      {%- if part['type'] == 'image' -%}{{- '<image_placeholder>' -}}\
+{%- else -%}{{- part['text'] -}}{%- endif -%}
     {%- endfor -%}
   {%- endif -%}
 {%- endmacro -%}

@@ -1,84 +1,156 @@
-"""Checkpoints in the original layout (`model_type` multi_modality): their configuration in transformers' terms.
+"""The configuration of a DeepSeek-VL checkpoint in transformers' terms, from either layout.
 
-The published files name their towers ("siglip_large_patch16_384", "sam_b_downsample") instead of giving sizes, so sizes
-are read from the tensors' shapes, which are in the files' headers.
+Published files of the original layout (`model_type` multi_modality) name their vision towers
+("siglip_large_patch16_384", "sam_b_downsample") instead of giving sizes, so sizes are read from the
+shapes of the tensors, which are in the headers of the files.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
+from transformers import (
+    DeepseekVLConfig,
+    DeepseekVLForConditionalGeneration,
+    DeepseekVLHybridConfig,
+    DeepseekVLHybridForConditionalGeneration,
+    PretrainedConfig,
+)
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.families.base import Shapes
 from dsvl_tune.families.deepseek_vl.key_map import SAM, SIGLIP
+from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
-Shapes = dict[str, tuple[int, ...]]
+if TYPE_CHECKING:
+    from dsvl_tune.core.checkpoint import Checkpoint
+
+SIGLIP_ONLY = "deepseek_vl"
+HYBRID = "deepseek_vl_hybrid"
+ORIGINAL = "multi_modality"
+"""`model_type` of the original layout, which Janus shares."""
+
+CONFIGS = {
+    SIGLIP_ONLY: DeepseekVLConfig,
+    HYBRID: DeepseekVLHybridConfig,
+}
+MODELS = {
+    SIGLIP_ONLY: DeepseekVLForConditionalGeneration,
+    HYBRID: DeepseekVLHybridForConditionalGeneration,
+}
 
 
 class Tower(NamedTuple):
-    """Sizes of a tower that the original knows by name."""
+    """Sizes of a vision tower that the original knows by name."""
 
     width: int
     layers: int
     heads: int
 
 
-# deepseek_vl/models/siglip_vit.py, SigLIP_MODEL_CONFIG: SigLIP's number of heads leaves no trace in its shapes.
 SIGLIP_TOWERS = {
     "siglip_large_patch16_384": Tower(1024, 24, 16),
     "siglip_so400m_patch14_384": Tower(1152, 27, 16),
 }
-SAM_TOWERS = {"sam_b_downsample": Tower(768, 12, 12)}  # deepseek_vl/models/sam.py, SAM_MODEL_CONFIG
-EPS = 1e-6  # layer norms and RMS norms: deepseek_vl/models/siglip_vit.py, sam.py; Llama's default
-PROJECTORS = {"deepseek_vl_hybrid": "low_high_hybrid_split_mlp_gelu", "deepseek_vl": "mlp_gelu"}
+"""Source: deepseek_vl/models/siglip_vit.py, SigLIP_MODEL_CONFIG. Needed because no shape tells the
+number of SigLIP's heads."""
+
+SAM_TOWERS = {"sam_b_downsample": Tower(768, 12, 12)}
+"""Source: deepseek_vl/models/sam.py, SAM_MODEL_CONFIG."""
+
+EPS = 1e-6
+"""Of layer norms (deepseek_vl/models/siglip_vit.py, sam.py) and RMS norms (Llama's default)."""
+
+PROJECTORS = {HYBRID: "low_high_hybrid_split_mlp_gelu", SIGLIP_ONLY: "mlp_gelu"}
 PROJECTOR_DEPTH = 2
 
 
-def original_config(
-    original: dict[str, Any], shapes: Shapes, image_token_id: int
-) -> DeepseekVLConfig | DeepseekVLHybridConfig:
-    """The configuration of a checkpoint in the original layout, for transformers' classes.
+def is_hybrid(config: PretrainedConfig) -> bool:
+    """Whether a configuration has the SAM tower next to SigLIP."""
+    return bool(config.model_type == HYBRID)
 
-    Args:
-        original: its config.json. shapes: of its tensors. image_token_id: from its tokenizer.
+
+def read_config(checkpoint: Checkpoint) -> DeepseekVLConfig | DeepseekVLHybridConfig:
+    """The configuration of a checkpoint.
 
     Raises:
-        UserError: a tower that is not known or not of the tensors' sizes, or a projector of another kind.
-        KeyError, TypeError, ValueError: config.json lacks a key or has one of another type.
+        UserError: a vision tower is unknown or of other sizes than the tensors, or the projector is
+            of another type.
+        KeyError: config.json lacks a key.
+        TypeError: a key has a value of another type.
+        ValueError: likewise.
     """
-    vision = original["vision_config"]["params"]
-    family = "deepseek_vl_hybrid" if "high_res_cfg" in vision else "deepseek_vl"
-    check_projector(original["aligner_config"]["params"], family)
-    low = vision["low_res_cfg"] if "high_res_cfg" in vision else vision
-    parts: dict[str, Any] = {
-        "text_config": {"rms_norm_eps": EPS, **original["language_config"], "model_type": "llama"},
-        "vision_config": siglip_config(low, shapes, SIGLIP[family]),
+    settings = checkpoint.settings
+    if checkpoint.layout == "transformers":
+        return CONFIGS[settings["model_type"]].from_dict(copy.deepcopy(dict(settings)))
+    shapes = {name: stored.shape for name, stored in checkpoint.headers.items()}
+    image_token_id = 0
+    if checkpoint.complete:
+        image_token_id = checkpoint.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    return original_config(settings, shapes, image_token_id)
+
+
+def original_config(
+    settings: Mapping[str, Any], shapes: Shapes, image_token_id: int
+) -> DeepseekVLConfig | DeepseekVLHybridConfig:
+    """The configuration of a checkpoint in the original layout.
+
+    Args:
+        settings: its config.json.
+        shapes: of its tensors, by their original names.
+        image_token_id: from its tokenizer.
+
+    Raises:
+        UserError: as `read_config`, and likewise KeyError, TypeError, ValueError.
+    """
+    vision = settings["vision_config"]["params"]
+    model_type = HYBRID if "high_res_cfg" in vision else SIGLIP_ONLY
+    check_projector(settings["aligner_config"]["params"], model_type)
+    siglip = vision["low_res_cfg"] if model_type == HYBRID else vision
+    text = {"rms_norm_eps": EPS, **settings["language_config"], "model_type": "llama"}
+    for name in ("torch_dtype", "architectures", "_name_or_path"):
+        text.pop(name, None)
+    sections: dict[str, Any] = {
+        "text_config": text,
+        "vision_config": siglip_config(siglip, shapes, SIGLIP[model_type]),
         "image_token_id": image_token_id,
         "tie_word_embeddings": False,  # every published checkpoint has an lm_head of its own
     }
-    for name in ("torch_dtype", "architectures", "_name_or_path"):
-        parts["text_config"].pop(name, None)
-    if family == "deepseek_vl":
-        return DeepseekVLConfig(**parts)
-    return DeepseekVLHybridConfig(
-        **parts, high_res_vision_config=sam_config(vision["high_res_cfg"], shapes)
-    )
+    if model_type == HYBRID:
+        sections["high_res_vision_config"] = sam_config(vision["high_res_cfg"], shapes)
+    return CONFIGS[model_type](**sections)
 
 
-def check_projector(params: dict[str, Any], family: str) -> None:
-    """Refuse a projector that transformers' class of the family is not."""
-    expected = PROJECTORS[family], PROJECTOR_DEPTH
-    # a depth that is not given is 1 in the original (deepseek_vl/models/projector.py, MlpProjector)
-    if (params["projector_type"], params.get("depth", 1)) != expected:
+def check_projector(params: dict[str, Any], model_type: str) -> None:
+    """Refuse a projector other than the one that transformers' class has.
+
+    Raises:
+        UserError: it is of another type or depth.
+    """
+    expected = PROJECTORS[model_type]
+    # The original takes a depth that is not given as 1: deepseek_vl/models/projector.py.
+    depth = params.get("depth", 1)
+    if (params["projector_type"], depth) != (expected, PROJECTOR_DEPTH):
         raise UserError(
-            f"config.json: the projector is {params['projector_type']!r} of depth {params.get('depth', 1)}, expected "
-            f"{expected[0]!r} of depth {expected[1]}: no published DeepSeek-VL has another."
+            f"config.json: the projector is {params['projector_type']!r} of depth {depth}, "
+            f"expected {expected!r} of depth {PROJECTOR_DEPTH}: no published DeepSeek-VL has "
+            "another."
         )
 
 
 def siglip_config(tower: dict[str, Any], shapes: Shapes, prefix: str) -> dict[str, Any]:
-    """SigLIP's sizes from its tensors; exact GELU, no pooling head in use."""
+    """SigLIP's sizes from its tensors; exact GELU, no pooling head in use.
+
+    Args:
+        tower: its section of config.json.
+        shapes: of the checkpoint's tensors.
+        prefix: of the tower's tensors.
+
+    Raises:
+        UserError: an unknown tower, or tensors of other sizes.
+    """
     width = shape_of(shapes, f"{prefix}pos_embed", 3)[-1]
     layers = count_blocks(shapes, prefix)
     heads = known_heads(tower, SIGLIP_TOWERS, width, layers)
@@ -102,12 +174,23 @@ def siglip_config(tower: dict[str, Any], shapes: Shapes, prefix: str) -> dict[st
 
 
 def sam_config(tower: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """SAM's sizes from its tensors. A layer is global where its relative positions span the whole grid."""
+    """SAM's sizes from its tensors.
+
+    A layer is global where its relative positions span the whole grid.
+
+    Args:
+        tower: its section of config.json.
+        shapes: of the checkpoint's tensors.
+
+    Raises:
+        UserError: tensors of other sizes than the tower's.
+    """
     _, grid, _, width = shape_of(shapes, f"{SAM}pos_embed", 4)
     layers = count_blocks(shapes, SAM)
     spans = [shape_of(shapes, f"{SAM}blocks.{layer}.attn.rel_pos_h", 2) for layer in range(layers)]
     mlp = shape_of(shapes, f"{SAM}blocks.0.mlp.lin1.weight", 2)[0]
     known_heads(tower, SAM_TOWERS, width, layers)
+    global_layers = [layer for layer, (rows, _) in enumerate(spans) if rows == 2 * grid - 1]
     return {
         "model_type": "sam_vision_model",
         "hidden_size": width,
@@ -119,9 +202,7 @@ def sam_config(tower: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
         "image_size": tower["image_size"],
         "patch_size": tower["image_size"] // grid,
         "window_size": (min(rows for rows, _ in spans) + 1) // 2,
-        "global_attn_indexes": [
-            layer for layer, (rows, _) in enumerate(spans) if rows == 2 * grid - 1
-        ],
+        "global_attn_indexes": global_layers,
         "layer_norm_eps": EPS,
     }
 
@@ -129,24 +210,27 @@ def sam_config(tower: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
 def known_heads(
     tower: dict[str, Any], known: dict[str, Tower], width: int, layers: int
 ) -> int | None:
-    """Heads of a tower by its name or its own keys; None for a name that is not known.
+    """Heads of a vision tower by its name or its own keys; None for an unknown name.
+
+    Args:
+        tower: its section of config.json.
+        known: sizes of the towers with a name.
+        width: of the tensors.
+        layers: of the tensors.
 
     Raises:
         UserError: the tensors are not of the size that goes with the name or the keys.
     """
-    named = known.get(tower["model_name"])
-    says = {
-        **(named._asdict() if named else {}),
-        **{key: tower[key] for key in Tower._fields if key in tower},
-    }
-    found = {"width": width, "layers": layers}
-    for key, value in found.items():
-        if says.get(key, value) != value:
+    stated = {key: tower[key] for key in Tower._fields if key in tower}
+    if tower["model_name"] in known:
+        stated = known[tower["model_name"]]._asdict() | stated
+    for key, value in {"width": width, "layers": layers}.items():
+        if stated.get(key, value) != value:
             raise UserError(
-                f"config.json: vision tower {tower['model_name']!r} has {key} {says[key]}, the tensors have {value}. "
-                "Config and weights are of different checkpoints."
+                f"config.json: vision tower {tower['model_name']!r} has {key} {stated[key]}, the "
+                f"tensors have {value}. Config and weights are of different checkpoints."
             )
-    return says.get("heads")
+    return stated.get("heads")
 
 
 def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
@@ -156,19 +240,31 @@ def shape_of(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
         UserError: the tensor is missing or has another number of dimensions.
     """
     if name not in shapes:
+        raise UserError(f"tensor {name} is missing, but config.json says that there is one.")
+    shape = shapes[name]
+    if len(shape) != dimensions or 0 in shape:
         raise UserError(
-            f"tensor {name} is missing, which config.json says that the checkpoint has."
+            f"tensor {name}: shape {list(shape)}, expected {dimensions} dimensions, none of them 0."
         )
-    if len(shapes[name]) != dimensions or 0 in shapes[name]:
-        raise UserError(
-            f"tensor {name}: shape {list(shapes[name])}, expected {dimensions} dimensions, none of them 0."
-        )
-    return shapes[name]
+    return shape
 
 
 def count_blocks(shapes: Shapes, prefix: str) -> int:
-    """Transformer layers of a tower."""
+    """Transformer layers of a vision tower."""
     blocks = f"{prefix}blocks."
-    return len(
-        {name.removeprefix(blocks).split(".")[0] for name in shapes if name.startswith(blocks)}
-    )
+    names = [name.removeprefix(blocks) for name in shapes if name.startswith(blocks)]
+    return len({name.split(".")[0] for name in names})
+
+
+def has_published_towers(settings: Mapping[str, Any]) -> bool:
+    """Whether the original's code can build the vision towers, which it knows by name only.
+
+    Args:
+        settings: config.json in the original layout.
+    """
+    vision = settings["vision_config"]["params"]
+    towers = [vision]
+    if "high_res_cfg" in vision:
+        towers = [vision["high_res_cfg"], vision["low_res_cfg"]]
+    known = {**SIGLIP_TOWERS, **SAM_TOWERS}
+    return all(tower["model_name"] in known for tower in towers)

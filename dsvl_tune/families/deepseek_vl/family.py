@@ -19,7 +19,23 @@ from dsvl_tune.families.base import (
 )
 from dsvl_tune.families.deepseek_vl import pixels, prompt, vision_features
 from dsvl_tune.families.deepseek_vl.card import CARD
+from dsvl_tune.families.deepseek_vl.config import MODELS, ORIGINAL, read_config
+from dsvl_tune.families.deepseek_vl.key_map import (
+    RULES,
+    SIGLIP_HF,
+    SIGLIP_HF_OLD,
+    unused_tensors,
+)
+from dsvl_tune.families.deepseek_vl.original_settings import (
+    conversion_notes,
+    write_original_settings,
+)
 from dsvl_tune.families.deepseek_vl.parts import PARTS, PRESETS
+from dsvl_tune.families.deepseek_vl.processor import read_processor
+from dsvl_tune.families.deepseek_vl.sizes import image_cost
+from dsvl_tune.families.deepseek_vl.tokenizer import read_tokenizer
+from dsvl_tune.families.deepseek_vl.transformers_settings import write_transformers_settings
+from dsvl_tune.families.key_rules import group_of_transformers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,43 +55,46 @@ class DeepSeekVL(Family):
     needs_image_size = False
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
-        """Transformers' two model types, or the original one without Janus' generation modules."""
-        return settings.get("model_type") in ("deepseek_vl", "deepseek_vl_hybrid")
+        """Whether a config.json is of DeepSeek-VL; Janus shares its original `model_type`."""
+        if settings.get("model_type") == ORIGINAL:
+            return "gen_vision_config" not in settings
+        return settings.get("model_type") in MODELS
 
     def layout(self, settings: Mapping[str, Any]) -> Layout:
-        raise NotImplementedError
+        return "original" if settings["model_type"] == ORIGINAL else "transformers"
 
     def read_tokenizer(self, checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
-        raise NotImplementedError
+        return read_tokenizer(checkpoint.folder)
 
     def read_config(self, checkpoint: Checkpoint) -> PretrainedConfig:
-        raise NotImplementedError
+        return read_config(checkpoint)
 
     def model_class(self, config: PretrainedConfig) -> type[PreTrainedModel]:
-        raise NotImplementedError
+        return MODELS[config.model_type]
 
     def read_processor(self, checkpoint: Checkpoint) -> Processor:
-        raise NotImplementedError
+        return read_processor(checkpoint)
 
     def tensor_group(self, name: str, config: PretrainedConfig) -> TensorGroup | None:
-        raise NotImplementedError
+        return group_of_transformers(name, RULES[config.model_type])
 
     def unused_tensors(self, config: PretrainedConfig) -> Shapes:
-        raise NotImplementedError
+        return unused_tensors(config)
 
     def current_name(self, name: str) -> str:
-        raise NotImplementedError
+        return name.replace(SIGLIP_HF_OLD, SIGLIP_HF, 1)
 
     def write_settings(
         self, checkpoint: Checkpoint, target: Path, layout: Layout, dtype: str
     ) -> None:
-        raise NotImplementedError
+        write = write_original_settings if layout == "original" else write_transformers_settings
+        write(checkpoint, target, dtype)
 
     def conversion_notes(self, settings: Mapping[str, Any], absent: int) -> list[str]:
-        raise NotImplementedError
+        return conversion_notes(settings, absent)
 
     def image_cost(self, config: PretrainedConfig, images: int) -> ImageCost:
-        return vision_features.image_cost(config)
+        return image_cost(config)
 
     def render(
         self, conversation: Conversation, processor: Processor, mode: RenderMode
@@ -140,3 +159,6 @@ class DeepSeekVL(Family):
         self, model: PreTrainedModel, features: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
         return vision_features.finish_images(model, features)
+
+
+DEEPSEEK_VL = DeepSeekVL()

@@ -1,22 +1,33 @@
-"""config.json and the rest of the original layout's settings, from transformers' configuration."""
+"""The files next to the weights that the original code of DeepSeek-VL reads."""
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import write_json, write_whole
+from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
+    ORIGINAL,
     PROJECTOR_DEPTH,
     PROJECTORS,
     SAM_TOWERS,
     SIGLIP_TOWERS,
     Tower,
+    has_published_towers,
 )
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
+from dsvl_tune.families.deepseek_vl.sizes import downsampled_widths, visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
+
+if TYPE_CHECKING:
+    from dsvl_tune.core.checkpoint import Checkpoint
 
 # What the original's code has fixed, by the path of the key in transformers' configuration.
 FIXED: dict[str, Any] = {
@@ -29,49 +40,101 @@ FIXED: dict[str, Any] = {
     "text_config.rope_parameters.rope_type": "default",
 }
 LANGUAGE_KEYS = (
-    *(
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-    ),
-    *("vocab_size", "max_position_embeddings", "rms_norm_eps"),
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "rms_norm_eps",
 )
 
 
+def write_original_settings(checkpoint: Checkpoint, target: Path, dtype: str) -> None:
+    """Write config.json, tokenizer and image settings, for a base that never was in this layout.
+
+    The original has its system prompt in its code; the chat template keeps the one that this
+    checkpoint was trained with.
+
+    Args:
+        checkpoint: the base.
+        target: folder to write to.
+        dtype: of most of the written weights.
+
+    Raises:
+        UserError: a setting that the original's code has fixed has another value here.
+    """
+    processor = checkpoint.processor
+    files = original_settings(
+        checkpoint.config, processor.image_settings, checkpoint.tokenizer, dtype
+    )
+    for name, content in files.items():
+        write_json(target / name, content)
+    shutil.copyfile(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
+    template = chat_template(processor.default_system)
+    write_whole(
+        target / "chat_template.jinja",
+        lambda partial: partial.write_text(template, encoding="utf-8"),
+    )
+
+
+def conversion_notes(settings: Mapping[str, Any], absent: int) -> list[str]:
+    """What the reader of a checkpoint in the original layout has to know.
+
+    Args:
+        settings: its config.json.
+        absent: how many of the tensors that the original's code never reads the checkpoint lacks.
+    """
+    notes = []
+    if absent:
+        notes.append(
+            f"{absent} tensors that the original's code has but never reads (attention pooling, "
+            "two norms) are not in the source and so not here: that code draws them at random, "
+            "with a warning and without effect"
+        )
+    if not has_published_towers(settings):
+        notes.append(
+            "its vision towers have no published name: config.json holds their sizes, which "
+            "dsvl-tune reads and the original's code does not"
+        )
+    return notes
+
+
 def original_settings(
-    config: PretrainedConfig, rule: ImageSettings, tokenizer: PreTrainedTokenizerFast, dtype: str
+    config: PretrainedConfig, images: ImageSettings, tokenizer: PreTrainedTokenizerFast, dtype: str
 ) -> dict[str, dict[str, Any]]:
     """File name -> content.
 
     Args:
-        config: in transformers' form. rule: how pictures become pixels. tokenizer: the checkpoint's. dtype: of the
-            written weights ("float16", ...).
+        config: in transformers' terms.
+        images: how pictures become vision inputs.
+        tokenizer: of the checkpoint.
+        dtype: of most of the written weights ("float16", ...).
 
     Raises:
-        UserError: a setting that the original's code has fixed is another one here.
+        UserError: a setting that the original's code has fixed has another value here.
     """
     check_fixed(config)
+    processor_settings = {
+        "add_special_token": False,
+        "ignore_id": -100,
+        "image_tag": IMAGE_TOKEN,
+        "mask_prompt": True,
+        "num_image_tokens": visual_tokens(config),
+        "processor_class": "VLChatProcessor",
+        "sft_format": "deepseek",
+    }
     return {
-        "config.json": config_json(config, rule, dtype),
-        "preprocessor_config.json": preprocessor_json(rule),
-        "processor_config.json": {
-            "add_special_token": False,
-            "ignore_id": -100,
-            "image_tag": IMAGE_TOKEN,
-            "mask_prompt": True,
-            "num_image_tokens": (config.vision_config.image_size // config.vision_config.patch_size)
-            ** 2,
-            "processor_class": "VLChatProcessor",
-            "sft_format": "deepseek",
-        },
+        "config.json": config_json(config, images, dtype),
+        "preprocessor_config.json": preprocessor_json(images),
+        "processor_config.json": processor_settings,
         **tokenizer_json(tokenizer),
     }
 
 
 def check_fixed(config: PretrainedConfig) -> None:
-    """Refuse what the original's code would compute otherwise, without an error of its own.
+    """Refuse what the original's code would compute differently, without an error of its own.
 
     Raises:
         UserError: naming the key.
@@ -82,68 +145,65 @@ def check_fixed(config: PretrainedConfig) -> None:
             value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
         if value not in (None, expected):
             raise UserError(
-                f"the original layout cannot hold {path} {value!r}: its code has {expected!r} fixed and would answer "
-                "otherwise. Write --layout transformers."
+                f"the original layout cannot hold {path} {value!r}: its code has {expected!r} "
+                "fixed and would give other answers. Write --layout transformers."
             )
 
 
-def config_json(config: PretrainedConfig, rule: ImageSettings, dtype: str) -> dict[str, Any]:
+def config_json(config: PretrainedConfig, images: ImageSettings, dtype: str) -> dict[str, Any]:
     """config.json of a MultiModalityCausalLM."""
-    text, family = config.text_config, config.model_type
-    low = siglip_tower(config.vision_config, rule.siglip)
-    vision: dict[str, Any] = {"cls": "CLIPVisionTower", "model_type": "vision", "params": low}
-    if rule.sam is not None:
-        towers = {
-            "high_res_cfg": sam_tower(config.high_res_vision_config, rule.sam),
-            "low_res_cfg": low,
+    text = config.text_config
+    siglip = siglip_tower(config.vision_config, images.siglip)
+    vision: dict[str, Any] = {"cls": "CLIPVisionTower", "model_type": "vision", "params": siglip}
+    if images.sam is not None:
+        params = {
+            "concat_type": "tuple",
+            "freeze_high": True,
+            "freeze_low": True,
+            "high_res_cfg": sam_tower(config.high_res_vision_config, images.sam),
+            "low_res_cfg": siglip,
         }
-        params = {"concat_type": "tuple", "freeze_high": True, "freeze_low": True, **towers}
         vision = {"cls": "HybridVisionTower", "model_type": "vision", "params": params}
     aligner = {
         "depth": PROJECTOR_DEPTH,
         "input_dim": config.vision_config.hidden_size,
         "n_embed": text.hidden_size,
-        "projector_type": PROJECTORS[family],
+        "projector_type": PROJECTORS[config.model_type],
     }
-    language = {key: getattr(text, key) for key in LANGUAGE_KEYS}
+    language = {"model_type": "llama", "torch_dtype": dtype}
+    language |= {key: getattr(text, key) for key in LANGUAGE_KEYS}
+    language["rope_theta"] = text.rope_parameters["rope_theta"]
     return {
         "aligner_config": {"cls": "MlpProjector", "model_type": "aligner", "params": aligner},
         "architectures": ["MultiModalityCausalLM"],
-        "language_config": {
-            "model_type": "llama",
-            "torch_dtype": dtype,
-            **language,
-            "rope_theta": text.rope_parameters["rope_theta"],
-        },
-        "model_type": "multi_modality",
+        "language_config": language,
+        "model_type": ORIGINAL,
         "torch_dtype": dtype,
         "vision_config": vision,
     }
 
 
-def siglip_tower(vision: PretrainedConfig, branch: TowerPixels) -> dict[str, Any]:
-    """One tower of SigLIP: by its published name where it has one, else with its sizes."""
+def siglip_tower(vision: PretrainedConfig, pixels: TowerPixels) -> dict[str, Any]:
+    """SigLIP's section: its published name where it has one, else its sizes."""
     size = Tower(vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads)
-    names = [
-        name
-        for name, tower in SIGLIP_TOWERS.items()
-        if tower == size and f"patch{vision.patch_size}_" in name
-    ]
+    for name, tower in SIGLIP_TOWERS.items():
+        if tower == size and f"patch{vision.patch_size}_" in name:
+            return tower_json(name, pixels, size.width, {})
     sizes = {
         **size._asdict(),
         "patch_size": vision.patch_size,
         "mlp_ratio": vision.intermediate_size / size.width,
     }
-    return tower_json(
-        names[0] if names else "siglip", branch, vision.hidden_size, {} if names else sizes
-    )
+    return tower_json("siglip", pixels, size.width, sizes)
 
 
-def sam_tower(sam: PretrainedConfig, branch: TowerPixels) -> dict[str, Any]:
-    """One tower of SAM: by its published name where it has one, else with its sizes."""
+def sam_tower(sam: PretrainedConfig, pixels: TowerPixels) -> dict[str, Any]:
+    """SAM's section: its published name where it has one, else its sizes."""
     size = Tower(sam.hidden_size, sam.num_hidden_layers, sam.num_attention_heads)
-    names = [name for name, tower in SAM_TOWERS.items() if tower == size]
-    downsample = [2 * sam.output_channels, 4 * sam.output_channels]
+    downsampled = downsampled_widths(sam)
+    for name, tower in SAM_TOWERS.items():
+        if tower == size:
+            return tower_json(name, pixels, downsampled[-1], {})
     sizes = {
         **size._asdict(),
         "mlp_ratio": sam.mlp_dim / size.width,
@@ -151,37 +211,44 @@ def sam_tower(sam: PretrainedConfig, branch: TowerPixels) -> dict[str, Any]:
         "window_size": sam.window_size,
         "global_attn_indexes": list(sam.global_attn_indexes),
         "prompt_embed_dim": sam.output_channels,
-        "downsample_channels": downsample,
+        "downsample_channels": list(downsampled),
     }
-    return tower_json(names[0] if names else "sam", branch, downsample[-1], {} if names else sizes)
+    return tower_json("sam", pixels, downsampled[-1], sizes)
 
 
-def tower_json(name: str, branch: TowerPixels, width: int, sizes: dict[str, Any]) -> dict[str, Any]:
-    """The keys that every tower has."""
+def tower_json(name: str, pixels: TowerPixels, width: int, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The keys that every vision tower has.
+
+    Args:
+        name: of the tower.
+        pixels: its pixels.
+        width: of its output.
+        sizes: keys of a tower without a published name.
+    """
     return {
         "ckpt_path": "",
-        "image_size": branch.size,
+        "image_size": pixels.size,
         "model_name": name,
         "output_dim": width,
-        "pixel_mean": list(branch.mean),
-        "pixel_std": list(branch.std),
+        "pixel_mean": list(pixels.mean),
+        "pixel_std": list(pixels.std),
         "select_feature": "same",
         "select_layer": -1,
         **sizes,
     }
 
 
-def preprocessor_json(rule: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json: the padded square; each tower normalises for itself."""
-    square = rule.sam or rule.siglip
+def preprocessor_json(images: ImageSettings) -> dict[str, Any]:
+    """preprocessor_config.json: the padded square; each vision tower normalizes for itself."""
+    square = images.sam or images.siglip
     return {
-        "background_color": list(rule.background),
+        "background_color": list(images.background),
         "do_normalize": False,
         "image_mean": list(square.mean),
         "image_processor_type": "VLMImageProcessor",
-        "image_size": rule.size,
+        "image_size": images.size,
         "image_std": list(square.std),
-        "min_size": rule.min_size,
+        "min_size": images.min_size,
         "processor_class": "VLChatProcessor",
         "rescale_factor": 1 / 255,
     }

@@ -1,53 +1,52 @@
-"""From a checkpoint's folder to everything that turning conversations into tokens and pixels needs."""
+"""Everything that turning conversations into tokens and vision inputs needs of a checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
-from dsvl_tune.core.weight_headers import is_original, read_json
+from dsvl_tune.core.weight_headers import read_json
+from dsvl_tune.families.deepseek_vl.config import is_hybrid
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
-from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN, load_tokenizer, special_ids
-from dsvl_tune.families.deepseek_vl.vision_features import visual_tokens
-from dsvl_tune.models.checkpoint.load import read_config
+from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
+from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
-# DeepSeek-VL: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt
+if TYPE_CHECKING:
+    from dsvl_tune.core.checkpoint import Checkpoint
+
 ORIGINAL_SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. "
     "You are able to understand the visual content that the user provides, "
     "and assist the user with a variety of tasks using natural language."
 )
+"""Source: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt."""
+
+DEFAULT_MIN_SIZE = 14
+"""Shortest side of a resized picture in px where the file does not say."""
 
 
-def load_processor(folder: Path) -> Processor:
+def read_processor(checkpoint: Checkpoint) -> Processor:
     """Everything but the weights.
 
     Raises:
         UserError: a file of the folder is missing or contradicts another.
     """
-    config = read_config(folder)
-    tokenizer = load_tokenizer(folder)
+    config, tokenizer = checkpoint.config, checkpoint.tokenizer
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     if image_token_id != config.image_token_id:
         raise UserError(
-            f"{folder}: config.json has image_token_id {config.image_token_id}, the tokenizer has {image_token_id} "
-            f"for {IMAGE_TOKEN}. Take both from the same checkpoint."
+            f"{checkpoint.folder}: config.json has image_token_id {config.image_token_id}, the "
+            f"tokenizer has {image_token_id} for {IMAGE_TOKEN}. Take both from the same checkpoint."
         )
-    from dsvl_tune.families import FAMILIES
-
-    ids = special_ids(tokenizer)
+    ids = checkpoint.special_ids
     return Processor(
         tokenizer=tokenizer,
-        family=FAMILIES[0],
-        image_settings=read_image_rule(
-            folder,
-            hybrid=config.model_type == "deepseek_vl_hybrid",
-            tokens=visual_tokens(config),
-        ),
+        family=checkpoint.family,
+        image_settings=read_image_settings(checkpoint),
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
         default_system=default_system_prompt(tokenizer),
@@ -59,7 +58,11 @@ def load_processor(folder: Path) -> Processor:
 
 
 def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The system prompt that the checkpoint's chat template puts before the first user turn ("" if none)."""
+    """What the checkpoint's chat template puts before the first user turn ("" if nothing).
+
+    Raises:
+        UserError: the template is not one of DeepSeek-VL.
+    """
     if not tokenizer.chat_template:
         return ORIGINAL_SYSTEM_PROMPT
     text = tokenizer.apply_chat_template(
@@ -75,55 +78,62 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
     return before.removeprefix(str(tokenizer.bos_token)).strip()
 
 
-def read_image_rule(folder: Path, hybrid: bool, tokens: int) -> ImageSettings:
-    """The image rule of transformers' preprocessor_config.json (or the image part of processor_config.json).
+def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:
+    """How the checkpoint turns pictures into vision inputs.
 
-    The square is padded in the colour of the first resize's mean, as in transformers' image processors and in the
-    original's `background_color`: CLIP's mean for the hybrid family, grey (127) for the SigLIP-only one.
+    The padding color is the mean of the first resize, as in transformers' image processors and in
+    the original's `background_color`: CLIP's mean for the hybrid models, gray (127) for the
+    SigLIP-only ones.
 
     Raises:
         UserError: a file is missing, or a key of it.
     """
     try:
-        return (
-            read_original_image_rule(folder, tokens)
-            if is_original(folder)
-            else read_converted_image_rule(folder, hybrid, tokens)
-        )
+        if checkpoint.layout == "original":
+            return original_image_settings(checkpoint)
+        return transformers_image_settings(checkpoint)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder}: the image settings of preprocessor_config.json or config.json do not fit the family "
-            f"({type(error).__name__}: {error}). Copy both from the base checkpoint."
+            f"{checkpoint.folder}: the image settings of preprocessor_config.json or config.json "
+            f"do not fit the family ({type(error).__name__}: {error}). Copy both from the base "
+            "checkpoint."
         ) from error
 
 
-def read_converted_image_rule(folder: Path, hybrid: bool, tokens: int) -> ImageSettings:
+def transformers_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     """The settings of transformers' layout, which has no padding color of its own."""
-    settings = read_image_settings(folder)
-    min_size = int(settings.get("min_size", 14))
+    settings = read_preprocessor_json(checkpoint.folder)
     siglip = TowerPixels(
-        int(settings["size"]["height"]),
-        triple(settings["image_mean"]),
-        triple(settings["image_std"]),
+        size=int(settings["size"]["height"]),
+        mean=triple(settings["image_mean"]),
+        std=triple(settings["image_std"]),
     )
-    if not hybrid:
-        return ImageSettings(siglip.size, pad_color(siglip), siglip, None, tokens, min_size)
-    sam = TowerPixels(
-        int(settings["high_res_size"]["height"]),
-        triple(settings["high_res_image_mean"]),
-        triple(settings["high_res_image_std"]),
+    sam = None
+    if is_hybrid(checkpoint.config):
+        sam = TowerPixels(
+            size=int(settings["high_res_size"]["height"]),
+            mean=triple(settings["high_res_image_mean"]),
+            std=triple(settings["high_res_image_std"]),
+        )
+    first = sam or siglip
+    return ImageSettings(
+        size=first.size,
+        background=pad_color(first),
+        siglip=siglip,
+        sam=sam,
+        tokens=visual_tokens(checkpoint.config),
+        min_size=int(settings.get("min_size", DEFAULT_MIN_SIZE)),
     )
-    return ImageSettings(sam.size, pad_color(sam), siglip, sam, tokens, min_size)
 
 
-def read_original_image_rule(folder: Path, tokens: int) -> ImageSettings:
+def original_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     """The settings of the original layout.
 
     The padded square is in preprocessor_config.json, mean and std of each vision tower in
     config.json.
     """
-    square = read_json(folder / "preprocessor_config.json")
-    towers = read_json(folder / "config.json")["vision_config"]["params"]
+    square = read_json(checkpoint.folder / "preprocessor_config.json")
+    towers = checkpoint.settings["vision_config"]["params"]
     red, green, blue = square["background_color"]
     sam = towers.get("high_res_cfg")
     return ImageSettings(
@@ -131,26 +141,36 @@ def read_original_image_rule(folder: Path, tokens: int) -> ImageSettings:
         background=(red, green, blue),
         siglip=tower_pixels(towers.get("low_res_cfg", towers)),
         sam=tower_pixels(sam) if sam else None,
-        tokens=tokens,
+        tokens=visual_tokens(checkpoint.config),
         min_size=square["min_size"],
     )
 
 
 def tower_pixels(tower: dict[str, Any]) -> TowerPixels:
-    """Pixels of a tower of the original layout."""
-    return TowerPixels(tower["image_size"], triple(tower["pixel_mean"]), triple(tower["pixel_std"]))
+    """Pixels of a vision tower of the original layout."""
+    return TowerPixels(
+        size=tower["image_size"],
+        mean=triple(tower["pixel_mean"]),
+        std=triple(tower["pixel_std"]),
+    )
 
 
-def read_image_settings(folder: Path) -> dict[str, Any]:
-    """The image processor's settings: a file of their own, or inside processor_config.json (transformers 5)."""
+def read_preprocessor_json(folder: Path) -> dict[str, Any]:
+    """The image processor's settings: a file of their own, or part of processor_config.json.
+
+    transformers 5 writes the latter.
+
+    Raises:
+        UserError: there are none.
+    """
     if (folder / "preprocessor_config.json").is_file():
         return read_json(folder / "preprocessor_config.json")
-    settings: dict[str, Any] = read_json(folder / "processor_config.json").get(
-        "image_processor", {}
-    )
+    content = read_json(folder / "processor_config.json")
+    settings: dict[str, Any] = content.get("image_processor", {})
     if not settings:
         raise UserError(
-            f"{folder}: no image settings (preprocessor_config.json). Copy that of the base checkpoint."
+            f"{folder}: no image settings (preprocessor_config.json). Copy that of the base "
+            "checkpoint."
         )
     return settings
 
@@ -162,6 +182,6 @@ def triple(values: list[float] | float) -> tuple[float, float, float]:
 
 
 def pad_color(tower: TowerPixels) -> tuple[int, int, int]:
-    """The mean as a color, truncated as the original does."""
+    """The mean as a color, truncated as in the original."""
     red, green, blue = (int(channel * 255) for channel in tower.mean)
     return red, green, blue

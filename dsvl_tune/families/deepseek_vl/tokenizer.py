@@ -11,37 +11,28 @@ from dsvl_tune.core.errors import UserError
 IMAGE_TOKEN = "<image_placeholder>"
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The byte-level tokenizer of tokenizer.json, with the image token.
 
-    The files declare LlamaTokenizerFast, which several transformers releases then rebuild as a SentencePiece-style
-    tokenizer with wrong ids; PreTrainedTokenizerFast takes tokenizer.json as it is. The published SigLIP-only
-    tokenizer may lack the image token: it is then added, as the original processor does.
+    The files declare LlamaTokenizerFast, which several transformers releases rebuild as a
+    SentencePiece-style tokenizer with wrong ids; PreTrainedTokenizerFast takes tokenizer.json as it
+    is. The published SigLIP-only tokenizer may lack the image token: it is then added, as the
+    original processor does.
 
     Raises:
         UserError: no tokenizer.json, or a damaged one.
     """
     if not (folder / "tokenizer.json").is_file():
         raise UserError(
-            f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base beside it."
+            f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base checkpoint."
         )
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except Exception as error:  # any: the Rust library raises bare exceptions
         raise UserError(
-            f"{folder}: tokenizer.json or tokenizer_config.json cannot be read ({type(error).__name__}: {error}). Copy "
-            "them again."
+            f"{folder}: tokenizer.json or tokenizer_config.json cannot be read "
+            f"({type(error).__name__}: {error}). Copy them again."
         ) from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     return tokenizer
-
-
-def special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Ids that begin, end and pad a text, by their names in transformers' configs; without a pad token, the end's."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": pad,
-    }

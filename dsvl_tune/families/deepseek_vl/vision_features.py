@@ -23,13 +23,17 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import ImageCost, Plan, Shapes
+from dsvl_tune.families.base import Plan, Shapes
 from dsvl_tune.families.deepseek_vl.pixels import SAM_INPUT, SIGLIP_INPUT
+from dsvl_tune.families.deepseek_vl.sizes import (
+    downsampled_widths,
+    sam_config_of,
+    sam_grid,
+    visual_tokens,
+)
 
 TOWERS = ("siglip", "sam")
 AFTER_SAM = ("sam_neck", "sam_neck_hd", "downsample")
-DOWNSAMPLING = 4
-"""Factor from the channels of SAM's necks to those of its output; fixed in transformers."""
 
 
 def encode_images(model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]) -> Tensor:
@@ -104,31 +108,15 @@ def feature_shapes(config: PretrainedConfig, names: set[str]) -> Shapes:
         "aligned": (1, tokens, config.text_config.hidden_size),
         "siglip": (1, tokens, vision.hidden_size),
     }
-    sam = getattr(config, "high_res_vision_config", None)
+    sam = sam_config_of(config)
     if sam is not None:
-        grid = sam.image_size // sam.patch_size
-        shapes["sam"] = (1, tokens, DOWNSAMPLING * sam.output_channels)
+        grid = sam_grid(sam)
+        shapes["sam"] = (1, tokens, downsampled_widths(sam)[-1])
         shapes["sam_last"] = (1, grid, grid, sam.hidden_size)
         shapes["sam_global"] = (1, grid, grid, sam.hidden_size)
         shapes["sam_neck"] = (1, sam.output_channels, grid, grid)
         shapes["sam_neck_hd"] = (1, sam.output_channels, grid, grid)
     return {name: shapes[name] for name in sorted(names)}
-
-
-def visual_tokens(config: PretrainedConfig) -> int:
-    """Visual tokens of an image (V)."""
-    vision = config.vision_config
-    return int((vision.image_size // vision.patch_size) ** 2)
-
-
-def image_cost(config: PretrainedConfig) -> ImageCost:
-    """What an image takes in a training step; all take the same."""
-    inputs = {SIGLIP_INPUT: config.vision_config.image_size}
-    sam = getattr(config, "high_res_vision_config", None)
-    if sam is not None:
-        inputs[SAM_INPUT] = sam.image_size
-    shapes: Shapes = {name: (1, 3, size, size) for name, size in inputs.items()}
-    return ImageCost(visual_tokens(config), shapes)
 
 
 @torch.no_grad()

@@ -2,116 +2,152 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from transformers import (
-    DeepseekVLForConditionalGeneration,
-    DeepseekVLHybridForConditionalGeneration,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 
-from dsvl_tune.core.checksums import check_own_sums
+from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored, is_original, read_header, read_headers
-from dsvl_tune.families.deepseek_vl.key_map import (
-    SIGLIP_HF,
-    SIGLIP_HF_OLD,
-    Pair,
-    pair_of_transformers,
-    unused_shapes,
-)
+from dsvl_tune.core.weight_headers import Stored, read_header
+from dsvl_tune.families.base import Family, Shapes, TensorGroup
 
-CLASSES = {
-    "deepseek_vl": DeepseekVLForConditionalGeneration,
-    "deepseek_vl_hybrid": DeepseekVLHybridForConditionalGeneration,
-}
-DTYPES = ("F32", "F16", "BF16")
 ORIGINAL_FOLDER = "original"
 """In a checkpoint made from the original layout: what transformers has no place for."""
-UNUSED = f"{ORIGINAL_FOLDER}/unused.safetensors"
 
-Shapes = dict[str, tuple[int, ...]]
+UNUSED = f"{ORIGINAL_FOLDER}/unused.safetensors"
 
 
 class Weights:
-    """Every tensor of a checkpoint folder, held against its config before one is read.
+    """Every tensor of a checkpoint, compared with its config before one is read.
+
+    Args:
+        checkpoint: whose tensors these are.
 
     Attributes:
-        folder: of the checkpoint. config: from `read_config`. original: whether it is in the original layout.
+        checkpoint: the same.
         shapes: of every tensor, by its name in transformers' layout.
-        pairs: every name in transformers' layout -> its pair in the key table.
-        stored: every name in transformers' layout -> where its values lie.
-        unused: tensors of the original layout that transformers has no place for, by their original names; a
-            checkpoint that was made from an original one has them in a side file.
+        groups: every name in transformers' layout -> its tensors in both layouts.
+        stored: every name in transformers' layout -> the tensors in the files that hold its values.
+        unused: tensors of the original layout that transformers has no place for, by their original
+            names; a checkpoint that was made from an original one has them in a side file.
 
     Raises:
-        UserError: a tensor is missing, left over, of another shape or kind than the config says, or a file is not what
-            SHA256SUMS says.
+        UserError: a tensor is missing, left over, of another shape or dtype than the config says,
+            or a file differs from what SHA256SUMS lists.
     """
 
-    def __init__(self, folder: Path, config: PretrainedConfig) -> None:
-        self.folder, self.config, self.original = folder, config, is_original(folder)
-        check_own_sums(folder, weights=True)
-        self.shapes = expected_shapes(folder, config)
-        self.pairs = {name: pair_of(name, config.model_type) for name in self.shapes}
-        headers, unread = read_headers(folder), unused_of(config)
-        if self.original:
-            self.unused = {name: headers[name] for name in unread if name in headers}
-            # a checkpoint that came from transformers has none of them, the published ones have all
-            needed = unread if self.unused else {}
-            check_tensors(folder, headers, {**original_shapes(self.shapes, self.pairs), **needed})
-            self.stored = {name: headers[pair.original] for name, pair in self.pairs.items()}
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        family, config = checkpoint.family, checkpoint.config
+        checkpoint.check_weight_files()
+        self.shapes = expected_shapes(config, family, checkpoint.folder)
+        self.groups: dict[str, TensorGroup] = {}
+        for name in self.shapes:
+            group = family.tensor_group(name, config)
+            assert group is not None, (
+                f"{name} of {config.model_type} is in no rule of {family.name}"
+            )
+            self.groups[name] = group
+        self.stored: dict[str, tuple[Stored, ...]] = {}
+        self.unused: dict[str, Stored] = {}
+        if self.is_original:
+            self._find_original(family.unused_tensors(config))
         else:
-            self.stored = {
-                name.replace(SIGLIP_HF_OLD, SIGLIP_HF, 1): found for name, found in headers.items()
-            }
-            check_tensors(folder, self.stored, self.shapes)
-            side = folder / UNUSED
-            self.unused = read_header(side) if side.is_file() else {}
-            check_tensors(side, self.unused, unread if self.unused else {})
+            self._find_converted(family.unused_tensors(config))
+
+    @property
+    def is_original(self) -> bool:
+        """Whether the checkpoint is in the original layout."""
+        return self.checkpoint.layout == "original"
+
+    def _find_original(self, unused: Shapes) -> None:
+        """Find every tensor in a checkpoint of the original layout."""
+        headers = self.checkpoint.headers
+        self.unused = {name: headers[name] for name in unused if name in headers}
+        # A checkpoint that came from transformers has none of these, the published ones have all.
+        needed = unused if self.unused else {}
+        expected = {**original_shapes(self.shapes, self.groups), **needed}
+        check_tensors(self.checkpoint.folder, headers, expected)
+        for name, group in self.groups.items():
+            self.stored[name] = tuple(headers[original] for original in group.original)
+
+    def _find_converted(self, unused: Shapes) -> None:
+        """Find every tensor in a checkpoint of transformers' layout, and those of the side file."""
+        family, folder = self.checkpoint.family, self.checkpoint.folder
+        headers = {
+            family.current_name(name): stored for name, stored in self.checkpoint.headers.items()
+        }
+        check_tensors(folder, headers, self.shapes)
+        self.stored = {name: (stored,) for name, stored in headers.items()}
+        side = folder / UNUSED
+        if side.is_file():
+            self.unused = read_header(side)
+        check_tensors(side, self.unused, unused if self.unused else {})
 
     def read(self, name: str, rows: slice = slice(None)) -> Tensor:
-        """The tensor of this name in transformers' layout, in the dtype of its file.
+        """A tensor by its name in transformers' layout, in the dtype of its file.
 
         Args:
-            name: of the tensor. rows: along its first axis; nothing else is read.
+            name: of the tensor.
+            rows: along its first axis; nothing else is copied.
 
         Raises:
             UserError: it holds a value that is not finite.
         """
-        pair = self.pairs[name]
-        index = pair.transformers.index(name)
-        return read_tensor(
-            self.stored[name], lambda t: (pair.split(t)[index] if self.original else t)[rows]
+        if not self.is_original:
+            return read_tensors(self.stored[name], lambda tensors: tensors[0][rows])
+        group = self.groups[name]
+        index = group.transformers.index(name)
+        return read_tensors(
+            self.stored[name], lambda tensors: group.to_transformers(tensors)[index][rows]
         )
 
     def count(self) -> int:
         """Tensors in the files, the side file's too."""
-        return len(
-            {
-                (stored.path, stored.name)
-                for stored in (*self.stored.values(), *self.unused.values())
-            }
-        )
+        found = {(stored.path, stored.name) for stored in self.unused.values()}
+        for places in self.stored.values():
+            found |= {(stored.path, stored.name) for stored in places}
+        return len(found)
 
 
-def read_tensor(stored: Stored, part: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
-    """One tensor of a file, or the part of it that `part` views; copied, for somebody may write over the file.
+def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], Tensor]) -> Tensor:
+    """What `select` makes of some tensors in files, copied: somebody may overwrite the files.
+
+    Args:
+        places: the tensors.
+        select: a view of them, or a new tensor.
 
     Raises:
         UserError: it holds a value that is not finite.
     """
-    with safe_open(stored.path, framework="pt") as file:
-        tensor = part(file.get_tensor(stored.name)).clone()
+    with ExitStack() as opened:
+        tensors = []
+        for stored in places:
+            file = opened.enter_context(safe_open(stored.path, framework="pt"))
+            tensors.append(file.get_tensor(stored.name))
+        tensor = select(tensors).clone()
     if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
         raise UserError(
-            f"{stored.path}: tensor {stored.name} holds values that are not finite. Copy the file again."
+            f"{places[0].path}: tensor {places[0].name} holds values that are not finite. Copy the "
+            "file again."
         )
     return tensor
+
+
+def read_tensor(stored: Stored) -> Tensor:
+    """One tensor of a file, copied.
+
+    Raises:
+        UserError: it holds a value that is not finite.
+    """
+    return read_tensors([stored], lambda tensors: tensors[0])
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
@@ -123,18 +159,25 @@ def read_file(path: Path) -> dict[str, Tensor]:
     return {name: read_tensor(stored) for name, stored in read_header(path).items()}
 
 
-def expected_shapes(folder: Path, config: PretrainedConfig) -> Shapes:
-    """Name and shape of every tensor that transformers' class has for this config; nothing is allocated.
+def expected_shapes(config: PretrainedConfig, family: Family, folder: Path) -> Shapes:
+    """Name and shape of every tensor of transformers' class for a config; nothing is allocated.
+
+    Args:
+        config: of a checkpoint.
+        family: of the checkpoint.
+        folder: of the checkpoint, for the message.
 
     Raises:
         UserError: no model can be built from the config.
     """
+    config = copy.deepcopy(config)
     try:
         with torch.device("meta"):
-            model = CLASSES[config.model_type](config)
-    except Exception as error:  # any: each of transformers' modules checks its sizes in its own way
+            model = family.model_class(config)(config)
+    except Exception as error:  # any: each module of transformers checks its sizes in its own way
         raise UserError(
-            f"{folder}/config.json: no model can be built from it ({type(error).__name__}: {error}). Copy it again."
+            f"{folder}/config.json: no model can be built from it "
+            f"({type(error).__name__}: {error}). Copy it again."
         ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
@@ -142,37 +185,33 @@ def expected_shapes(folder: Path, config: PretrainedConfig) -> Shapes:
     return shapes
 
 
-def pair_of(name: str, family: str) -> Pair:
-    """The key table's entry of a name in transformers' layout, which it must have."""
-    pair = pair_of_transformers(name, family)
-    assert pair is not None, f"{name} of transformers' {family} is not in the key table"
-    return pair
+def original_shapes(shapes: Shapes, groups: dict[str, TensorGroup]) -> Shapes:
+    """Shapes of the original layout's tensors.
 
-
-def original_shapes(shapes: Shapes, pairs: dict[str, Pair]) -> Shapes:
-    """Shapes in transformers' layout -> those of the original's tensors."""
+    Args:
+        shapes: by name in transformers' layout.
+        groups: likewise.
+    """
     empty = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    return {
-        pair.original: tuple(pair.join([empty[name] for name in pair.transformers]).shape)
-        for pair in dict.fromkeys(pairs.values())
-    }
-
-
-def unused_of(config: PretrainedConfig) -> Shapes:
-    """Names and shapes of the original's tensors that transformers has no place for."""
-    vision, sam = config.vision_config, getattr(config, "high_res_vision_config", None)
-    # transformers fixes the two downsampling convolutions at 2 and 4 times the neck's channels
-    high_width = 4 * sam.output_channels if sam else 0
-    return unused_shapes(
-        config.model_type, vision.hidden_size, vision.intermediate_size, high_width
-    )
+    found: Shapes = {}
+    for group in groups.values():
+        if group.original[0] not in found:
+            tensors = group.to_original([empty[name] for name in group.transformers])
+            for name, tensor in zip(group.original, tensors, strict=True):
+                found[name] = tuple(tensor.shape)
+    return found
 
 
 def check_tensors(place: Path, found: dict[str, Stored], expected: Shapes) -> None:
-    """Names, shapes and dtypes of a checkpoint's headers against what they must be.
+    """Compare the headers of a checkpoint with what they must be.
+
+    Args:
+        place: of the checkpoint, for the message.
+        found: tensors in its files.
+        expected: shapes.
 
     Raises:
-        UserError: naming the first tensor of each fault, in the file's own words.
+        UserError: naming the first tensor of each fault as its file does.
     """
     faults = []
     if missing := [name for name in expected if name not in found]:
@@ -185,10 +224,11 @@ def check_tensors(place: Path, found: dict[str, Stored], expected: Shapes) -> No
         faults.append(
             f"{stored.name}: shape {list(stored.shape)}, expected {list(shape)} ({len(wrong)} such)"
         )
-    if strange := [stored for stored, _ in shared if stored.dtype not in DTYPES]:
-        kinds = ", ".join(DTYPES)
+    if strange := [stored for stored, _ in shared if stored.dtype not in NAMES_IN_FILES]:
+        known = ", ".join(NAMES_IN_FILES)
         faults.append(
-            f"{strange[0].name}: dtype {strange[0].dtype}, expected one of {kinds} ({len(strange)} such)"
+            f"{strange[0].name}: dtype {strange[0].dtype}, expected one of {known} "
+            f"({len(strange)} such)"
         )
     if faults:
         raise UserError(

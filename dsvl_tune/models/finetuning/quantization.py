@@ -1,8 +1,9 @@
-"""The language model's linear layers in 4 bits, as QLoRA has them: nf4 with double quantisation, by bitsandbytes.
+"""The language model's linear layers in 4 bits, as in QLoRA: nf4 with double quantization.
 
-transformers replaces the layers and quantises them one by one while their weights stream in, so the 16-bit model is
-never in memory as a whole. Everything else (embeddings, norms, lm_head, aligner, both towers) keeps its dtype:
-`prepare_model_for_kbit_training` of peft would make all of it float32, and pixels in bfloat16 would then not fit.
+bitsandbytes does it. transformers replaces the layers and quantizes them one by one while their
+weights stream in, so the 16-bit model is never in memory as a whole. Everything else (embeddings,
+norms, lm_head, aligner, vision towers) keeps its dtype: `prepare_model_for_kbit_training` of peft
+would make all of it float32, and pixels in bfloat16 would then not fit.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,66 +21,85 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import LORA_TARGETS, Plan, Preset, part_of
+from dsvl_tune.families import family_of_model
+from dsvl_tune.families.base import Parts, Plan, Shapes, part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 
 Quantization = Literal["nf4"]
 PART = "language_model"
-"""The part whose linear layers are quantised."""
+"""The part whose linear layers are quantized; every family has one of this name."""
 
 BLOCK = 64
 """Parameters that share a scale."""
 
 NF4_BYTES = 0.5 + 1 / BLOCK + 4 / (BLOCK * 256)
-"""Bytes that a quantised parameter takes, 0.516: half a byte, a scale of one byte for each block, and a float32 for
-each 256 of these scales (arXiv 2305.14314, section 3). A layer's tables, 1.1 kB, are left out."""
+"""Bytes that a quantized parameter takes, 0.516: half a byte, a scale of one byte for each block,
+and a float32 for each 256 of these scales (arXiv 2305.14314, section 3). The tables of a layer,
+1.1 kB, are left out."""
 
-# transformers matches these from the start of a module's full name, or as its end: a bare "vision_model" would hit
-# nothing and leave the encoder in 4 bits, and a list without lm_head quantises that too.
+# transformers matches these from the start of a module's full name, or as its end: a bare
+# "vision_model" would hit nothing and leave the encoder in 4 bits, and a list without lm_head
+# quantizes that too.
 KEPT = ["lm_head", rf"model\.(?!{PART}\.).*"]
 
 
-def quantization_of(preset: Preset, given: Quantization | None) -> Quantization | None:
-    """What a recipe quantises to: the preset qlora says it by its name."""
+def language_targets(parts: Parts) -> str:
+    """The linear layers that are quantized, as a regular expression of their full names."""
+    targets = parts[PART].lora_targets
+    assert targets is not None, f"{PART} has no linear layers"
+    return targets
+
+
+def quantization_of(preset: str, given: Quantization | None) -> Quantization | None:
+    """What a recipe quantizes to: the preset qlora implies it."""
     return "nf4" if preset == "qlora" else given
 
 
 def check_quantization(plan: Plan) -> None:
-    """Hold a plan against a 4-bit base, before anything is loaded.
+    """Compare a plan with a 4-bit base, before anything is loaded.
 
     Raises:
         UserError: the part in 4 bits is to be fully trained, or bitsandbytes is not installed.
     """
     if plan[PART].mode == "full":
         raise UserError(
-            f"model.parts: {PART} is to be fully trained, but model.quantization puts its base into 4 bits, which "
-            "cannot be. Use mode lora or frozen, or leave the quantisation out."
+            f"model.parts: {PART} is to be fully trained, but model.quantization puts its base "
+            "into 4 bits, which cannot train. Use mode lora or frozen, or leave the quantization "
+            "out."
         )
     if find_spec("bitsandbytes") is None:
         raise UserError(
-            "model.quantization nf4 needs bitsandbytes, which is not installed: pip install 'bitsandbytes>=0.50'"
+            "model.quantization nf4 needs bitsandbytes, which is not installed: pip install "
+            "'bitsandbytes>=0.50'"
         )
 
 
-def check_widths(weights: Weights) -> None:
-    """Hold a checkpoint's layers against what bitsandbytes can compute.
+def check_widths(shapes: Shapes, parts: Parts, folder: Path) -> None:
+    """Refuse layers that bitsandbytes cannot compute.
 
-    A block of 64 may not reach over the end of a row: where it does, bitsandbytes 0.50.2 quantises rightly and its
-    AVX-512 kernel unpacks with other blocks' scales (errors of 0.2 to 0.4 of the weights were seen, in place of 0.09).
+    A block of 64 must not reach over the end of a row: where it does, bitsandbytes 0.50.2 quantizes
+    correctly, but its AVX-512 kernel unpacks with the scales of other blocks (errors of 0.2 to 0.4
+    of the weights were seen, instead of 0.09).
+
+    Args:
+        shapes: of the checkpoint's tensors.
+        parts: of the family.
+        folder: of the checkpoint, for the message.
 
     Raises:
         UserError: naming the first layer whose inputs are no multiple of 64.
     """
-    for name, shape in weights.shapes.items():
-        if re.fullmatch(rf"({LORA_TARGETS[PART]})\.weight", name) and shape[1] % BLOCK:
+    targets = language_targets(parts)
+    for name, shape in shapes.items():
+        if re.fullmatch(rf"({targets})\.weight", name) and shape[1] % BLOCK:
             raise UserError(
-                f"{weights.folder}: {name} has rows of {shape[1]}, and a 4-bit base needs multiples of {BLOCK}, as all "
-                "published checkpoints have. Leave model.quantization out."
+                f"{folder}: {name} has rows of {shape[1]}, and a 4-bit base needs multiples of "
+                f"{BLOCK}, as all published checkpoints have. Leave model.quantization out."
             )
 
 
 class OnDemand:
-    """A tensor of a checkpoint that is read when `[...]` asks for it, as transformers asks safetensors' slices."""
+    """A tensor of a checkpoint that is read when it is indexed, as transformers does with slices."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         self.weights, self.name = weights, name
@@ -88,43 +109,55 @@ class OnDemand:
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """The quantisation, as transformers takes it.
+    """The quantization, as transformers takes it.
 
     Args:
-        dtype: of the tensors that are not quantised; layers compute in it if it is bfloat16, else in float32.
+        dtype: of the tensors that are not quantized. Layers compute in bfloat16 if it is that, else
+            in float32.
     """
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16 if dtype == torch.bfloat16 else torch.float32,
-        bnb_4bit_quant_storage=torch.uint8,  # FSDP2 shards it; in bfloat16 some bit patterns would be NaN
+        # FSDP2 shards it; in bfloat16 some bit patterns would be NaN.
+        bnb_4bit_quant_storage=torch.uint8,
         llm_int8_skip_modules=KEPT,
     )
 
 
 def pack(weight: Tensor) -> Any:
-    """A weight in 4 bits: bitsandbytes' Params4bit, [P, 1] uint8 of two parameters each, its scales as `quant_state`.
+    """A weight in 4 bits.
 
     Args:
-        weight: [N, K], the whole of it: the mean of all scales is taken off before these are quantised themselves. On
-            the CPU, so that the bits are the same whatever the model is trained on.
+        weight: [N, K], the whole of it: the mean of all scales is subtracted before the scales are
+            quantized themselves. On the CPU, so that the bits do not depend on the device that the
+            model is trained on.
+
+    Returns:
+        bitsandbytes' Params4bit: [N * K / 2, 1] uint8 of two parameters each, with its scales as
+        `quant_state`.
     """
     from bitsandbytes.nn import Params4bit
 
-    how = nf4_config(weight.dtype)
+    settings = nf4_config(weight.dtype)
     packed: Any = Params4bit(
         weight,
         requires_grad=False,
-        compress_statistics=how.bnb_4bit_use_double_quant,
-        quant_type=how.bnb_4bit_quant_type,
-        quant_storage=how.bnb_4bit_quant_storage,
+        compress_statistics=settings.bnb_4bit_use_double_quant,
+        quant_type=settings.bnb_4bit_quant_type,
+        quant_storage=settings.bnb_4bit_quant_storage,
     )
     return packed.to("cpu")
 
 
 def empty_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Give a model on the meta device the layers in 4 bits that loading would give it, their weights still to come."""
+    """Give a model on the meta device the 4-bit layers that loading would give it, still empty.
+
+    Args:
+        model: changed in place.
+        dtype: of the tensors that are not quantized.
+    """
     quantizer = AutoHfQuantizer.from_config(nf4_config(dtype), pre_quantized=False)
     quantizer.preprocess_model(model, dtype=dtype, device_map={"": "cpu"})
     quantizer.postprocess_model(model)
@@ -135,19 +168,21 @@ def empty_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def finish_quantization(model: PreTrainedModel) -> None:
-    """What is left to do after loading: see that the right layers are in 4 bits, and that they stay as they are.
+    """After loading: check that the right layers are in 4 bits, and keep them as they are.
 
-    On CPUs with AVX-512 BF16 bitsandbytes would repack a layer in place the first time it answers without gradient,
-    into a form through which no gradient flows: a run would stop learning, silently, at its first validation.
+    On CPUs with AVX-512 BF16, bitsandbytes would repack a layer in place the first time it computes
+    without gradient, into a form through which no gradient flows: a run would silently stop
+    training at its first validation.
     """
     assert_census(model)
     for layer in four_bit_layers(model).values():
-        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a plain attribute of bitsandbytes' class
+        # A plain attribute of bitsandbytes' class.
+        layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def four_bit_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Every layer in 4 bits by its name."""
-    from bitsandbytes.nn import Linear4bit  # an extra: only a quantised model needs it
+    from bitsandbytes.nn import Linear4bit  # an extra: only a quantized model needs it
 
     return {
         name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)
@@ -155,12 +190,19 @@ def four_bit_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def assert_census(model: PreTrainedModel) -> None:
-    """The seven linear layers of each of the language model's layers are in 4 bits, and nothing else is."""
+    """Every linear layer of the language model is in 4 bits, and nothing else is."""
+    parts = family_of_model(model).parts
+    targets = language_targets(parts)
     found = set(four_bit_layers(model))
-    wanted = {name for name, _ in model.named_modules() if re.fullmatch(LORA_TARGETS[PART], name)}
-    assert len(wanted) == 7 * model.config.text_config.num_hidden_layers
+    wanted = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
+    linear = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith(f"model.{PART}.")
+    }
+    assert wanted == linear
     if found != wanted:
-        census = dict(Counter(part_of(f"{name}.weight") for name in found))
+        census = dict(Counter(part_of(f"{name}.weight", parts) for name in found))
         raise RuntimeError(f"in 4 bits are {census}, expected {len(wanted)} layers of {PART} alone")
 
 

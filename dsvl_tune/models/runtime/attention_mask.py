@@ -1,4 +1,4 @@
-"""Who sees whom in rows that hold several conversations, for both kinds of attention kernel."""
+"""Attention masks of rows with several conversations, for both kinds of attention kernel."""
 
 from __future__ import annotations
 
@@ -17,57 +17,69 @@ Attention = Literal["sdpa", "flex"]
 FLEX = "flex_attention"  # transformers' name
 
 
-def attention_mask(segments: Tensor, branches: Tensor) -> Tensor:
-    """Who sees whom, for scaled dot product attention.
+def attention_mask(segment_ids: Tensor, branch_ids: Tensor) -> Tensor:
+    """The mask for scaled dot product attention.
 
-    A token sees itself and the tokens before it of its segment that have branch 0 (a shared prefix) or its own branch.
-    Padding is a segment of its own: nobody else sees it, and its softmax stays finite.
+    A token attends to itself and to earlier tokens of its segment that have branch id 0 (a shared
+    prefix) or its own branch id. Padding is a segment of its own: no other token attends to it, and
+    its softmax stays finite.
 
     Args:
-        segments, branches: [B, T] int64, as in `schema.Batch`.
+        segment_ids: [B, T] int64, segment ids as in `Batch`.
+        branch_ids: [B, T] int64, branch ids as in `Batch`.
 
     Returns:
-        [B, 1, T, T] bool, True where the query (third axis) sees the key (last axis).
+        [B, 1, T, T] bool, True where the query (third axis) attends to the key (last axis).
     """
-    length = branches.shape[1]
-    sees = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == 0)
-    sees &= segments[:, :, None] == segments[:, None, :]
-    return sees.logical_and_(
-        torch.ones(length, length, dtype=torch.bool, device=branches.device).tril()
-    )[:, None]
+    length = branch_ids.shape[1]
+    attends = (branch_ids[:, :, None] == branch_ids[:, None, :]) | (branch_ids[:, None, :] == 0)
+    attends &= segment_ids[:, :, None] == segment_ids[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=branch_ids.device).tril()
+    return attends.logical_and_(causal)[:, None]
 
 
-def mask_rule(segments: Tensor, branches: Tensor) -> Callable[..., Tensor]:
-    """The rule of `attention_mask` token by token, as FlexAttention asks it: (row, head, query, key) -> bool."""
+def mask_rule(segment_ids: Tensor, branch_ids: Tensor) -> Callable[..., Tensor]:
+    """`attention_mask` as a function of (row, head, query, key), for FlexAttention.
 
-    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        branch = branches[row, key]
-        related = (branch == 0) | (branch == branches[row, query])
-        return related & (segments[row, key] == segments[row, query]) & (key <= query)
+    Args:
+        segment_ids: [B, T] int64, segment ids.
+        branch_ids: [B, T] int64, branch ids.
+    """
 
-    return sees
+    def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        branch = branch_ids[row, key]
+        related = (branch == 0) | (branch == branch_ids[row, query])
+        return related & (segment_ids[row, key] == segment_ids[row, query]) & (key <= query)
+
+    return attends
 
 
 def decoder_attention(
-    model: PreTrainedModel, segments: Tensor, branches: Tensor, position_ids: Tensor
+    model: PreTrainedModel, segment_ids: Tensor, branch_ids: Tensor, position_ids: Tensor
 ) -> dict[str, Tensor | BlockMask | None]:
-    """The arguments that hold a batch's conversations apart, for the model's kind of attention.
+    """The decoder's arguments that separate the conversations of a batch.
 
-    A batch with one conversation a row needs none: padding is on the right, where no supervised token sees it, and without
-    a mask the kernel skips what lies above the diagonal. Positions are left out too then, because transformers takes
-    positions that start anew, as the padding's do, for a packed row, and would make the mask.
+    A batch with one conversation per row needs none: padding is on the right, where no supervised
+    token attends to it, and without a mask the kernel skips everything above the diagonal. Positions
+    are left out as well then: transformers takes restarting positions, as those of padding, for a
+    packed row and would build the mask.
 
     Args:
         model: whose language model attends.
-        segments, branches, position_ids: [B, T] int64, as in `schema.Batch`.
+        segment_ids: [B, T] int64, segment ids as in `Batch`.
+        branch_ids: [B, T] int64, branch ids as in `Batch`.
+        position_ids: [B, T] int64.
     """
-    if not bool(((branches > 0) | (segments > 0)).any()):
+    if not bool(((branch_ids > 0) | (segment_ids > 0)).any()):
         return {"attention_mask": None, "position_ids": None}
     if model.model.language_model.config._attn_implementation != FLEX:
-        return {"attention_mask": attention_mask(segments, branches), "position_ids": position_ids}
-    rows, length = branches.shape
-    rule = mask_rule(segments, branches)
-    mask = create_block_mask(rule, rows, None, length, length, device=branches.device)
+        return {
+            "attention_mask": attention_mask(segment_ids, branch_ids),
+            "position_ids": position_ids,
+        }
+    rows, length = branch_ids.shape
+    rule = mask_rule(segment_ids, branch_ids)
+    mask = create_block_mask(rule, rows, None, length, length, device=branch_ids.device)
     return {"attention_mask": mask, "position_ids": position_ids}
 
 
@@ -75,19 +87,22 @@ def use_attention(model: PreTrainedModel, kind: Attention) -> None:
     """Give the language model a kind of attention kernel; the towers keep theirs.
 
     Raises:
-        UserError: FlexAttention is wanted without a GPU; its CPU kernel has no backward pass (torch 2.13).
+        UserError: FlexAttention without a GPU; its CPU kernel has no backward pass (torch 2.13).
     """
     if kind == "flex" and not torch.cuda.is_available():
         raise UserError(
-            "model.attention: flex, but there is no GPU here, and FlexAttention cannot train on a CPU. "
-            "Take sdpa, which gives the same result."
+            "model.attention: flex needs a GPU: FlexAttention cannot train on a CPU. Use sdpa, "
+            "which gives the same result."
         )
     model.set_attn_implementation({"text_config": FLEX if kind == "flex" else "sdpa"})
 
 
 @contextmanager
 def answering(model: PreTrainedModel) -> Iterator[None]:
-    """For `generate`: plain attention, and no compiled layers, which would be compiled anew as the cache grows."""
+    """Plain attention for `generate`, without compiled layers.
+
+    Those would be compiled again and again as the key-value cache grows.
+    """
     kind = model.model.language_model.config._attn_implementation
     model.set_attn_implementation({"text_config": "sdpa"})
     try:

@@ -1,7 +1,9 @@
-"""When a run saves its last checkpoint, and how it goes on from one."""
+"""Saves the newest state of a run, and resumes from it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +15,76 @@ from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the run's newest state: after every validation, every so many steps, at the end, and when asked to stop.
+    """Saves the last run checkpoint after validations, every few steps, at the end and on a stop.
 
-    Only between optimizer steps, because the gradients of half a step are in no checkpoint. A step's validation is part
-    of it: a checkpoint written between the two says that the validation is owed, and going on begins with it.
-    (Lightning would leave it out, and with it perhaps the best checkpoint.)
+    Run checkpoints are written between optimizer steps only, because none holds the gradients of a
+    step that is not finished. The validation that follows a step belongs to it: a run checkpoint
+    that is written before the validation ends marks it as due, and resuming begins with it.
+    (Lightning would skip it, and might so miss the best checkpoint.)
 
-    It is a `Checkpoint`, which Lightning calls after all other callbacks and in order, so what it writes holds their
-    newest state, the best score among it.
+    It is a `Checkpoint` because Lightning calls these after all other callbacks: what it saves
+    contains their newest state, including the best score.
 
     Args:
-        run_folder: `checkpoints/last.ckpt` and `previous.ckpt` go there.
-        stop: says when the run should stop.
-        every_steps: optimizer steps after which to save, besides; None for no such steps.
+        run_folder: `checkpoints/last.ckpt` and `checkpoints/previous.ckpt` are written there.
+        stop: Tells when the run should stop.
+        every_steps: Optimizer steps between further saves; None adds none.
     """
 
     def __init__(self, run_folder: Path, stop: StopRequest, every_steps: int | None) -> None:
-        self.run_folder, self.stop, self.every_steps = run_folder, stop, every_steps
+        self.run_folder = run_folder
+        self.stop = stop
+        self.every_steps = every_steps
         self.saved_step = 0
-        self.owes_validation = self.ended_early = False
+        self.validation_due = False
+        self.ended_early = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"owes_validation": self.owes_validation, "ended_early": self.ended_early}
+        return {"validation_due": self.validation_due, "ended_early": self.ended_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.owes_validation, self.ended_early = (
-            state_dict["owes_validation"],
-            state_dict["ended_early"],
-        )
+        # Release 0.1 called it owes_validation.
+        due = state_dict.get("validation_due", state_dict.get("owes_validation"))
+        self.validation_due = bool(due)
+        self.ended_early = state_dict["ended_early"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning has no hook between restoring a run's state and its first step, and none at all
+        # if no step is left. So the run method of its training loop is extended.
         loop: Any = trainer.fit_loop
-        train = loop.run
-        loop.run = lambda: self.go_on(trainer, train)
+        loop.run = partial(self._resume_and_train, trainer, train=loop.run)
 
-    def go_on(self, trainer: L.Trainer, train: Any) -> None:
-        """Run the validation that is owed, then train; where no step is left, go to what follows the last one.
+    def _resume_and_train(self, trainer: L.Trainer, train: Callable[[], None]) -> None:
+        """Make up for a validation that is due, then train.
 
-        Lightning's loop returns at once then, without `on_train_end`, where the run's result is written.
+        If no step is left, Lightning's own loop would return without calling `on_train_end`, where
+        the result of the run is written.
+
+        Args:
+            trainer: Trainer whose state has been restored.
+            train: The run method of Lightning's training loop.
         """
-        self.stop.listen()
+        self.stop.install_handlers()
         loop = trainer.fit_loop
         loop.setup_data()
         trainer.should_stop = trainer.should_stop or self.ended_early
-        if self.owes_validation:
-            self.owes_validation, self.stop.deferred = False, True
-            validation = loop.epoch_loop.val_loop
-            validation.restarting = False
-            trainer.validating = True
-            validation.run()
-            trainer.training = True
+        if self.validation_due:
+            self._validate(trainer)
         if loop.done:
             self.stop.deferred = False
             loop.on_run_end()
         else:
             train()
+
+    def _validate(self, trainer: L.Trainer) -> None:
+        """Run the validation of the step that the run was stopped after."""
+        self.validation_due = False
+        self.stop.deferred = True
+        validation_loop = trainer.fit_loop.epoch_loop.val_loop
+        validation_loop.restarting = False
+        trainer.validating = True
+        validation_loop.run()
+        trainer.training = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.stop.deferred = True
@@ -76,46 +93,44 @@ class LastCheckpoint(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():
             return
-        validation_follows = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
-        if self.should_stop(trainer):
-            self.save(trainer, owes_validation=validation_follows)
+        fetcher = trainer.fit_loop._data_fetcher
+        validation_follows = loop._should_check_val_fx(fetcher)  # type: ignore[arg-type]
+        if self._should_stop(trainer):
+            self._save(trainer, validation_due=validation_follows)
             raise RunStopped(self.stop.exit_code)
-        if (
-            self.every_steps
-            and trainer.global_step % self.every_steps == 0
-            and not validation_follows
-        ):
-            self.save(trainer)
+        save_now = self.every_steps and trainer.global_step % self.every_steps == 0
+        if save_now and not validation_follows:
+            self._save(trainer)
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
     ) -> None:
         loop = trainer.fit_loop.epoch_loop
-        if trainer.sanity_checking or loop._should_accumulate() or not self.should_stop(trainer):
+        if trainer.sanity_checking or loop._should_accumulate() or not self._should_stop(trainer):
             return
-        loop.val_loop.batch_progress.reset()  # it will be run from its beginning
-        self.save(trainer, owes_validation=True)
+        loop.val_loop.batch_progress.reset()  # on resume it runs from its beginning
+        self._save(trainer, validation_due=True)
         raise RunStopped(self.stop.exit_code)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking and not trainer.fit_loop.epoch_loop._should_accumulate():
-            self.save(trainer)
+            self._save(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.fit_loop.done:
             return
         self.ended_early = trainer.should_stop
         if self.saved_step != trainer.global_step or self.ended_early:
-            self.save(trainer)
+            self._save(trainer)
         self.stop.deferred = False
 
-    def should_stop(self, trainer: L.Trainer) -> bool:
-        """Whether the run was asked to stop, in any of its processes: all must stop at the same step."""
-        return trainer.strategy.reduce_boolean_decision(self.stop.asked, all=False)
+    def _should_stop(self, trainer: L.Trainer) -> bool:
+        """Whether any rank received a stop request: all ranks have to stop after the same step."""
+        return trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
 
-    def save(self, trainer: L.Trainer, owes_validation: bool = False) -> None:
-        """Write the checkpoint; the metrics up to it go to disk before, or a kill would lose their last lines."""
-        self.owes_validation = owes_validation
+    def _save(self, trainer: L.Trainer, validation_due: bool = False) -> None:
+        """Write the run checkpoint, and the logged metrics first: a kill would lose their end."""
+        self.validation_due = validation_due
         for logger in trainer.loggers:
             logger.save()
         trainer.save_checkpoint(self.run_folder / NEXT, weights_only=False)

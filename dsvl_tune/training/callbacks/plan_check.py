@@ -12,10 +12,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed, nn
+from transformers import PreTrainedModel
 
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
-from dsvl_tune.families.deepseek_vl.parts import Plan, part_of
+from dsvl_tune.families import family_of_model
+from dsvl_tune.families.base import Parts, Plan, part_of
 from dsvl_tune.models.finetuning.quantization import PART, four_bit_layers, parameter_sizes
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.module import FinetuneModule
@@ -28,7 +30,9 @@ SURE_TO_MOVE_LR = 1e-6
 COLUMNS = ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"]
 
 
-def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None = None) -> str:
+def plan_table(
+    model: PreTrainedModel, plan: Plan, lr: float, quantization: str | None = None
+) -> str:
     """One line per model part: mode, tensors and parameters, how many are trained, learning rate.
 
     A part without parameters is not loaded: its features are cached.
@@ -39,11 +43,12 @@ def plan_table(model: nn.Module, plan: Plan, lr: float, quantization: str | None
         lr: learning rate of parts that name none.
         quantization: of the base, or None.
     """
+    family_parts = family_of_model(model).parts
     tensors: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     trained: Counter[str] = Counter()
     for name, parameter, size in parameter_sizes(model):
-        part = part_of(name)
+        part = part_of(name, family_parts)
         parameters[part] += size
         if parameter.requires_grad:
             tensors[part] += 1
@@ -108,9 +113,12 @@ class PlanCheck(L.Callback):
         assert isinstance(pl_module, FinetuneModule)
         if trainer.is_global_zero:
             table = plan_table(
-                pl_module.network, pl_module.plan, pl_module.lr, pl_module.quantization
+                pl_module.network,
+                pl_module.plan,
+                pl_module.lr,
+                pl_module.quantization,
             )
-            print(f"\nplan for {pl_module.folder}\n{table}\n", flush=True)
+            print(f"\nplan for {pl_module.base.folder}\n{table}\n", flush=True)
             write_json(self.run_folder / "plan.json", plan_record(pl_module))
         for name, parameter in pl_module.network.named_parameters():
             self.before[name] = fingerprint(parameter)
@@ -151,7 +159,7 @@ class PlanCheck(L.Callback):
             if fingerprint(parameter) != self.before[name]
         }
         moved = on_any_rank(changed)
-        self._check_against_plan(moved, watched)
+        self._check_against_plan(moved, watched, pl_module.base.family.parts)
         self.waiting -= moved
         if not self.frozen_checked:
             rank_zero_only(print)(
@@ -162,12 +170,14 @@ class PlanCheck(L.Callback):
         self.frozen_checked = True
         self.with_gradient = {}
 
-    def _check_against_plan(self, moved: set[str], watched: dict[str, nn.Parameter]) -> None:
+    def _check_against_plan(
+        self, moved: set[str], watched: dict[str, nn.Parameter], parts: Parts
+    ) -> None:
         """Raise for the first tensor that changed and should not have, or the other way round."""
         for name, parameter in watched.items():
             if name in moved and not parameter.requires_grad:
                 raise RuntimeError(
-                    f"the plan freezes {part_of(name)}, but {name} changed in the first step"
+                    f"the plan freezes {part_of(name, parts)}, but {name} changed in the first step"
                 )
             if name not in moved and self.with_gradient.get(name, 0.0) > SURE_TO_MOVE_LR:
                 raise RuntimeError(

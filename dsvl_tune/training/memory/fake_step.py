@@ -22,7 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import PreTrainedModel
 
 from dsvl_tune.families import family_of_model
-from dsvl_tune.models.runtime.activation_checkpointing import Checkpointed, checkpoint_activations
+from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
 
 
@@ -98,9 +98,10 @@ class LiveBytes(TorchDispatchMode):
 def dry_steps(
     model: PreTrainedModel,
     shape: RowShape,
+    *,
     precision: str,
     accumulates: bool,
-    checkpointed: bool | Sequence[Checkpointed] = True,
+    gradient_checkpointing: bool | Sequence[str] = True,
 ) -> tuple[StepBytes, StepBytes]:
     """A step without and one with activation checkpointing.
 
@@ -110,12 +111,12 @@ def dry_steps(
         precision: Lightning's, e.g. "bf16-mixed".
         accumulates: whether gradients of earlier micro-batches are still there in the backward
             pass.
-        checkpointed: the model parts of the second step, see `checkpoint_activations`.
+        gradient_checkpointing: the model parts of the second step, see `checkpoint_activations`.
     """
     with FakeTensorMode():
         fill_with_fakes(model)
         plain = dry_step(model, shape, precision, accumulates)
-        checkpoint_activations(model, checkpointed)
+        checkpoint_activations(model, gradient_checkpointing)
         return plain, dry_step(model, shape, precision, accumulates)
 
 

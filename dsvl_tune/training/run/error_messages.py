@@ -1,4 +1,4 @@
-"""What ends a run although nothing in it is wrong, told in one message: lost memory, workers and processes."""
+"""Failures that are no bugs of the run, as one message each: lost memory, workers and ranks."""
 
 from __future__ import annotations
 
@@ -15,89 +15,121 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.training.checkpoints.files import newest_whole
 
-LOST_PEER = r"(?i)connection (was )?(closed|reset|refused)|broken pipe|peer|timed out|nccl.*(abort|watchdog|remote)"
-"""What gloo's and NCCL's errors say when a process at the other end is gone."""
+LOST_RANK = (
+    r"(?i)connection (was )?(closed|reset|refused)|broken pipe|peer|timed out"
+    r"|nccl.*(abort|watchdog|remote)"
+)
+"""What errors of gloo and NCCL contain if the process at the other end is gone."""
 LOST_WORKER = r"DataLoader worker \(pid\(?s?\)? .*(killed by signal|exited unexpectedly)"
 
 
 @contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` on Ctrl-C, where Lightning's trainer raises `SystemExit`."""
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+
+
+@contextmanager
 def explained_errors(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
-    """Turn errors of the block that the user can do something about into one message; ours stay as they are.
+    """Turn errors that the user can do something about into one message.
+
+    Args:
+        trainer: Trainer that runs in the block.
+        run_folder: Folder of the run, to name the run checkpoint to resume from.
 
     Raises:
-        UserError: no memory; a data worker or another process is gone.
+        UserError: Out of memory, or a data worker or another rank is gone.
     """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if (message := fault_message(error, trainer)) is None:
+        message = _message(error, trainer)
+        if message is None:
             raise
-        kept = newest_whole(run_folder)
-        raise UserError(
-            f"{message} " + (f"Kept: {kept}." if kept else "No step was saved yet.")
-        ) from error
+        saved = newest_whole(run_folder)
+        kept = f"Saved: {saved}." if saved else "No run checkpoint was saved yet."
+        raise UserError(f"{message} {kept}") from error
 
 
-def fault_message(error: Exception, trainer: L.Trainer) -> str | None:
-    """What happened and what to do, or None."""
-    if is_out_of_memory(error):
-        return memory_message(error, trainer)
+def _message(error: Exception, trainer: L.Trainer) -> str | None:
+    """Describe what happened and what to do; None for any other error."""
+    if _is_out_of_memory(error):
+        return _memory_message(error, trainer)
     if re.search(LOST_WORKER, str(error)):
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         return (
-            f"a data worker is gone ({first_line(error)}). One that the system kills has mostly run out of memory: "
-            f"lower data.num_workers (now {workers}). The same command goes on."
+            f"a data worker died ({_first_line(error)}). Workers that the system kills have "
+            f"usually run out of memory: lower data.num_workers (now {workers}). Run the same "
+            "command again to resume."
         )
-    if trainer.world_size > 1 and re.search(LOST_PEER, str(error)):
+    if trainer.world_size > 1 and re.search(LOST_RANK, str(error)):
         return (
-            f"another process of this run is gone; what it said itself is above ({first_line(error)}). The same "
-            "command goes on."
+            f"another rank exited; see its error message above ({_first_line(error)}). Run the "
+            "same command again to resume."
         )
     return None
 
 
-def first_line(error: Exception) -> str:
-    """An error's first line that says something."""
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error that is not empty, else the name of its type."""
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip()
+    return type(error).__name__
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """The device's or the machine's: torch raises a plain RuntimeError for the latter."""
-    on_cpu = "DefaultCPUAllocator" in str(error) or "Cannot allocate memory" in str(error)
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or on_cpu
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on a device or in the machine (there torch raises RuntimeError)."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "DefaultCPUAllocator" in str(error) or "Cannot allocate memory" in str(error)
 
 
-def in_words(batch: Batch | Prompts) -> str:
-    """A batch's size."""
-    rows, tokens = batch.input_ids.shape
-    kind = "prompts" if isinstance(batch, Prompts) else "rows"
-    return f"{rows} {kind} of up to {tokens:,} tokens with {batch.images} images"
-
-
-def memory_message(error: Exception, trainer: L.Trainer) -> str:
-    """What did not fit, and the keys that make it smaller, the ones that leave the result as it is first."""
+def _memory_message(error: Exception, trainer: L.Trainer) -> str:
+    """Name what did not fit, and the keys that lower memory, those without side effects first."""
     module: Any = trainer.lightning_module
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batch: Batch | Prompts | None = module.in_work
-    said = re.search(
-        r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", str(error).replace("\n", " ")
-    )
-    what = f"out of memory{f' (tried to allocate {said[1]})' if said else ''}"
+    problem = f"out of memory{_requested_bytes(error)}"
     if batch is None:
-        return f"{what} before the first batch: give model.dtype bfloat16 or lower data.batch_size ({data.batch_size})."
-    rows, tokens = batch.input_ids.shape
-    ways = []
-    if isinstance(batch, Prompts):
-        ways.append(f"data.eval_batch_size from {data.eval_batch_size} to {max(1, rows // 2)}")
-    elif rows > 1:
-        steps = trainer.accumulate_grad_batches
-        ways.append(
-            f"data.batch_size from {data.batch_size} to {rows // 2} with trainer.accumulate_grad_batches from {steps} "
-            f"to {steps * -(-data.batch_size // (rows // 2))}, which leaves the loss of a step as it is"
+        return (
+            f"{problem} before the first batch: set model.dtype to bfloat16 or lower "
+            f"data.batch_size ({data.batch_size})."
         )
+    changes = _batch_changes(batch, data, trainer.accumulate_grad_batches)
     if not module.gradient_checkpointing and not isinstance(batch, Prompts):
-        ways.append("model.gradient_checkpointing true")
-    ways.append(f"data.max_tokens below {tokens:,}")
-    return f"{what} on {in_words(batch)}. Change one: {'; '.join(ways)}."
+        changes.append("model.gradient_checkpointing true")
+    changes.append(f"data.max_tokens below {batch.input_ids.shape[1]:,}")
+    return f"{problem} on {_batch_size(batch)}. Change one: {'; '.join(changes)}."
+
+
+def _requested_bytes(error: Exception) -> str:
+    """Quote the size of the failed allocation if the error tells it."""
+    text = str(error).replace("\n", " ")
+    found = re.search(r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", text)
+    return f" (tried to allocate {found[1]})" if found else ""
+
+
+def _batch_size(batch: Batch | Prompts) -> str:
+    """Describe the size of a batch."""
+    rows, tokens = batch.input_ids.shape
+    name = "prompts" if isinstance(batch, Prompts) else "rows"
+    return f"{rows} {name} of up to {tokens:,} tokens with {batch.images} images"
+
+
+def _batch_changes(batch: Batch | Prompts, data: Any, accumulate: int) -> list[str]:
+    """Suggest keys that make this batch smaller and leave the loss of a step as it is."""
+    rows = len(batch.input_ids)
+    if isinstance(batch, Prompts):
+        return [f"data.eval_batch_size from {data.eval_batch_size} to {max(1, rows // 2)}"]
+    if rows == 1:
+        return []
+    parts = -(-data.batch_size // (rows // 2))
+    return [
+        f"data.batch_size from {data.batch_size} to {rows // 2} with "
+        f"trainer.accumulate_grad_batches from {accumulate} to {accumulate * parts}, which leaves "
+        "the loss of a step as it is"
+    ]

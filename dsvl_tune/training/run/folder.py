@@ -1,171 +1,236 @@
-"""Where a run lives: `runs/NAME`, `runs/NAME-2`, ... and which of them, and which checkpoint of it, a command means."""
+"""Run folders: `runs/NAME`, `runs/NAME-2`, ...; which one to resume, and which run checkpoint."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.renamed_keys import rename_keys
+from dsvl_tune.core.files import write_whole
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
 from dsvl_tune.training.checkpoints.sharded_io import without_shards
 
-RUN_KEYS = ("resume", "time_limit_s", "checkpoint_every_steps")
-"""Keys of a recipe that say how a run is run, not what comes of it: they may differ when it is gone on with."""
+CONFIG = "config.yaml"
+"""The full settings of a run, in its folder."""
+SUMMARY = "summary.json"
+"""The result of a run, in its folder; only a finished run has one."""
 
+MAY_DIFFER = ("resume", "time_limit_s", "checkpoint_every_steps")
+"""Settings that do not change what a run computes: they may differ when it is resumed."""
 
-def numbered(base: Path) -> list[tuple[int, Path]]:
-    """The existing folders of a run's name, by number."""
-    pattern = re.compile(rf"{re.escape(base.name)}(?:-(\d+))?")
-    found = [
-        (pattern.fullmatch(path.name), path)
-        for path in base.parent.glob(f"{base.name}*")
-        if path.is_dir()
-    ]
-    return sorted((int(match[1] or 1), path) for match, path in found if match)
-
-
-def new_run_folder(base: Path) -> Path:
-    """A folder that does not exist yet, so that no earlier run is written over. It is not made here."""
-    existing = numbered(base)
-    return base if not existing else base.with_name(f"{base.name}-{existing[-1][0] + 1}")
+Settings = dict[str, Any]
 
 
 def place_run(
-    base: Path, ckpt_path: str | None, resume: str, recipe: Mapping[str, Any]
+    first: Path,
+    *,
+    ckpt_path: str | None,
+    resume: str,
+    settings: Mapping[str, Any],
+    read_settings: Callable[[Path], Settings],
 ) -> tuple[Path, Path | None]:
-    """The folder that `fit` trains in, and the checkpoint that it goes on from.
+    """Choose the folder that a run trains in, and the run checkpoint that it starts from.
 
     Args:
-        base: folder of a first run of this name. ckpt_path: "last", a file, or None. resume: "auto" or "never".
-        recipe: the whole one.
+        first: Folder of the first run of this name.
+        ckpt_path: "last", a file, or None.
+        resume: "auto" resumes the newest run of this name if it is unfinished and has the same
+            settings; "never" always starts a new run.
+        settings: Full settings of this run.
+        read_settings: Reads the full settings of a run from its `config.yaml`.
+
+    Returns:
+        The folder, which need not exist, and a run checkpoint; None starts at the first step.
+
+    Raises:
+        UserError: `ckpt_path` is "last" and there is nothing to resume.
     """
     if ckpt_path == "last":
-        return last_run_folder(base)
-    if ckpt_path is not None or resume == "never":
-        return new_run_folder(base), Path(ckpt_path) if ckpt_path else None
-    folder = unfinished_run(base, recipe)
+        return _newest_run(first)
+    if ckpt_path is not None:
+        return _new_folder(first), Path(ckpt_path)
+    folder = _unfinished_run(first, settings, read_settings) if resume == "auto" else None
     if folder is None:
-        return new_run_folder(base), None
+        return _new_folder(first), None
     checkpoint = newest_whole(folder)
-    print(
-        f"going on with {folder} from {checkpoint.name if checkpoint else 'its beginning'}",
-        flush=True,
-    )
+    start = f"from {checkpoint.name}" if checkpoint else "from its beginning"
+    print(f"resuming {folder} {start}", flush=True)
     return folder, checkpoint
 
 
-def last_run_folder(base: Path) -> tuple[Path, Path]:
-    """The newest run of this name, and its newest whole checkpoint.
+def write_settings(run_folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write `config.yaml`, which repeats the run.
+
+    Args:
+        run_folder: Folder of the run.
+        settings: Full settings of the run.
+    """
+    text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+    write_whole(run_folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def run_of(config: Path | None, first: Path) -> Path | None:
+    """Find the run that a command without training is about.
+
+    Args:
+        config: The first recipe that was given. The `config.yaml` of a run means that run.
+        first: Folder of the first run of the recipe's name; else the newest run of this name.
+
+    Returns:
+        The folder of the run, or None.
+    """
+    is_config = config is not None and config.name == CONFIG
+    if config and is_config and (config.parent / "manifest.json").is_file():
+        return config.parent
+    existing = _runs_by_number(first)
+    return existing[-1] if existing else None
+
+
+def checkpoint_to_evaluate(ckpt_path: str | None, run: Path | None, first: Path) -> Path | None:
+    """Find the run checkpoint that a command without training evaluates.
+
+    Args:
+        ckpt_path: "best", "last", a file, or None for the weights of the base checkpoint.
+        run: Folder of the run, or None if there is none.
+        first: Folder of the first run of the recipe's name, for the message.
 
     Raises:
-        UserError: there is none, or it was stopped before its first checkpoint.
+        UserError: There is no such run, or no such run checkpoint.
     """
-    existing = numbered(base)
+    if ckpt_path is None:
+        return None
+    if ckpt_path in ("best", "last"):
+        if run is None:
+            raise UserError(
+                f"--ckpt_path {ckpt_path}: there is no run {first}. Give --config "
+                "runs/NAME/config.yaml of a run, or leave --ckpt_path out to use model.checkpoint "
+                "as it is."
+            )
+        return find_checkpoint(run, ckpt_path)
+    if not Path(ckpt_path).exists():
+        raise UserError(
+            f"--ckpt_path {ckpt_path}: no such file. Give a run checkpoint, or best or last."
+        )
+    return Path(ckpt_path)
+
+
+def find_checkpoint(run: Path, which: str) -> Path:
+    """Find the best or the last run checkpoint.
+
+    Args:
+        run: Folder of the run.
+        which: "best" or "last".
+
+    Raises:
+        UserError: The run keeps no such run checkpoint.
+    """
+    found = newest_whole(run) if which == "last" else _best_checkpoint(run)
+    if found is None:
+        saved = sorted(path.name for path in (run / FOLDER).glob("*.ckpt"))
+        raise UserError(f"{run}: no {which} run checkpoint. It has: {', '.join(saved) or 'none'}.")
+    return found
+
+
+def _runs_by_number(first: Path) -> list[Path]:
+    """List the existing folders of a run's name, NAME, NAME-2, ..., by number."""
+    pattern = re.compile(rf"{re.escape(first.name)}(?:-(\d+))?")
+    numbered = []
+    for path in first.parent.glob(f"{first.name}*"):
+        match = pattern.fullmatch(path.name)
+        if match and path.is_dir():
+            numbered.append((int(match[1] or 1), path))
+    return [path for _, path in sorted(numbered)]
+
+
+def _new_folder(first: Path) -> Path:
+    """Name a folder that does not exist yet, so that no earlier run is overwritten."""
+    existing = _runs_by_number(first)
+    if not existing:
+        return first
+    number = existing[-1].name.removeprefix(first.name).removeprefix("-")
+    return first.with_name(f"{first.name}-{int(number or 1) + 1}")
+
+
+def _newest_run(first: Path) -> tuple[Path, Path]:
+    """Find the newest run of a name and its newest run checkpoint, for `--ckpt_path last`."""
+    existing = _runs_by_number(first)
     if not existing:
         raise UserError(
-            f"--ckpt_path last: there is no run {base} to go on from. Start without --ckpt_path."
+            f"--ckpt_path last: there is no run {first} to resume. Start without --ckpt_path."
         )
-    folder = existing[-1][1]
+    folder = existing[-1]
     checkpoint = newest_whole(folder)
     if checkpoint is None:
         raise UserError(
-            f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without --ckpt_path."
+            f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without "
+            "--ckpt_path."
         )
     return folder, checkpoint
 
 
-def unfinished_run(base: Path, recipe: Mapping[str, Any]) -> Path | None:
-    """The newest run of this name if it was not finished and has this very recipe, else None.
+def _unfinished_run(
+    first: Path, settings: Mapping[str, Any], read_settings: Callable[[Path], Settings]
+) -> Path | None:
+    """Find the newest run of a name if it is unfinished and has the same settings.
 
-    Going on with it gives, bit for bit, what starting it anew would give. Where only the recipe differs, says in what.
+    If only its settings differ, the first difference is printed.
     """
-    existing = numbered(base)
-    folder = existing[-1][1] if existing else None
-    if folder is None or (folder / "summary.json").exists():
+    existing = _runs_by_number(first)
+    if not existing or (existing[-1] / SUMMARY).exists():
         return None
-    if not (
-        folder / "config.yaml"
-    ).is_file():  # killed while it was set up, if there is nothing else in it
+    folder = existing[-1]
+    if not (folder / CONFIG).is_file():
+        # Killed during set-up, if it holds nothing but the lock and other hidden files.
         return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
-    written, _ = rename_keys(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-    differing = sorted(
-        key for key, _ in set(leaves(written)) ^ set(leaves(recipe)) if key not in RUN_KEYS
-    )
+    differing = _differing_keys(read_settings(folder / CONFIG), settings)
     if differing:
         print(
-            f"{folder} is unfinished, but its recipe differs ({differing[0]}), so a new run is made. "
-            "--ckpt_path last goes on with it all the same.",
+            f"{folder} is unfinished, but its recipe differs ({differing[0]}): starting a new run. "
+            "To resume it all the same, give --ckpt_path last.",
             flush=True,
         )
         return None
     return folder
 
 
-def leaves(recipe: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every value of a recipe with its dotted key."""
-    if isinstance(recipe, Mapping) and recipe:
-        for name, value in recipe.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, repr(recipe)
+def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """List the dotted keys whose values differ between two settings, in alphabetical order."""
+    values, other_values = _flatten(one), _flatten(other)
+    missing = object()
+    differing = []
+    for key in sorted(values.keys() | other_values.keys()):
+        same = values.get(key, missing) == other_values.get(key, missing)
+        if not same and key not in MAY_DIFFER:
+            differing.append(key)
+    return differing
 
 
-def existing_run_folder(base: Path, config: Path | None) -> Path | None:
-    """The run that a command without training is about, or None.
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested settings into values by dotted key; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f"{key}.")
+        else:
+            flat[key] = value
+    return flat
 
-    Args:
-        base: folder that a run of this name would have; its newest run counts.
-        config: the first recipe given; if that is the `config.yaml` of a run, it is that run.
+
+def _best_checkpoint(run: Path) -> Path | None:
+    """Find the best run checkpoint: the one that the last one calls the best, else the newest.
+
+    Of several that are kept, the newest need not be the best.
     """
-    if (
-        config is not None
-        and config.name == "config.yaml"
-        and (config.parent / "manifest.json").is_file()
-    ):
-        return config.parent
-    existing = numbered(base)
-    return existing[-1][1] if existing else None
-
-
-def kept_checkpoint(run: Path | None, which: str, base: Path) -> Path:
-    """The "best" or the "last" checkpoint that a run keeps.
-
-    Raises:
-        UserError: there is no such run, or it keeps no such checkpoint.
-    """
-    if run is None:
-        raise UserError(
-            f"--ckpt_path {which}: there is no run {base}. Give --config runs/NAME/config.yaml of a run, or leave "
-            "--ckpt_path out to take model.checkpoint as it is."
-        )
-    if which == "last":
-        found = [path for path in [newest_whole(run)] if path]
-    else:
-        best = best_name(run)
-        found = sorted(
-            (run / FOLDER).glob(f"{which}*.ckpt"),
-            key=lambda path: (path.name == best, step_of(path)),
-        )
-    if not found:
-        kept = ", ".join(sorted(path.name for path in (run / FOLDER).glob("*.ckpt"))) or "none"
-        raise UserError(f"--ckpt_path {which}: {run} keeps no such checkpoint. It has: {kept}.")
-    return found[-1]
-
-
-def best_name(run: Path) -> str:
-    """The file that the newest whole checkpoint calls the best one: of several kept, the newest need not be."""
+    kept = sorted((run / FOLDER).glob("best*.ckpt"), key=step_of)
     newest = newest_whole(run)
     callbacks = without_shards(newest).get("callbacks", {}) if newest else {}
-    return next(
-        (
-            Path(state["best_model_path"]).name
-            for state in callbacks.values()
-            if "best_model_path" in state
-        ),
-        "",
-    )
+    for state in callbacks.values():
+        best = run / FOLDER / Path(state.get("best_model_path", "")).name
+        if best in kept:
+            return best
+    return kept[-1] if kept else None

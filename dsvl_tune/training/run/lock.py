@@ -17,15 +17,21 @@ from dsvl_tune.training.distributed.rank_agreement import is_first
 
 @contextmanager
 def one_at_a_time(run_folder: Path) -> Iterator[None]:
-    """Make the run folder if need be and hold it during the block; after a user's error before any step, unmake it.
+    """Create the run folder if necessary and lock it while the block runs.
+
+    A folder created here is removed again if the block raises a `UserError` before the first run
+    checkpoint was saved.
+
+    Args:
+        run_folder: Folder of the run.
 
     Raises:
-        UserError: another process holds it, or it cannot be written.
+        UserError: Another process trains in the folder, or the folder cannot be written.
     """
     if not is_first():
         yield
         return
-    made = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
+    created = [path for path in (run_folder, *run_folder.parents) if not path.exists()]
     try:
         run_folder.mkdir(parents=True, exist_ok=True)
         lock = lock_run(run_folder)
@@ -37,28 +43,33 @@ def one_at_a_time(run_folder: Path) -> Iterator[None]:
         try:
             yield
         except UserError:
-            if made and newest_whole(run_folder) is None:
-                unmake(made)
+            if created and newest_whole(run_folder) is None:
+                _remove_created(created)
             raise
 
 
-def unmake(made: list[Path]) -> None:
-    """Remove a run folder with what is in it, and the folders above it that were made with it and hold nothing else."""
-    shutil.rmtree(made[0])
-    for folder in made[1:]:
+def _remove_created(folders: list[Path]) -> None:
+    """Remove a run folder, and those folders above it that are empty then.
+
+    Args:
+        folders: The run folder with all its content, then its parents from the inside out.
+    """
+    shutil.rmtree(folders[0])
+    for folder in folders[1:]:
         if any(folder.iterdir()):
             break
         folder.rmdir()
 
 
 def lock_run(run_folder: Path) -> IO[str]:
-    """Hold a run folder until the file returned is closed or the process ends, however it ends.
+    """Lock a run folder until the returned file is closed or the process ends, however it ends.
 
-    The kernel keeps the lock (`lockf`: it belongs to the process alone, so data workers that outlive a killed run do
-    not keep it), so nothing has to be cleaned up and a file that is left means nothing.
+    The kernel holds the lock, so nothing has to be cleaned up and a lock file that is left behind
+    means nothing. `lockf` locks belong to one process alone: data workers that outlive a killed run
+    do not hold it.
 
     Raises:
-        UserError: another process holds it.
+        UserError: Another process holds the lock.
     """
     file = (run_folder / ".lock").open("a+", encoding="utf-8")
     try:
@@ -68,7 +79,8 @@ def lock_run(run_folder: Path) -> IO[str]:
         holder = file.read().strip() or "another process"
         file.close()
         raise UserError(
-            f"{run_folder}: {holder} is training there. Wait for its end, stop it, or give this run another --run_name."
+            f"{run_folder}: {holder} is training there. Wait until it ends, stop it, or give this "
+            "run another --run_name."
         ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

@@ -1,4 +1,4 @@
-"""What asks a run to stop before its end: Ctrl-C, a scheduler's signal, its own time limit."""
+"""Requests to stop a run before its end: Ctrl-C, a scheduler's signal, the run's time limit."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from types import FrameType, TracebackType
 from typing import Any
 
 PREEMPTED = 75
-"""Exit code of a run that can be gone on with by the same command: EX_TEMPFAIL of BSD's sysexits.h, "try again"."""
+"""Exit code of a run that the same command resumes: EX_TEMPFAIL in sysexits.h of BSD."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+"""Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class RunStopped(BaseException):
-    """A run ends before its last step because it was asked to; not an error, so no handler of errors may take it."""
+    """A run ends before its last step because that was requested.
+
+    It is not an error: handlers of `Exception` must not catch it.
+
+    Args:
+        exit_code: Exit code of the command.
+    """
 
     def __init__(self, exit_code: int) -> None:
         self.exit_code = exit_code
@@ -25,48 +31,57 @@ class RunStopped(BaseException):
 
 
 class StopRequest:
-    """Notes signals and the time limit while the `with` block runs; `asked` says that the run should stop.
+    """Records signals and the time limit while its `with` block runs.
 
-    While `deferred` is off (set-up, the questions before and after) there is nothing to save, and a signal raises
-    `RunStopped` at once. While it is on, whoever set it looks at `asked` where a checkpoint can be written.
+    Outside of training (set-up, evaluation before and after) there is nothing to save: a signal
+    raises `RunStopped` at once. During training `deferred` is on, and the training loop checks
+    `requested` wherever a run checkpoint can be written.
 
     Args:
-        time_limit_s: seconds from now, by a clock that nobody sets; None for no limit.
+        time_limit_s: Seconds from now until the run should stop; None for no limit.
+
+    Attributes:
+        deferred: Whether signals are recorded instead of raising `RunStopped`.
+        exit_code: Exit code of a run that stops now.
     """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
+        # The monotonic clock does not jump when the system's time is set.
         self.deadline = float("inf") if time_limit_s is None else time.monotonic() + time_limit_s
         self.deferred = False
         self.exit_code = PREEMPTED
-        self.signalled = False
-        self.process = os.getpid()
-        self.before: dict[int, Any] = {}
+        self._signalled = False
+        self._process = os.getpid()
+        self._previous_handlers: dict[int, Any] = {}
 
     @property
-    def asked(self) -> bool:
-        """Whether a signal came or the time is over."""
-        return self.signalled or time.monotonic() >= self.deadline
+    def requested(self) -> bool:
+        """Whether a signal was received or the time limit has passed."""
+        return self._signalled or time.monotonic() >= self.deadline
 
     def __enter__(self) -> StopRequest:
-        self.before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.listen()
+        self._previous_handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        self.install_handlers()
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self.before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def listen(self) -> None:
-        """Take the signals, also from Lightning, which exchanges messages between processes in its handlers."""
-        for number in SIGNALS:
-            signal.signal(number, self.note)
+    def install_handlers(self) -> None:
+        """Handle the signals here, also those that Lightning handles.
 
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Note the wish; a second Ctrl-C ends at once."""
-        if os.getpid() != self.process:
-            return  # a data worker, which a signal to the whole group reaches too: the step needs its rows
+        Lightning's handlers exchange messages between ranks, which must not happen mid-step.
+        """
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Record the request; a second Ctrl-C ends the process at once."""
+        if os.getpid() != self._process:
+            return  # a data worker, signalled with its process group: the step needs its rows
         self.exit_code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
         if not self.deferred:
             raise RunStopped(self.exit_code)
@@ -74,6 +89,6 @@ class StopRequest:
         if number == signal.SIGINT:
             signal.signal(number, signal.default_int_handler)
             hint = " (press Ctrl-C again to stop at once)"
-        if not self.signalled:
+        if not self._signalled:
             print(f"\nstopping after this optimizer step{hint}", flush=True)
-        self.signalled = True
+        self._signalled = True

@@ -68,7 +68,7 @@ def arguments(folder: Path, checkpoint: Path, *more: str) -> list[str]:
         str(folder / "train.jsonl"),
     ]
     held = ["--data.test", str(folder / "test.jsonl")]
-    return ["check-data", "--model.checkpoint", str(checkpoint), *data, *held, *more]
+    return ["--model.checkpoint", str(checkpoint), *data, *held, *more]
 
 
 def test_every_fault_is_reported_with_its_place(
@@ -97,8 +97,8 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
     out, saved = tmp_path / "clean", tmp_path / "report.json"
     with pytest.raises(UserError):
         main(arguments(folder, hybrid_checkpoint, "--fix", str(out), "--json", str(saved)))
-    told = capsys.readouterr().out
-    assert "train: 1 x turn N (assistant): empty" in told and "4 of 12 rows" in told
+    printed = capsys.readouterr().out
+    assert "train: 1 x turn N (assistant): empty" in printed and "4 of 12 rows" in printed
     assert [
         json.loads(line) for line in (out / "train/train.jsonl").read_text().splitlines()
     ] == GOOD
@@ -150,7 +150,7 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
 def test_json_on_the_output_is_json_alone(
     folder: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Also where a file is so large that setting up says something about it, and where rows are written."""
+    """Also where set-up prints something about a large file, and where rows are written."""
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, GOOD)))
     large = ["--data.check_rows", "2", "--data.validation", str(folder / "test.jsonl")]
     main(
@@ -158,9 +158,9 @@ def test_json_on_the_output_is_json_alone(
             folder, hybrid_checkpoint, *large, "--json", "-", "--fix", str(tmp_path / "clean")
         )
     )
-    told = capsys.readouterr()
-    assert json.loads(told.out)["splits"]["train"]["conversations"] == 4
-    assert "4 of 4 rows" in told.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["splits"]["train"]["conversations"] == 4
+    assert "4 of 4 rows" in printed.err
 
 
 def test_fix_names_the_images_root(
@@ -180,11 +180,11 @@ def test_a_stream_is_not_written(folder: Path, hybrid_checkpoint: Path, tmp_path
 
 
 def test_error_kinds_leave_out_what_differs_between_rows() -> None:
-    said = [
+    messages = [
         "/data/a.jsonl:7: image /data/a.png: no such file. Check.",
         "b/c.json: row 8: image d/e.png: no such file.",
     ]
-    assert {error_kind(message) for message in said} == {"image …: no such file"}
+    assert {error_kind(message) for message in messages} == {"image …: no such file"}
     assert (
         error_kind("x/y.csv: row 9: turn 4 (assistant): empty. Expected")
         == "turn N (assistant): empty"

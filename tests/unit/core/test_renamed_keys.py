@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from dsvl_tune.core.renamed_keys import new_key, rename_arguments, rename_keys, renamed_text
+from dsvl_tune.recipe.recipe import Recipe, read_settings
 from dsvl_tune.training.run.folder import place_run
 
 
@@ -105,10 +108,23 @@ def test_the_warning_has_a_line_for_each_old_name() -> None:
 
 
 def test_an_unfinished_run_with_old_keys_is_resumed(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    old = {"best_by": "last", "data": {"init_args": {"overlong": "error"}}}
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
-    new = {"monitor": "last", "data": {"init_args": {"on_overflow": "error"}}}
-    folder, checkpoint = place_run(tmp_path / "run", None, "auto", new)
-    assert folder == tmp_path / "run"
-    assert checkpoint is None
+    """Also if it was started before a key existed: the key then has its default."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("monitor: last\ndata: {class_path: ChartsDataModule}\n", encoding="utf-8")
+    settings = Recipe.load(recipe).settings
+    old = deepcopy(settings)
+    old["best_by"] = old.pop("monitor")
+    old["data"]["init_args"]["overlong"] = old["data"]["init_args"].pop("on_overflow")
+    del old["model"]["feature_cache_gb"]
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump(old), encoding="utf-8")
+
+    def place(settings: dict[str, Any]) -> tuple[Path, Path | None]:
+        return place_run(
+            run, ckpt_path=None, resume="auto", settings=settings, read_settings=read_settings
+        )
+
+    assert place(settings) == (run, None)
+    settings["data"]["init_args"]["on_overflow"] = "truncate"
+    assert place(settings) == (tmp_path / "run-2", None)

@@ -131,7 +131,7 @@ def test_a_stopped_run_resumes_with_the_rows_it_had_left(
 def test_a_run_that_ended_resumes(
     ends: str, stop: int, data: Path, tiny_checkpoint: str, tmp_path: Path
 ) -> None:
-    """Saved after the end, when Lightning has counted the broken epoch as a whole one, or the broken step as begun."""
+    """Saved after the end: Lightning counts the broken epoch as whole, the broken step as begun."""
     whole = fit(data, tiny_checkpoint, 20, tmp_path / "whole")
     steps, dies_at = (stop, None) if ends == "by its last step" else (20, stop)
     assert len(fit(data, tiny_checkpoint, steps, tmp_path / "part", dies_at=dies_at).seen) == stop
@@ -154,7 +154,7 @@ def test_resuming_on_other_data_is_refused(
 
 
 def test_a_checksum_changes_with_the_rows(tmp_path: Path) -> None:
-    """Of arrow and tar, which are not read whole, only other lengths are told."""
+    """Arrow and tar are not read whole: their checksum changes with the lengths alone."""
     rows = [
         {"question": "Is it so?", "answer": "y" * 3},
         {"question": "Is it so?", "answer": "y" * 4},
@@ -231,7 +231,8 @@ def test_system_prompt_of_the_recipe(data: Path, tiny_checkpoint: str) -> None:
     ("line", "words"),
     [
         (
-            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}',
+            '{"messages": [{"role": "user", "content": "a"},'
+            ' {"role": "assistant", "content": " "}]}',
             "turn 2.*empty",
         ),
         ('{"messages": [{"role": "user", "content": "a"}]}', "no answer"),

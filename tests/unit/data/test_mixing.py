@@ -121,7 +121,7 @@ def test_any_position_and_any_number_of_processes_see_the_same(
             assert {len(rows) for rows in dealt} == {6 // world_size}
 
 
-# First and last of 130 micro-batches, and the checksum of all of them, as recorded with version 0.1.
+# First and last of 130 micro-batches and the checksum of all, as recorded with version 0.1.
 RECORDED: dict[str, tuple[Mixture, dict[str, Any], list[int], list[int], int]] = {
     "ratios": (THREE, {}, [13, 22, 10, 58], [10, 5, 21, 61], 3255161451),
     "homogeneous": (GROUPED, {}, [13, 3, 10, 16], [13, 2, 14, 6], 1690112754),

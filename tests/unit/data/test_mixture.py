@@ -1,4 +1,4 @@
-"""The mixture as a data module: in recipes, and under a trainer that stops, resumes, spreads out."""
+"""The mixture as a data module: in recipes, and under a trainer that stops and resumes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Conversation
 from dsvl_tune.data.encoding.tokenize import tokenize
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.data.validation import row_stats
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, MixtureDataModule
+from dsvl_tune.recipe.recipe import Recipe
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_resumed_anywhere_it_sees_the_rows_it_had_left(
 def test_two_processes_see_together_what_one_sees(
     files: dict[str, str], tiny_checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the other way round: resumed by two processes where one was stopped, at half the batch size."""
+    """Two processes also resume where one was stopped, at half the batch size."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = OPTIONS["warm-up"]
     one = seen(mixture(files, tiny_checkpoint, batch_size=4, **options), tmp_path / "one", 16)
@@ -299,8 +299,12 @@ data:
   class_path: dsvl_tune.datamodules.MixtureDataModule
   init_args:
     sources:
-      text: {{class_path: dsvl_tune.datamodules.InstructDataModule, init_args: {{train: {text}, validation_rows: 0}}}}
-      pictures: {{class_path: dsvl_tune.datamodules.InstructDataModule, init_args: {{train: {pictures}}}}}
+      text:
+        class_path: dsvl_tune.datamodules.InstructDataModule
+        init_args: {{train: {text}, validation_rows: 0}}
+      pictures:
+        class_path: dsvl_tune.datamodules.InstructDataModule
+        init_args: {{train: {pictures}}}
     ratios: {{text: 1, pictures: 2}}
     text_only: [text]
     text_ratio: {{start: 1.0, end: 0.7, steps: 100, shape: cosine}}
@@ -313,7 +317,7 @@ def test_a_recipe_names_sources_and_ramp(
 ) -> None:
     recipe = tmp_path / "mix.yaml"
     recipe.write_text(RECIPE.format(checkpoint=hybrid_checkpoint, **files))
-    data = RecipeCLI(["--config", str(recipe)], run=False).datamodule
+    data = Recipe.load(recipe).data
     assert isinstance(data, MixtureDataModule)
     assert data.text_ratio == Ramp(1.0, 0.7, 100, shape="cosine")
     data.setup("fit")

@@ -1,4 +1,4 @@
-"""An interrupted check resumes where it stopped; what changed is inspected again, and nothing else."""
+"""An interrupted check resumes where it stopped; only what changed is inspected again."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Stopped at any step and resumed, a recipe sees exactly the rows that it would have seen.
 
-Every way of ordering rows x one and two processes x none and two workers x every step of two epochs. The
-loaders are asked directly, at positions that are set in a real trainer; it trains nothing, and one of two
-processes is told its rank as a launcher does. `test_resume_runs` trains, in real processes.
+Every way of ordering rows x one and two processes x none and two workers x every step of two
+epochs. The loaders are asked directly, at positions that are set in a real trainer, which trains
+nothing; one of two processes gets its rank as a launcher sets it. `test_resume_runs` trains, in
+real processes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The same by Lightning's trainer: stopped after any step and resumed, by one process and by two.
 
-Two processes have loaders without workers here: after thousands of forks, a few workers hang. Python
-3.11.7's `os.fork` waits in the child for the lock on the list of thread states, which another thread held at
-that moment. `test_mixture` has two processes with two workers each.
+Two processes have loaders without workers here: after thousands of forks, a few workers hang.
+Python 3.11.7's `os.fork` waits in the child for the lock on the list of thread states, which
+another thread held at that moment. `test_mixture` has two processes with two workers each.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def streamed(path: Path) -> list[Conversation]:
     return [one for row in rows for one in row]
 
 
-def said(conversation: Conversation) -> list[Any]:
-    """What is said, with the colour of each image in its place."""
+def content_of(conversation: Conversation) -> list[Any]:
+    """Text parts, and the color of each image in its place."""
     parts = [part for turn in conversation.turns for part in turn.parts if part != ""]
     return [p if isinstance(p, str) else load_image(p, "x").getpixel((4, 4)) for p in parts]
 
@@ -55,7 +55,7 @@ ROWS = [
     {"question": "Colour?", "answer": "red", "image": "a.png"},
     {"question": "007", "answer": "NA", "image": None},
 ]
-SAID = [[RED, "Colour?", "red"], ["007", "NA"]]
+CONTENT = [[RED, "Colour?", "red"], ["007", "NA"]]
 
 
 def as_jsonl(root: Path) -> Path:
@@ -147,12 +147,12 @@ KINDS = [
 
 @pytest.mark.parametrize("write", KINDS, ids=lambda write: write.__name__)
 def test_the_same_rows_out_of_every_kind(write: Any, root: Path) -> None:
-    assert [said(conversation) for conversation in read(write(root))] == SAID
+    assert [content_of(conversation) for conversation in read(write(root))] == CONTENT
 
 
 def test_a_split_of_a_saved_set(root: Path) -> None:
     name = as_saved_set(root)
-    assert [said(row) for row in read(f"{name}#test")] == SAID[1:]
+    assert [content_of(row) for row in read(f"{name}#test")] == CONTENT[1:]
     with pytest.raises(UserError, match=r"no split 'dev'. It has train, test"):
         read(f"{name}#dev")
 
@@ -163,7 +163,7 @@ def test_an_image_folder_with_metadata(root: Path) -> None:
         {"file_name": "b.png", "caption": "All blue."},
     ]
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert sorted(said(row) for row in read(root)) == [[BLUE, "All blue."], [RED, "All red."]]
+    assert sorted(content_of(row) for row in read(root)) == [[BLUE, "All blue."], [RED, "All red."]]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -173,7 +173,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def as_shards(root: Path) -> str:
-    """img2dataset's layout in one shard, LLaVA's JSON beside the picture in the other, with a long name."""
+    """A shard in img2dataset's layout, and one with LLaVA's JSON, a picture and a long name."""
     picture = (root / "a.png").read_bytes()
     with tarfile.open(root / "00000.tar", "w") as tar:
         for number, colour in enumerate(("a", "b")):
@@ -197,7 +197,7 @@ def as_shards(root: Path) -> str:
 
 def test_webdataset_shards(root: Path) -> None:
     rows = read(as_shards(root))
-    assert [said(row) for row in rows] == [[RED, "a"], [BLUE, "b"], [RED, "\nWhat?", "Red."]]
+    assert [content_of(row) for row in rows] == [[RED, "a"], [BLUE, "b"], [RED, "\nWhat?", "Red."]]
     assert [row.source for row in rows] == [
         *(f"{root}/00000.tar: sample {n}" for n in (1, 2)),
         f"{root}/00001.tar: sample 1",
@@ -205,7 +205,7 @@ def test_webdataset_shards(root: Path) -> None:
 
 
 def test_a_shard_made_on_a_mac(root: Path) -> None:
-    """Its tar puts a file of attributes before each file, and the Finder's own file; neither is part of a sample."""
+    """Its tar adds a file of attributes before each file, and the Finder's own file."""
     with tarfile.open(root / "mac.tar", "w") as tar:
         for name in (
             "._1.png",
@@ -218,12 +218,12 @@ def test_a_shard_made_on_a_mac(root: Path) -> None:
             "2.txt",
         ):
             add(tar, name, (root / "a.png").read_bytes() if name.endswith("png") else b"red")
-    assert [said(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
-    assert [said(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
+    assert [content_of(row) for row in read(root / "mac.tar")] == [[RED, "red"]] * 2
+    assert [content_of(row) for row in streamed(root / "mac.tar")] == [[RED, "red"]] * 2
 
 
 def test_a_picture_inside_a_table_of_text(root: Path) -> None:
-    """csv's own limit of 131,072 characters a field is less than a photograph as a data: URL has."""
+    """csv's own limit of 131,072 characters per field is too small for a photograph."""
     noise = np.random.default_rng(1).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "noise.png")
     url = base64.b64encode((root / "noise.png").read_bytes()).decode()
@@ -242,7 +242,7 @@ def test_some_rows_are_written_as_they_are(write: Any, root: Path) -> None:
     (part,) = open_rows(str(path)).files
     out = root / f"kept{path.suffix if path.suffix != '.feather' else '.arrow'}"
     part.write([1], out)
-    assert [said(row) for row in read(out)] == [said(row) for row in read(path)][1:2]
+    assert [content_of(row) for row in read(out)] == [content_of(row) for row in read(path)][1:2]
 
 
 def test_some_rows_of_a_table_are_written_many_at_a_time(root: Path) -> None:
@@ -270,7 +270,8 @@ def blocks_of(text: str, size: int) -> list[bytes]:
 
 def test_a_file_may_be_cut_into_blocks_anywhere() -> None:
     """Every size of block, so that each byte of a text is once the first of one."""
-    rows = [{"question": f'ö"\\{"x" * i}\n€😀', "answer": "[]{},:", "image": []} for i in range(4)]
+    questions = [f'ö"\\{"x" * i}\n€😀' for i in range(4)]
+    rows = [{"question": text, "answer": "[]{},:", "image": []} for text in questions]
     array = "\ufeff" + json.dumps(rows, ensure_ascii=False, indent=1)
     lines = '\ufeffa\n\n   \n"x\n""y"",",c\r\n' + "d" * 30
     whole = list(line_blocks([lines.encode()], quoted=True))
@@ -346,13 +347,13 @@ def test_errors_name_the_file(name: str, root: Path) -> None:
 def test_a_folder_of_text_is_read_as_its_files_are(
     write: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its name is that of a loader of datasets, which would make the number 7 of "007" and nothing of "NA"."""
+    """It is named like a loader of datasets, which would turn "007" into 7 and "NA" into null."""
     (root / "csv").mkdir()
     for file in (write(root), root / "a.png"):
         file.rename(root / "csv" / file.name)
     monkeypatch.chdir(root)
     (root / "a.png").touch()
-    assert [said(row) for row in read(Path("csv"))] == SAID
+    assert [content_of(row) for row in read(Path("csv"))] == CONTENT
 
 
 def test_a_file_that_changes_during_a_run_is_an_error(root: Path) -> None:

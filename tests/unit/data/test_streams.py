@@ -529,7 +529,6 @@ def test_check_data_reads_all_of_a_stream(
     with pytest.raises(UserError, match="2 rows would stop fit"):
         check_data(
             [
-                "check-data",
                 "--model.checkpoint",
                 str(hybrid_checkpoint),
                 *source,

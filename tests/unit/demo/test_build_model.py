@@ -9,8 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from dsvl_tune.demo.build_model import build_embedded, build_tokenizer, save_checkpoint
 from dsvl_tune.demo.init_weights import grid_waves
 from dsvl_tune.demo.vocabulary import generator_texts
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "hybrid" / "checkpoint"
 
@@ -50,12 +50,12 @@ def test_text_is_split_as_by_the_published_pre_tokenizer(
 def test_a_checkpoint_goes_to_disk_and_back(tmp_path: Path) -> None:
     model, tokenizer = build_embedded(0, ["User: red 40\n\nAssistant: blue"])
     save_checkpoint(tmp_path, model, tokenizer)
-    loaded = load_model(tmp_path)
+    loaded = create_model(open_checkpoint(tmp_path))
     assert all(
         torch.equal(one, two)
         for one, two in zip(model.parameters(), loaded.parameters(), strict=True)
     )
-    processor = load_processor(tmp_path)
+    processor = open_checkpoint(tmp_path).processor
     assert processor.image_settings.tokens == 64 and processor.default_system == ""
     assert processor.eos_id == processor.pad_id == tokenizer.eos_token_id
     assert AutoTokenizer.from_pretrained(tmp_path)("red").input_ids == tokenizer("red").input_ids

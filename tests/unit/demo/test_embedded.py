@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from dsvl_tune.core.checkpoint import EMBEDDED
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.scenes import scene_row
 from dsvl_tune.evaluation.generate import answer_prompts
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
 from dsvl_tune.evaluation.scoring import aggregate_scores
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import EMBEDDED, load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 
 
 def test_it_is_small_and_has_both_towers() -> None:
     assert (EMBEDDED / "model.safetensors").stat().st_size <= 25e6
     assert (EMBEDDED / "README.md").is_file()
-    model = load_model(EMBEDDED)
+    model = create_model(open_checkpoint(EMBEDDED))
     assert model.config.model_type == "deepseek_vl_hybrid"
     assert model.config.tie_word_embeddings is False
     assert (
@@ -24,7 +25,7 @@ def test_it_is_small_and_has_both_towers() -> None:
 
 
 def test_it_answers_questions_of_its_own_domain() -> None:
-    processor, model = load_processor(EMBEDDED), load_model(EMBEDDED)
+    processor, model = open_checkpoint(EMBEDDED).processor, create_model(open_checkpoint(EMBEDDED))
     answers = []
     for start in range(0, 24, 8):
         rows = [scene_row(seed, "test") for seed in range(5000 + start, 5008 + start)]

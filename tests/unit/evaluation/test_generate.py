@@ -12,13 +12,16 @@ from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.encode_images import encode_images
 
 
 def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
-    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    processor, model = (
+        open_checkpoint(checkpoint).processor,
+        create_model(open_checkpoint(checkpoint)),
+    )
     text_only = Conversation((Turn("user", ("Name a color, any color at all.",)),), "text")
     conversations = [*chart_row(1, "test")[:3], *chart_row(2, "test")[:2], text_only]
     prompts = [encode_prompt(conversation, processor) for conversation in conversations]
@@ -41,7 +44,10 @@ def test_a_batch_answers_as_its_rows_alone(checkpoint: Path) -> None:
 
 def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
     """The trap: Llama's default end id (2), which the published config implies, never comes."""
-    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    processor, model = (
+        open_checkpoint(checkpoint).processor,
+        create_model(open_checkpoint(checkpoint)),
+    )
     assert model.generation_config.eos_token_id == processor.eos_id
     # A head that makes the end token the likeliest everywhere.
     hidden = torch.zeros_like(model.lm_head.weight)
@@ -59,7 +65,10 @@ def test_generation_stops_at_the_end_token(checkpoint: Path) -> None:
 
 def test_sampling_is_the_official_demos(checkpoint: Path) -> None:
     """The demo gives its decoder embeddings, so the penalty never sees the prompt's ids."""
-    processor, model = load_processor(checkpoint), load_model(checkpoint)
+    processor, model = (
+        open_checkpoint(checkpoint).processor,
+        create_model(open_checkpoint(checkpoint)),
+    )
     asked = encode_prompt(chart_row(1, "test")[0], processor)
     prompts = normalize_images(collate_prompts([asked], processor.pad_id), processor)
     # So warm that samples differ, and a penalty so strong that it shows.

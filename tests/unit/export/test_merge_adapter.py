@@ -15,11 +15,13 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import weight_files
 from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
 from dsvl_tune.export.write_weights import Layout
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import apply_plan, load_trained, save_trained
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 
 PARTS = {
     "language_model": PartPlan("lora", rank=4),
@@ -31,8 +33,8 @@ PARTS = {
 def train_randomly(folder: Path, variant: Any, parts: dict[str, PartPlan]) -> PreTrainedModel:
     """A model whose trained tensors all moved."""
     torch.manual_seed(3)
-    model = load_model(folder)
-    apply_plan(model, fit_plan(make_plan("none", parts), model, set()), variant)
+    model = create_model(open_checkpoint(folder))
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "none", parts), model, set()), variant)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -44,7 +46,7 @@ def merge(
     base: Path, folder: Path, dtype: torch.dtype | None = None, layout: Layout = "transformers"
 ) -> Path:
     """Merge `folder`/adapter into a base, into a new folder."""
-    weights, changes = Weights(base, read_config(base)), read_changes(folder / "adapter")
+    weights, changes = Weights(open_checkpoint(base)), read_changes(folder / "adapter")
     check_changes(weights, changes)
     target = folder / f"merged_{layout}_{dtype}"
     target.mkdir()
@@ -76,10 +78,10 @@ def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant
     wanted = logits(model)
     assert (logits(plain) - wanted).abs().max() <= 1e-5
     assert (logits(peft.eval()) - wanted).abs().max() <= 1e-5
-    base = logits(load_model(checkpoint))
+    base = logits(create_model(open_checkpoint(checkpoint)))
     assert (base - wanted).abs().max() > 1e-2
     untouched = set(weight_files(checkpoint)) - set(read_changes(tmp_path / "adapter"))
-    before, after = load_model(checkpoint).state_dict(), plain.state_dict()
+    before, after = create_model(open_checkpoint(checkpoint)).state_dict(), plain.state_dict()
     assert untouched
     assert all(torch.equal(before[name], after[name]) for name in untouched)
 
@@ -93,7 +95,7 @@ def test_fully_trained_parts_beside_adapters(hybrid_checkpoint: Path, tmp_path: 
     }
     model = train_randomly(hybrid_checkpoint, "lora", parts)
     save_trained(model, tmp_path / "adapter")
-    again = load_model(hybrid_checkpoint)
+    again = create_model(open_checkpoint(hybrid_checkpoint))
     load_trained(again, tmp_path / "adapter")
     merged = merge(hybrid_checkpoint, tmp_path)
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
@@ -109,7 +111,7 @@ def test_the_original_layout_gets_the_same_merge(family: str, variant: str, tmp_
     model = train_randomly(base, variant, {**PARTS, "lm_head": PartPlan("full")})
     save_trained(model, tmp_path / "adapter")
     plain, there = (
-        load_model(merge(base, tmp_path, torch.float32, layout))
+        create_model(open_checkpoint(merge(base, tmp_path, torch.float32, layout)))
         for layout in ("transformers", "original")
     )
     other = there.state_dict()
@@ -143,7 +145,7 @@ def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_pat
     with pytest.raises(
         UserError, match=r"up_proj.weight has shape \[80, 48\], what was trained has \[7, 48\]"
     ):
-        check_changes(Weights(hybrid_checkpoint, read_config(hybrid_checkpoint)), changes)
+        check_changes(Weights(open_checkpoint(hybrid_checkpoint)), changes)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
@@ -152,7 +154,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path)
     changes = read_changes(tmp_path / "adapter")
     changes["model.language_model.layers.9.mlp.up_proj.weight"] = next(iter(changes.values()))
     with pytest.raises(UserError, match="have no place"):
-        check_changes(Weights(checkpoint, read_config(checkpoint)), changes)
+        check_changes(Weights(open_checkpoint(checkpoint)), changes)
 
 
 def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
     ids = torch.randint(10, 400, (1, 12))
     wanted = model(input_ids=ids).logits
     assert (plain(input_ids=ids).logits - wanted).abs().max() <= 1e-5 * wanted.std()
-    here, there = load_processor(base), load_processor(merged)
+    here, there = open_checkpoint(base).processor, open_checkpoint(merged).processor
     assert (there.image_settings, there.default_system, there.eos_id) == (
         here.image_settings,
         here.default_system,
@@ -196,7 +198,7 @@ def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_pa
 
 def test_a_base_in_shards_is_merged_file_by_file(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     shards = tmp_path / "shards"
-    load_model(hybrid_checkpoint).save_pretrained(shards, max_shard_size="200KB")
+    create_model(open_checkpoint(hybrid_checkpoint)).save_pretrained(shards, max_shard_size="200KB")
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (shards / name).write_bytes((hybrid_checkpoint / name).read_bytes())
     assert len(list(shards.glob("*.safetensors"))) > 2

@@ -10,20 +10,23 @@ import torch
 from safetensors.torch import load_file
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
-from dsvl_tune.families.deepseek_vl.key_map import Pair, pair_of_original, pair_of_transformers
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.deepseek_vl.key_map import RULES
 from dsvl_tune.families.deepseek_vl.original_settings import config_json
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
-from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes, pair_of, unused_of
+from dsvl_tune.families.key_rules import RuleGroup, group_of_original, group_of_transformers
+from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-FAMILIES = {"hybrid": "deepseek_vl_hybrid", "siglip": "deepseek_vl"}
+MODEL_TYPES = {"hybrid": "deepseek_vl_hybrid", "siglip": "deepseek_vl"}
 HIGH, LOW, ONLY = (
     "vision_model.vision_tower" + tail
     for tail in ("_high.vision_tower.", "_low.vision_tower.", ".")
 )
 SAM, SIGLIP = "model.high_res_vision_model.vision_encoder.", "model.vision_model."
 
-# One tensor of every kind, read in the original's code and in transformers'; "qkv" and "batch" change their form.
+# One tensor of each type, read in the original's code and in transformers'. Those of "qkv" and
+# "batch" change their shape.
 PAIRS = {
     "deepseek_vl_hybrid": [
         (HIGH + "pos_embed", SAM + "pos_embed"),
@@ -68,39 +71,40 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("family", PAIRS)
-def test_names_both_ways(family: str) -> None:
-    for original, transformers in PAIRS[family]:
-        pair = pair_of_original(original, family)
-        assert pair is not None, original
-        assert (pair.original, pair.transformers) == (original, (transformers,))
-        assert pair_of_transformers(transformers, family) == pair
+@pytest.mark.parametrize("model_type", PAIRS)
+def test_names_both_ways(model_type: str) -> None:
+    rules = RULES[model_type]
+    for original, transformers in PAIRS[model_type]:
+        group = group_of_original(original, rules)
+        assert group is not None, original
+        assert (group.original, group.transformers) == ((original,), (transformers,))
+        assert group_of_transformers(transformers, rules) == group
 
 
 def test_the_fused_projection_is_query_key_value() -> None:
-    pair = pair_of_original(LOW + "blocks.2.attn.qkv.bias", "deepseek_vl_hybrid")
-    assert pair is not None
-    assert pair.transformers == tuple(
+    rules = RULES["deepseek_vl_hybrid"]
+    group = group_of_original(LOW + "blocks.2.attn.qkv.bias", rules)
+    assert group is not None
+    assert group.transformers == tuple(
         f"{SIGLIP}encoder.layers.2.self_attn.{letter}_proj.bias" for letter in "qkv"
     )
     fused = torch.arange(12.0).reshape(6, 2)
-    parts = pair.split(fused)
+    parts = group.to_transformers([fused])
     assert [part.tolist() for part in parts] == [fused[i : i + 2].tolist() for i in (0, 2, 4)]
-    assert torch.equal(pair.join(list(parts)), fused)
-    assert all(
-        pair_of_transformers(name, "deepseek_vl_hybrid") == pair for name in pair.transformers
-    )
+    assert torch.equal(group.to_original(parts)[0], fused)
+    assert all(group_of_transformers(name, rules) == group for name in group.transformers)
 
 
 def test_the_position_table_loses_and_gains_its_batch() -> None:
-    pair = Pair("pos_embed", ("embedding",), "batch")
+    group = RuleGroup(("pos_embed",), ("embedding",), "batch")
     table = torch.randn(1, 4, 3)
-    assert pair.split(table)[0].shape == (4, 3)
-    assert torch.equal(pair.join(list(pair.split(table))), table)
+    (embedding,) = group.to_transformers([table])
+    assert embedding.shape == (4, 3)
+    assert torch.equal(group.to_original([embedding])[0], table)
 
 
 @pytest.mark.parametrize(
-    ("name", "family"),
+    ("name", "model_type"),
     [
         ("vision_model.surprise", "deepseek_vl_hybrid"),
         (ONLY + "blocks.0.norm1.bias", "deepseek_vl_hybrid"),
@@ -111,34 +115,34 @@ def test_the_position_table_loses_and_gains_its_batch() -> None:
         ("language_model.lm_head.bias", "deepseek_vl"),
     ],
 )
-def test_a_name_without_a_rule_has_no_pair(name: str, family: str) -> None:
-    assert pair_of_original(name, family) is None
+def test_a_name_without_a_rule_has_no_group(name: str, model_type: str) -> None:
+    assert group_of_original(name, RULES[model_type]) is None
 
 
-@pytest.mark.parametrize("golden", FAMILIES)
+@pytest.mark.parametrize("golden", MODEL_TYPES)
 def test_every_golden_tensor_has_its_place(golden: str) -> None:
-    """The reference implementation's own names: each has a pair that leads back to it, or is known as unused."""
-    family = FAMILIES[golden]
+    """Names that the reference wrote: each has a group that leads back to it, or is unused."""
+    rules = RULES[MODEL_TYPES[golden]]
     names = load_file(GOLDEN / golden / "checkpoint" / "model.safetensors")
-    without = {name for name in names if pair_of_original(name, family) is None}
+    without = {name for name in names if group_of_original(name, rules) is None}
     assert len(without) == (17 if golden == "hybrid" else 13)
-    assert all(
-        "attn_pool" in name or name.split(".")[1].endswith("_layer_norm") for name in without
-    )
+    for name in without:
+        assert "attn_pool" in name or name.split(".")[1].endswith("_layer_norm")
     for name in set(names) - without:
-        pair = pair_of_original(name, family)
-        assert pair is not None
-        assert all(pair_of_transformers(part, family) == pair for part in pair.transformers)
+        group = group_of_original(name, rules)
+        assert group is not None
+        assert all(group_of_transformers(part, rules) == group for part in group.transformers)
 
 
 SIGLIP_L: dict[str, Any] = {
-    **{
-        "model_type": "siglip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-    },
-    **{"num_attention_heads": 16, "image_size": 384, "patch_size": 16, "vision_use_head": False},
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 16,
+    "vision_use_head": False,
 }
 SAM_B: dict[str, Any] = {"model_type": "sam_vision_model", "global_attn_indexes": [2, 5, 8, 11]}
 
@@ -165,7 +169,7 @@ def llama(width: int, mlp: int, layers: int) -> dict[str, Any]:
 def test_the_published_sizes(
     text: dict[str, Any], hybrid: bool, originals: int, parameters: int
 ) -> None:
-    """Tensors and parameters as counted from the published files' sizes and names; nothing is allocated."""
+    """Tensors and parameters as in the published files; nothing is allocated."""
     parts = {
         "text_config": text,
         "vision_config": SIGLIP_L,
@@ -177,9 +181,10 @@ def test_the_published_sizes(
         if hybrid
         else DeepseekVLConfig(**parts)
     )
-    shapes = expected_shapes(Path(), config)
-    pairs = {name: pair_of(name, config.model_type) for name in shapes}
-    there, unused = original_shapes(shapes, pairs), unused_of(config)
+    shapes = expected_shapes(config, DEEPSEEK_VL, Path())
+    groups = {name: DEEPSEEK_VL.tensor_group(name, config) for name in shapes}
+    there = original_shapes(shapes, groups)  # type: ignore[arg-type]
+    unused = DEEPSEEK_VL.unused_tensors(config)
     assert len(there) + len(unused) == originals
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == parameters
     assert sum(torch.Size(shape).numel() for shape in there.values()) == parameters

@@ -8,16 +8,22 @@ import pytest
 import torch
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.parts import PRESETS, PartPlan, fit_plan, make_plan, part_of
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan, part_of
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.deepseek_vl.parts import PARTS, PRESETS
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 
 
 def trained_parts(folder: Path, preset: str, parts: dict[str, PartPlan] | None = None) -> set[str]:
-    model = load_model(folder)
-    apply_plan(model, fit_plan(make_plan(preset, parts), model, set(parts or {})))  # type: ignore[arg-type]
+    model = create_model(open_checkpoint(folder))
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, preset, parts), model, set(parts or {})))  # type: ignore[arg-type]
     return {
-        part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad
+        part_of(name, PARTS)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }
 
 
@@ -28,12 +34,17 @@ def test_presets_train_what_they_name(hybrid_checkpoint: Path) -> None:
 
 
 def test_necks_and_alpha_are_parts_of_their_own() -> None:
-    assert part_of("model.high_res_vision_model.vision_encoder.neck.conv1.weight") == "sam_neck"
-    assert part_of("model.high_res_vision_model.vision_encoder.layers.0.attn.qkv.weight") == "sam"
-    assert part_of("model.high_res_vision_alpha") == "sam_neck_hd"
+    assert (
+        part_of("model.high_res_vision_model.vision_encoder.neck.conv1.weight", PARTS) == "sam_neck"
+    )
+    assert (
+        part_of("model.high_res_vision_model.vision_encoder.layers.0.attn.qkv.weight", PARTS)
+        == "sam"
+    )
+    assert part_of("model.high_res_vision_alpha", PARTS) == "sam_neck_hd"
     # aligner has a submodule with the name of the downsampler
-    assert part_of("model.aligner.high_res_vision_proj.weight") == "aligner"
-    assert part_of("model.high_res_vision_proj.conv1.weight") == "downsample"
+    assert part_of("model.aligner.high_res_vision_proj.weight", PARTS) == "aligner"
+    assert part_of("model.high_res_vision_proj.conv1.weight", PARTS) == "downsample"
 
 
 def test_lora_on_one_tower_does_not_touch_another(hybrid_checkpoint: Path) -> None:
@@ -47,33 +58,33 @@ def test_lora_on_one_tower_does_not_touch_another(hybrid_checkpoint: Path) -> No
 
 def test_rank_and_alpha_are_each_parts_own(hybrid_checkpoint: Path) -> None:
     """The trap: a rank pattern without an alpha pattern changes the scaling."""
-    model = load_model(hybrid_checkpoint)
+    model = create_model(open_checkpoint(hybrid_checkpoint))
     parts = {
         "language_model": PartPlan("lora", rank=4),
         "aligner": PartPlan("lora", rank=2, alpha=3),
     }
-    apply_plan(model, fit_plan(make_plan("none", parts), model, set(parts)))
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "none", parts), model, set(parts)))
     for name, module in model.named_modules():
         if hasattr(module, "lora_A"):
-            expected = (2, 1.5) if part_of(name + ".weight") == "aligner" else (4, 2.0)
+            expected = (2, 1.5) if part_of(name + ".weight", PARTS) == "aligner" else (4, 2.0)
             assert (module.r["default"], module.scaling["default"]) == expected
 
 
 def test_a_sixteen_bit_base_keeps_its_dtype_and_trains_in_float32(hybrid_checkpoint: Path) -> None:
-    model = load_model(hybrid_checkpoint, torch.bfloat16)
-    apply_plan(model, fit_plan(make_plan("lora", None), model, set()))
+    model = create_model(open_checkpoint(hybrid_checkpoint), torch.bfloat16)
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "lora", None), model, set()))
     for parameter in model.parameters():
         assert parameter.dtype == (torch.float32 if parameter.requires_grad else torch.bfloat16)
 
 
 def test_unknown_part_names_the_nearest() -> None:
     with pytest.raises(UserError, match="Did you mean 'aligner'"):
-        make_plan("lora", {"alinger": PartPlan("full")})
+        make_plan(DEEPSEEK_VL, "lora", {"alinger": PartPlan("full")})
 
 
 def test_lora_where_there_is_no_linear_layer_is_refused() -> None:
     with pytest.raises(UserError, match="downsample cannot have lora"):
-        make_plan("none", {"downsample": PartPlan("lora")})
+        make_plan(DEEPSEEK_VL, "none", {"downsample": PartPlan("lora")})
 
 
 def test_a_plan_that_trains_nothing_is_refused(hybrid_checkpoint: Path) -> None:

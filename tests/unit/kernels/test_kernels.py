@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from dsvl_tune.families.deepseek_vl.parts import PREFIXES, PartPlan
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.deepseek_vl.parts import PARTS
 from dsvl_tune.kernels import onednn_linear
 from dsvl_tune.kernels.install import FASTER, install_kernels
 from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraFunction
 from dsvl_tune.kernels.onednn_linear import OneDnnLinear
 from dsvl_tune.kernels.swiglu import SwiGLU
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan, lora_config
 from dsvl_tune.models.runtime.compile import separate_caches
 
@@ -72,12 +74,12 @@ def test_a_step_of_the_whole_model(hybrid_checkpoint: Path, mode: str, library: 
     theirs = AutoModelForImageTextToText.from_pretrained(
         hybrid_checkpoint, tie_word_embeddings=False
     )
-    ours = load_model(hybrid_checkpoint)
+    ours = create_model(open_checkpoint(hybrid_checkpoint))
     if mode == "full":
-        apply_plan(ours, {part: PartPlan(mode="full") for part in PREFIXES})
+        apply_plan(ours, {part: PartPlan(mode="full") for part in PARTS})
     else:
-        theirs.requires_grad_(False).add_adapter(lora_config(LORA, "lora", 0.0))
-        apply_plan(ours, {part: LORA.get(part, PartPlan()) for part in PREFIXES})
+        theirs.requires_grad_(False).add_adapter(lora_config(LORA, PARTS, "lora", 0.0))
+        apply_plan(ours, {part: LORA.get(part, PartPlan()) for part in PARTS})
         with torch.no_grad():
             for name, parameter in theirs.named_parameters():
                 if "lora_B" in name:  # which peft starts at zero
@@ -99,7 +101,7 @@ def test_answers_are_the_same(hybrid_checkpoint: Path, library: None) -> None:
     theirs = AutoModelForImageTextToText.from_pretrained(
         hybrid_checkpoint, tie_word_embeddings=False
     ).eval()
-    ours = load_model(hybrid_checkpoint)
+    ours = create_model(open_checkpoint(hybrid_checkpoint))
     prompt = {name: tensor for name, tensor in inputs(theirs).items() if name != "labels"}
     answers = [
         model.generate(**prompt, max_new_tokens=6, do_sample=False) for model in (theirs, ours)

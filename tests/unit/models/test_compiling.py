@@ -13,7 +13,8 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.compile import compile_layers
 
@@ -29,7 +30,10 @@ def losses(model: torch.nn.Module, width: int) -> dict[str, Tensor]:
 
 
 def test_compiled_layers_equal_eager_ones_at_any_length(hybrid_checkpoint: Path) -> None:
-    eager, compiled = load_model(hybrid_checkpoint).train(), load_model(hybrid_checkpoint).train()
+    eager, compiled = (
+        create_model(open_checkpoint(hybrid_checkpoint)).train(),
+        create_model(open_checkpoint(hybrid_checkpoint)).train(),
+    )
     compile_layers(compiled)
     assert list(compiled.state_dict()) == list(eager.state_dict())
     counters.clear()
@@ -75,4 +79,4 @@ def test_without_a_compiler_the_key_is_named(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(UserError, match=r"model.compile: .* no no-such-compiler here"):
-        compile_layers(load_model(hybrid_checkpoint))
+        compile_layers(create_model(open_checkpoint(hybrid_checkpoint)))

@@ -20,8 +20,8 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.write_weights import Layout
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -31,7 +31,7 @@ FORMS = ("original", "transformers", "old transformers")
 def write(base: Path, target: Path, layout: Layout) -> Path:
     """The base in a layout."""
     target.mkdir()
-    merge_into(Weights(base, read_config(base)), {}, target, layout, None)
+    merge_into(Weights(open_checkpoint(base)), {}, target, layout, None)
     return target
 
 
@@ -69,7 +69,9 @@ def nested(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 @cache
 def reference(family: str) -> dict[str, Tensor]:
     """The weights of a golden checkpoint in float32."""
-    state: dict[str, Tensor] = load_model(GOLDEN / family / "checkpoint").state_dict()
+    state: dict[str, Tensor] = create_model(
+        open_checkpoint(GOLDEN / family / "checkpoint")
+    ).state_dict()
     return state
 
 
@@ -110,7 +112,11 @@ def test_any_form_of_a_checkpoint(
     config.pop("tie_word_embeddings", None)  # transformers' default is tied
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
-    model, processor, wanted = load_model(folder), load_processor(folder), load_processor(base)
+    model, processor, wanted = (
+        create_model(open_checkpoint(folder)),
+        open_checkpoint(folder).processor,
+        open_checkpoint(base).processor,
+    )
     state = model.state_dict()
     assert all(
         torch.equal(state[name], tensor.to(dtype).float())
@@ -140,12 +146,12 @@ def test_a_lost_lm_head_does_not_become_tied(tmp_path: Path) -> None:
         folder, lambda tensors: {name: t for name, t in tensors.items() if name != "lm_head.weight"}
     )
     with pytest.raises(UserError, match="missing: lm_head.weight"):
-        load_model(folder)
+        create_model(open_checkpoint(folder))
     path = folder / "config.json"
     path.write_text(
         json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": True}), encoding="utf-8"
     )
-    model = load_model(folder)
+    model = create_model(open_checkpoint(folder))
     assert model.lm_head.weight is model.get_input_embeddings().weight
 
 
@@ -176,7 +182,7 @@ def test_settings_written_from_nothing_are_those_of_the_original(
         assert {name: ours[name] for name in theirs if name != "model_name"} == {
             name: value for name, value in theirs.items() if name != "model_name"
         }
-    assert read_config(there).to_dict() == read_config(between).to_dict() | {
+    assert open_checkpoint(there).config.to_dict() == open_checkpoint(between).config.to_dict() | {
         "dtype": None,
         "architectures": None,
     }

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dsvl_tune.core.checkpoint import resolve_checkpoint
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl.processor import ORIGINAL_SYSTEM_PROMPT, load_processor
-from dsvl_tune.families.deepseek_vl.tokenizer import load_tokenizer
-from dsvl_tune.models.checkpoint.load import load_model, resolve_checkpoint
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.deepseek_vl.processor import ORIGINAL_SYSTEM_PROMPT
+from dsvl_tune.models.checkpoint.load import create_model
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -34,7 +35,7 @@ def test_a_missing_tie_flag_does_not_tie(copy: Path, hybrid_checkpoint: Path) ->
     config = json.loads((copy / "config.json").read_text())
     del config["tie_word_embeddings"]
     (copy / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    model = load_model(copy)
+    model = create_model(open_checkpoint(copy))
     stored = load_file(copy / "model.safetensors")
     assert model.config.tie_word_embeddings is False
     assert torch.equal(model.lm_head.weight, stored["lm_head.weight"])
@@ -59,11 +60,11 @@ def test_weights_that_do_not_fit_are_refused(copy: Path, fault: str) -> None:
         tensors[name] = torch.ones(3, 3)
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=re.escape(fault)):
-        load_model(copy)
+        create_model(open_checkpoint(copy))
 
 
 def test_special_ids_come_from_the_tokenizer(copy: Path) -> None:
-    model = load_model(copy)
+    model = create_model(open_checkpoint(copy))
     text = model.config.text_config
     assert (text.bos_token_id, text.eos_token_id, text.pad_token_id) == (480, 481, 481)
 
@@ -73,22 +74,22 @@ def test_the_tokenizer_class_that_the_files_declare_is_not_used() -> None:
     cases = json.loads((GOLDEN / "siglip" / "conversations.json").read_text(encoding="utf-8"))[
         "cases"
     ]
-    tokenizer = load_tokenizer(GOLDEN / "siglip" / "checkpoint")
+    tokenizer = open_checkpoint(GOLDEN / "siglip" / "checkpoint").tokenizer
     assert tokenizer.convert_tokens_to_ids("<image_placeholder>") == 486
     assert all(tokenizer(case["prompt"])["input_ids"] == case["input_ids"] for case in cases)
 
 
 def test_system_prompt_comes_from_the_chat_template(copy: Path) -> None:
-    assert load_processor(copy).default_system == ORIGINAL_SYSTEM_PROMPT
+    assert open_checkpoint(copy).processor.default_system == ORIGINAL_SYSTEM_PROMPT
     template = "{{ bos_token }}Be brief.\n\n{% for m in messages %}User: {% endfor %}"
     (copy / "chat_template.jinja").write_text(template, encoding="utf-8")
-    assert load_processor(copy).default_system == "Be brief."
+    assert open_checkpoint(copy).processor.default_system == "Be brief."
 
 
 def test_an_image_id_that_the_tokenizer_does_not_have_is_refused(copy: Path) -> None:
     edit_config(copy, image_token_id=100015)
     with pytest.raises(UserError, match="image_token_id 100015"):
-        load_processor(copy)
+        _ = open_checkpoint(copy).processor
 
 
 def test_a_folder_that_does_not_exist_is_not_looked_for_on_the_network() -> None:

@@ -19,11 +19,15 @@ from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.export.merge_adapter import merge_into
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan, part_of
-from dsvl_tune.models.checkpoint.load import load_model, read_config
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan, part_of
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.deepseek_vl.parts import PARTS
+from dsvl_tune.models.checkpoint.load import Storage, create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning import quantization
 from dsvl_tune.models.finetuning.adapters import apply_plan, save_trained
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.models.finetuning.quantization import (
     NF4_BYTES,
     check_quantization,
@@ -31,7 +35,6 @@ from dsvl_tune.models.finetuning.quantization import (
     nf4_config,
     parameter_sizes,
 )
-from dsvl_tune.models.runtime.fsdp import empty_model
 
 
 def inputs(model: Any, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -57,8 +60,8 @@ def adapted(
     folder: Path, dtype: torch.dtype = torch.float32, variant: Any = "lora", **parts: PartPlan
 ) -> Any:
     """A model on a 4-bit base whose adapters are no longer at their start."""
-    model = load_model(folder, dtype, "nf4")
-    apply_plan(model, fit_plan(make_plan("qlora", parts), model, set()), variant)
+    model = create_model(open_checkpoint(folder), dtype, "nf4")
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "qlora", parts), model, set()), variant)
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -76,7 +79,7 @@ def gradients(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 def in_original_layout(folder: Path, target: Path) -> Path:
     """The checkpoint as DeepSeek's own code has it."""
     target.mkdir()
-    merge_into(Weights(folder, read_config(folder)), {}, target, "original", None)
+    merge_into(Weights(open_checkpoint(folder)), {}, target, "original", None)
     return target
 
 
@@ -89,13 +92,16 @@ def test_exactly_the_language_models_linear_layers(
         if layout == "transformers"
         else in_original_layout(wide_checkpoint, tmp_path / "there")
     )
-    full, packed = load_model(folder, torch.bfloat16), load_model(folder, torch.bfloat16, "nf4")
+    full, packed = (
+        create_model(open_checkpoint(folder), torch.bfloat16),
+        create_model(open_checkpoint(folder), torch.bfloat16, "nf4"),
+    )
     layers = full.config.text_config.num_hidden_layers
     found = four_bit_layers(packed)
     assert Counter(name.rsplit(".", 1)[1] for name in found) == dict.fromkeys(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), layers
     )
-    assert {part_of(f"{name}.weight") for name in found} == {"language_model"}
+    assert {part_of(f"{name}.weight", PARTS) for name in found} == {"language_model"}
     before, after = full.state_dict(), dict(packed.named_parameters())
     assert set(dict(full.named_parameters())) == set(after)
     for name, parameter in after.items():
@@ -118,7 +124,7 @@ def test_it_is_what_plain_transformers_makes_of_the_checkpoint(wide_checkpoint: 
     plain = AutoModelForImageTextToText.from_pretrained(
         wide_checkpoint, quantization_config=nf4_config(torch.float32)
     )
-    ours = load_model(wide_checkpoint, quantization="nf4")
+    ours = create_model(open_checkpoint(wide_checkpoint), quantization="nf4")
     for layer in four_bit_layers(plain).values():
         layer.support_avx512bf16_for_cpu = False
     wanted = dict(plain.named_parameters())
@@ -147,7 +153,7 @@ def test_a_list_that_hits_other_layers_does_not_pass(
 ) -> None:
     monkeypatch.setattr(quantization, "KEPT", kept)
     with pytest.raises(RuntimeError, match=hit):
-        load_model(wide_hybrid_checkpoint, quantization="nf4")
+        create_model(open_checkpoint(wide_hybrid_checkpoint), quantization="nf4")
 
 
 def test_bytes_of_a_parameter() -> None:
@@ -173,8 +179,8 @@ def test_weights_in_16_bits_are_gone_once_they_are_packed(
 
     gc.collect()
     monkeypatch.setattr(Weights, "read", counting)
-    load_model(wide_hybrid_checkpoint, torch.bfloat16)
-    load_model(wide_hybrid_checkpoint, torch.bfloat16, "nf4")
+    create_model(open_checkpoint(wide_hybrid_checkpoint), torch.bfloat16)
+    create_model(open_checkpoint(wide_hybrid_checkpoint), torch.bfloat16, "nf4")
     assert seen == [0, 4, 0, 0]  # gate_proj and up_proj of two layers
 
 
@@ -238,29 +244,31 @@ def test_plain_peft_loads_the_adapter_on_either_base(
 
 def test_the_part_in_4_bits_is_not_fully_trained() -> None:
     check_quantization(
-        make_plan("qlora", {"embed_tokens": PartPlan("full"), "lm_head": PartPlan("full")})
+        make_plan(
+            DEEPSEEK_VL, "qlora", {"embed_tokens": PartPlan("full"), "lm_head": PartPlan("full")}
+        )
     )
-    check_quantization(make_plan("align", None))
+    check_quantization(make_plan(DEEPSEEK_VL, "align", None))
     with pytest.raises(
         UserError, match="language_model is to be fully trained, but model.quantization"
     ):
-        check_quantization(make_plan("full", None))
+        check_quantization(make_plan(DEEPSEEK_VL, "full", None))
 
 
-@pytest.mark.parametrize("make", [load_model, empty_model])
+@pytest.mark.parametrize("storage", ["loaded", "empty"])
 def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(
-    make: Any, hybrid_checkpoint: Path
+    storage: Storage, hybrid_checkpoint: Path
 ) -> None:
     with pytest.raises(
         UserError, match=r"q_proj.weight has rows of 48, and a 4-bit base needs multiples of 64"
     ):
-        make(hybrid_checkpoint, quantization="nf4")
+        create_model(open_checkpoint(hybrid_checkpoint), quantization="nf4", storage=storage)
 
 
 def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"not installed: pip install 'bitsandbytes>=0.50'"):
-        check_quantization(make_plan("qlora", None))
+        check_quantization(make_plan(DEEPSEEK_VL, "qlora", None))
 
 
 @pytest.mark.parametrize("place", ["", "text_config."])
@@ -277,17 +285,17 @@ def test_a_quantised_checkpoint_is_no_base(
     with pytest.raises(
         UserError, match=rf"config.json: {place}quantization_config says .* Give the checkpoint"
     ):
-        load_model(tmp_path / "base")
+        create_model(open_checkpoint(tmp_path / "base"))
 
 
 def test_a_weight_that_is_not_finite_is_named_while_it_streams(
     wide_hybrid_checkpoint: Path, tmp_path: Path
 ) -> None:
-    model = load_model(wide_hybrid_checkpoint)
+    model = create_model(open_checkpoint(wide_hybrid_checkpoint))
     name = "model.language_model.layers.1.mlp.up_proj.weight"
     with torch.no_grad():
         model.get_parameter(name)[0, 0] = float("nan")
     shutil.copytree(wide_hybrid_checkpoint, tmp_path / "base")
     model.save_pretrained(tmp_path / "base")
     with pytest.raises(UserError, match=f"{name} holds values that are not finite"):
-        load_model(tmp_path / "base", quantization="nf4")
+        create_model(open_checkpoint(tmp_path / "base"), quantization="nf4")

@@ -8,13 +8,18 @@ import pytest
 import torch
 
 from dsvl_tune.core.files import stream_tensors
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, make_plan
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights, read_file
 from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
-from dsvl_tune.models.runtime.fsdp import drawable, empty_model
+from dsvl_tune.models.finetuning.plan import make_plan
+from dsvl_tune.models.runtime.fsdp import adapter_initialization
 
-PLAN = make_plan("lora", {"aligner": PartPlan("lora", rank=4), "siglip": PartPlan("full")})
+PLAN = make_plan(
+    DEEPSEEK_VL, "lora", {"aligner": PartPlan("lora", rank=4), "siglip": PartPlan("full")}
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -24,11 +29,11 @@ def test_an_empty_model_has_everything_but_the_weights(
 ) -> None:
     """Also buffers that no file holds, with which, merely allocated, an index is out of range; adapters as drawn."""
     torch.manual_seed(3)
-    loaded = load_model(hybrid_checkpoint, dtype)
+    loaded = create_model(open_checkpoint(hybrid_checkpoint), dtype)
     apply_plan(loaded, PLAN, variant)
     torch.manual_seed(3)
-    empty = empty_model(hybrid_checkpoint, dtype)
-    with drawable(empty, {"language_model", "aligner"}):
+    empty = create_model(open_checkpoint(hybrid_checkpoint), dtype, storage="empty")
+    with adapter_initialization(empty, {"language_model", "aligner"}):
         apply_plan(empty, PLAN, variant)
     ones, others = dict(loaded.named_parameters()), dict(empty.named_parameters())
     assert list(ones) == list(others)
@@ -50,8 +55,8 @@ def test_an_empty_model_has_everything_but_the_weights(
 
 @pytest.mark.parametrize("rows", [slice(0, 3), slice(5, 9), slice(40, 40)])
 def test_rows_of_a_tensor_are_those_rows(checkpoint: Path, rows: slice) -> None:
-    model = load_model(checkpoint)
-    weights = Weights(checkpoint, model.config)
+    model = create_model(open_checkpoint(checkpoint))
+    weights = Weights(open_checkpoint(checkpoint))
     for name, tensor in model.state_dict().items():
         assert torch.equal(weights.read(name, rows), tensor[rows]), name
 

@@ -67,7 +67,7 @@ def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_pat
     out = tmp_path / "page.html"
     source = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", str(data)]
     keys = ["--data.validation_rows", "0", "--data.batch_size", "1", "--seed_everything", "3"]
-    main(["preview", "--model.checkpoint", str(checkpoint), *source, *keys, "--out", str(out)])
+    main(["--model.checkpoint", str(checkpoint), *source, *keys, "--out", str(out)])
     text = out.read_text(encoding="utf-8")
     page = Page(text)
     assert not re.search(r"https?://|<script|<link|url\(", text) and "<b>one</b>" not in text

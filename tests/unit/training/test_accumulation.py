@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 

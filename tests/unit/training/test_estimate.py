@@ -14,10 +14,11 @@ from transformers import PreTrainedModel
 from dsvl_tune.cli.commands.estimate_memory import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
-from dsvl_tune.families.deepseek_vl.parts import Preset, fit_plan, make_plan
-from dsvl_tune.models.checkpoint.load import load_model
-from dsvl_tune.models.checkpoint.outline import outline_model, read_outline
+from dsvl_tune.families import open_checkpoint, open_sizes
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.training.memory.estimate import estimate
 from dsvl_tune.training.memory.fake_step import RowShape
@@ -28,8 +29,8 @@ VISUAL = 16
 """Visual tokens of an image of the tiny checkpoints."""
 
 
-def planned(model: PreTrainedModel, preset: Preset) -> PreTrainedModel:
-    apply_plan(model, fit_plan(make_plan(preset, {}), model, set()))
+def planned(model: PreTrainedModel, preset: str) -> PreTrainedModel:
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, preset, {}), model, set()))
     return model.train()
 
 
@@ -79,15 +80,15 @@ def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
     ("preset", "checkpointing"), [("lora", False), ("lora", True), ("full", False)]
 )
 def test_the_step_takes_what_the_allocator_gives(
-    hybrid_checkpoint: Path, preset: Preset, checkpointing: bool
+    hybrid_checkpoint: Path, preset: str, checkpointing: bool
 ) -> None:
-    model = planned(load_model(hybrid_checkpoint), preset)
+    model = planned(create_model(open_checkpoint(hybrid_checkpoint)), preset)
     if checkpointing:
         checkpoint_activations(model, True)
     measured = allocated_peak(model, batch_of(model))
 
-    outline = planned(outline_model(read_outline(str(hybrid_checkpoint)), torch.float32), preset)
-    found = estimate(outline, SHAPE, "32-true", accumulates=False)
+    outline = planned(create_model(open_sizes(hybrid_checkpoint), storage="shapes"), preset)
+    found = estimate(outline, SHAPE, precision="32-true", accumulates=False)
     step = found.checkpointed if checkpointing else found.plain
     assert step.peak == pytest.approx(measured, rel=0.15)
     assert found.checkpointed.peak < found.plain.peak
@@ -117,7 +118,7 @@ def test_the_command_needs_config_json_alone(
         "--model.parts",
         "null",
     ]
-    main(["estimate-memory", *keys, "--model.preset", "full", "--tokens", "300"])
+    main([*keys, "--model.preset", "full", "--tokens", "300"])
 
     with safe_open(hybrid_checkpoint / "model.safetensors", framework="pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)
@@ -138,4 +139,4 @@ def test_a_row_that_cannot_hold_its_image_is_refused(hybrid_checkpoint: Path) ->
         "16",
     ]
     with pytest.raises(UserError, match="images take 16 tokens"):
-        main(["estimate-memory", *keys])
+        main([*keys])

@@ -19,10 +19,13 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.evaluation.generate import generate_ids
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, Plan, make_plan, part_names
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan, Plan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl.vision_features import cacheable_features
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
+from dsvl_tune.models.finetuning.plan import make_plan, part_names
 from dsvl_tune.training.feature_cache import FeatureExtractor, open_feature_extractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -76,9 +79,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def model_of(checkpoint: Path, overrides: dict[str, PartPlan]) -> tuple[PreTrainedModel, Plan]:
     """A model with its plan applied; what starts at zero is drawn, so no gradient is zero."""
-    model = load_model(checkpoint)
+    model = create_model(open_checkpoint(checkpoint))
     parts = part_names(model)
-    plan = {part: how for part, how in make_plan("lora", overrides).items() if part in parts}
+    plan = {
+        part: how
+        for part, how in make_plan(DEEPSEEK_VL, "lora", overrides).items()
+        if part in parts
+    }
     torch.manual_seed(1)
     apply_plan(model, plan)
     with torch.no_grad():
@@ -277,7 +284,7 @@ def test_images_are_known_by_their_bytes(
 @pytest.mark.parametrize("mode", ["full", "lora"])
 def test_a_tower_that_trains_is_refused(part: str, mode: Any) -> None:
     with pytest.raises(UserError, match=rf"{part} trains \({mode}\)"):
-        cacheable_features(make_plan("lora", {part: PartPlan(mode)}))
+        cacheable_features(make_plan(DEEPSEEK_VL, "lora", {part: PartPlan(mode)}))
 
 
 def test_towers_that_drop_out_are_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:

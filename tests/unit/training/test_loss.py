@@ -15,8 +15,8 @@ from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.packing import merge_tree
 from dsvl_tune.data.encoding.tokenize import encode
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -79,8 +79,8 @@ def test_conversations_in_a_batch_equal_conversations_alone(
     checkpoint: Path, rows: list[list[Conversation]], pack_tokens: int | None
 ) -> None:
     """A row each, the text in the tree's row, and all in one row: the same pictures, weights, losses and gradients."""
-    processor: Processor = load_processor(checkpoint)
-    model = load_model(checkpoint)
+    processor: Processor = open_checkpoint(checkpoint).processor
+    model = create_model(open_checkpoint(checkpoint))
     batch = make_batch(rows, processor, None, "error", pack_tokens)
     batch = normalize_images(batch, processor)
     assert len(batch.input_ids) == {None: 3, 190: 2, 1000: 1}[pack_tokens]
@@ -110,8 +110,8 @@ def test_questions_of_a_tree_do_not_see_each_other(
     hybrid_checkpoint: Path, rows: list[list[Conversation]]
 ) -> None:
     """The trap: with a mask that is only causal, later branches would read the answers of earlier ones."""
-    processor = load_processor(hybrid_checkpoint)
-    model = load_model(hybrid_checkpoint)
+    processor = open_checkpoint(hybrid_checkpoint).processor
+    model = create_model(open_checkpoint(hybrid_checkpoint))
     first, second = (encode(c, processor) for c in rows[0])
     joined = collate([merge_tree([first, second])], processor.pad_id)
     joined = normalize_images(joined, processor)
@@ -124,8 +124,8 @@ def test_a_batch_without_trees_needs_no_mask(
     checkpoint: Path, rows: list[list[Conversation]]
 ) -> None:
     """Padding on the right is seen by no supervised token, so the kernel may take its causal path."""
-    processor = load_processor(checkpoint)
-    model = load_model(checkpoint)
+    processor = open_checkpoint(checkpoint).processor
+    model = create_model(open_checkpoint(checkpoint))
     batch = make_batch([row[:1] for row in rows], processor, None, "error")
     batch = normalize_images(batch, processor)
     assert (batch.branch_ids < 0).any()

@@ -19,11 +19,13 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import normalize_images
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, fit_plan, make_plan
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
-from dsvl_tune.models.runtime.activation_checkpointing import MODULES, checkpoint_activations
+from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
+from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.objectives.supervised import supervised_loss
@@ -37,20 +39,28 @@ def batch_of(checkpoint: Path) -> Batch:
     rows = [
         Conversation((Turn("user", parts), Turn("assistant", ("Yes.",))), "row") for parts in asked
     ]
-    processor = load_processor(checkpoint)
+    processor = open_checkpoint(checkpoint).processor
     return normalize_images(make_batch([rows[:2], rows[2:]], processor, None, "error"), processor)
 
 
 def network(checkpoint: Path, **modes: str) -> PreTrainedModel:
     """The model in training mode with those parts trained; adapters do something from the start."""
     torch.manual_seed(0)
-    model = load_model(checkpoint)
+    model = create_model(open_checkpoint(checkpoint))
     parts = {part: PartPlan(mode) for part, mode in modes.items()}  # type: ignore[arg-type]
-    apply_plan(model, fit_plan(make_plan("none", parts), model, set()))
+    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "none", parts), model, set()))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model.train()
+
+
+MODULES = {
+    "siglip": "vision_model",
+    "sam": "high_res_vision_model",
+    "language_model": "language_model",
+}
+"""Attribute of the model that holds the layers of each part."""
 
 
 @dataclass
@@ -149,9 +159,11 @@ def test_checkpointing_by_part_keeps_less_and_changes_no_gradient(hybrid_checkpo
 
 
 def test_a_part_that_the_model_lacks_is_named() -> None:
-    model = load_model(Path(__file__).parents[2] / "golden" / "siglip" / "checkpoint")
+    model = create_model(
+        open_checkpoint(Path(__file__).parents[2] / "golden" / "siglip" / "checkpoint")
+    )
     with pytest.raises(
-        UserError, match=r"gradient_checkpointing: 'sam'.*has siglip, language_model"
+        UserError, match=r"gradient_checkpointing: .*no sam; it has siglip, language_model"
     ):
         checkpoint_activations(model, ("sam",))
 
@@ -166,7 +178,9 @@ def test_frozen_weights_keep_their_dtype_and_the_optimizer_holds_what_trains(
     frozen = [p for p in module.network.parameters() if not p.requires_grad]
     assert {p.dtype for p in trained.values()} == {torch.float32}
     assert {p.dtype for p in frozen} == {torch.bfloat16}
-    optimizer = make_optimizer(module.network, module.plan, 1e-3, (0.9, 0.95), 0.0)
+    optimizer = make_optimizer(
+        module.network, module.plan, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0
+    )
     with torch.autocast("cpu", torch.bfloat16):
         loss = supervised_loss(module.network, batch_of(hybrid_checkpoint)).loss
     loss.backward()

@@ -15,8 +15,9 @@ from PIL import Image
 from dsvl_tune.core.types import Batch
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -111,7 +112,7 @@ def run(
 def test_each_modality_has_the_mean_of_its_own_tokens(
     files: dict[str, str], hybrid_checkpoint: Path
 ) -> None:
-    model = load_model(hybrid_checkpoint)
+    model = create_model(open_checkpoint(hybrid_checkpoint))
     module = data(files, hybrid_checkpoint, batch_size=13)
     module.setup("fit")
     (batch,) = (module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader())

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.objectives.base import Objective, Sums
 from dsvl_tune.training.objectives.supervised import hidden_states, supervised_loss
@@ -93,7 +94,7 @@ def one_step(
 
 def expected_step(checkpoint: Path) -> tuple[dict[str, Tensor], float, float]:
     """Gradients, loss and tokens a row of the mean over the four rows, by plain autograd."""
-    model = load_model(checkpoint)
+    model = create_model(open_checkpoint(checkpoint))
     for name, weight in model.named_parameters():
         weight.requires_grad_("aligner" in name)
     data = charts(checkpoint, batch_size=4)

@@ -14,7 +14,7 @@ from PIL import Image
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.families.deepseek_vl.parts import PartPlan
+from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.module import FinetuneModule
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
 
-from dsvl_tune.families.deepseek_vl.parts import PartPlan, make_plan
-from dsvl_tune.models.build import adapted_model, build_model
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant
 from dsvl_tune.models.finetuning.quantization import four_bit_layers
 from dsvl_tune.models.runtime.fsdp import is_sharded
@@ -24,9 +24,21 @@ def build(folder: Path, dtype: torch.dtype, variant: Variant, mesh: Any = None) 
     """Adapters on a 4-bit base beside a fully trained part, with gradient checkpointing."""
     torch.set_num_threads(1)
     torch.manual_seed(5)
-    plan = make_plan("qlora", {"aligner": PartPlan("full")})
-    adapted = partial(adapted_model, folder, plan, set(), dtype, variant, 0.0)
-    return build_model(adapted, "nf4", True, "sdpa", False, dtype, mesh)[0]
+    adaptation = Adaptation(
+        preset="qlora",
+        parts={"aligner": PartPlan("full")},
+        dtype=dtype,
+        quantization="nf4",
+        variant=variant,
+    )
+    return build_model(
+        open_checkpoint(folder),
+        adaptation,
+        gradient_checkpointing=True,
+        attention="sdpa",
+        compiled=False,
+        mesh=mesh,
+    )[0]
 
 
 def train(model: Any, dtype: torch.dtype) -> tuple[list[float], list[int]]:

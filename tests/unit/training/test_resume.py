@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from dsvl_tune.cli.finetune_cli import RecipeCLI
-from dsvl_tune.training.run.folder import kept_checkpoint
+from dsvl_tune.cli.commands import fit
+from dsvl_tune.training.run.folder import find_checkpoint
 
 RECIPE = """
 model:
@@ -58,7 +58,7 @@ def test_the_last_step_is_kept_where_no_metric_picks(
         ),
         encoding="utf-8",
     )
-    RecipeCLI(["fit", "--config", str(recipe), "--monitor", "last"])
+    fit.main(["--config", str(recipe), "--monitor", "last"])
     run = tmp_path / "runs" / "tiny"
     kept = load_file(run / "adapter" / "adapter_model.safetensors")
     for name, tensor in weights(run).items():
@@ -91,7 +91,7 @@ def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(
             "--model.warmup_steps",
             "8",
         ]
-        RecipeCLI(["fit", "--config", str(recipe), "--run_name", rate, *options])
+        fit.main(["--config", str(recipe), "--run_name", rate, *options])
         run = tmp_path / "runs" / rate
         with next((run / "metrics").rglob("metrics.csv")).open() as file:
             told = [
@@ -104,7 +104,7 @@ def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(
         assert {path.name for path in (run / "checkpoints").glob("best*")} == {
             f"best-step={n}.ckpt" for n in best
         }
-        assert kept_checkpoint(run, "best", run).name == f"best-step={best[0]}.ckpt"
+        assert find_checkpoint(run, "best").name == f"best-step={best[0]}.ckpt"
         if best[0] != max(best):
             return
     raise AssertionError(

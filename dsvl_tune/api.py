@@ -1,0 +1,229 @@
+"""The public Python API: fine-tune a model as `dsvl-tune fit` does, with the same run folder.
+
+Example:
+    Fine-tune the embedded model on generated charts::
+
+        import dsvl_tune
+        from dsvl_tune.datamodules import ChartsDataModule
+
+        run = dsvl_tune.fit(
+            dsvl_tune.FinetuneModule("embedded", preset="lora", lr=2e-3),
+            ChartsDataModule(train_charts=640),
+            run_name="charts",
+            max_steps=80,
+        )
+        print(run.before["relaxed_accuracy"], run.after["relaxed_accuracy"])
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import write_json
+from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.evaluation.chat_model import ChatModel, load_model
+from dsvl_tune.families.base import PartPlan
+from dsvl_tune.recipe.describe import describe_run
+from dsvl_tune.recipe.recipe import read_settings
+from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
+from dsvl_tune.training.distributed.rank_agreement import (
+    decided_by_first,
+    die_with_first,
+    is_first,
+)
+from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.checks import set_up_fit
+from dsvl_tune.training.run.error_messages import explained_errors, keyboard_interrupts
+from dsvl_tune.training.run.folder import SUMMARY, place_run, write_settings
+from dsvl_tune.training.run.lock import one_at_a_time
+from dsvl_tune.training.run.manifest import manifest
+from dsvl_tune.training.run.quiet import quiet_lightning
+from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
+from dsvl_tune.training.run.trainer import TRAINER_DEFAULTS, training_trainer
+
+__all__ = [
+    "ChatModel",
+    "FinetuneModule",
+    "PartPlan",
+    "Run",
+    "UserError",
+    "fit",
+    "load_model",
+]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that `fit` has ended.
+
+    Attributes:
+        folder: Run folder, with `summary.json`, `adapter/`, `predictions/` and `checkpoints/`.
+        exit_code: 0 if the run is finished; 75 if it was stopped by a signal or its time limit, 130
+            by Ctrl-C. The same call resumes a stopped run.
+    """
+
+    folder: Path
+    exit_code: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has trained all its steps and evaluated the result."""
+        return self.exit_code == 0
+
+    @property
+    def adapter(self) -> Path:
+        """Folder of the trained adapters and tensors of the best run checkpoint."""
+        return self.folder / "adapter"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Content of `summary.json`.
+
+        Raises:
+            FileNotFoundError: The run is not finished.
+        """
+        text = (self.folder / SUMMARY).read_text(encoding="utf-8")
+        summary: dict[str, Any] = json.loads(text)
+        return summary
+
+    @property
+    def before(self) -> dict[str, float]:
+        """Metrics on the held-out test rows before training, by name."""
+        metrics: dict[str, float] = self.summary["before"]
+        return metrics
+
+    @property
+    def after(self) -> dict[str, float]:
+        """Metrics on the held-out test rows after training, by name."""
+        metrics: dict[str, float] = self.summary["after"]
+        return metrics
+
+
+def fit(
+    model: FinetuneModule,
+    data: ConversationDataModule,
+    *,
+    run_dir: str | Path = "runs",
+    run_name: str = "fit",
+    monitor: str | None = None,
+    keep_best: int = 1,
+    resume: Literal["auto", "never"] = "auto",
+    checkpoint_every_steps: int | None = None,
+    time_limit_s: float | None = None,
+    ckpt_path: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **trainer: Any,
+) -> Run:
+    """Fine-tune a model and write a run folder; the command `dsvl-tune fit` calls this function.
+
+    The run prints its plan (what is trained), checks after the first step that exactly those
+    tensors changed, answers held-out questions before and after training, keeps the best and the
+    last run checkpoint, and can be resumed: the same call resumes an unfinished run with the same
+    name and settings. `data.seed` is the seed of the run.
+
+    Args:
+        model: A new model; it is built inside.
+        data: Training, validation and test rows, for the same base checkpoint.
+        run_dir: Folder of all run folders.
+        run_name: Name of the run; its folder is `run_dir/run_name`, or `run_dir/run_name-2`, ...
+        monitor: Logged name that selects the best run checkpoint, e.g. "val/loss"; "last" keeps the
+            final step; None takes the first metric of `data`.
+        keep_best: Number of best run checkpoints to keep.
+        resume: "auto" resumes an unfinished run; "never" always starts a new one.
+        checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
+            those after validations.
+        time_limit_s: Seconds after which the run saves and stops.
+        ckpt_path: Run checkpoint to start from; "last" resumes the newest run of this name even if
+            its settings differ.
+        settings: Full settings to write as `config.yaml`; None derives them from the arguments.
+        **trainer: Arguments of Lightning's Trainer, e.g. `max_steps=100`.
+
+    Returns:
+        The run, finished or stopped.
+
+    Raises:
+        UserError: Invalid data, settings or environment; the message says what to do.
+    """
+    options = {
+        "run_dir": str(run_dir),
+        "run_name": run_name,
+        "monitor": monitor,
+        "keep_best": keep_best,
+        "resume": resume,
+        "checkpoint_every_steps": checkpoint_every_steps,
+        "time_limit_s": time_limit_s,
+    }
+    _check_pair(model, data)
+    model.check_arguments()
+    monitor = chosen_monitor(monitor, data.metrics)
+    if settings is None:
+        settings = describe_run(model, data, trainer, options)
+    L.seed_everything(data.seed, workers=True, verbose=False)
+    die_with_first()
+    stop = StopRequest(time_limit_s)
+    folder, checkpoint = decided_by_first(
+        lambda: place_run(
+            Path(run_dir) / run_name,
+            ckpt_path=None if ckpt_path is None else str(ckpt_path),
+            resume=resume,
+            settings=settings,
+            read_settings=read_settings,
+        )
+    )
+    if checkpoint is not None and not checkpoint.exists():
+        raise UserError(f"--ckpt_path {checkpoint}: no such file. Give a run checkpoint, or last.")
+    exit_code = 0
+    with quiet_lightning(), keyboard_interrupts():
+        lightning_trainer = training_trainer(
+            {**TRAINER_DEFAULTS, **trainer},
+            folder,
+            stop,
+            monitor=monitor,
+            metrics=data.metrics,
+            keep_best=keep_best,
+            checkpoint_every_steps=checkpoint_every_steps,
+        )
+        try:
+            with stop, one_at_a_time(folder), explained_errors(lightning_trainer, folder):
+                set_up_fit(data)
+                if not trainer.get("callbacks"):  # which may log names that are not known here
+                    check_monitor(monitor, data)
+                _write_description(folder, settings, model)
+                lightning_trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+        except RunStopped as stopped:
+            exit_code = stopped.exit_code
+            _print_stopped(lightning_trainer.global_step, folder)
+    return Run(folder, exit_code)
+
+
+def _check_pair(model: FinetuneModule, data: ConversationDataModule) -> None:
+    """Raise unless the model is new and the data module is for the same base checkpoint."""
+    if model.model is not None:
+        raise UserError("fit: this model was built before. Give a new FinetuneModule.")
+    if data.checkpoint != model.hparams["checkpoint"]:
+        raise UserError(
+            f"fit: the data module is for checkpoint {data.checkpoint!r}, the model for "
+            f"{model.hparams['checkpoint']!r}. Give both the same checkpoint."
+        )
+
+
+def _write_description(folder: Path, settings: Mapping[str, Any], model: FinetuneModule) -> None:
+    """Write `config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""
+    if not is_first():
+        return
+    (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+    write_settings(folder, settings)
+    write_json(folder / "manifest.json", manifest(model.base, model.quantization))
+
+
+def _print_stopped(step: int, folder: Path) -> None:
+    """Say where the run stopped and how to resume it."""
+    if is_first():
+        print(f"stopped at step {step}; start it again to resume\nrun folder: {folder}", flush=True)

@@ -1,0 +1,44 @@
+"""`dsvl-tune predict --config RECIPE`: answer every test question into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dsvl_tune.cli.evaluation import evaluation_parser, evaluation_run
+from dsvl_tune.evaluation.answers import gather_answers
+from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
+from dsvl_tune.evaluation.scoring import score_answers
+from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.training.run.checks import set_up_test
+
+DESCRIPTION = """\
+predict: answer every question of the recipe's test rows, one JSON line each
+
+  dsvl-tune predict --config runs/NAME/config.yaml --ckpt_path best --data.test new.jsonl
+  dsvl-tune predict --config charts_lora --model.checkpoint merged --out answers.jsonl
+
+Without --ckpt_path, model.checkpoint answers as it is. Questions need no expected answer.
+--data.eval_batch_size sets how many are answered at once, --model.max_new_tokens the length of the
+longest answer."""
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    parser = evaluation_parser("predict", DESCRIPTION)
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        help="file of the answers (default: predictions/predict.jsonl in the run folder)",
+    )
+    recipe = Recipe.parse(parser, arguments)
+    model, data = recipe.model, recipe.data
+    with evaluation_run(recipe) as run:
+        out = answers_file(recipe.config.out, run.folder, recipe.first_run_folder)
+        set_up_test(data)
+        batches: Any = run.trainer.predict(model, datamodule=data, ckpt_path=run.checkpoint)
+        answers = gather_answers([answer for batch in batches for answer in batch])
+        if run.trainer.is_global_zero:
+            write_answers(out, score_answers(answers, data.metrics))
+            print_answers_summary(out, answers, run.checkpoint or model.base.folder)

@@ -1,0 +1,23 @@
+"""`dsvl-tune test --config RECIPE`: scores on the test rows."""
+
+from __future__ import annotations
+
+from dsvl_tune.cli.evaluation import evaluation_parser, evaluation_run
+from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.training.run.checks import set_up_test
+
+DESCRIPTION = """\
+test: scores of generated answers on the recipe's test rows
+
+  dsvl-tune test --config runs/NAME/config.yaml --ckpt_path best
+  dsvl-tune test --config charts_lora --model.checkpoint merged
+
+Without --ckpt_path, model.checkpoint is evaluated as it is."""
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    recipe = Recipe.parse(evaluation_parser("test", DESCRIPTION), arguments)
+    with evaluation_run(recipe) as run:
+        set_up_test(recipe.data)
+        run.trainer.test(recipe.model, datamodule=recipe.data, ckpt_path=run.checkpoint)

@@ -1,0 +1,21 @@
+"""`dsvl-tune validate --config RECIPE`: loss and scores on the validation rows."""
+
+from __future__ import annotations
+
+from dsvl_tune.cli.evaluation import evaluation_parser, evaluation_run
+from dsvl_tune.recipe.recipe import Recipe
+
+DESCRIPTION = """\
+validate: loss, and scores of generated answers, on the recipe's validation rows
+
+  dsvl-tune validate --config charts_lora --model.checkpoint merged
+  dsvl-tune validate --config runs/NAME/config.yaml --ckpt_path best
+
+Without --ckpt_path, model.checkpoint is evaluated as it is."""
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    recipe = Recipe.parse(evaluation_parser("validate", DESCRIPTION), arguments)
+    with evaluation_run(recipe) as run:
+        run.trainer.validate(recipe.model, datamodule=recipe.data, ckpt_path=run.checkpoint)

@@ -1,0 +1,145 @@
+"""Lightning's trainer as runs use it: strategy, checkpoint format, callbacks, loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
+
+from dsvl_tune.evaluation.metrics import Metric
+from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
+from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
+from dsvl_tune.training.callbacks.monitor_check import NO_MONITOR, MonitorCheck, monitor_mode
+from dsvl_tune.training.callbacks.plan_check import PlanCheck
+from dsvl_tune.training.callbacks.progress_bar import StepProgress
+from dsvl_tune.training.checkpoints.files import FOLDER
+from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
+from dsvl_tune.training.distributed.strategy import choose_strategy
+from dsvl_tune.training.run.stop_request import StopRequest
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "precision": "32-true",
+    "gradient_clip_val": 1.0,  # arXiv 2403.05525, table 4
+    "num_sanity_val_steps": 0,  # the evaluation before training has run the same path
+    "use_distributed_sampler": False,  # the data module's own sampler knows ranks and resumes
+    "log_every_n_steps": 10,
+    "enable_model_summary": False,  # the plan lists the model parts
+}
+"""Arguments of Lightning's Trainer that differ from Lightning's own defaults."""
+
+
+def training_trainer(
+    settings: Mapping[str, Any],
+    run_folder: Path,
+    stop: StopRequest,
+    *,
+    monitor: str,
+    metrics: Sequence[Metric],
+    keep_best: int,
+    checkpoint_every_steps: int | None,
+) -> L.Trainer:
+    """Make the trainer of a run that trains.
+
+    Args:
+        settings: Arguments of Lightning's Trainer.
+        run_folder: Folder of the run.
+        stop: Tells when the run should stop.
+        monitor: Logged name that selects the best run checkpoint, or "last".
+        metrics: Metrics of the data module; they say whether higher is better.
+        keep_best: Number of best run checkpoints to keep.
+        checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
+            those after validations; None adds none.
+    """
+    settings = _with_strategy(settings, save_optimizer=True)
+    if isinstance(settings.get("val_check_interval"), int):
+        # Count steps across epochs; Lightning refuses intervals longer than an epoch otherwise.
+        settings["check_val_every_n_epoch"] = None
+    callbacks = run_callbacks(
+        run_folder,
+        stop,
+        show_progress=settings.get("enable_progress_bar") is not False,
+        monitor=monitor,
+        metrics=metrics,
+        keep_best=keep_best,
+        checkpoint_every_steps=checkpoint_every_steps,
+    )
+    settings["callbacks"] = [*callbacks, *_as_list(settings.get("callbacks"))]
+    settings["logger"] = run_loggers(run_folder)
+    settings["default_root_dir"] = run_folder
+    return L.Trainer(**settings)
+
+
+def evaluation_trainer(settings: Mapping[str, Any]) -> L.Trainer:
+    """Make the trainer of validate, test and predict.
+
+    Args:
+        settings: Arguments of Lightning's Trainer.
+    """
+    settings = _with_strategy(settings, save_optimizer=False)
+    return L.Trainer(**{**settings, "logger": False})
+
+
+def run_callbacks(
+    run_folder: Path,
+    stop: StopRequest,
+    *,
+    show_progress: bool,
+    monitor: str,
+    metrics: Sequence[Metric],
+    keep_best: int,
+    checkpoint_every_steps: int | None,
+) -> list[Callback]:
+    """Make the callbacks of a run: progress, plan check, evaluation and run checkpoints.
+
+    Args:
+        run_folder: Folder of the run.
+        stop: Tells when the run should stop.
+        show_progress: Whether to show the progress bar.
+        monitor: Logged name that selects the best run checkpoint; "last" keeps the last only.
+        metrics: Metrics of the data module; they say whether higher is better.
+        keep_best: Number of best run checkpoints to keep.
+        checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
+            those after validations; None adds none.
+    """
+    callbacks: list[Callback] = [StepProgress()] if show_progress else []
+    callbacks += [PlanCheck(run_folder), HeldOutEvaluation(run_folder)]
+    if monitor != NO_MONITOR:
+        best = ModelCheckpoint(
+            dirpath=run_folder / FOLDER,
+            filename="best-{step}",
+            monitor=monitor,
+            mode=monitor_mode(monitor, metrics),
+            save_top_k=keep_best,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,  # a run resumed after a kill writes the same file again
+        )
+        callbacks += [MonitorCheck(monitor), best]
+    callbacks.append(LastCheckpoint(run_folder, stop, checkpoint_every_steps))
+    return callbacks
+
+
+def run_loggers(run_folder: Path) -> list[Logger]:
+    """Make the loggers of a run: CSV, a new `metrics/version_N` each time the run is resumed."""
+    return [CSVLogger(run_folder, name="metrics")]
+
+
+def _with_strategy(settings: Mapping[str, Any], *, save_optimizer: bool) -> dict[str, Any]:
+    """Copy the settings with the strategy chosen and the run checkpoint format added."""
+    strategy = choose_strategy(
+        settings.get("strategy", "auto"), settings["devices"], settings.get("num_nodes", 1)
+    )
+    plugins = [RunCheckpointIO(optimizer=save_optimizer), *_as_list(settings.get("plugins"))]
+    return {**settings, "strategy": strategy, "plugins": plugins}
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Turn what Lightning takes as None, one object or a list of them into a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
