@@ -28,10 +28,10 @@ from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.data.images.missing_features import MissingImages, image_keys
 from dsvl_tune.evaluation.generate import generate_ids
 from dsvl_tune.export.verify import inputs_of
+from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import Plan, Shapes
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
-from dsvl_tune.families.deepseek_vl.processor import load_processor
-from dsvl_tune.models.checkpoint.load import load_model
+from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.report.data_preview import page
 from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
@@ -161,12 +161,12 @@ def model(
     processor: Processor, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> PreTrainedModel:
     monkeypatch.setattr(families, "FAMILIES", [processor.family])
-    return load_model(hybrid_checkpoint)
+    return create_model(open_checkpoint(hybrid_checkpoint))
 
 
 @pytest.fixture
 def processor(hybrid_checkpoint: Path) -> Processor:
-    return replace(load_processor(hybrid_checkpoint), family=TiledFamily())
+    return replace(open_checkpoint(hybrid_checkpoint).processor, family=TiledFamily())
 
 
 def picture(width: int, height: int) -> ImageRef:
