@@ -19,7 +19,8 @@ that this script lies in. Run the script of the recorded checkout where a later 
 
 The script relies on the command line, the names of recipes and the files of a run, so the modules
 of a checkout may lie anywhere. Where it has other names for keys and files, adapt the tables
-below; what is recorded keeps the names of the first recording, so older recordings stay good.
+below; what is recorded keeps the names of the first recording, so older recordings stay good. Where
+it means to give other values, `--except "merge_report.json: "` leaves out those with such names.
 """
 
 from __future__ import annotations
@@ -64,13 +65,17 @@ INPUTS = {
 """What the cases are given besides recipes: from this script's checkout, the same for all."""
 
 RECIPE_KEYS: dict[str, str] = {}
-"""Recipe key of the cases -> the checkout's, for those whose old name no longer works."""
+"""Recipe key of the cases -> the checkout's, for those whose old name no longer works. Of a dotted
+key the last word alone, wherever it stands, such as "batch_size"."""
 
 DATA_MODULES = "dsvl_tune.datamodules"
 """Where a recipe's data modules are imported from."""
 
-RECORDED_NAMES: list[tuple[str, str]] = []
-"""Pattern and replacement for the names of values, such as ("metrics: valid/", "metrics: val/")."""
+RECORDED_NAMES = [
+    (r"^summary: majority_baseline\.", "summary: floor."),
+    (r"(: splits\.\w+)\.supervised$", r"\1.learnt"),
+]
+"""Patterns in names of values, and the name of the first recording in their place."""
 
 RUN_FILES = {
     "result": "adapter/*.safetensors",
@@ -86,22 +91,11 @@ RUN_FILES = {
 OPTIONAL = ("result settings", "best")
 """Those that not every run has."""
 
-KEYS = {
-    "origin": "origin",
-    "kind": "kind",
-    "question": "question",
-    "reference": "reference",
-    "answer": "answer",
-    "complete": "complete",
-    "right": "right",
-    "step": "step",
-    "splits": "splits",
-    "errors": "errors",
-}
-"""Keys of answered rows, the column of steps in a run's metrics, keys of a data report."""
+KEYS = {"step": "step", "splits": "splits", "errors": "errors"}
+"""The column of steps in a run's metrics, and keys of a data report."""
 
-ROW_KEYS = ("origin", "kind", "question", "reference", "answer", "complete", "right")
-"""Those of `KEYS` that an answered row has."""
+ROW_KEYS = {"source": "origin", "question_type": "kind"}
+"""Key of an answered row -> its name in the first recording. See also `first_form`."""
 
 NOT_COMPARED = re.compile(
     r"(?i)(^|_)version$|^date$|^wall_s$|^peak_|tokens/s|best_checkpoint|name_or_path$|^base$"
@@ -124,6 +118,18 @@ PREVIEW_LEARNT = ("learnt", "supervised")
 
 PREVIEW_MARKS = "·↵→"
 """What stands for white space in a token's element; it is left out, as white space is."""
+
+
+def first_form(row: dict[str, Any]) -> dict[str, Any]:
+    """An answered row as the first recording has it: one reference, and whether it was met."""
+    row = {ROW_KEYS.get(key, key): value for key, value in row.items()}
+    if "references" in row:
+        row["reference"] = (row.pop("references") or [""])[0]
+    if "scores" in row:
+        score = (row.pop("scores") or {}).get("relaxed_accuracy")
+        row["right"] = None if score is None else score == 1
+    return row
+
 
 # --- Running commands ----------------------------------------------------------------------------
 
@@ -224,6 +230,8 @@ class Workplace:
                 self.done[name] = CASES[name](self)
             except Failure as failure:
                 self.done[name] = failure
+            except (KeyError, OSError, RuntimeError, ValueError) as error:  # a file of another form
+                self.done[name] = Failure(f"{name}: {type(error).__name__}: {error}")
         if isinstance(self.done[name], Failure):
             raise self.done[name]
         return self.done[name]
@@ -235,12 +243,20 @@ class Workplace:
         return text
 
 
+def as_called(value: Any) -> Any:
+    """A recipe's value with the checkout's names of keys in it."""
+    if isinstance(value, dict):
+        return {RECIPE_KEYS.get(key, key): as_called(inner) for key, inner in value.items()}
+    return value
+
+
 def options(keys: dict[str, Any]) -> list[str]:
     """Recipe keys as words of a command."""
     words = []
     for key, value in keys.items():
-        words += [f"--{RECIPE_KEYS.get(key, key)}"]
-        words += [value if isinstance(value, str) else json.dumps(value)]
+        section, dot, last = key.rpartition(".")
+        words += [f"--{section}{dot}{RECIPE_KEYS.get(last, last)}"]
+        words += [value if isinstance(value, str) else json.dumps(as_called(value))]
     return words
 
 
@@ -329,8 +345,10 @@ def metrics(paths: Iterable[Path]) -> Values:
 
 def answers(path: Path) -> Values:
     """The rows of a file of answers, field by field."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {name: [row[KEYS[name]] for row in rows] for name in ROW_KEYS}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [first_form(json.loads(line)) for line in lines]
+    names = {name for row in rows for name in row if not NOT_COMPARED.search(name)}
+    return {name: [row.get(name) for row in rows] for name in sorted(names)}
 
 
 def json_values(work: Workplace, content: Any, name: str = "") -> Values:
@@ -832,26 +850,30 @@ def differing(before: Values, after: Values) -> list[str]:
     return lines + [f"{name}: is new" for name in after if name not in before]
 
 
-def compare(recorded: dict[str, Any], now: dict[str, Any], most: int) -> bool:
+def compare(recorded: dict[str, Any], now: dict[str, Any], most: int, left_out: list[str]) -> bool:
     """Print what differs between two recordings, case by case; whether nothing does.
 
     Args:
         recorded: the older one.
         now: of the cases that were asked for and did not fail.
         most: differences shown of a case.
+        left_out: patterns of the names of values that may be other ones.
     """
     for key, value in recorded["environment"].items():
         if key != "commit" and value != now["environment"][key]:
             print(f"warning: another {key}: {difference(value, now['environment'][key])}")
     print(f"\n{recorded['environment']['commit']} -> {now['environment']['commit']}")
-    equal = True
+    equal, meant = True, re.compile("|".join(left_out) or "(?!)")
     for name, case in now["cases"].items():
         if name not in recorded["cases"]:
             print(f"{name:<18} not recorded")
             equal = False
             continue
-        values = recorded["cases"][name]["values"]
-        lines = differing(values, case["values"])
+        values, others = (
+            {key: value for key, value in all_of.items() if not meant.search(key)}
+            for all_of in (recorded["cases"][name]["values"], case["values"])
+        )
+        lines = differing(values, others)
         equal = equal and not lines
         verdict = f"different: {len(lines):,} of" if lines else "equal:"
         print(f"{name:<18} {verdict} {len(values):,} values")
@@ -879,6 +901,14 @@ def parse() -> argparse.Namespace:
         )
         if verb == "compare":
             one.add_argument("--against", type=Path, required=True, help="recording to hold it to")
+            one.add_argument(
+                "--except",
+                dest="left_out",
+                action="append",
+                default=[],
+                metavar="PATTERN",
+                help="names of values not to compare; may be repeated",
+            )
             one.add_argument("--most", type=int, default=10, help="differences shown of a case")
         one.add_argument(
             "--out", type=Path, required=verb == "record", help="file of the recording"
@@ -900,7 +930,7 @@ def main() -> None:
         text = json.dumps(now, indent=1, ensure_ascii=False)
         given.out.write_text(f"{text}\n", encoding="utf-8")
     good = [not case["values"].get(APART) for case in now["cases"].values()]
-    equal = recorded is None or compare(recorded, now, given.most)
+    equal = recorded is None or compare(recorded, now, given.most, given.left_out)
     sys.exit(0 if equal and all(good) and len(good) == len(chosen) else 1)
 
 
