@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-
-from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.formats.registry import Format
 from dsvl_tune.data.readers.open import is_remote
 from dsvl_tune.data.rows import LoadedRows, Rows
-from dsvl_tune.data.sampling.holdout import group_trees, hold_out
+from dsvl_tune.data.sampling.holdout import hold_out
 from dsvl_tune.data.validation.inspect import check_rows
-from dsvl_tune.data.validation.row_stats import RowStats, inspect_outline, row_length
+from dsvl_tune.data.validation.row_stats import RowStats, inspect_outline
 from dsvl_tune.families.base import RenderMode
 
 from .base import SPLITS, ConversationDataModule
+from .checked_rows import check_holdout, check_not_empty, group_rows, load_held_out
 
 FIRST_ROWS = 100
 """Rows of a stream that are checked before training, and that baselines are counted on."""
@@ -99,26 +96,8 @@ class InstructDataModule(ConversationDataModule):
             UserError: what is wrong first, with file, row and field.
         """
         super().setup(stage)
-        if self.splits:
-            return
-        splits: dict[str, Rows] = {}
-        for split, name in self.names().items():
-            rows = self.open(split, name)
-            if split == "train" and self.holds_out():
-                self.check_holdout(rows)
-            if rows.num_rows is None:
-                splits[split] = self.checked_stream(split, rows)
-            elif rows.num_rows <= self.check_rows:
-                splits |= self.checked_files(split, rows)
-            else:
-                print(
-                    f"{split}: {rows.num_rows:,} rows are opened, not checked, and make no message "
-                    f"trees (data.check_rows is {self.check_rows:,}); dsvl-tune check-data checks "
-                    "them",
-                    flush=True,
-                )
-                splits[split] = rows
-        self.splits = splits
+        if not self.splits:
+            self.splits = self.read_splits()
 
     def rows(self, split: str) -> Rows:
         """The rows of a split; without a test file the validation rows are tested on."""
@@ -154,67 +133,61 @@ class InstructDataModule(ConversationDataModule):
         )
         return ConversationRows(conversations)
 
-    def holds_out(self) -> bool:
-        """Whether validation rows are held out of the training rows."""
-        return self.validation is None and self.validation_rows > 0
+    def read_splits(self) -> dict[str, Rows]:
+        """The rows of each split, checked, held out and grouped."""
+        splits: dict[str, Rows] = {}
+        holds_out = self.validation is None and self.validation_rows > 0
+        for split, name in self.names().items():
+            rows = self.open(split, name)
+            if split == "train" and holds_out:
+                check_holdout(rows, self.check_rows)
+            if rows.num_rows is None and split == "train":
+                splits[split] = self.check_stream(rows)
+            elif rows.num_rows is None:
+                splits[split] = load_held_out(rows, self.check_rows)
+                self.check(split, splits[split])
+            elif rows.num_rows > self.check_rows:
+                splits[split] = rows
+                self.report_unchecked(split, rows.num_rows)
+            else:
+                splits |= self.check_files(split, rows, holds_out and split == "train")
+        return splits
 
-    def check_holdout(self, rows: ConversationRows) -> None:
-        """Raise if rows are to be held out of too many: that needs the images of all of them."""
-        if rows.num_rows is None:
-            raise UserError(
-                f"{self.train}: is streamed, so none of its rows can be held out by their images. "
-                "Give data.validation, or set data.validation_rows: 0."
-            )
-        if rows.num_rows > self.check_rows:
-            raise UserError(
-                f"{self.train}: {rows.num_rows:,} rows, more than check_rows "
-                f"({self.check_rows:,}), so they are not read before training and none can be held "
-                "out by their images. "
-                "Give data.validation, set data.validation_rows: 0, or raise data.check_rows."
-            )
-
-    def checked_stream(self, split: str, rows: ConversationRows) -> Rows:
-        """A stream of training rows, its first ones checked; or held-out rows, all checked.
-
-        Raises:
-            UserError: a row is bad, or too many are held out.
-        """
-        name = rows.conversations.reader.name
-        limit = FIRST_ROWS if split == "train" else self.check_rows + 1
-        rows = rows.with_first_loaded(limit)
-        loaded = rows.in_memory()
-        if not len(loaded):
-            raise UserError(f"{name}: no rows. Expected at least one conversation.")
-        if split != "train" and len(loaded) > self.check_rows:
-            raise UserError(
-                f"{name}: more rows than check_rows ({self.check_rows:,}); held-out rows that are "
-                "streamed are read into memory. Name fewer, save them on this machine, or raise "
-                "data.check_rows."
-            )
-        self.validated(split, loaded)
-        if split != "train" or rows.stream is None:
-            return loaded
+    def check_stream(self, rows: ConversationRows) -> ConversationRows:
+        """A stream of training rows, its first ones loaded and checked."""
+        rows = rows.with_first_loaded(FIRST_ROWS)
+        first = rows.in_memory()
+        check_not_empty(first)
+        self.check("train", first)
+        assert rows.stream is not None
         print(
-            f"train: streamed from {len(rows.stream.shards):,} files, the first "
-            f"{len(loaded):,} rows are checked; dsvl-tune check-data checks them all",
+            f"train: streamed from {len(rows.stream.shards):,} files, the first {len(first):,} "
+            "rows are checked; dsvl-tune check-data checks them all",
             flush=True,
         )
         return rows
 
-    def checked_files(self, split: str, rows: ConversationRows) -> dict[str, Rows]:
-        """The rows of a split, all checked; of the training rows some may be held out."""
-        stats = self.validated(split, rows)
-        everything = set(range(len(stats)))
+    def check_files(self, split: str, rows: ConversationRows, holds_out: bool) -> dict[str, Rows]:
+        """The rows of opened files, all checked and grouped.
+
+        Args:
+            split: their split.
+            rows: each a conversation.
+            holds_out: whether validation rows are held out of them.
+        """
+        stats = self.check(split, rows)
         held_out: set[int] = set()
-        splits: dict[str, Rows] = {}
-        if split == "train" and self.holds_out():
+        if holds_out:
             images = [one.images for one in stats]
-            held_out = hold_out(images, self.validation_rows, self.seed, self.train)
-            splits["validation"] = self.grouped(rows, stats, sorted(held_out))
-        splits[split] = self.grouped(rows, stats, sorted(everything - held_out))
+            held_out = hold_out(images, self.validation_rows, self.seed, rows.name)
+        kept = [number for number in range(len(stats)) if number not in held_out]
+        group = partial(group_rows, rows, stats, as_trees=self.message_trees)
+        splits: dict[str, Rows] = {split: group(kept)}
+        if held_out:
+            splits["validation"] = group(sorted(held_out))
         return splits
 
-    def validated(self, split: str, rows: ConversationRows) -> list[RowStats]:
+    def check(self, split: str, rows: Rows) -> list[RowStats]:
         """The results of each conversation, none of which has an error.
 
         The first process tokenizes all of them and decodes their images.
@@ -228,20 +201,10 @@ class InstructDataModule(ConversationDataModule):
             found = check_rows(rows, inspector, title)
         return [stats for (stats,) in found]
 
-    def grouped(
-        self, rows: ConversationRows, stats: Sequence[RowStats], numbers: Sequence[int]
-    ) -> ConversationRows:
-        """Some of the conversations, as message trees if wanted.
-
-        Args:
-            rows: all of them.
-            stats: the results of each.
-            numbers: which to take.
-        """
-        keys = ((number, stats[number].tree if self.message_trees else None) for number in numbers)
-        trees = group_trees(keys)
-        lengths = [row_length([stats[number] for number in tree]) for tree in trees]
-        known = all(lengths)  # a process that saw only the outline knows none
-        return replace(
-            rows, trees=trees, lengths=np.array(lengths, dtype=np.int64) if known else None
+    def report_unchecked(self, split: str, num_rows: int) -> None:
+        """Print that a split is too large to be checked."""
+        print(
+            f"{split}: {num_rows:,} rows are opened, not checked, and make no message trees "
+            f"(data.check_rows is {self.check_rows:,}); dsvl-tune check-data checks them",
+            flush=True,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,6 @@ from dsvl_tune.data.formats.conversations import ConversationRows
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.holdout import group_trees
-from dsvl_tune.data.validation.row_stats import RowStats
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
@@ -45,18 +43,17 @@ class InFileOrder(InstructDataModule):
 
     steps: list[list[int]]
 
-    def grouped(
-        self, rows: ConversationRows, stats: Sequence[RowStats], numbers: Sequence[int]
-    ) -> ConversationRows:
+    def check_files(self, split: str, rows: ConversationRows, holds_out: bool) -> dict[str, Rows]:
+        stats = self.check(split, rows)
         trees: list[list[int]] = []
         self.steps = []
-        for start in range(0, len(numbers), self.batch_size):
-            together = numbers[start : start + self.batch_size]
+        for start in range(0, len(stats), self.batch_size):
+            together = range(start, min(start + self.batch_size, len(stats)))
             keys = ((i, stats[i].tree if self.message_trees else None) for i in together)
             found = group_trees(keys)
             self.steps.append(list(range(len(trees), len(trees) + len(found))))
             trees += found
-        return replace(rows, trees=trees)
+        return {split: replace(rows, trees=trees)}
 
     def sampler(self, rows: Rows) -> FileOrder:
         return FileOrder(self.steps)

@@ -99,6 +99,11 @@ class ConversationRows(Rows):
     lengths: NDArray[np.int64] | None = field(default=None, compare=False)
 
     @property
+    def name(self) -> str:
+        """What errors call the rows."""
+        return self.conversations.reader.name
+
+    @property
     def num_rows(self) -> int | None:
         """Number of rows; None for a stream."""
         return self.conversations.reader.num_rows if self.trees is None else len(self.trees)
@@ -159,7 +164,7 @@ class ConversationRows(Rows):
 
     def in_memory(self) -> ConversationRows:
         """The loaded rows alone, as rows with numbers."""
-        reader = LoadedRecords(self.conversations.reader.name, self.loaded)
+        reader = LoadedRecords(self.name, self.loaded)
         return ConversationRows(replace(self.conversations, reader=reader))
 
 
