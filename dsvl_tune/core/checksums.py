@@ -46,6 +46,19 @@ def read_sums(path: Path) -> dict[str, str]:
     return sums
 
 
+def is_written_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds exactly the files that its SHA256SUMS lists.
+
+    Such a folder is a checkpoint that was written here, and nothing was added to it since.
+    """
+    try:
+        listed = set(read_sums(folder / SUMS))
+    except UserError:
+        return False
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    return found == {SUMS, *listed}
+
+
 def check_sums(
     folder: Path,
     sums: dict[str, str],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json_lines
+from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.evaluation.answers import Answer
 
 
@@ -29,11 +31,18 @@ def answers_file(out: Path | None, run: Path | None, base: Path) -> Path:
     if out is None:
         assert run is not None
         return run / "predictions" / "predict.jsonl"
-    if out.is_dir() or not out.parent.is_dir():
-        raise UserError(
-            f"--out {out}: expected a file in a folder that exists, for example answers.jsonl."
-        )
+    check_output_file(out, "--out", _holds_answers)
     return out
+
+
+def _holds_answers(path: Path) -> bool:
+    """Whether a file was written by `write_answers`: its first line is an answer."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = json.loads(file.readline() or "{}")
+    except ValueError:
+        return False
+    return isinstance(first, dict) and {"source", "answer", "complete"} <= first.keys()
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsvl_tune.core.checkpoint import resolve_checkpoint
-from dsvl_tune.core.checksums import check_sums, read_sums, write_sums
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.checksums import (
+    check_sums,
+    is_written_checkpoint,
+    read_sums,
+    write_sums,
+)
 from dsvl_tune.core.files import whole_folder
+from dsvl_tune.core.outputs import check_output_folder
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors
@@ -36,8 +41,7 @@ def convert_checkpoint(
         UserError: The source cannot be used, or `out` cannot be written.
     """
     folder = resolve_checkpoint(source)
-    if out.absolute() in (folder.absolute(), *folder.absolute().parents):
-        raise UserError(f"{out}: contains {folder}. Give another folder for the result.")
+    check_output_folder(out, "DST", is_written_checkpoint, inputs=[folder], overwrite=overwrite)
     if sha256 is not None:
         check_sums(folder, read_sums(sha256), sha256)
     base = open_checkpoint(source)

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator, Sequence
 from html import escape
 from io import BytesIO
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -40,6 +41,8 @@ figcaption { color: #555; font-size: .85em }
 sub { color: #00661f }
 """
 
+GENERATOR = "dsvl-tune preview"
+"""Marks a page as one of ours, which may be replaced."""
 MORE = "◦"
 """Shown for a token that continues the character of the token before it."""
 MOST_PIECES = 8
@@ -57,6 +60,12 @@ NOTE = (
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that `page` made."""
+    with path.open("rb") as file:
+        return f'<meta name="generator" content="{GENERATOR}">'.encode() in file.read(1000)
+
+
 def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
     """One HTML page that needs nothing else: pictures are inside, and it may load nothing.
 
@@ -68,6 +77,7 @@ def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
     sections = [section(sample, processor, row) for row, sample in enumerate(samples, start=1)]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="generator" content="{GENERATOR}">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f'<body><h1>{escape(title)}</h1><p class="tokens">{KEY}</p><p class="facts">{NOTE}</p>'

@@ -10,6 +10,7 @@ from typing import Any
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
+from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.validation.clean_rows import write_clean_rows
@@ -135,6 +136,15 @@ def parse(arguments: list[str]) -> Recipe:
     return Recipe.parse(parser, arguments)
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is a report of this command."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.keys() == {"splits", "leaks"}
+
+
 def print_report(reports: dict[str, SplitReport], file: str | None) -> None:
     """Print the report, or write it as JSON.
 
@@ -170,6 +180,8 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse(arguments)
     data, options = recipe.data, recipe.config
+    if options.json and options.json != "-":
+        check_output_file(Path(options.json), "--json", is_report)
     reports, splits = check_data(data)
     print_report(reports, options.json)
     if options.fix:

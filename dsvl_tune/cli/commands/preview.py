@@ -12,12 +12,13 @@ from jsonargparse.typing import PositiveInt
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_whole
+from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.core.types import Sample
 from dsvl_tune.data.encoding.batches import make_sample
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.report.data_preview import page
+from dsvl_tune.report.data_preview import is_page, page
 
 DESCRIPTION = """\
 preview: an HTML page of rows as the model will see them
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse(arguments)
     data, options = recipe.data, recipe.config
+    check_output_file(options.out, "--out", is_page)
     data.setup("fit")
     rows = data.rows(options.split)
     if rows.num_rows == 0:

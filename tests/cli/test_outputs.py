@@ -1,0 +1,75 @@
+"""Output options never replace an input or a file that the command has not written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dsvl_tune.cli.main import main
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+OWN = Path(__file__).parents[2] / "examples" / "own_data"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run a command; its exit code."""
+    monkeypatch.setattr("sys.argv", ["dsvl-tune", *arguments])
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options for a copy of the example rows, in the working folder."""
+    shutil.copytree(OWN, tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ["--config", "charts_lora", "--data", "InstructDataModule"]
+    for split, name in (("train", "train"), ("validation", "test"), ("test", "test")):
+        options += [f"--data.{split}", f"own/{name}.jsonl"]
+    return options
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("preview", "--out"), ("check-data", "--json"), ("predict", "--out")]
+)
+def test_rows_are_not_written_over(
+    command: str,
+    option: str,
+    own: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = Path("own/train.jsonl").read_bytes()
+    Path("link.html").symlink_to("own/train.jsonl")
+    for target in ("own/train.jsonl", "link.html"):
+        assert run(monkeypatch, command, *own, option, target) == 2
+        assert "not written by this command" in capsys.readouterr().err
+    assert Path("own/train.jsonl").read_bytes() == before
+
+
+def test_an_own_page_and_report_are_replaced(
+    own: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert run(monkeypatch, "preview", *own, "--rows", "1", "--out", "page.html") == 0
+        assert run(monkeypatch, "check-data", *own, "--json", "report.json") == 0
+    assert Path("page.html").is_file() and Path("report.json").is_file()
+
+
+def test_convert_replaces_only_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(GOLDEN / "siglip" / "checkpoint"), "out", "--to", "transformers"]
+    assert run(monkeypatch, "convert", *arguments) == 0
+    assert run(monkeypatch, "convert", *arguments, "--overwrite") == 0
+    Path("out/thesis.txt").write_text("years of work")
+    assert run(monkeypatch, "convert", *arguments, "--overwrite") == 2
+    assert "left as it is" in capsys.readouterr().err
+    assert Path("out/thesis.txt").read_text() == "years of work"
