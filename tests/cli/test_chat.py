@@ -121,7 +121,7 @@ def test_drawn_answers_follow_the_seed(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--top_p", "0.5"], "--top_p 0.5: of no effect on greedy answers"),
+        (["--top_p", "0.5"], "--top_p 0.5: no effect on greedy answers"),
         (["--temperature", "-1"], "--temperature -1.0"),
         (["--temperature", "1", "--top_p", "0"], "--top_p 0.0"),
         (["--max_new_tokens", "0"], "max_new_tokens"),
