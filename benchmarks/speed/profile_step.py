@@ -73,9 +73,8 @@ def main() -> None:
     data.setup("fit")
     batches = iter(data.train_dataloader())
     model = create_model(open_checkpoint(folder))
-    plan = make_plan(
-        DEEPSEEK_VL, "lora", {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)}
-    )
+    parts = {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)}
+    plan = make_plan(DEEPSEEK_VL, "lora", parts)
     apply_plan(model, fit_plan(plan, model, set()))
     draw_adapters(model.train())
     assert data.processor is not None

@@ -43,6 +43,7 @@ class Checkpoint:
         folder: with the files.
         settings: content of config.json.
         family: that the checkpoint belongs to.
+        sums: hashes that its SHA256SUMS lists, by file name.
         headers: of its tensors where the weight files are not in the folder.
         complete: False where the sizes alone are wanted. The folder then needs no tokenizer and, in
             transformers' layout, no weights, and the config has no special token ids.
@@ -55,6 +56,7 @@ class Checkpoint:
         settings: Mapping[str, Any],
         family: Family,
         *,
+        sums: dict[str, str] | None = None,
         headers: dict[str, Stored] | None = None,
         complete: bool = True,
     ) -> None:
@@ -63,6 +65,7 @@ class Checkpoint:
         self.settings = settings
         self.family = family
         self.complete = complete
+        self._sums = sums
         self._given_headers = headers
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
@@ -157,7 +160,7 @@ class Checkpoint:
         Raises:
             UserError: a file is missing, changed or not listed.
         """
-        check_own_sums(self.folder, weights=True, file_hash=self.file_hash)
+        check_own_sums(self.folder, self._sums, weights=True, file_hash=self.file_hash)
 
 
 def is_tied(settings: Mapping[str, Any], headers: Mapping[str, Stored]) -> bool:

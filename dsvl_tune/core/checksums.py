@@ -91,30 +91,42 @@ def check_sums(
             )
 
 
+def read_own_sums(folder: Path) -> dict[str, str] | None:
+    """The hashes that a folder's SHA256SUMS lists, by file name; None if it has none.
+
+    Raises:
+        UserError: the file has a line of another form.
+    """
+    path = folder / SUMS
+    return read_sums(path) if path.is_file() else None
+
+
 def check_own_sums(
-    folder: Path, *, weights: bool, file_hash: Callable[[Path], str] = sha256
+    folder: Path,
+    sums: dict[str, str] | None,
+    *,
+    weights: bool,
+    file_hash: Callable[[Path], str] = sha256,
 ) -> None:
-    """Compare a folder with its own SHA256SUMS, if it has one.
+    """Compare the files of a folder with its own SHA256SUMS.
 
     Args:
         folder: of the checkpoint.
+        sums: from `read_own_sums`; nothing is compared without.
         weights: whether to compare the safetensors files, or all the others.
         file_hash: gives the SHA-256 of a file.
 
     Raises:
         UserError: a file is missing, changed or not listed.
     """
-    path = folder / SUMS
-    if not path.is_file():
+    if sums is None:
         return
-    sums = {}
-    for name, value in read_sums(path).items():
-        if name.endswith(".safetensors") == weights:
-            sums[name] = value
+    path = folder / SUMS
+    chosen = {name: sums[name] for name in sums if name.endswith(".safetensors") == weights}
     needed = {file.name for file in folder.glob("*.safetensors" if weights else "*.json")}
-    if missing := sorted(needed - set(sums)):
+    if missing := sorted(needed - set(chosen)):
         raise UserError(
             f"{path}: does not list {missing[0]}, which is in the same folder. Was the list cut "
             "off?"
         )
-    check_sums(folder, sums, path, file_hash=file_hash)
+    check_sums(folder, chosen, path, file_hash=file_hash)

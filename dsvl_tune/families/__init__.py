@@ -18,7 +18,7 @@ from dsvl_tune.core.checkpoint import (
     refuse_quantized,
     resolve_checkpoint,
 )
-from dsvl_tune.core.checksums import check_own_sums
+from dsvl_tune.core.checksums import check_own_sums, read_own_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
@@ -65,8 +65,9 @@ def _open_folder(name: str, folder: Path, stamps: Stamps) -> Checkpoint:
     settings = read_json(folder / "config.json")
     place = f"{folder}/config.json"
     refuse_quantized(place, settings)
-    check_own_sums(folder, weights=False)
-    return Checkpoint(name, folder, settings, family_of(settings, place))
+    sums = read_own_sums(folder)
+    check_own_sums(folder, sums, weights=False)
+    return Checkpoint(name, folder, settings, family_of(settings, place), sums=sums)
 
 
 def _stamps(folder: Path) -> Stamps:

@@ -131,10 +131,13 @@ def test_a_full_target_is_refused_unless_told(
     Path("there").mkdir()
     (Path("there") / "mine.txt").write_text("mine", encoding="utf-8")
     assert convert(monkeypatch, source, "there", "--to", "transformers") == 2
-    assert "there: exists and is not an empty folder" in capsys.readouterr().err
+    assert "there: exists and is not empty" in capsys.readouterr().err
+    assert convert(monkeypatch, source, "there", "--to", "transformers", "--overwrite") == 2
+    assert "left as it is" in capsys.readouterr().err
     assert os.listdir("there") == ["mine.txt"]
+    (Path("there") / "mine.txt").unlink()
+    assert convert(monkeypatch, source, "there", "--to", "transformers") == 0
     assert convert(monkeypatch, source, "there", "--to", "transformers", "--overwrite") == 0
-    assert "mine.txt" not in os.listdir("there")
     assert os.listdir() == ["there"]
 
 
@@ -180,7 +183,7 @@ def test_settings_that_changed_since_are_not_put_back_silently(
     path.write_text(json.dumps({**json.loads(path.read_text()), "min_size": 20}), encoding="utf-8")
     Path("there/SHA256SUMS").unlink()
     assert convert(monkeypatch, "there", "back", "--to", "original") == 2
-    assert "image_settings would not be what there has" in capsys.readouterr().err
+    assert "image_settings would differ from there" in capsys.readouterr().err
     shutil.rmtree("there/original")
     assert convert(monkeypatch, "there", "back", "--to", "original") == 0
     assert (

@@ -20,7 +20,7 @@ from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
-from dsvl_tune.training.memory.estimate import estimate
+from dsvl_tune.training.memory.estimate import cached_feature_bytes, estimate
 from dsvl_tune.training.memory.fake_step import RowShape
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -127,6 +127,24 @@ def test_the_command_needs_config_json_alone(
     assert table(text, "part ")["total"][:2] == [f"{stored:,}", f"{stored:,}"]
     assert set(table(text, "GPUs ")) == {"1", "2", "4", "8"}
     assert list(path.name for path in tmp_path.iterdir()) == ["bare"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "values"),
+    [
+        # SigLIP's output [16, 32], SAM's first neck [8, 8, 8] and first global layer [8, 8, 32]
+        ("align", 16 * 32 + 8 * 8 * 8 + 8 * 8 * 32),
+        ("pretrain", 16 * 32 + 8 * 8 * 8 + 8 * 8 * 32),
+        ("lora", 16 * 48),  # visual tokens
+        ("sft", None),  # SigLIP trains
+    ],
+)
+def test_the_feature_cache_is_that_of_cache_features(
+    hybrid_checkpoint: Path, preset: str, values: int | None
+) -> None:
+    config = open_sizes(hybrid_checkpoint).config
+    size = cached_feature_bytes(DEEPSEEK_VL, config, make_plan(DEEPSEEK_VL, preset, {}))
+    assert size == (None if values is None else 2 * values)
 
 
 def test_a_row_that_cannot_hold_its_image_is_refused(hybrid_checkpoint: Path) -> None:
