@@ -30,6 +30,9 @@ COMMAND = [sys.executable, "-m", "dsvl_tune", "fit", "--config", "recipe.yaml"]
 LIMITED = """
 import resource, signal, sys
 
+from dsvl_tune.cli.main import main
+from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
+
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 plain = LastCheckpoint.on_train_batch_end
 
