@@ -28,7 +28,7 @@ stages: setup  ## the paper's three stages in small, on generated data: CPU, min
 	done
 
 test: setup  ## every test
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: setup  ## ruff (rules and format), mypy, and the import contracts of the rooms
 	$(BIN)/ruff check .

@@ -107,7 +107,8 @@ def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: 
     (tmp_path / "recipe.yaml").write_text(
         RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
     )
-    (tmp_path / "answers.jsonl").write_text("of yesterday", encoding="utf-8")
+    earlier = '{"source": "charts", "answer": "of yesterday", "complete": true}'
+    (tmp_path / "answers.jsonl").write_text(earlier, encoding="utf-8")
     command = [
         sys.executable,
         "-m",
@@ -135,7 +136,7 @@ def test_ctrl_c_leaves_the_answers_of_before(tmp_path: Path, hybrid_checkpoint: 
     assert process.returncode == 130, error + rest
     assert "Traceback" not in rest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl", "recipe.yaml"]
-    assert (tmp_path / "answers.jsonl").read_text(encoding="utf-8") == "of yesterday"
+    assert (tmp_path / "answers.jsonl").read_text(encoding="utf-8") == earlier
 
 
 @pytest.mark.parametrize("arguments", [["--help"], COMMAND[3:]], ids=["help", "a run"])

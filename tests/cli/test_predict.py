@@ -130,7 +130,8 @@ def test_without_a_checkpoint_the_base_answers(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(finished)
-    Path("answers.jsonl").write_text("of yesterday", encoding="utf-8")
+    earlier = '{"source": "charts", "answer": "of yesterday", "complete": true}'
+    Path("answers.jsonl").write_text(earlier, encoding="utf-8")
     run(monkeypatch, "predict", "--config", "small.yaml", "--out", "answers.jsonl")
     assert read_lines(Path("answers.jsonl")) == read_lines(
         Path("runs/small/predictions/test_before.jsonl")
@@ -156,9 +157,9 @@ def test_test_prints_the_scores_of_the_run(
         ([], "there is no run runs/elsewhere to keep the answers in. Give --out"),
         (
             ["--out", "no/such/answers.jsonl"],
-            "--out no/such/answers.jsonl: expected a file in a folder that exists",
+            "--out no/such/answers.jsonl: no such folder",
         ),
-        (["--out", "."], "--out .: expected a file"),
+        (["--out", "."], "--out .: is a folder"),
         (
             ["--out", "a.jsonl", "--ckpt_path", "best"],
             "--ckpt_path best: there is no run runs/elsewhere",

@@ -122,7 +122,11 @@ def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     runs = folder / "runs"
     assert sorted(path.name for path in runs.iterdir()) == ["nodes", "one"]
     files = [
-        sorted(str(p.relative_to(run)) for p in run.rglob("*.json*"))
+        sorted(
+            str(p.relative_to(run))
+            for p in run.rglob("*.json*")
+            if "checkpoints" not in p.parts  # shards bring their checksums along
+        )
         for run in (runs / "one", runs / "nodes")
     ]
     assert files[0] == files[1]
