@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = {"deepseek_vl_hybrid": "hybrid", "deepseek_vl": "siglip"}
@@ -124,3 +125,9 @@ def wide_hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny hybrid checkpoint."""
     return build_checkpoint(tmp_path_factory.mktemp("hybrid"), "deepseek_vl_hybrid")
+
+
+@pytest.fixture(autouse=True)
+def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that plays another rank sets Lightning's; the next test is the first rank again."""
+    monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)

@@ -16,6 +16,8 @@ SCRIPTS = sorted(path for path in BENCHMARKS.rglob("*.py"))
 def test_it_imports(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if script.stem == "contender_trl":
         pytest.importorskip("trl")
+    # pytest keeps the conftest.py of whatever folder it read last under this one name
+    monkeypatch.delitem(sys.modules, "conftest", raising=False)
     monkeypatch.setattr(sys, "path", [str(script.parent), *sys.path])
     importlib.import_module(script.stem)
 
