@@ -103,7 +103,7 @@ NOT_COMPARED = re.compile(
 """Keys of JSON and columns of CSV that hold no result."""
 
 STOPPED = 75
-"""Exit code of a run that was asked to stop and can be gone on with."""
+"""Exit code of a run that was asked to stop and can be resumed."""
 
 PREVIEW_TITLE = {
     "ids": r"\bid (\d+)",
@@ -472,7 +472,7 @@ def charts_lora(work: Workplace) -> Values:
 
 
 def resumed(work: Workplace) -> Values:
-    """The same run, stopped by SIGTERM once its first checkpoint is there, and gone on with."""
+    """The same run, stopped by SIGTERM once its first checkpoint is there, and resumed."""
     straight = work.once("charts_lora")
     quiet = {"run_dir": "resumed", "trainer.enable_progress_bar": False}
     command = [*CHARTS, *options(quiet)]

@@ -59,7 +59,7 @@ def write_rows(folder: Path) -> dict[str, str]:
 
 
 def chain(plan: str, links: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    """A run that is stopped and gone on with after each step, by another strategy and number of processes each time."""
+    """A run that is stopped and resumed after each step, by another strategy and number of processes each time."""
     groups, before = [], None
     for number, (world_size, strategy) in enumerate(links, start=1):
         name = f"{plan}-link{number}"

@@ -41,7 +41,7 @@ def test_a_best_checkpoint_that_was_replaced_just_before_a_kill(
 
 
 def test_a_folder_of_shards_left_where_a_file_is_to_be_written(tmp_path: Path) -> None:
-    """As a killed run of several processes leaves it, which one process goes on with."""
+    """As a killed run of several processes leaves it, which one process resumes."""
     left = tmp_path / NEXT
     left.mkdir(parents=True)
     (left / "rest.pt").write_bytes(b"half")

@@ -138,7 +138,7 @@ def test_two_processes_stop_together_and_end_when_one_is_lost(
 
     ranks, _store = start_two(commands, folder)
     after_step(2)
-    os.kill(ranks[1], signal.SIGTERM)  # one is told, both stop
+    os.kill(ranks[1], signal.SIGTERM)  # one gets the signal, both stop
     assert [commands.ends(rank, within_s=300) for rank in ranks] == [75, 75]
     step = last(run)["global_step"]
     for killed in (1, 0):

@@ -1,4 +1,4 @@
-"""What a run keeps of its last step. How it is gone on with: tests/survival."""
+"""What a run keeps of its last step. How it is resumed: tests/survival."""
 
 from __future__ import annotations
 
