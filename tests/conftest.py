@@ -13,11 +13,11 @@ FAMILIES = {"deepseek_vl_hybrid": "hybrid", "deepseek_vl": "siglip"}
 
 
 def build_checkpoint(folder: Path, model_type: str, width: int = 48, inner: int = 80) -> Path:
-    """A random model of the family in transformers' layout: 16 visual tokens an image, the golden tokenizer.
+    """A random model of the family in transformers' layout, with the golden tokenizer.
 
-    The language model has this width, and this one inside its MLPs; bitsandbytes needs multiples of 64.
-
-    Every tensor is drawn, alpha included: transformers' own start leaves the SAM branch dead (alpha 0, weights 1e-10).
+    An image has 16 visual tokens. `width` is the language model's, `inner` that of its MLPs;
+    bitsandbytes needs multiples of 64. Every tensor is random, alpha included: transformers' own
+    initialization leaves the SAM tower without effect (alpha 0, weights 1e-10).
     """
     from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""The kinds of damage: each is a function of a checkpoint's folder and a generator of random numbers."""
+"""Kinds of damage: each is a function of a checkpoint folder and a random number generator."""
 
 from __future__ import annotations
 

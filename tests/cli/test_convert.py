@@ -48,7 +48,7 @@ def assert_same_bytes(one: Path, two: Path) -> None:
 
 
 def in_shards(folder: Path, base: Path, shards: int) -> Path:
-    """A copy of an original checkpoint of one file in several, tensors dealt out so that neighbours are apart."""
+    """A one-file original checkpoint split over several, neighboring tensors in different files."""
     folder.mkdir()
     for path in base.glob("*.json"):
         (folder / path.name).write_bytes(path.read_bytes())

@@ -1,6 +1,7 @@
-"""A checkpoint damaged in a few hundred ways is refused each time: exit code 2, one message, no traceback, no target.
+"""A checkpoint damaged in a few hundred ways is refused each time.
 
-One kind of damage is left out, because nobody can see it: other finite values in a checkpoint that brings no hashes.
+That is: exit code 2, one message, no traceback, no target. One kind of damage is left out, because
+nothing can detect it: other finite values in a checkpoint without hashes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SEEDS = range(6)
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Whole checkpoints without hashes: the original layout in one file, transformers' in two, and one with hashes."""
+    """Intact checkpoints: original layout in one file, transformers' in two, one with hashes."""
     root = tmp_path_factory.mktemp("whole")
     shutil.copytree(GOLDEN / "siglip" / "checkpoint", root / "original")
     weights = Weights(open_checkpoint(root / "original"))

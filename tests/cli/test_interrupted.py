@@ -21,12 +21,18 @@ model:
   max_new_tokens: 2
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {{train_charts: 400, validation_charts: 1, test_charts: 1, retention_scenes: 0, batch_size: 1, questions: 2}}
+  init_args:
+    train_charts: 400
+    validation_charts: 1
+    test_charts: 1
+    retention_scenes: 0
+    batch_size: 1
+    questions: 2
 trainer: {{max_steps: 400, val_check_interval: 3, enable_progress_bar: false}}
 """
 COMMAND = [sys.executable, "-m", "dsvl_tune", "fit", "--config", "recipe.yaml"]
-# A limit on file size stands in for the full disk: the kernel refuses the bytes beyond it. It comes into force once the
-# first checkpoint is written, and is below that file's size.
+# A limit on file size stands in for the full disk: the kernel refuses the bytes beyond it. It comes
+# into force once the first checkpoint is written, and is below that file's size.
 LIMITED = """
 import resource, signal, sys
 

@@ -1,4 +1,6 @@
-"""Memory on checkpoints of the published sizes: converting needs about a file, a sharded run's process its share.
+"""Memory on checkpoints of the published sizes.
+
+Converting needs about as much as one file, a process of a sharded run its share of the weights.
 
 Writes about 12 GB and trains 100 million parameters, so it runs only when asked:
 LARGE=1 pytest -s tests/cli/test_large.py
@@ -134,7 +136,8 @@ def convert(source: Path, target: Path, layout: str) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     largest = max(path.stat().st_size for path in source.glob("*.safetensors"))
     print(
-        f"to {layout}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, largest file {largest / 1e9:.2f} GB"
+        f"to {layout}: {seconds:.0f} s, peak {peak / 1e9:.2f} GB, "
+        f"largest file {largest / 1e9:.2f} GB"
     )
     assert peak <= GROUND_BYTES + 1.2 * largest
 

@@ -1,4 +1,4 @@
-"""`dsvl-tune merge` from outside: both layouts, what goes along, and that a mismatch leaves nothing."""
+"""`dsvl-tune merge` from outside: both layouts, the files copied along, no output on a mismatch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ model:
     sam_neck_hd: {mode: full}
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {train_charts: 8, validation_charts: 1, test_charts: 2, retention_scenes: 0, batch_size: 1, questions: 2}
+  init_args:
+    train_charts: 8
+    validation_charts: 1
+    test_charts: 2
+    retention_scenes: 0
+    batch_size: 1
+    questions: 2
 trainer: {max_steps: 2, val_check_interval: 2, enable_progress_bar: false}
 """
 
@@ -49,7 +55,7 @@ def run(patch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a base, its licence and a short run that trained adapters and bare parameters."""
+    """A folder with a base, its license and a short run that trained adapters and parameters."""
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(hybrid_checkpoint, folder / "base")
     (folder / "base" / "LICENSE").write_text("terms", encoding="utf-8")
@@ -206,7 +212,7 @@ def test_a_damaged_adapter_is_refused(
 def test_a_checkpoint_of_the_run_merges_to_the_same(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last checkpoint is the result here; without rows nothing is asked, and the card says so."""
+    """The last checkpoint is the result; without rows nothing is verified, and the card says so."""
     monkeypatch.chdir(trained)
     assert run(monkeypatch, "merge", "runs/recipe", "--out", "result") == 0
     assert (

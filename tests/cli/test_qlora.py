@@ -1,4 +1,4 @@
-"""A run on a 4-bit base from outside: what it records, resume, answers, the merge into the 16-bit base, chat."""
+"""A run on a 4-bit base from outside: manifest, resume, answers, merge into the base, chat."""
 
 from __future__ import annotations
 
@@ -40,7 +40,13 @@ model:
   gradient_checkpointing: true
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {{train_charts: 8, validation_charts: 1, test_charts: 2, retention_scenes: 0, batch_size: 2, questions: 2}}
+  init_args:
+    train_charts: 8
+    validation_charts: 1
+    test_charts: 2
+    retention_scenes: 0
+    batch_size: 2
+    questions: 2
 trainer: {{max_steps: 4, val_check_interval: 1, precision: bf16-mixed, enable_progress_bar: false}}
 """
 
@@ -99,8 +105,10 @@ def test_the_run_says_what_was_in_4_bits_and_keeps_what_trained() -> None:
 
 def test_stopped_and_resumed_equals_never_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        callbacks = lambda *args, **kept: [InterruptAt(), *run_callbacks(*args, **kept)]  # noqa: E731
-        patch.setattr("dsvl_tune.training.run.trainer.run_callbacks", callbacks)
+        patch.setattr(
+            "dsvl_tune.training.run.trainer.run_callbacks",
+            lambda *arguments, **options: [InterruptAt(), *run_callbacks(*arguments, **options)],
+        )
         assert run("fit", "--config", "tiny.yaml") == 130
     assert run("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
     whole, resumed = (

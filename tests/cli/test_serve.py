@@ -1,4 +1,4 @@
-"""transformers' own server with an exported checkpoint: the OpenAI client gets what `dsvl-tune chat` says."""
+"""transformers' own server with an exported checkpoint: clients get what `dsvl-tune chat` says."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-# Sizes whose short side transformers rounds to what the original truncates to; at others the pixels differ.
+# Sizes whose short side transformers rounds to what the original truncates to; at others the pixels
+# differ.
 PHOTO, BADGE = (GOLDEN / "hybrid" / "images" / name for name in ("photo.jpg", "badge_rgba.png"))
 TOKENS = 12
 

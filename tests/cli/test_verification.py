@@ -1,4 +1,4 @@
-"""What `merge` verifies: a right result passes in every dtype, and the smallest damage to it does not."""
+"""What `merge` verifies: a right result passes in every dtype, the smallest damage does not."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_fault_of_merging_is_refused(
     variant: str,
     dtype: str,
 ) -> None:
-    """What was written is read back as such; that it is not the trained model shows against peft's own merge."""
+    """The files are read back as written; only peft's own merge shows that they are wrong."""
     adapter = train(checkpoint, tmp_path, variant)
     changes = read_changes(adapter)
     fault(changes)
@@ -203,7 +203,7 @@ def test_a_fault_of_merging_is_refused(
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_a_single_rounding_and_its_other_neighbor(dtype: torch.dtype) -> None:
-    """Against the definition: no value of the dtype is nearer, and the exact one is between the two."""
+    """By definition: no value of the dtype is nearer, and the exact one lies between the two."""
     torch.manual_seed(1)
     exact = torch.cat(
         [torch.randn(400, dtype=torch.float64) * 10.0**power for power in range(-7, 4)]
@@ -226,7 +226,7 @@ def test_a_single_rounding_and_its_other_neighbor(dtype: torch.dtype) -> None:
 
 
 def test_float64_is_what_its_name_says(checkpoint: Path) -> None:
-    """Rows alone and together agree to float64's rounding, far below float32's; the model comes out as it went in."""
+    """Rows alone and together agree to float64's rounding; the model comes out as it went in."""
     model, prompts = create_model(open_checkpoint(checkpoint)), prompts_for(checkpoint)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     one = first_rows(prompts, 1)

@@ -1,4 +1,4 @@
-"""The shipped recipe on the embedded model, end to end at a few steps: fit, merge, chat, transformers and peft."""
+"""The shipped recipe in a few steps, end to end: fit, merge, chat, transformers and peft."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_run_folder_describes_the_run(finished: Path) -> None:
 
 
 def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:
-    """In float64, where only the merge's own rounding is left; the merge measured what that may do to this model."""
+    """In float64 only the merge's rounding is left; `merge` measured its effect on this model."""
     processor = open_checkpoint(EMBEDDED).processor
     prompts = [encode_prompt(c, processor) for seed in (1, 2) for c in chart_row(seed, "test")]
     batch = normalize_images(collate_prompts(prompts, processor.pad_id), processor)
@@ -139,7 +139,7 @@ def test_merge_does_not_write_over_a_folder(
 
 
 def test_own_data_by_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command as it stands there: twelve rows make an epoch of two steps, validation comes every ten."""
+    """The command of the README: twelve rows are an epoch of two steps, validation every ten."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
     (command,) = [line for line in readme.splitlines() if "--run_name own_data" in line]
     monkeypatch.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""One process of a sharded run: loads its shard, trains where told to, and writes the memory it took. For torchrun."""
+"""One process of a sharded run, for torchrun: loads its shard, trains, and writes its memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dsvl_tune.training.optim import make_optimizer
 
 
 class PeakMemory(threading.Thread):
-    """The most memory of this process's own, looked at every few milliseconds; pages of mapped files do not count."""
+    """Peak of this process's own memory, polled every few milliseconds, without mapped files."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,6 +1,7 @@
-"""Runs training jobs in groups of processes, and keeps what they tell. Imports once, then forks: `python processes.py`.
+"""Runs training jobs in groups of processes and keeps their reports: `python processes.py`.
 
-A job is a dict: what `train` takes, as text and numbers. Each group gets a rendezvous of its own, as torchrun gives it.
+Imports once, then forks. A job is a dict: the arguments of `train`, as text and numbers. Each group
+gets a rendezvous of its own, as under torchrun.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Told(FinetuneModule):
 
 
 class Keep(L.Callback):
-    """Saves a checkpoint after some step, and counts the bytes that this process holds of what training needs."""
+    """Saves a checkpoint after some step; counts the bytes of training state in this process."""
 
     def __init__(self, save_at: int | None, path: Path) -> None:
         self.save_at, self.path = save_at, path
@@ -78,7 +79,7 @@ def train(
     resume: str | None = None,
     validate: bool = False,
 ) -> dict[str, Any]:
-    """Train for some steps on rows of text, of images and of trees; four rows over all processes are a micro-batch."""
+    """Train for some steps on text, images and trees; a micro-batch is four rows in all."""
     L.seed_everything(3, verbose=False)
     module = Told(
         checkpoint,

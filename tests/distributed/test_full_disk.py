@@ -19,7 +19,8 @@ distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, wo
 path, weight = Path(sys.argv[1]) / "last.ckpt", torch.randn(50_000)
 state = {0: {"step": torch.tensor(1.0), "exp_avg": 2 * weight}}
 groups = [{"params": [0], "param_names": ["model.weight"], "lr": 1.0}]
-checkpoint = {"state_dict": {"model.weight": weight}, "optimizer_states": [{"state": state, "param_groups": groups}]}
+slots = [{"state": state, "param_groups": groups}]
+checkpoint = {"state_dict": {"model.weight": weight}, "optimizer_states": slots}
 write_folder(path, {**checkpoint, "global_step": 3})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -30,7 +31,8 @@ except UserError as error:
 read = read_folder(path, {}, optimizer=True)
 slots = read["optimizer_states"][0]["state"][0]
 assert read["global_step"] == 3 and slots["step"] == 1
-assert torch.equal(read["state_dict"]["model.weight"], weight) and torch.equal(slots["exp_avg"], 2 * weight)
+assert torch.equal(read["state_dict"]["model.weight"], weight)
+assert torch.equal(slots["exp_avg"], 2 * weight)
 """
 
 

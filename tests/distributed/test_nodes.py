@@ -1,4 +1,4 @@
-"""Two "nodes" on one machine, as torchrun and as SLURM start them: one run, told and written once, as one process's."""
+"""Two "nodes" on one machine, as torchrun and SLURM start them, are one run, reported once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ model:
   max_new_tokens: 4
 data:
   class_path: dsvl_tune.datamodules.ChartsDataModule
-  init_args: {{train_charts: 11, validation_charts: 3, test_charts: 3, retention_scenes: 1, batch_size: 4, questions: 3}}
+  init_args:
+    train_charts: 11
+    validation_charts: 3
+    test_charts: 3
+    retention_scenes: 1
+    batch_size: 4
+    questions: 3
 trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 2, enable_progress_bar: false}}
 """
 CLUSTER = Path(__file__).parents[2] / "examples" / "cluster"

@@ -1,4 +1,7 @@
-"""Two and four processes train as one does: the same losses, results and checkpoints, with a share of the memory."""
+"""Two and four processes train as one does.
+
+The losses, results and checkpoints are the same, with a share of the memory.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ DORA = {
 }
 SIXTEEN = {**BESIDE, "model": {**LORA["model"], "dtype": "bfloat16"}, "precision": "bf16-mixed"}
 STAGES = ("align", "pretrain", "sft", "full")
-# What is trained: settings and steps. Four rows are a micro-batch, half of them text, whatever the number of processes.
+# What is trained: settings and steps. Four rows are a micro-batch, half of them text, whatever the
+# number of processes.
 PLANS: dict[str, dict[str, Any]] = {
     "lora": {**LORA, "steps": 4, "validate": True},
     "dora": {**DORA, "steps": 2, "accumulate": 2},
@@ -59,7 +63,7 @@ def write_rows(folder: Path) -> dict[str, str]:
 
 
 def chain(plan: str, links: list[tuple[int, str]]) -> list[dict[str, Any]]:
-    """A run that is stopped and resumed after each step, by another strategy and number of processes each time."""
+    """A run stopped and resumed after each step, each time on another strategy and world size."""
     groups, before = [], None
     for number, (world_size, strategy) in enumerate(links, start=1):
         name = f"{plan}-link{number}"
@@ -137,7 +141,7 @@ def test_losses_and_results_are_those_of_one_process(done: Path, plan: str, many
 
 @pytest.mark.parametrize("plan", ["lora", "beside"])
 def test_a_checkpoint_is_gone_on_with_by_any_number_and_strategy(done: Path, plan: str) -> None:
-    """One process to two to four to ddp and so on, a step each, equals the run that was never stopped."""
+    """One process, then two, four, ddp and so on, a step each: equal to an uninterrupted run."""
     whole = result(done, f"{plan}-auto1")["told"]["train/loss"]
     links = [result(done, f"{plan}-link{number}")["told"]["train/loss"] for number in (1, 2, 3, 4)]
     assert [len(link) for link in links] == [1, 1, 1, 1]
@@ -146,7 +150,7 @@ def test_a_checkpoint_is_gone_on_with_by_any_number_and_strategy(done: Path, pla
 
 
 def test_checkpoints_hold_what_trains(done: Path) -> None:
-    """Adapters alone are one file of the same form everywhere; a run with a fully trained part is cut as it trains."""
+    """Adapters alone are one file of one form; with a fully trained part the file is sharded."""
     files = [
         torch.load(done / f"lora-link{number}.ckpt", weights_only=True) for number in (1, 2, 3, 4)
     ]
@@ -168,7 +172,7 @@ def test_checkpoints_hold_what_trains(done: Path) -> None:
 
 @pytest.mark.parametrize("plan", ["lora", "full"])
 def test_each_process_holds_its_share(done: Path, plan: str) -> None:
-    """Of parameters, gradients and optimizer state: 1 / processes, and at most a row more of each tensor."""
+    """1 / world size of parameters, gradients and optimizer state, give or take a row a tensor."""
     one = result(done, f"{plan}-auto1")["held"]
     for world_size in (2, 4):
         shares = [

@@ -18,8 +18,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 def comparable() -> Callable[[str, str], bool]:
     """Whether the golden pixels of a picture can be expected: the reference ran on Pillow 13.
 
-    Another JPEG decoder gives other bytes, as the golden files' README says. And Pillow 12, which Python 3.10 gets,
-    shrinks one of the pictures (160 to 153 px) by up to 4 grey levels otherwise; it agrees on all the others.
+    Another JPEG decoder gives other bytes, as the golden files' README says. And Pillow 12, which
+    Python 3.10 gets, shrinks one of the images (160 to 153 px) by up to 4 gray levels otherwise;
+    it agrees on all the others.
     """
 
     def held(family: str, image: str) -> bool:

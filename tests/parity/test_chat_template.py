@@ -1,4 +1,4 @@
-"""The template that travels with an export renders the golden prompts, by transformers' own renderer."""
+"""The chat template of an export renders the golden prompts, by transformers' own renderer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `convert` writes, used as others use it: plain transformers, against the reference implementation's results."""
+"""What `convert` writes, in plain transformers, against the reference implementation's results."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_logits_and_greedy_ids_in_plain_transformers(
 
 
 def test_training_form_in_plain_transformers(family: str, export: Path) -> None:
-    """Ids and assistant mask of the golden training cases, as TRL asks for them; the final end token is supervised."""
+    """Ids and assistant mask of the golden cases, as TRL requests them; the end token counts."""
     tokenizer = AutoTokenizer.from_pretrained(export)
     for case in cases(family, "training"):
         encoded = tokenizer.apply_chat_template(
@@ -124,7 +124,7 @@ def test_a_system_message_takes_the_default_prompts_place(export: Path) -> None:
 def test_the_processor_files_carry_the_best_that_transformers_can(
     family: str, export: Path
 ) -> None:
-    """Where both rules agree on the size, only the 8-bit low branch of the hybrid family differs, by one grey level."""
+    """Where both rules give one size, only SAM's 8-bit image differs, by one gray level."""
     found = {(d.width, d.height): d for d in pixel_differences(open_checkpoint(export))}
     for size in ((640, 480), (1920, 1080), (1000, 300)):
         assert found[size].largest <= (1.01 if family == "hybrid" else 1e-3)

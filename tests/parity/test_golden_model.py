@@ -1,4 +1,4 @@
-"""The original layout through our loading path, against what the reference implementation computed."""
+"""The original layout through our loading path, against the reference implementation's results."""
 
 from __future__ import annotations
 

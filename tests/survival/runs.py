@@ -19,7 +19,7 @@ STEPS = 11
 
 
 def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
-    """A recipe with message trees, dropout, a schedule, accumulation and a fully trained part, and `changes` by key."""
+    """A recipe with trees, dropout, schedule, accumulation, a fully trained part, and `changes`."""
     content: dict[str, Any] = {
         "model": {
             **{

@@ -83,7 +83,7 @@ def test_a_full_disk_is_told_with_path_and_bytes_and_keeps_both(run: Path) -> No
 def test_a_kill_between_any_two_renames_loses_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
-    """Every rename of a save is let through or not; what is kept then is the newest or the one before."""
+    """Renames of a save succeed up to `renames`; what is left is the newest or the one before."""
     plain, done = os.rename, []
 
     def rename(self: Path, target: Path) -> None:

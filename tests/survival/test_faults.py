@@ -58,7 +58,7 @@ def rows_recipe(hybrid_checkpoint: Path, tmp_path: Path) -> Path:
 
 
 class Poison(L.Callback):
-    """Makes the embedding of a token that only the `ODD` row has NaN; keeps the trained weights after each step."""
+    """Makes the embedding of a token of the `ODD` row NaN; keeps the trained weights by step."""
 
     def __init__(self) -> None:
         self.after: list[dict[str, torch.Tensor]] = []

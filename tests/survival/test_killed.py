@@ -1,4 +1,4 @@
-"""Commands that are killed, alone and in two processes; `benchmarks/soak/kill.py` does it at random, many times."""
+"""Killed commands, alone and in two processes; `benchmarks/soak/kill.py` does it at random."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def start_two_by_srun(commands: Commands, folder: Path) -> list[int]:
 
 
 def start_two(commands: Commands, folder: Path) -> tuple[list[int], TCPStore]:
-    """The command as torchrun starts it: two processes and a store by which they find each other."""
+    """The command as torchrun starts it: two processes and the store that they meet through."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {
         **{

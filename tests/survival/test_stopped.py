@@ -1,4 +1,4 @@
-"""Signals and the time limit: a run saves, ends with a code to be started again on, and comes to the same bits."""
+"""On a signal or time limit a run saves, exits with a code that says so, and resumes exactly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dsvl_tune.training.run.trainer import run_callbacks
 
 
 class SignalAt(L.Callback):
-    """Sends this process a signal when micro-batch `batch` is in work, or validation batch `batch` of that step."""
+    """Sends this process a signal in micro-batch `batch`, or in validation batch `batch`."""
 
     def __init__(self, number: int, batch: int, validation: bool = False) -> None:
         self.number, self.batch, self.validation = number, batch, validation
@@ -46,10 +46,11 @@ def fit_with(
 def test_stopped_wherever_it_may_be_it_comes_to_the_same_bits(
     whole_run: Path, hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run, stopped inside a step, in a validation, before one, before and after the last step's."""
+    """One run, stopped in a step, before and in a validation, before and after the last one."""
     recipe = write_recipe(tmp_path, hybrid_checkpoint)
     run = tmp_path / "runs" / "run"
-    # Epochs have 5 micro-batches: steps end with 1, 3, 4, 6, 8, 9, 11, 13, 14, 16, 18; validations follow 3, 7, 11, 15.
+    # Epochs have 5 micro-batches: steps end with 1, 3, 4, 6, 8, 9, 11, 13, 14, 16, 18; validations
+    # follow 3, 7, 11, 15.
     stops: list[tuple[L.Callback, int, int]] = [
         (SignalAt(signal.SIGUSR1, batch=0), 75, 1),
         (SignalAt(signal.SIGTERM, batch=3, validation=True), 75, 2),

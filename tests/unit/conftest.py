@@ -1,4 +1,4 @@
-"""A checkpoint folder with one weight, which tells that it is untied, small enough that an image is four tokens."""
+"""A checkpoint folder with one weight (untied), so small that an image is four tokens."""
 
 from __future__ import annotations
 

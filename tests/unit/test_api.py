@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import pytest
@@ -120,7 +120,7 @@ def test_what_cannot_be_trained_together_is_refused(hybrid_checkpoint: Path) -> 
     with pytest.raises(dsvl_tune.UserError, match="both the same checkpoint"):
         dsvl_tune.fit(module(hybrid_checkpoint), charts("embedded"))
     with pytest.raises(dsvl_tune.UserError, match="monitor"):
-        dsvl_tune.fit(module(hybrid_checkpoint), charts(hybrid_checkpoint), monitor=3)  # type: ignore[arg-type]
+        dsvl_tune.fit(module(hybrid_checkpoint), charts(hybrid_checkpoint), monitor=cast("str", 3))
 
 
 class Forgetful(RelaxedAccuracy):

@@ -1,4 +1,4 @@
-"""The rig in small: what it compares trains the same, step by step, with and without shared images."""
+"""The benchmark in small: what it compares trains alike, with and without shared images."""
 
 from __future__ import annotations
 

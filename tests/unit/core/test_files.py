@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_while_saving_tensors(tmp_path: Path) -> None:
-    """A real limit on file size stands in for the full disk: the kernel refuses the bytes beyond it."""
+    """A real limit on file size stands in for a full disk: the kernel refuses bytes beyond it."""
     path = tmp_path / "adapter_model.safetensors"
     save_tensors(path, {"a": torch.ones(3)})
     script = f"""

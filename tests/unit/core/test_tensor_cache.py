@@ -1,4 +1,4 @@
-"""Entries are whole or a miss: after kills at any moment, from several writers at once, garbled, on full disks."""
+"""Entries are whole or a miss: after kills at any moment, concurrent writers, damage, full disk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,7 @@ def test_the_first_axis_may_be_shorter(tmp_path: Path) -> None:
 
 
 def test_writers_that_are_killed_leave_whole_entries_or_none(tmp_path: Path) -> None:
-    """Three write the same keys in different orders; each is killed at another moment, again and again."""
+    """Three write the same keys in different orders; each is killed at a different moment."""
     torch.set_num_threads(1)
     numbers = range(200)
 
@@ -138,7 +139,7 @@ def test_writers_that_are_killed_leave_whole_entries_or_none(tmp_path: Path) -> 
             shutil.rmtree(tmp_path / "one" / "00", ignore_errors=True) if turn % 2 else None
 
     for turn in range(8):
-        children = [in_child(lambda step=step: write(step)) for step in (1, 3, 7)]  # type: ignore[misc]
+        children = [in_child(partial(write, step)) for step in (1, 3, 7)]
         while not any(tmp_path.rglob("*.safetensors")):
             time.sleep(0.001)
         time.sleep(0.013 * turn)

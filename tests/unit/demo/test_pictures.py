@@ -46,8 +46,10 @@ PIXELS = {
 
 @pytest.mark.parametrize("kind", sorted(PIXELS))
 def test_the_pixels_are_the_same_on_every_machine(kind: str) -> None:
-    """Equal under Python 3.10 with Pillow 12.3 and Python 3.11 with Pillow 13. Another drawing asks for new figures
-    everywhere: the embedded model's, the recipe's and the README's.
+    """Equal under Python 3.10 with Pillow 12.3 and Python 3.11 with Pillow 13.
+
+    Another drawing needs new figures everywhere: the embedded model's, the recipe's and the
+    README's.
     """
     row = (
         chart_row(7, "train", kinds=(kind,))
@@ -72,7 +74,7 @@ def test_held_out_looks_are_not_training_looks() -> None:
 
 
 def test_bar_lengths_are_the_answers() -> None:
-    """The share of a bar's colour along its axis, read from the pixels, gives the value that is the answer."""
+    """A bar's share of its axis, read from the pixels by its color, is the answer's value."""
     checked = 0
     for seed in range(20):
         row = chart_row(seed, "test", kinds=("lying",), questions=30)

@@ -19,7 +19,8 @@ from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 
 def trained_parts(folder: Path, preset: str, parts: dict[str, PartPlan] | None = None) -> set[str]:
     model = create_model(open_checkpoint(folder))
-    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, preset, parts), model, set(parts or {})))  # type: ignore[arg-type]
+    plan = make_plan(DEEPSEEK_VL, preset, parts)  # type: ignore[arg-type]
+    apply_plan(model, fit_plan(plan, model, set(parts or {})))
     return {
         part_of(name, PARTS)
         for name, parameter in model.named_parameters()

@@ -1,4 +1,4 @@
-"""The faster forwards give what transformers' and peft's own give: outputs, losses, every gradient, and the names."""
+"""The faster forwards equal transformers' and peft's: outputs, losses, gradients and names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def gradients(module: nn.Module, run: Callable[[], Tensor]) -> dict[str, Tensor]
 
 
 def assert_equal(theirs: dict[str, Tensor], ours: dict[str, Tensor], bound: float = 1e-5) -> None:
-    """Each tensor within `bound` of the other's largest number; 1e-8: the gradient of a key's bias is all rounding."""
+    """Each tensor within `bound` of the other's largest value.
+
+    1e-8: the gradient of a key projection's bias is nothing but rounding.
+    """
     assert theirs.keys() == ours.keys() and len(theirs) > 1
     for name, expected in theirs.items():
         assert (ours[name] - expected).abs().max() <= bound * expected.abs().max() + 1e-8, name

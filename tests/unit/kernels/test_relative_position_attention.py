@@ -20,7 +20,8 @@ from dsvl_tune.kernels.relative_position_attention import (
     widened_attention,
 )
 
-# heads, tokens a side that the tables are for, window (0: global), then batch, height and width of the input
+# heads, tokens a side that the tables are for, window (0: global), then batch, height and width of
+# the input
 GEOMETRIES = {
     "global at full size": (1, 64, 0, 1, 64, 64),
     "window at full size": (2, 64, 14, 25, 14, 14),

@@ -1,4 +1,4 @@
-"""Every form in which a checkpoint may lie in a folder gives the same model, tokenizer, image rule and tie flag."""
+"""Every layout of a checkpoint folder gives the same model, tokenizer, image rule and tie flag."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def reference(family: str) -> dict[str, Tensor]:
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any attempt to reach another machine is an error; offline switches are off, so that nothing else stops it."""
+    """Connecting elsewhere is an error; offline switches are off, so that nothing else stops it."""
 
     def refuse(*arguments: Any, **keywords: Any) -> None:
         raise AssertionError("the network was touched")
@@ -159,7 +159,7 @@ def test_a_lost_lm_head_does_not_become_tied(tmp_path: Path) -> None:
 def test_settings_written_from_nothing_are_those_of_the_original(
     family: str, tmp_path: Path
 ) -> None:
-    """Without the side folder the original's settings are made anew: the reference's own files are the measure."""
+    """Without the side folder the original's settings are rebuilt, as the reference has them."""
     base = GOLDEN / family / "checkpoint"
     between = write(base, tmp_path / "between", "transformers")
     shutil.rmtree(between / "original")

@@ -1,4 +1,4 @@
-"""The 4-bit base: which layers, with what values, and each way in which it could silently be another model."""
+"""The 4-bit base: which layers, with what values, and what could silently be another model."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_bytes_of_a_parameter() -> None:
 def test_weights_in_16_bits_are_gone_once_they_are_packed(
     wide_hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted while the last tensor is read (the first one in the other case); a state dict would hold them all."""
+    """Counted while the last (or first) tensor is read; a state dict would hold them all."""
     seen: list[int] = []
     read = Weights.read
 
@@ -185,7 +185,7 @@ def test_weights_in_16_bits_are_gone_once_they_are_packed(
 
 
 def test_only_what_trains_is_float32_and_pixels_still_fit(wide_checkpoint: Path) -> None:
-    """peft's prepare_model_for_kbit_training would make the towers float32, and bfloat16 pixels would not fit them."""
+    """peft's prepare_model_for_kbit_training would make the towers float32; the pixels are not."""
     model = adapted(wide_checkpoint, torch.bfloat16, aligner=PartPlan("lora"))
     dtypes = {(p.requires_grad, p.dtype) for p in model.parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16), (False, torch.uint8)}
@@ -197,7 +197,7 @@ def test_only_what_trains_is_float32_and_pixels_still_fit(wide_checkpoint: Path)
 def test_answering_leaves_the_packed_weights_and_their_gradients_as_they_were(
     wide_hybrid_checkpoint: Path,
 ) -> None:
-    """With AVX-512 BF16, bitsandbytes repacks layers that answer without gradient, and then passes none back."""
+    """With AVX-512 BF16, bitsandbytes repacks layers that run without gradient and passes none."""
     model = adapted(wide_hybrid_checkpoint).train()
     batch = inputs(model)
     before, packed = gradients(model, batch), {n: p.clone() for n, p in model.named_parameters()}
@@ -209,7 +209,7 @@ def test_answering_leaves_the_packed_weights_and_their_gradients_as_they_were(
 
 
 def test_gradient_checkpointing_changes_no_gradient(wide_hybrid_checkpoint: Path) -> None:
-    """To the rounding that it has on a base in 16 bits too, where sums are formed in another order."""
+    """Up to rounding, as on a base in 16 bits, because sums are formed in another order."""
     model = adapted(
         wide_hybrid_checkpoint, aligner=PartPlan("full"), embed_tokens=PartPlan("full")
     ).train()

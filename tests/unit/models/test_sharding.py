@@ -27,7 +27,7 @@ PLAN = make_plan(
 def test_an_empty_model_has_everything_but_the_weights(
     hybrid_checkpoint: Path, dtype: torch.dtype, variant: Variant
 ) -> None:
-    """Also buffers that no file holds, with which, merely allocated, an index is out of range; adapters as drawn."""
+    """Adapters as drawn, and the buffers that no file holds: unset, an index leaves its range."""
     torch.manual_seed(3)
     loaded = create_model(open_checkpoint(hybrid_checkpoint), dtype)
     apply_plan(loaded, PLAN, variant)

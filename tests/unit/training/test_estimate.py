@@ -1,4 +1,4 @@
-"""What estimate-memory says, held against torch's own allocator and against the files of a checkpoint."""
+"""What estimate-memory reports, against torch's own allocator and the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def batch_of(model: PreTrainedModel) -> Batch:
 
 
 def allocated_peak(model: PreTrainedModel, batch: Batch) -> int:
-    """The most that the allocator had given out during a step's forward and backward, counted from its start.
+    """The allocator's peak in forward and backward of a step, counted from its start.
 
     The gradients of the step before are there until the forward is done, as in Lightning's loop.
     """
@@ -121,7 +121,8 @@ def test_the_command_needs_config_json_alone(
     main([*keys, "--model.preset", "full", "--tokens", "300"])
 
     with safe_open(hybrid_checkpoint / "model.safetensors", framework="pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118  (not a dict)
+        names = file.keys()  # `file` is no mapping: it cannot be iterated
+        shapes = [file.get_slice(name).get_shape() for name in names]
     stored = sum(int(torch.tensor(shape).prod()) for shape in shapes)
     text = capsys.readouterr().out
     assert table(text, "part ")["total"][:2] == [f"{stored:,}", f"{stored:,}"]

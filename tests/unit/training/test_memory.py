@@ -1,4 +1,7 @@
-"""What a step keeps in memory: activations of what trains alone, gradient checkpointing by part, no needless copies."""
+"""What a step keeps in memory.
+
+Activations of what trains alone, activation checkpointing by part, no needless copies.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,7 @@ class Kept:
 
 @contextmanager
 def watched(model: PreTrainedModel) -> Iterator[tuple[Counter[str], Callable[[], Counter[str]]]]:
-    """How often the first layer of each part runs, and a call that tells the bytes autograd keeps for it now."""
+    """Calls of the first layer of each part, and a function for the bytes autograd keeps for it."""
     runs, inside, kept = Counter[str](), [""], list[tuple[str, ReferenceType[Kept]]]()
     hooks = []
 
@@ -120,7 +123,7 @@ def watched(model: PreTrainedModel) -> Iterator[tuple[Counter[str], Callable[[],
 def test_what_nothing_trains_in_or_before_keeps_no_activations(
     hybrid_checkpoint: Path, modes: dict[str, str], keeps: set[str], recompute: bool
 ) -> None:
-    """The trap: asked as a whole, transformers' checkpointing has frozen towers run twice and differentiated."""
+    """The trap: transformers' checkpointing of the whole model reruns frozen towers as well."""
     model = network(hybrid_checkpoint, **modes)
     checkpoint_activations(model, recompute)
     with watched(model) as (runs, held):

@@ -39,7 +39,7 @@ class Told(FinetuneModule):
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """Text, questions about two pictures (trees), and a conversation that shows both in two turns."""
+    """Text, questions about two images (trees), and a conversation with both in two turns."""
     for name, seed in (("a.png", 1), ("b.png", 2)):
         draw = torch.Generator().manual_seed(seed)
         pixels = torch.randint(0, 255, (30, 40, 3), dtype=torch.uint8, generator=draw)

@@ -76,7 +76,7 @@ def test_a_planned_tensor_that_did_not_move(hybrid_checkpoint: Path, tmp_path: P
 
 
 def test_the_network_is_in_training_mode_from_the_start(hybrid_checkpoint: Path) -> None:
-    """The trap: transformers loads in eval mode and Lightning keeps it, so dropout on the adapters would do nothing."""
+    """The trap: transformers loads in eval mode, Lightning keeps it, adapters get no dropout."""
     module = FinetuneModule(str(hybrid_checkpoint), lora_dropout=0.5)
     module.configure_model()
     assert all(part.training for part in module.network.modules())

@@ -1,4 +1,4 @@
-"""A 4-bit base whose packed weights are divided over processes trains as it does in one, and is never whole in any."""
+"""A 4-bit base sharded over processes trains as in one, and is never whole in any of them."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def shard_and_train(
         }
         torch.save({**found, "start": start, "scales": scales(model)}, meeting.with_name("found"))
     distributed.destroy_process_group()
-    # Not by Python's own shutdown: a thread of gloo's that drops the last collective's tensors meanwhile ends the
-    # process by SIGABRT (github.com/pytorch/pytorch/issues/190489).
+    # Not by Python's own shutdown: a thread of gloo's that drops the last collective's tensors
+    # meanwhile ends the process by SIGABRT (github.com/pytorch/pytorch/issues/190489).
     os._exit(0)
 
 

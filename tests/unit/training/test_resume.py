@@ -72,7 +72,7 @@ def test_the_last_step_is_kept_where_no_metric_picks(
 def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(
     hybrid_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """At rates that let the loss rise; processors round differently, so where the best comes last, another is taken."""
+    """At rates that let the loss rise; if rounding makes the last step the best, try another."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
         RECIPE.format(
