@@ -77,7 +77,7 @@ def read_changes(folder: Path) -> dict[str, Change]:
     """Every change that an adapter folder holds, by the base tensor's name.
 
     Raises:
-        UserError: nothing trained there, a damaged file, or a tensor of a kind that cannot be merged.
+        UserError: the adapter trains nothing, a file is damaged, or a tensor cannot be merged.
     """
     changes: dict[str, Change] = {}
     if (folder / "adapter_config.json").is_file():

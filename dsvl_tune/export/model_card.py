@@ -142,13 +142,16 @@ def verified_text(report: dict[str, Any]) -> str:
     exact = report["float64"]
     return (
         f"{written}every changed tensor is peft's own merge in float64, rounded once\n"
-        f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by {by}:\n"
+        f"verified on {report['rows']} held-out rows against base + adapter, loaded afresh by "
+        f"{by}:\n"
         f"  logits (spread {report['logit_spread']:.2e}) in float32: largest difference "
         f"{report['max_logit_difference']:.2e}, mean {report['mean_logit_difference']:.2e} (bound "
-        f"{report['mean_bound']:.2e}); float32's own noise here: largest {report['float32_noise']['max']:.2e}, mean "
+        f"{report['mean_bound']:.2e}); float32's own noise here: largest "
+        f"{report['float32_noise']['max']:.2e}, mean "
         f"{report['float32_noise']['mean']:.2e}\n"
         f"  in float64, {exact['rows']} rows: largest {exact['max_logit_difference']:.2e}, mean "
-        f"{exact['mean_logit_difference']:.2e} (bound {exact['mean_bound']:.2e}); loaded against written: largest "
+        f"{exact['mean_logit_difference']:.2e} (bound {exact['mean_bound']:.2e}); "
+        f"loaded against written: largest "
         f"{exact['reload_difference']:.2e} (bound {exact['reload_bound']:.2e})\n"
         f"  greedy answers equal: {100 * report['greedy_agreement']:.1f} %{four_bit_text(report)}"
     )
@@ -160,8 +163,10 @@ def four_bit_text(report: dict[str, Any]) -> str:
     if found is None:
         return ""
     return (
-        f"\ntrained on the base in 4 bits ({found['quantization']}), merged into the base as its files have it.\n"
-        f"  the 4-bit model's logits (spread {found['logit_spread']:.2e}) differ from base + adapter by at most "
+        f"\ntrained on the base in 4 bits ({found['quantization']}), merged into the base as its "
+        "files have it.\n"
+        f"  the 4-bit model's logits (spread {found['logit_spread']:.2e}) differ from base + "
+        "adapter by at most "
         f"{found['max_logit_difference']:.2e}, mean {found['mean_logit_difference']:.2e}\n"
         f"  greedy answers equal: {100 * found['greedy_agreement']:.1f} %"
     )

@@ -54,7 +54,8 @@ def trained_folder(
     }
     if strange := sorted(planned ^ names):
         raise UserError(
-            f"{path}: it does not hold what {run}/config.yaml trains (differing, e.g.: {strange[0]})."
+            f"{path}: it does not hold what {run}/config.yaml trains "
+            f"(differing, e.g.: {strange[0]})."
         )
     with TemporaryDirectory(dir=run, prefix=".adapter-") as folder:
         save_trained(network, Path(folder), lambda name: read(f"model.{name}"))

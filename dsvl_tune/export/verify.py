@@ -40,11 +40,13 @@ NOISE_FACTOR = 10
 """Mean float32 noise differs by a factor of 2 between rows (measured on the embedded model)."""
 
 ROUNDING_FACTOR = 2
-"""The other neighbor is 3 times as far as the nearest on average. Measured over single rows and all
-dtypes: its logits were 2.1 to 3.2 times as far in the mean (but 0.5 to 4.7 times in the maximum)."""
+"""The other neighbor is 3 times as far as the nearest on average. Measured over single rows and
+all dtypes: its logits were 2.1 to 3.2 times as far in the mean (but 0.5 to 4.7 times in the
+maximum)."""
 
 EXACT_ROWS = 2
-"""Prompts to compute in float64: a wrong weight shows in the tensors, a wrong setting in any row."""
+"""Prompts to compute in float64: a wrong weight shows in the tensors, a wrong setting in any
+row."""
 
 GREEDY_TOKENS = 16
 
@@ -163,8 +165,8 @@ def check(report: dict[str, Any]) -> None:
             noise, spread = report["float32_noise"]["mean"], report["logit_spread"]
             raise UserError(
                 f"the written checkpoint does not {what} logit difference {difference:.3g}, bound "
-                f"{bound:.3g} (this model's float32 noise on this machine: mean {noise:.3g}; spread "
-                f"of its logits: {spread:.3g}). Nothing was kept."
+                f"{bound:.3g} (this model's float32 noise on this machine: mean {noise:.3g}; "
+                f"spread of its logits: {spread:.3g}). Nothing was kept."
             )
 
 
@@ -273,7 +275,7 @@ def largest(difference: Tensor) -> float:
 
 
 def mean(difference: Tensor) -> float:
-    """Mean absolute value of [...], stable where the largest is that of one ill-conditioned token."""
+    """Mean absolute value of [...]; one ill-conditioned token moves it less than the largest."""
     return float(difference.abs().mean())
 
 

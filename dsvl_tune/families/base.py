@@ -171,7 +171,7 @@ class TensorGroup(Protocol):
     def transformers(self) -> tuple[str, ...]: ...
 
     def to_transformers(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors of transformers' layout from those of the original, as views where possible."""
+        """The tensors of transformers' layout from the original's, as views where possible."""
 
     def to_original(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tensors of the original layout from those of transformers'."""

@@ -1,4 +1,4 @@
-"""The LightningModule around the complete model: build, step, optimizer, checkpoint of what trains."""
+"""The LightningModule around the whole model: build, step, optimizer, checkpoint of what trains."""
 
 from __future__ import annotations
 
@@ -214,12 +214,14 @@ class FinetuneModule(AnsweringModule):
     # back, and the summed gradient is divided once by the weight of the step, before clipping.
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Dropout draws from a seed that is a function of the position alone, so a resumed run draws the same.
+        # Dropout draws from a seed that is a function of the position alone, so a resumed run draws
+        # the same.
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning keeps `seed_everything`
         position = (
             self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
         )
-        # Hashed, because torch's CPU generator takes 32 bits: a sum would mix up seeds and positions.
+        # Hashed, because torch's CPU generator takes 32 bits: a sum would mix up seeds and
+        # positions.
         torch.manual_seed(int(np.random.SeedSequence((seed, position)).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -257,7 +259,8 @@ class FinetuneModule(AnsweringModule):
 
     def log_means(self) -> None:
         """Log what the objective gives besides its loss, each a mean since the last logged step."""
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        trainer = self.trainer
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         assert self.logged_names is not None
         totals = torch.stack(self.logged_sums).sum(0)
@@ -293,12 +296,13 @@ class FinetuneModule(AnsweringModule):
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_NAME, None)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another plan: loading is not strict, so a difference would pass silently."""
+        """Refuse a checkpoint of another plan: loading is not strict and would not notice."""
         self.nonfinite_steps.seen = checkpoint.get("nonfinite_steps", 0)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         saved = set(checkpoint["state_dict"])
         if trained != saved:
             raise UserError(
-                f"the checkpoint to resume from trained {len(saved)} tensors, this recipe trains {len(trained)} "
-                f"(differing, e.g.: {sorted(trained ^ saved)[0]}). Resume with the recipe that wrote it."
+                f"the checkpoint to resume from trained {len(saved)} tensors, this recipe trains "
+                f"{len(trained)} (differing, e.g.: {sorted(trained ^ saved)[0]}). Resume with the "
+                "recipe that wrote it."
             )

@@ -43,7 +43,7 @@ def chat(
         system: System prompt (default: the checkpoint's own; "" for none).
         temperature: 0 is greedy; above 0, tokens are sampled (the official demo uses 0.2).
         top_p: Share of the probability mass that is sampled from (default: 0.95).
-        repetition_penalty: Penalty of tokens that the answer already has; 1 for none (default: 1.1).
+        repetition_penalty: Penalty of tokens that the answer already has; 1: none (default: 1.1).
         seed: Seed of sampling.
         max_new_tokens: Length of the longest answer.
         dtype: Of the weights; auto is float32 on a CPU and bfloat16 on a GPU.

@@ -1,4 +1,4 @@
-"""`dsvl-tune check-data --config RECIPE`: every row of a recipe's data, before anything is trained."""
+"""`dsvl-tune check-data --config RECIPE`: check every row of a recipe's data before training."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ HEAD = ("", "rows", "errors", "cut", "with images", "tokens", "mean", "longest",
 DESCRIPTION = """\
 check-data: read every row of a recipe's data; report errors, lengths and what rows show
 
-  dsvl-tune check-data --config deepseek_vl_7b_chat_lora --data.train my/train.jsonl
+  dsvl-tune check-data --config mine.yaml
   dsvl-tune check-data --config mine.yaml --json report.json --fix clean
 
-Every row is rendered and tokenized, every image decoded, on all cores. An interrupted check resumes where
-it stopped, and rows that were valid and have not changed since are not read again. The exit code is 0 if
-nothing would stop fit, else 2. Every key of a recipe can be given, as with fit."""
+Every row is rendered and tokenized, every image decoded, on all cores. An interrupted check resumes
+where it stopped, and rows that were valid and have not changed since are not read again. The exit
+code is 0 if nothing would stop fit, else 2. Every key of a recipe can be given, as with fit."""
 
 
 def check_data(
@@ -166,7 +166,7 @@ def print_report(reports: dict[str, SplitReport], file: str | None) -> None:
 
 
 def set_up(data: ConversationDataModule) -> None:
-    """What `fit` does before its first step, without decoding images again; prints to standard error.
+    """Do what `fit` does before its first step, without decoding images; prints to standard error.
 
     Raises:
         UserError: what is wrong with the data as a whole, e.g. nothing to hold out.

@@ -23,7 +23,7 @@ GPUS = (1, 2, 4, 8)
 DESCRIPTION = """\
 estimate-memory: what training takes, part by part, on 1, 2, 4 and 8 GPUs, without loading weights
 
-  dsvl-tune estimate-memory --config deepseek_vl_7b_chat_lora
+  dsvl-tune estimate-memory --config mine.yaml
   dsvl-tune estimate-memory --config mine.yaml --tokens 900 --supervised 120
 
 Of the checkpoint only config.json and the headers of its files are read (of a hub name too).

@@ -144,7 +144,7 @@ def save_trained(
 
 
 def write_adapter_config(config: LoraConfig, model: PreTrainedModel, folder: Path) -> None:
-    """peft's own adapter_config.json, written to a staging folder first so that it appears whole."""
+    """Write peft's own adapter_config.json, first to a staging folder so that it appears whole."""
     config.base_model_name_or_path = str(model.name_or_path)
     config.inference_mode = True
     staging = folder / ".adapter_config"

@@ -99,7 +99,7 @@ def check_widths(shapes: Shapes, parts: Parts, folder: Path) -> None:
 
 
 class OnDemand:
-    """A tensor of a checkpoint that is read when it is indexed, as transformers does with slices."""
+    """A tensor of a checkpoint that is read when it is indexed, like transformers' slices."""
 
     def __init__(self, weights: Weights, name: str) -> None:
         self.weights, self.name = weights, name

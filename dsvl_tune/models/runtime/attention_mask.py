@@ -60,9 +60,9 @@ def decoder_attention(
     """The decoder's arguments that separate the conversations of a batch.
 
     A batch with one conversation per row needs none: padding is on the right, where no supervised
-    token attends to it, and without a mask the kernel skips everything above the diagonal. Positions
-    are left out as well then: transformers takes restarting positions, as those of padding, for a
-    packed row and would build the mask.
+    token attends to it, and without a mask the kernel skips everything above the diagonal.
+    Positions are left out as well then: transformers takes restarting positions, as those of
+    padding, for a packed row and would build the mask.
 
     Args:
         model: whose language model attends.

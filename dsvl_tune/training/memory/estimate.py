@@ -149,7 +149,7 @@ class Estimate(NamedTuple):
     dequantized: float
 
     def step(self, gpus: int, checkpointing: bool) -> float:
-        """Activations and temporary tensors, or this GPU's share of AdamW's third tensor if larger."""
+        """Activations and temporaries, or this GPU's share of AdamW's third tensor if larger."""
         activations = (self.checkpointed if checkpointing else self.plain).peak + self.dequantized
         return max(activations, sum(part.moments for part in self.parts.values()) / MOMENTS / gpus)
 
