@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+OLD_PYTHON := "Python 3.10 or newer is needed; choose one: make PYTHON=python3.12 ..."
 
 .DEFAULT_GOAL := help
 .PHONY: help setup charts stages test lint docs embedded clean
@@ -11,12 +12,14 @@ help:  ## this list
 
 setup: $(STAMP)  ## .venv with the pinned versions of constraints.txt
 
-# torch goes first and alone: resolved together with the rest, another package could pull in another build of it.
+# torch goes first and alone: resolved together with the rest, another package could pull in another
+# build of it.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; give one: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and $(OLD_PYTHON))'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e '.[test,lint,docs]'
 	@touch $@
 
 charts: setup  ## tune the small model on generated charts: CPU, minutes
@@ -24,7 +27,8 @@ charts: setup  ## tune the small model on generated charts: CPU, minutes
 
 stages: setup  ## the paper's three stages in small, on generated data: CPU, minutes
 	for stage in 1_align 2_pretrain 3_sft; do \
-		$(BIN)/dsvl-tune fit --config stages_$$stage && $(BIN)/dsvl-tune merge runs/stages_$$stage || exit $$?; \
+		$(BIN)/dsvl-tune fit --config stages_$$stage && \
+		$(BIN)/dsvl-tune merge runs/stages_$$stage || exit $$?; \
 	done
 
 test: setup  ## every test
@@ -43,9 +47,11 @@ docs: setup  ## the documentation into site/; warnings are errors, those about d
 embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, about half an hour
 	$(BIN)/dsvl-tune init runs/embedded_0
 	for stage in 1_towers 2_read 3_ask; do \
-		$(BIN)/dsvl-tune fit --config embedded_$$stage && $(BIN)/dsvl-tune merge runs/embedded_$$stage || exit $$?; \
+		$(BIN)/dsvl-tune fit --config embedded_$$stage && \
+		$(BIN)/dsvl-tune merge runs/embedded_$$stage || exit $$?; \
 	done
 	@echo "the trained checkpoint: runs/embedded_3_ask/merged"
 
 clean:  ## remove .venv, builds and caches; runs/ stays
-	rm -rf .venv build dist site .docs.log *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .venv build dist site .docs.log *.egg-info
+	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -117,11 +118,14 @@ def write_checkpoint(
     (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
 
 
-def square_charts(questions: int) -> list[list[Conversation]]:
+def square_charts(questions: int) -> Iterator[list[Conversation]]:
     """Endless square charts: for other shapes, transformers rounds where the original truncates."""
     kinds = ("upright", "lying", "grouped", "line", "pie")
     rows = (chart_row(seed, "train", kinds, questions) for seed in count())
-    return (row for row in rows if len(set(picture(row[0]).size)) == 1 and len(row) == questions)  # type: ignore
+    for row in rows:
+        width, height = picture(row[0]).size
+        if width == height and len(row) == questions:
+            yield row
 
 
 def picture(conversation: Conversation) -> Image.Image:
