@@ -34,6 +34,7 @@ class Collator:
         self.eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
 
     def __call__(self, rows: list[Row]) -> dict[str, Tensor]:
+        """The batch of several rows: ids, labels and mask [B, T] int64, pixels float32 by name."""
         ids, labels = zip(*(self.tokens(row) for row in rows), strict=True)
         pad = torch.nn.utils.rnn.pad_sequence
         batch = {
@@ -47,7 +48,7 @@ class Collator:
         return batch
 
     def tokens(self, row: Row) -> tuple[Tensor, Tensor]:
-        """Ids and labels of one conversation: answers and their end tokens are supervised."""
+        """Ids and labels of a conversation, each [T] int64; answers and end tokens count."""
         image = self.processor.image_token * self.processor.image_settings.tokens
         system = self.processor.default_system
         ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
@@ -67,6 +68,7 @@ class Collator:
         return torch.tensor(ids), torch.tensor(labels)
 
     def pixels(self, name: str) -> dict[str, Tensor]:
+        """The vision inputs of an image file by name, each [1, 3, S, S] float32."""
         family = self.processor.family
         with Image.open(self.root / name) as image:
             padded = family.pad_image(image.convert("RGB"), self.processor, images=1)

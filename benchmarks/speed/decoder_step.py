@@ -49,7 +49,13 @@ def decoder() -> nn.Module:
 
 
 def step(model: nn.Module, hidden: Tensor, weights: Tensor) -> None:
-    """Forward and backward; gradients stay on the adapters."""
+    """Forward and backward; gradients stay on the adapters.
+
+    Args:
+        model: the decoder.
+        hidden: [B, T, D] float32, the embedded tokens.
+        weights: [B, T, D] float32, what the outputs are weighted with.
+    """
     model.zero_grad()
     mask = torch.ones(TOKENS, TOKENS, dtype=torch.bool).tril().expand(ROWS, 1, TOKENS, TOKENS)
     positions = torch.arange(TOKENS).expand(ROWS, TOKENS)

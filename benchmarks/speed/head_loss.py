@@ -25,23 +25,23 @@ from dsvl_tune.training.objectives.chunked_cross_entropy import CHUNK_TOKENS, he
 
 
 def plain(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """All logits at once."""
+    """Compute all logits at once; the shapes are those of `head_loss`."""
     return torch.dot(F.cross_entropy(head(hidden).float(), targets, reduction="none"), weights)
 
 
 def chunked(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """dsvl-tune's head and loss."""
+    """Call dsvl-tune's head and loss; the shapes are those of `head_loss`."""
     return head_loss(head, hidden, targets, weights)[0]
 
 
 def fused_sum(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """torch's fused function, summed."""
+    """Call torch's fused function, summed; the shapes are those of `head_loss`."""
     options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK_TOKENS, len(hidden)))
     return F.linear_cross_entropy(hidden, head.weight, targets, reduction="sum", options=options)
 
 
 def fused_none(head: nn.Linear, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """torch's fused function, weighted per token."""
+    """Call torch's fused function, weighted per token; the shapes are those of `head_loss`."""
     options = nn.LinearCrossEntropyOptions(batch_chunk_size=min(CHUNK_TOKENS, len(hidden)))
     losses = F.linear_cross_entropy(hidden, head.weight, targets, reduction="none", options=options)
     return torch.dot(losses, weights)

@@ -36,12 +36,12 @@ def towers() -> tuple[nn.Module, nn.Module]:
 
 @torch.inference_mode()
 def encode(tower: nn.Module, pixels: Tensor) -> Tensor:
-    """Encode an image."""
+    """Encode an image: [1, 3, S, S] float32 to SAM's map of features."""
     return tower(pixels).last_hidden_state
 
 
 def train(layer: nn.Module, hidden: Tensor) -> Tensor:
-    """Forward and backward of a layer; returns the gradient of its input."""
+    """Forward and backward of a layer; returns the gradient of its input [1, H, W, D] float32."""
     leaf = hidden.clone().requires_grad_()
     layer(leaf).square().sum().backward()
     layer.zero_grad()

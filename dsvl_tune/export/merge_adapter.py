@@ -114,7 +114,7 @@ def add_adapter_tensor(
     Args:
         changes: by the base tensor's name; extended in place.
         name: of the adapter's tensor.
-        tensor: [rank, K], [N, rank] or [N], by its name.
+        tensor: [rank, K], [N, rank] or [N], by its name; of any floating dtype.
         config: of the adapter.
 
     Raises:

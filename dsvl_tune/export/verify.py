@@ -270,12 +270,15 @@ def differences(one: Answers, two: Answers) -> dict[str, float]:
 
 
 def largest(difference: Tensor) -> float:
-    """Largest absolute value of [...]; NaN where there is one."""
+    """Largest absolute value of [...], any floating dtype; NaN where there is one."""
     return float(difference.abs().max())
 
 
 def mean(difference: Tensor) -> float:
-    """Mean absolute value of [...]; one ill-conditioned token moves it less than the largest."""
+    """Mean absolute value of [...], any floating dtype.
+
+    One ill-conditioned token moves it less than the largest.
+    """
     return float(difference.abs().mean())
 
 
@@ -329,7 +332,7 @@ def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
 
 @torch.no_grad()
 def exact_logits(model: PreTrainedModel, prompts: Prompts) -> Tensor:
-    """Float64 logits of every real position [*, vocabulary], by the model's own forward."""
+    """Logits [*, vocabulary] float64 of every real position, by the model's own forward."""
     inputs = inputs_of(model, prompts)
     pixels = {name: x.double() for name, x in inputs.items() if x.is_floating_point()}
     with in_float64(model):
@@ -338,7 +341,10 @@ def exact_logits(model: PreTrainedModel, prompts: Prompts) -> Tensor:
 
 
 def inputs_of(model: PreTrainedModel, prompts: Prompts) -> dict[str, Tensor]:
-    """The model's keyword arguments, with an image for every slot."""
+    """The model's keyword arguments, with an image for every slot.
+
+    Token ids and mask are [B, T] int64, vision inputs float32 by name.
+    """
     images = family_of_model(model).forward_inputs(prompts.vision_inputs, prompts.image_index)
     return {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask, **images}
 

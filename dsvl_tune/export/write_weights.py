@@ -27,7 +27,7 @@ write."""
 
 
 def unchanged(name: str, base: Tensor) -> Tensor:
-    """The `Alter` of a conversion."""
+    """The `Alter` of a conversion: `base`, of any shape and dtype, as it is."""
     return base
 
 

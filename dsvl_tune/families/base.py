@@ -171,10 +171,13 @@ class TensorGroup(Protocol):
     def transformers(self) -> tuple[str, ...]: ...
 
     def to_transformers(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors of transformers' layout from the original's, as views where possible."""
+        """The tensors of transformers' layout from the original's, as views where possible.
+
+        Shapes are the files'; the dtype, any floating one, is kept.
+        """
 
     def to_original(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors of the original layout from those of transformers'."""
+        """The tensors of the original layout: the inverse of `to_transformers`, dtype kept."""
 
 
 class Family(Protocol):
@@ -301,7 +304,7 @@ class Family(Protocol):
         """
 
     def pad_image(self, image: Image, processor: Processor, images: int) -> dict[str, Tensor]:
-        """One picture resized, padded and cut: the expensive step, whose result can be cached.
+        """One image resized, padded and cut: the expensive step, whose result can be cached.
 
         Args:
             image: RGB.
@@ -309,27 +312,44 @@ class Family(Protocol):
             images: number of images in the conversation.
 
         Returns:
-            By name, uint8.
+            By name [C, ...] uint8, in the shapes of `padded_shapes`.
         """
 
     def padded_shapes(self, processor: Processor) -> Shapes:
         """Shape of what `pad_image` returns; with more than one number of crops, of the most."""
 
     def vision_input(self, padded: Mapping[str, Tensor], processor: Processor) -> dict[str, Tensor]:
-        """The vision inputs of a padded image, for the way to the device.
+        """The vision inputs of a padded image, for the transfer to the device.
 
-        What is large stays uint8, a quarter of the bytes.
+        Args:
+            padded: from `pad_image`.
+            processor: of the checkpoint.
+
+        Returns:
+            By name [C, ...]. What is large stays uint8, a quarter of the bytes of float32.
         """
 
     def normalize(
         self, vision_inputs: Mapping[str, Tensor], processor: Processor
     ) -> dict[str, Tensor]:
-        """Vision inputs as the model takes them: what is uint8 is normalized where it is."""
+        """Vision inputs as the model takes them: uint8 is normalized on the device where it is.
+
+        Args:
+            vision_inputs: by name [C, ...], from `vision_input`, of one image or of a batch.
+            processor: of the checkpoint.
+
+        Returns:
+            By name, same shapes, float32.
+        """
 
     def gray_levels(
         self, vision_inputs: Mapping[str, Tensor], processor: Processor
     ) -> dict[str, Tensor]:
         """Normalized vision inputs as levels again, to look at or to compare.
+
+        Args:
+            vision_inputs: by name [C, ...] float32.
+            processor: of the checkpoint.
 
         Returns:
             By the name of the vision tower [C, 3, S, S] float32 in 0..255.
@@ -341,11 +361,14 @@ class Family(Protocol):
     def encode_images(
         self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]
     ) -> Tensor | Sequence[Tensor]:
-        """The visual tokens of every image: [I, V, D], or one [V_i, D] for each image.
+        """The visual tokens of every image.
 
         Args:
             model: a complete model.
-            vision_inputs: of a batch, normalized.
+            vision_inputs: of a batch, by name [sum of C, ...], normalized.
+
+        Returns:
+            [I, V, D], or one [V_i, D] for each image, in the model's dtype.
         """
 
     def forward_inputs(
@@ -354,12 +377,12 @@ class Family(Protocol):
         """Arguments of the plain model's `forward` and `generate` for the image slots of a batch.
 
         Args:
-            vision_inputs: of the distinct images of a batch, normalized.
+            vision_inputs: of the distinct images of a batch, by name [sum of C, ...], normalized.
             image_index: [M] int64, which image fills the m-th slot.
         """
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
-        """The vision inputs of one blank image, normalized, on the CPU."""
+        """The vision inputs of a blank image, by name [C, ...] float32, normalized, on the CPU."""
 
     # Cached features: what the frozen beginning of the vision side computes of an image, once.
 
@@ -385,12 +408,15 @@ class Family(Protocol):
     def compute_features(
         self, model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
     ) -> list[dict[str, Tensor]]:
-        """The tensors to cache of each image, each [C, ...], without gradient.
+        """The tensors to cache of each image, without gradient.
 
         Args:
             model: a complete model.
             names: from `cacheable_features`.
-            vision_inputs: of a batch, normalized.
+            vision_inputs: of a batch, by name [sum of C, ...], normalized.
+
+        Returns:
+            Of each image, by name [C, ...] in the model's dtype.
         """
 
     def finish_images(
@@ -400,7 +426,7 @@ class Family(Protocol):
 
         Args:
             model: whose `finishing_parts` have weights.
-            features: of a batch.
+            features: of a batch, by name [sum of C, ...] in the model's dtype.
 
         Returns:
             As `encode_images`.

@@ -63,14 +63,14 @@ class RuleGroup(NamedTuple):
     change: Change
 
     def to_transformers(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors of transformers' layout, as views of the original's."""
+        """The tensors of transformers' layout, as views of the original's, in its dtype."""
         (tensor,) = tensors
         if self.change == "qkv":
             return tensor.chunk(3)
         return (tensor[0] if self.change == "batch" else tensor,)
 
     def to_original(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensor of the original layout, from those of transformers'."""
+        """The tensor of the original layout from transformers', of the files' shapes and dtype."""
         if self.change == "qkv":
             return (torch.cat(list(tensors)),)
         return (tensors[0][None] if self.change == "batch" else tensors[0],)

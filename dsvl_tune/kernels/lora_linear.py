@@ -71,7 +71,7 @@ class FusedLoraLinear(PeftLoraLinear):
     """peft's LoRA layer, fused in the plain case; everything else takes peft's own forward."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """From [..., in_features] to [..., out_features]."""
+        """From [..., in_features] to [..., out_features], in the dtype of peft's own forward."""
         name = None if args or kwargs else self.plain_adapter(x)
         if name is None:
             return super().forward(x, *args, **kwargs)

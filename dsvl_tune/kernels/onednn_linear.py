@@ -71,6 +71,7 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @onednn_linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product's shape [M, N] float32, for torch.compile."""
     # `len` would specialize on the sizes, and compile anew for each.
     return x.new_empty(x.shape[0], weight.shape[0])
 
@@ -118,7 +119,7 @@ class OneDnnLinear(nn.Linear):
     """nn.Linear that calls oneDNN where it is faster."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """From [..., in_features] to [..., out_features]."""
+        """From [..., in_features] to [..., out_features], same dtype."""
         if not fits_onednn(x, self.weight):
             return super().forward(x)
         return LinearFunction.apply(x, self.weight, self.bias)

@@ -100,7 +100,7 @@ def widened_attention(
 def blocked_attention(
     query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, scale: float
 ) -> Tensor:
-    """`widened_attention` computed in blocks; same arguments and result."""
+    """`widened_attention` computed in blocks; same arguments, float32, and result."""
     operands = [tensor.flatten(0, 1) for tensor in (query, key, value, rows, columns)]
     return BlockedAttention.apply(*operands, scale).view_as(query)
 
@@ -153,7 +153,12 @@ class BlockedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients of query, key, value, rows and columns, each of its tensor's shape."""
+        """The gradients of `forward`'s tensors, each float32 of its tensor's shape.
+
+        Args:
+            ctx: of autograd.
+            grad: [B * heads, H * W, d] float32, of the result.
+        """
         query, key, value, rows, columns = ctx.saved_tensors
         grad_query = torch.empty_like(query)
         grad_rows = torch.empty_like(rows)
@@ -186,7 +191,7 @@ def blocks(query: Tensor) -> Iterator[tuple[slice, slice]]:
     has many.
 
     Args:
-        query: [B * heads, H * W, d].
+        query: [B * heads, H * W, d] float32.
     """
     count, tokens = query.shape[:2]
     heads = max(1, BLOCK // tokens**2)

@@ -36,7 +36,12 @@ class SwiGLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of gate and up, each [..., I], from that of the product."""
+        """The gradients of gate and up, each [..., I], same dtype.
+
+        Args:
+            ctx: of autograd.
+            grad: [..., I], same dtype, of the product.
+        """
         gate, up = ctx.saved_tensors
         grad_up = F.silu(gate).mul_(grad)
         grad_gate = torch.ops.aten.silu_backward(grad * up, gate)
@@ -47,7 +52,7 @@ class LeanLlamaMLP(LlamaMLP):
     """transformers' Llama MLP with `SwiGLU`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """From and to [..., D]."""
+        """From [..., D] to [..., D], same dtype."""
         if self.config.hidden_act != "silu":
             return super().forward(x)
         return self.down_proj(SwiGLU.apply(self.gate_proj(x), self.up_proj(x)))

@@ -131,7 +131,7 @@ def figures(image: VisionInput, processor: Processor, place: int) -> str:
 
 
 def data_url(levels: Tensor) -> str:
-    """Levels [3, S, S] in 0..255 as a PNG inside a URL."""
+    """Levels [3, S, S], any dtype, in 0..255, as a PNG inside a URL."""
     pixels = levels.round().clamp(0, 255).to(torch.uint8)
     buffer = BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")

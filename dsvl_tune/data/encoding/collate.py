@@ -100,7 +100,14 @@ def stack_images(slots: Sequence[EncodedImage]) -> dict[str, Any]:
 
 
 def concatenate(images: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of several images, concatenated by name; {} for no image."""
+    """Concatenate the tensors of several images by name.
+
+    Args:
+        images: of each, by name [C, ...] of any dtype.
+
+    Returns:
+        By name [sum of C, ...], same dtypes; {} for no image.
+    """
     names = images[0] if images else {}
     return {name: torch.cat([tensors[name] for tensors in images]) for name in names}
 

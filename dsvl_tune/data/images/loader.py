@@ -82,7 +82,10 @@ class ImageLoader:
     def _padded_image(
         self, ref: ImageRef, processor: Processor, images: int, source: str, key: str
     ) -> dict[str, Tensor]:
-        """The image as `Family.pad_image` makes it, from the image cache if there is one."""
+        """The image as `Family.pad_image` makes it, from the image cache if there is one.
+
+        By name [C, ...] uint8.
+        """
         if self.image_cache is not None:
             cached = self.image_cache.get(key)
             if cached is not None:

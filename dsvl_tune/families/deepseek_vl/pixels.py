@@ -175,7 +175,7 @@ def gray_levels(vision_inputs: Mapping[str, Tensor], settings: ImageSettings) ->
 
 
 def channel_values(tower: TowerPixels, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a tower's channels, each [3, 1, 1]."""
+    """Mean and standard deviation of a tower's channels, each [3, 1, 1] float32."""
     mean = torch.tensor(tower.mean, device=device).view(3, 1, 1)
     std = torch.tensor(tower.std, device=device).view(3, 1, 1)
     return mean, std

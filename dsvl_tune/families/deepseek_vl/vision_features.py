@@ -41,10 +41,10 @@ def encode_images(model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]) -
 
     Args:
         model: a complete model.
-        vision_inputs: by name [I, 3, S, S], normalized.
+        vision_inputs: by name [I, 3, S, S] float32, normalized.
 
     Returns:
-        [I, V, D].
+        [I, V, D] in the model's dtype.
     """
     output = model.model.get_image_features(**vision_inputs, return_dict=True)
     tokens: Tensor = output.pooler_output
@@ -128,10 +128,10 @@ def compute_features(
     Args:
         model: a complete model.
         names: from `cacheable_features`.
-        vision_inputs: by name [I, 3, S, S], normalized.
+        vision_inputs: by name [I, 3, S, S] float32, normalized.
 
     Returns:
-        Of each image, by name [1, ...].
+        Of each image, by name [1, ...] in the model's dtype.
     """
     features = _compute_batch(model, names, vision_inputs)
     images = len(vision_inputs[SIGLIP_INPUT])
@@ -144,7 +144,16 @@ def compute_features(
 def _compute_batch(
     model: PreTrainedModel, names: set[str], vision_inputs: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The features of a batch of images, each [I, ...]; may hold more than `names`."""
+    """The features of a batch of images; may hold more than `names`.
+
+    Args:
+        model: a complete model.
+        names: from `cacheable_features`.
+        vision_inputs: by name [I, 3, S, S] float32, normalized.
+
+    Returns:
+        By name [I, ...] in the model's dtype.
+    """
     if "aligned" in names:
         return {"aligned": encode_images(model, vision_inputs)}
     core = model.model
@@ -171,10 +180,10 @@ def finish_images(model: PreTrainedModel, features: Mapping[str, Tensor]) -> Ten
 
     Args:
         model: a complete model; only `finishing_parts` need weights.
-        features: from `compute_features`, by name [I, ...].
+        features: from `compute_features`, by name [I, ...] in the model's dtype.
 
     Returns:
-        Visual tokens [I, V, D].
+        Visual tokens [I, V, D] in the model's dtype.
     """
     if "aligned" in features:
         return features["aligned"]
@@ -187,7 +196,14 @@ def finish_images(model: PreTrainedModel, features: Mapping[str, Tensor]) -> Ten
 
 
 def _downsample(model: PreTrainedModel, features: Mapping[str, Tensor]) -> Tensor:
-    """SAM's two outputs through what follows its layers: [I, V, W].
+    """SAM's two outputs through what follows its layers.
+
+    Args:
+        model: a complete model; only `finishing_parts` need weights.
+        features: from `compute_features`, by name [I, ...] in the model's dtype.
+
+    Returns:
+        [I, V, W] in the model's dtype.
 
     Source: `get_high_res_image_features` of transformers' DeepseekVLHybridModel.
     """

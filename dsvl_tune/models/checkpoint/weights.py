@@ -92,11 +92,14 @@ class Weights:
         check_tensors(side, self.unused, unused if self.unused else {})
 
     def read(self, name: str, rows: slice = slice(None)) -> Tensor:
-        """A tensor by its name in transformers' layout, in the dtype of its file.
+        """A tensor by its name in transformers' layout, copied.
 
         Args:
             name: of the tensor.
             rows: along its first axis; nothing else is copied.
+
+        Returns:
+            [rows, ...] in the dtype of its file.
 
         Raises:
             UserError: it holds a value that is not finite.
@@ -122,7 +125,10 @@ def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], 
 
     Args:
         places: the tensors.
-        select: a view of them, or a new tensor.
+        select: from the tensors, of their files' shapes and dtypes, to a view or a new tensor.
+
+    Returns:
+        Of the shape and dtype that `select` gives.
 
     Raises:
         UserError: it holds a value that is not finite.
@@ -142,7 +148,7 @@ def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], 
 
 
 def read_tensor(stored: Stored) -> Tensor:
-    """One tensor of a file, copied.
+    """One tensor of a file, copied, of the file's shape and dtype.
 
     Raises:
         UserError: it holds a value that is not finite.
@@ -151,7 +157,7 @@ def read_tensor(stored: Stored) -> Tensor:
 
 
 def read_file(path: Path) -> dict[str, Tensor]:
-    """Every tensor of one safetensors file.
+    """Every tensor of one safetensors file, of the file's shapes and dtypes.
 
     Raises:
         UserError: the file is missing, damaged or truncated, or holds a value that is not finite.

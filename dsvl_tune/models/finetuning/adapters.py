@@ -115,7 +115,8 @@ def save_trained(
         model: with the plan applied. All processes of a sharded one must call this; the first one
             writes.
         folder: to write to.
-        read: gives a trained parameter's values by its name; None takes the model's own.
+        read: gives a trained parameter's values, of its shape and dtype, by its name; None takes
+            the model's own.
     """
     trained = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad

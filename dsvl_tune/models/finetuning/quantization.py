@@ -105,6 +105,7 @@ class OnDemand:
         self.weights, self.name = weights, name
 
     def __getitem__(self, index: Any) -> Tensor:
+        """The indexed part of the tensor, in the dtype of its file."""
         return self.weights.read(self.name)[index]
 
 

@@ -47,6 +47,7 @@ def mask_rule(segment_ids: Tensor, branch_ids: Tensor) -> Callable[..., Tensor]:
     """
 
     def attends(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a query attends to a key: scalars int64, to a scalar bool."""
         branch = branch_ids[row, key]
         related = (branch == 0) | (branch == branch_ids[row, query])
         return related & (segment_ids[row, key] == segment_ids[row, query]) & (key <= query)

@@ -151,7 +151,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def own_rows(tensor: Tensor) -> slice:
-    """Which rows of [N, ...] `local` gives.
+    """Which rows of [N, ...], any dtype, `local` gives.
 
     FSDP2 divides as `torch.chunk` does, so the last processes may have fewer rows or none.
     """
@@ -166,10 +166,10 @@ def whole(tensor: Tensor) -> Tensor:
     """All rows of a tensor, gathered on every process; every process must call it.
 
     Args:
-        tensor: [N, ...], sharded or not.
+        tensor: [N, ...] of any dtype, sharded or not.
 
     Returns:
-        [N, ...], detached.
+        [N, ...], same dtype, detached.
     """
     tensor = tensor.detach()
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -179,11 +179,11 @@ def cut_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor sharded as another of its shape.
 
     Args:
-        tensor: [N, ...], whole or already sharded.
+        tensor: [N, ...] of any dtype, whole or already sharded.
         like: [N, ...]; where it is not sharded, `tensor` is returned as it is.
 
     Returns:
-        [N, ...], of the same values.
+        [N, ...], of the same values and dtype.
     """
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
         return tensor

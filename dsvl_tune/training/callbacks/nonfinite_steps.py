@@ -101,7 +101,7 @@ def nonfinite_samples(sources: list[list[str]], losses: Tensor) -> list[str]:
 
 
 def nonfinite_message(step: int, loss: Tensor, samples: list[str]) -> str:
-    """What went wrong in a step, and its samples."""
+    """What went wrong in a step (its loss: float32 scalar), and its samples."""
     shown = ", ".join(samples[:SHOWN_SAMPLES])
     if len(samples) > SHOWN_SAMPLES:
         shown += f" and {len(samples) - SHOWN_SAMPLES} more"

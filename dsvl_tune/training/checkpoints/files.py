@@ -76,7 +76,7 @@ def tensor_bytes(checkpoint: Mapping[str, Any]) -> int:
 
 
 def _tensors_in(content: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested mappings and sequences."""
+    """Every tensor, of any shape and dtype, in nested mappings and sequences."""
     if isinstance(content, torch.Tensor):
         yield content
     elif isinstance(content, Mapping):

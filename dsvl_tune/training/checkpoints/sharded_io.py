@@ -116,7 +116,10 @@ def write_folder(path: Path, checkpoint: RunCheckpoint) -> None:
 
 
 def _sharded_tensors(checkpoint: RunCheckpoint, state: dict[str, Any]) -> dict[str, Tensor]:
-    """The trained tensors and the optimizer's, by their keys in the shards."""
+    """The trained tensors and the optimizer's, by their keys in the shards.
+
+    They have the shapes of the trained parameters (or [] for a count of steps), any dtype.
+    """
     tensors: dict[str, Tensor] = {}
     for name, tensor in checkpoint["state_dict"].items():
         tensors[f"{MODEL_PREFIX}{name}"] = tensor.detach()
@@ -142,8 +145,8 @@ def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> RunChec
 
     Args:
         path: of the folder.
-        like: tensors by name. A tensor of that name and its optimizer state are read sharded as it
-            is; all others are read whole.
+        like: tensors of any shape and dtype by name. A tensor of that name and its optimizer state
+            are read sharded as it is; all others are read whole.
         optimizer: whether to read the optimizer state.
     """
     checkpoint = without_shards(path)
@@ -165,6 +168,9 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
         path: of the folder.
         prefix: `MODEL_PREFIX` or `OPTIMIZER_PREFIX`.
         like: as in `read_folder`.
+
+    Returns:
+        Of the shapes and dtypes that were saved.
     """
     wanted: dict[str, Tensor] = {}
     for key, stored in read_metadata(path).state_dict_metadata.items():
@@ -183,14 +189,22 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
 
 
 def _fill_quietly(tensors: dict[str, Tensor], path: Path) -> None:
-    """`fill_from_shards` without torch's warning that no process group is used."""
+    """`fill_from_shards` without torch's warning that no process group is used.
+
+    Args:
+        tensors: by key, of the shapes and dtypes that were saved; filled in place.
+        path: of the folder.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
         fill_from_shards(tensors, path)
 
 
 def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
-    """The names of the trained tensors in a checkpoint, and a function that reads one of them."""
+    """The names of the trained tensors in a checkpoint, and a function that reads one of them.
+
+    It gives a tensor of the shape and dtype of the parameter that was trained.
+    """
     if path.is_file():
         state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)["state_dict"]
         return set(state), state.__getitem__
@@ -217,7 +231,8 @@ def over_tensors(
 
     Args:
         checkpoint: not modified.
-        change: takes the name of the trained tensor, and that tensor or one of its optimizer slots.
+        change: takes the name of the trained tensor, and that tensor or one of its optimizer slots,
+            of any shape and dtype.
     """
     states = []
     for state in checkpoint.get("optimizer_states", []):
@@ -237,7 +252,7 @@ def read_checkpoint(path: Path, like: dict[str, Tensor], optimizer: bool) -> Run
 
     Args:
         path: of the file or folder.
-        like: as in `read_folder`.
+        like: as in `read_folder`, of any shape and dtype.
         optimizer: whether to read the optimizer state from a folder.
     """
     if path.is_dir():

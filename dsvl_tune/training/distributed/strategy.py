@@ -97,7 +97,7 @@ class FSDP2(ModelParallelStrategy):
         return True
 
     def sharded_parameters(self) -> dict[str, Tensor]:
-        """The parameters of this rank by name, as DTensors."""
+        """The parameters of this rank by name, as DTensors of their whole shape and own dtype."""
         assert self.lightning_module is not None
         return dict(self.lightning_module.named_parameters())
 

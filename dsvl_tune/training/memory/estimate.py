@@ -76,7 +76,7 @@ def weight_bytes(name: str, parameter: Tensor, quantized: re.Pattern[str] | None
 
     Args:
         name: of the weight.
-        parameter: of any shape, on the meta device.
+        parameter: of any shape and dtype, on the meta device.
         quantized: names of weights in 4 bits.
     """
     if quantized is not None and quantized.fullmatch(name):

@@ -187,7 +187,15 @@ def make_vision_inputs(model: PreTrainedModel, shape: RowShape) -> dict[str, Ten
 
 
 def encode(model: PreTrainedModel, vision_inputs: dict[str, Tensor]) -> Tensor | None:
-    """Visual tokens of all images, [I, V, D] or [*, D]; None without images."""
+    """Encode all images.
+
+    Args:
+        model: with fake weights.
+        vision_inputs: by name [sum of C, ...] float32, as the family normalizes them.
+
+    Returns:
+        Visual tokens [I, V, D] or [*, D] in the model's dtype; None without images.
+    """
     if not vision_inputs:
         return None
     tokens = family_of_model(model).encode_images(model, vision_inputs)
@@ -203,10 +211,10 @@ def decode(model: PreTrainedModel, shape: RowShape, features: Tensor | None) -> 
     Args:
         model: with fake weights.
         shape: of the micro-batch.
-        features: visual tokens of all images.
+        features: visual tokens of all images, [I, V, D] or [*, D] in the model's dtype.
 
     Returns:
-        [B, T, D].
+        [B, T, D] in the model's dtype.
     """
     decoder = model.model.language_model
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.int64)
@@ -226,10 +234,10 @@ def supervise(model: PreTrainedModel, shape: RowShape, hidden: Tensor) -> Tensor
     Args:
         model: with fake weights.
         shape: of the micro-batch.
-        hidden: [B, T, D].
+        hidden: [B, T, D] in the model's dtype.
 
     Returns:
-        A scalar.
+        A float32 scalar.
     """
     places = torch.zeros(shape.rows * shape.supervised, dtype=torch.int64)
     loss_sum, _ = head_loss(

@@ -101,7 +101,20 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         hidden: Tensor,
         *trainable: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Loss and gradients, chunk by chunk."""
+        """Loss and gradients, chunk by chunk.
+
+        Args:
+            ctx: of autograd.
+            head: as in `head_loss`.
+            targets: [N] int64.
+            weights: [N] float32.
+            chunk_tokens: rows of `hidden` at a time.
+            hidden: [N, D] in the head's dtype.
+            *trainable: the head's trainable tensors, of any shape.
+
+        Returns:
+            The weighted sum, a float32 scalar, and the losses [N] float32.
+        """
         hidden_gradient = torch.empty_like(hidden)
         losses = torch.empty_like(weights)
         head_gradients: list[Tensor] = []
@@ -130,6 +143,15 @@ class _ChunkedHeadLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients times the upstream one, in place: a head's is as large as the head."""
+        """The gradients times the upstream one, in place: a head's is as large as the head.
+
+        Args:
+            ctx: of autograd.
+            upstream: float32 scalar.
+            _: of the losses, which are not differentiable.
+
+        Returns:
+            Of `hidden` and `trainable`, in their shapes and dtypes; None for the others.
+        """
         gradients = [gradient.mul_(upstream) for gradient in ctx.saved_tensors]
         return None, None, None, None, *gradients
