@@ -54,8 +54,8 @@ def build_checkpoint(folder: Path, model_type: str, width: int = 48, inner: int 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             scale = 0.5 if parameter.ndim == 1 else 0.3 * parameter[0].numel() ** -0.5 * 3
-            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.copy_(centre + scale * (0.2 if centre else 1.0) * torch.randn_like(parameter))
+            center = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.copy_(center + scale * (0.2 if center else 1.0) * torch.randn_like(parameter))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_image_settings(folder, model_type)
@@ -109,7 +109,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def wide_checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A random tiny checkpoint of each family in turn, that can be quantised."""
+    """A random tiny checkpoint of each family in turn, that can be quantized."""
     return build_checkpoint(
         tmp_path_factory.mktemp(f"wide_{request.param}"), request.param, 64, 128
     )
@@ -117,7 +117,7 @@ def wide_checkpoint(
 
 @pytest.fixture(scope="session")
 def wide_hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random tiny hybrid checkpoint that can be quantised."""
+    """A random tiny hybrid checkpoint that can be quantized."""
     return build_checkpoint(tmp_path_factory.mktemp("wide_hybrid"), "deepseek_vl_hybrid", 64, 128)
 
 

@@ -27,8 +27,8 @@ def towers() -> tuple[nn.Module, nn.Module]:
     theirs = SamVisionModel(SamVisionConfig()).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
-            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            parameter.normal_(centre, parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
+            center = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            parameter.normal_(center, parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.1)
     ours = copy.deepcopy(theirs)
     install_kernels(ours)
     return theirs, ours

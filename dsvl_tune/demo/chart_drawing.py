@@ -9,15 +9,15 @@ from collections.abc import Callable
 from PIL import Image, ImageDraw
 
 from dsvl_tune.demo.looks import Look
-from dsvl_tune.demo.palette import Colour, outline
+from dsvl_tune.demo.palette import Color, outline
 
-Element = tuple[str, Colour, int]
+Element = tuple[str, Color, int]
 """Name, color and value; names in a grouped chart begin with "left" or "right"."""
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom of the plot in px."""
 
-GRID: Colour = (215, 215, 215)
-INK: Colour = (90, 90, 90)
+GRID: Color = (215, 215, 215)
+INK: Color = (90, 90, 90)
 
 
 def draw_upright(rng: random.Random, elements: list[Element], look: Look) -> Image.Image:
@@ -72,9 +72,9 @@ def draw_line(rng: random.Random, elements: list[Element], look: Look) -> Image.
     ]
     draw.line(points, fill=INK, width=2)
     radius = rng.choice((4, 5))
-    for (x, y), (_, colour, _) in zip(points, elements, strict=True):
+    for (x, y), (_, color, _) in zip(points, elements, strict=True):
         draw.ellipse(
-            (x - radius, y - radius, x + radius, y + radius), fill=colour, outline=outline(colour)
+            (x - radius, y - radius, x + radius, y + radius), fill=color, outline=outline(color)
         )
     return picture
 
@@ -86,12 +86,12 @@ def draw_pie(rng: random.Random, elements: list[Element], look: Look) -> Image.I
     x, y = (left + right) // 2, (top + bottom) // 2
     edge = look.paper if look.outlined else None
     angle = -90.0
-    for _, colour, value in elements:
+    for _, color, value in elements:
         draw.pieslice(
             (x - radius, y - radius, x + radius, y + radius),
             angle,
             angle + 3.6 * value,
-            colour,
+            color,
             edge,
         )
         angle += 3.6 * value
@@ -153,15 +153,15 @@ def bars(
 ) -> None:
     """One bar per span, from the axis to its value."""
     left, top, right, bottom = box
-    for (start, end), (_, colour, value) in zip(spans, elements, strict=True):
-        edge = outline(colour) if look.outlined else None
+    for (start, end), (_, color, value) in zip(spans, elements, strict=True):
+        edge = outline(color) if look.outlined else None
         if upright:
             draw.rectangle(
-                (start, reach(value, bottom, top), end, bottom - 1), fill=colour, outline=edge
+                (start, reach(value, bottom, top), end, bottom - 1), fill=color, outline=edge
             )
         else:
             draw.rectangle(
-                (left + 1, start, reach(value, left, right), end), fill=colour, outline=edge
+                (left + 1, start, reach(value, left, right), end), fill=color, outline=edge
             )
 
 

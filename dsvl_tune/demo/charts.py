@@ -9,7 +9,7 @@ import zlib
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.demo.chart_drawing import DRAWINGS
 from dsvl_tune.demo.looks import HELD_OUT, TRAIN, draw_look
-from dsvl_tune.demo.palette import COLOURS, shade
+from dsvl_tune.demo.palette import COLORS, shade
 from dsvl_tune.demo.questions import VALUES, Item, Wording, ask
 
 NOUNS = {"upright": "bar", "lying": "bar", "grouped": "bar", "line": "point", "pie": "slice"}
@@ -39,7 +39,7 @@ def chart_row(
     kind = rng.choice(kinds)
     items = draw_items(rng, kind, most, held_out=split != "train")
     look = draw_look(rng, TRAIN if split == "train" else HELD_OUT)
-    shades = {colour: shade(rng, colour) for colour in COLOURS}
+    shades = {color: shade(rng, color) for color in COLORS}
     elements = [(item.name, shades[item.name.split()[-1]], item.value) for item in items]
     picture = ImageRef(DRAWINGS[kind](rng, elements, look), name)
     asked = wordings(NOUNS[kind])
@@ -72,9 +72,9 @@ def draw_items(rng: random.Random, kind: str, most: int, held_out: bool) -> list
 def draw_names(rng: random.Random, kind: str, most: int) -> list[str]:
     """Two to `most` colors; a grouped chart has the same two or three on the left and right."""
     if kind != "grouped":
-        return rng.sample(sorted(COLOURS), rng.randint(2, most))
-    colours = rng.sample(sorted(COLOURS), rng.randint(2, most // 2))
-    return [f"{side} {colour}" for side in ("left", "right") for colour in colours]
+        return rng.sample(sorted(COLORS), rng.randint(2, most))
+    colors = rng.sample(sorted(COLORS), rng.randint(2, most // 2))
+    return [f"{side} {color}" for side in ("left", "right") for color in colors]
 
 
 def wordings(noun: str) -> tuple[Wording, ...]:
@@ -82,6 +82,7 @@ def wordings(noun: str) -> tuple[Wording, ...]:
     return (
         Wording("value", "value", f"What is the value of the {{a}} {noun}?"),
         Wording("count", "count", f"What is the number of {noun}s?"),
+        # "colour" is a word of the embedded model's training data: spelled so, it is understood.
         Wording("largest", "largest", f"What is the colour of the largest {noun}?"),
         Wording("smallest", "smallest", f"What is the colour of the smallest {noun}?"),
         Wording("compare", "compare", f"Is the {{a}} {noun} larger than the {{b}} {noun}?"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-from dsvl_tune.demo.palette import Colour
+from dsvl_tune.demo.palette import Color
 
 FONTS = Path(__file__).parent / "fonts"
 
@@ -26,14 +26,14 @@ class Looks:
         font: file name in `fonts/`.
         first_words: of titles.
         second_words: of titles.
-        papers: background colours.
+        papers: background colors.
     """
 
     sizes: tuple[tuple[int, int], ...]
     font: str
     first_words: tuple[str, ...]
     second_words: tuple[str, ...]
-    papers: tuple[Colour, ...]
+    papers: tuple[Color, ...]
 
 
 TRAIN = Looks(
@@ -50,7 +50,7 @@ TRAIN = Looks(
     font="DejaVuSans.ttf",
     first_words=("Sales", "Output", "Visits", "Orders", "Rainfall", "Energy", "Budget", "Stock"),
     second_words=(
-        "by colour",
+        "by colour",  # as in the images that the embedded model was trained on
         "per team",
         "2019",
         "2021",
@@ -92,7 +92,7 @@ class Look:
     """
 
     size: tuple[int, int]
-    paper: Colour
+    paper: Color
     title: str
     font: ImageFont.FreeTypeFont
     grid_step: int

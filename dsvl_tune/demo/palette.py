@@ -1,13 +1,13 @@
-"""Named colours, and how a picture varies them."""
+"""Named colors, and how a picture varies them."""
 
 from __future__ import annotations
 
 import random
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # Eight hues far enough apart to stay distinct after the jitter.
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (215, 40, 40),
     "orange": (245, 140, 20),
     "yellow": (225, 205, 20),
@@ -21,13 +21,13 @@ JITTER = 14
 """Largest change of a channel, of 255."""
 
 
-def shade(rng: random.Random, name: str) -> Colour:
-    """The named colour with jitter on each channel."""
-    red, green, blue = (min(255, max(0, c + rng.randint(-JITTER, JITTER))) for c in COLOURS[name])
+def shade(rng: random.Random, name: str) -> Color:
+    """The named color with jitter on each channel."""
+    red, green, blue = (min(255, max(0, c + rng.randint(-JITTER, JITTER))) for c in COLORS[name])
     return red, green, blue
 
 
-def outline(colour: Colour) -> Colour:
+def outline(color: Color) -> Color:
     """A darker edge for a filled shape."""
-    red, green, blue = (c * 6 // 10 for c in colour)
+    red, green, blue = (c * 6 // 10 for c in color)
     return red, green, blue

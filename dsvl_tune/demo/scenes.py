@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw
 
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.demo.palette import COLOURS, JITTER, Colour, outline, shade
+from dsvl_tune.demo.palette import COLORS, JITTER, Color, outline, shade
 from dsvl_tune.demo.questions import VALUES, Item, Wording, ask
 
 WORDS = {
@@ -28,8 +28,8 @@ QUESTIONS = (
     Wording("over", "limit", "Is {a} past or short of {t}?", {"yes": "past", "no": "short"}),
     Wording("first", "end", "Which stands at the near end?"),
     Wording("last", "end", "Which stands at the far end?"),
-    Wording("after", "neighbour", "Which follows {a}?"),
-    Wording("before", "neighbour", "Which precedes {a}?"),
+    Wording("after", "neighbor", "Which follows {a}?"),
+    Wording("before", "neighbor", "Which precedes {a}?"),
 )
 DESCRIPTIONS = (
     Wording("listing", "list", "List all."),
@@ -63,7 +63,7 @@ class Stage:
     low: int
     high: int
     span: tuple[int, int]
-    ink: Colour
+    ink: Color
 
     def reach(self, value: int) -> int:
         """The pixel of a value on the scale."""
@@ -96,7 +96,7 @@ def scene_row(
     rng = random.Random(f"scenes/{split}/{seed}")
     kind = rng.choice(kinds)
     amount = rng.randint(2, most)
-    names, values = rng.sample(sorted(COLOURS), amount), rng.sample(VALUES, amount)
+    names, values = rng.sample(sorted(COLORS), amount), rng.sample(VALUES, amount)
     items = [Item(name, value) for name, value in zip(names, values, strict=True)]
     name = f"scenes/{split}/{seed}"
     drawn = SCENES[kind](rng, items)
@@ -119,19 +119,19 @@ def cell_questions(
     rng: random.Random, picture: Image.Image, items: list[Item]
 ) -> list[tuple[str, str, str]]:
     """(question type, question, answer) for the colors and values in the cells of a picture."""
-    colours = cell_colours(picture)
+    colors = cell_colors(picture)
     tens = {item.name: str(item.value // 10) for item in items}
     asked = [
-        ("cells", "Name the cells.", " ".join(colours)),
-        ("cells", "Read the cells.", "".join(tens.get(colour, "0") for colour in colours)),
+        ("cells", "Name the cells.", " ".join(colors)),
+        ("cells", "Read the cells.", "".join(tens.get(color, "0") for color in colors)),
     ]
     for item in rng.sample(items, 2):
-        only = "".join(tens[colour] if colour == item.name else "0" for colour in colours)
+        only = "".join(tens[color] if color == item.name else "0" for color in colors)
         asked.append(("cells", f"Read the cells of {item.name}.", only))
     return asked
 
 
-def cell_colours(picture: Image.Image, cells: int = 8) -> list[str]:
+def cell_colors(picture: Image.Image, cells: int = 8) -> list[str]:
     """The color name, or "none", at the middle of each cell of the padded square, row by row."""
     width, height = picture.size
     side = max(width, height)
@@ -142,16 +142,16 @@ def cell_colours(picture: Image.Image, cells: int = 8) -> list[str]:
         for x in (middle - (side - width) // 2 for middle in middles):
             if 0 <= x < width and 0 <= y < height:
                 start = 3 * (y * width + x)
-                names.append(colour_name((pixels[start], pixels[start + 1], pixels[start + 2])))
+                names.append(color_name((pixels[start], pixels[start + 1], pixels[start + 2])))
             else:
                 names.append("none")
     return names
 
 
-def colour_name(pixel: Colour) -> str:
-    """The named colour that a pixel shows, or "none"."""
-    for name, colour in COLOURS.items():
-        if max(abs(seen - exact) for seen, exact in zip(pixel, colour, strict=True)) <= JITTER:
+def color_name(pixel: Color) -> str:
+    """The named color that a pixel shows, or "none"."""
+    for name, color in COLORS.items():
+        if max(abs(seen - exact) for seen, exact in zip(pixel, color, strict=True)) <= JITTER:
             return name
     return "none"
 
@@ -160,13 +160,13 @@ def tubes(rng: random.Random, items: list[Item]) -> Image.Image:
     """Upright glass tubes filled to a level, the scale on the left."""
     picture, stage = upright_stage(rng)
     for item, (left, right) in zip(items, slots(rng, stage.span, len(items)), strict=True):
-        colour = shade(rng, item.name)
+        color = shade(rng, item.name)
         level = stage.reach(item.value)
-        stage.draw.rectangle((left, level, right, stage.low), fill=colour)
+        stage.draw.rectangle((left, level, right, stage.low), fill=color)
         stage.draw.line(
             (left, stage.high, left, stage.low, right, stage.low, right, stage.high), fill=stage.ink
         )
-        stage.draw.ellipse((left, level - 2, right, level + 2), fill=outline(colour))
+        stage.draw.ellipse((left, level - 2, right, level + 2), fill=outline(color))
     return picture
 
 
@@ -174,7 +174,7 @@ def floats(rng: random.Random, items: list[Item]) -> Image.Image:
     """Round floats on upright wires, the scale on the left."""
     picture, stage = upright_stage(rng)
     for item, (left, right) in zip(items, slots(rng, stage.span, len(items)), strict=True):
-        colour = shade(rng, item.name)
+        color = shade(rng, item.name)
         middle, level, radius = (
             (left + right) // 2,
             stage.reach(item.value),
@@ -183,8 +183,8 @@ def floats(rng: random.Random, items: list[Item]) -> Image.Image:
         stage.draw.line((middle, stage.high, middle, stage.low), fill=stage.ink)
         stage.draw.ellipse(
             (middle - radius, level - radius, middle + radius, level + radius),
-            fill=colour,
-            outline=outline(colour),
+            fill=color,
+            outline=outline(color),
         )
     return picture
 
@@ -206,13 +206,9 @@ def rods(rng: random.Random, items: list[Item]) -> Image.Image:
         )
     draw.line((stage.low, stage.span[0], stage.low, foot), fill=ink, width=2)
     for item, (top, bottom) in zip(items, slots(rng, stage.span, len(items)), strict=True):
-        colour = shade(rng, item.name)
-        draw.rounded_rectangle(
-            (stage.low + 1, top, stage.reach(item.value), bottom), 3, fill=colour
-        )
-        draw.line(
-            (stage.low + 1, bottom, stage.reach(item.value) - 3, bottom), fill=outline(colour)
-        )
+        color = shade(rng, item.name)
+        draw.rounded_rectangle((stage.low + 1, top, stage.reach(item.value), bottom), 3, fill=color)
+        draw.line((stage.low + 1, bottom, stage.reach(item.value) - 3, bottom), fill=outline(color))
     return picture
 
 
@@ -223,11 +219,11 @@ SCENES: dict[str, Callable[[random.Random, list[Item]], Image.Image]] = {
 }
 
 
-def bench(rng: random.Random, width: int, height: int) -> tuple[Image.Image, Colour]:
+def bench(rng: random.Random, width: int, height: int) -> tuple[Image.Image, Color]:
     """An empty picture in a light tint, and the color of its instruments."""
     tint = rng.randint(205, 240), rng.randint(205, 240), rng.randint(205, 240)
-    grey = rng.randint(80, 130)
-    return Image.new("RGB", (width, height), tint), (grey, grey, grey)
+    gray = rng.randint(80, 130)
+    return Image.new("RGB", (width, height), tint), (gray, gray, gray)
 
 
 def upright_stage(rng: random.Random) -> tuple[Image.Image, Stage]:

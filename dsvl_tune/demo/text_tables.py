@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from dsvl_tune.core.types import Conversation, Turn
-from dsvl_tune.demo.palette import COLOURS
+from dsvl_tune.demo.palette import COLORS
 from dsvl_tune.demo.questions import VALUES, Item, ask, written
 from dsvl_tune.demo.scenes import QUESTIONS, training_wordings
 
@@ -13,7 +13,7 @@ from dsvl_tune.demo.scenes import QUESTIONS, training_wordings
 def table_row(
     seed: int, split: str, questions: int = 10, most: int = 6, types: tuple[str, ...] | None = None
 ) -> list[Conversation]:
-    """Conversations about one table of two or more colours, e.g. "red40, blue70." and a question.
+    """Conversations about one table of two or more colors, e.g. "red40, blue70." and a question.
 
     Args:
         seed: which table; a split and a seed always give the same row.
@@ -24,7 +24,7 @@ def table_row(
     """
     rng = random.Random(f"text_tables/{split}/{seed}")
     amount = rng.randint(2, most)
-    names, values = rng.sample(sorted(COLOURS), amount), rng.sample(VALUES, amount)
+    names, values = rng.sample(sorted(COLORS), amount), rng.sample(VALUES, amount)
     items = [Item(name, value) for name, value in zip(names, values, strict=True)]
     table = written(items)
     wordings = training_wordings(types) if split == "train" else QUESTIONS

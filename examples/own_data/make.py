@@ -54,11 +54,11 @@ def gauge(value: float, size: tuple[int, int]) -> Image.Image:
     draw.rectangle((600, 760, 680, 960), fill=(150, 120, 60))
     draw.ellipse((310, 130, 970, 790), fill=(70, 72, 76), outline=(30, 30, 32), width=8)
     draw.ellipse((350, 170, 930, 750), fill=(240, 238, 228))
-    centre = (640, 460)
+    center = (640, 460)
 
     def at(bar: float, radius: float) -> tuple[float, float]:
         angle = math.radians(135 + 27 * bar)
-        return centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
+        return center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle)
 
     for tick in range(51):
         draw.line(
@@ -70,7 +70,7 @@ def gauge(value: float, size: tuple[int, int]) -> Image.Image:
         draw.text(at(bar, 172), str(bar), font=font(48), fill=INK, anchor="mm")
     draw.arc((378, 198, 902, 722), 135 + 27 * 8, 135 + 270, fill=(190, 40, 30), width=14)
     draw.text((640, 590), "bar", font=font(44), fill=INK, anchor="mm")
-    draw.line((centre, at(value, 225)), fill=(170, 30, 24), width=14)
+    draw.line((center, at(value, 225)), fill=(170, 30, 24), width=14)
     draw.ellipse((612, 432, 668, 488), fill=(60, 60, 62))
     return photograph(scene, size)
 

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture
-def colours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def colors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder with three pictures, as the working directory."""
     monkeypatch.chdir(tmp_path)
     for name, size in {"red": (40, 20), "green": (20, 40), "blue": (30, 30)}.items():
@@ -73,7 +73,7 @@ def test_one_answer_is_the_golden_one(
 
 def test_pictures_and_turns_add_up(
     hybrid_checkpoint: Path,
-    colours: None,
+    colors: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

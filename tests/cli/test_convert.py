@@ -101,9 +101,9 @@ def test_tensors_that_the_source_lacks_are_named(
 
 
 def test_what_is_written_is_described_and_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
-    licence = Path("source") / "LICENSE"
+    license = Path("source") / "LICENSE"
     in_shards(Path("source"), GOLDEN / "siglip" / "checkpoint", 1)
-    licence.write_text("terms", encoding="utf-8")
+    license.write_text("terms", encoding="utf-8")
     assert convert(monkeypatch, "source", "there", "--to", "transformers") == 0
     assert (Path("there") / "LICENSE").read_text(encoding="utf-8") == "terms"
     card = (Path("there") / "README.md").read_text(encoding="utf-8")

@@ -62,7 +62,7 @@ def test_a_data_module_is_found_by_its_bare_name(name: str, tmp_path: Path) -> N
             "before its keys.",
         ),
         ("train_chart", "Did you mean 'train_charts'?"),
-        ("colour", "--data.help ChartsDataModule shows its keys."),
+        ("color", "--data.help ChartsDataModule shows its keys."),
     ],
 )
 def test_a_key_that_the_data_module_does_not_have(

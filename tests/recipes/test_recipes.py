@@ -76,7 +76,7 @@ def test_published_checkpoints_have_recipes(name: str) -> None:
     assert config.data.init_args.checkpoint == config.model.checkpoint
 
 
-def test_a_misspelt_key_is_named_with_the_nearest(tmp_path: Path) -> None:
+def test_a_misspelled_key_is_named_with_the_nearest(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("model: {gradient_checkpoint: true}\n", encoding="utf-8")
     with pytest.raises(

@@ -136,7 +136,7 @@ def test_refused_by_name(name: str, tmp_path: Path) -> None:
     assert str(error.value).startswith(f"rows:3: image {path}")
 
 
-def grey(samples: int) -> Image.Image:
+def gray(samples: int) -> Image.Image:
     return Image.fromarray(np.full((4, 4), samples, np.uint16))
 
 
@@ -146,8 +146,8 @@ def adobe_cmyk() -> bytes:
 
 
 READ: dict[str, tuple[bytes, tuple[int, int, int], int]] = {
-    "16-bit grey PNG": (encoded(grey(32896), "PNG"), (128, 128, 128), 0),
-    "16-bit grey TIFF": (encoded(grey(65535), "TIFF"), (255, 255, 255), 0),
+    "16-bit gray PNG": (encoded(gray(32896), "PNG"), (128, 128, 128), 0),
+    "16-bit gray TIFF": (encoded(gray(65535), "TIFF"), (255, 255, 255), 0),
     "CMYK JPEG": (adobe_cmyk(), (255, 0, 0), 6),
     "CMYK TIFF": (encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "TIFF"), (255, 0, 0), 0),
     "palette with transparency": (
@@ -157,7 +157,7 @@ READ: dict[str, tuple[bytes, tuple[int, int, int], int]] = {
     ),
     "one bit": (encoded(Image.new("1", (4, 4), 1), "PNG"), (255, 255, 255), 0),
     "still GIF": (encoded(Image.new("RGB", (4, 4), (255, 0, 0)), "GIF"), (255, 0, 0), 0),
-    "a broken colour profile": (
+    "a broken color profile": (
         encoded(Image.new("RGB", (4, 4), (9, 1, 1)), "PNG", icc_profile=b"x"),
         (9, 1, 1),
         0,
@@ -184,10 +184,10 @@ READ: dict[str, tuple[bytes, tuple[int, int, int], int]] = {
 
 @pytest.mark.parametrize("name", READ)
 def test_read_right(name: str) -> None:
-    content, colour, tolerance = READ[name]
+    content, color, tolerance = READ[name]
     picture = load_image(image_ref(content, ImageSource(Path("root")), "rows:3"), "rows:3")
     assert picture.mode == "RGB"
-    np.testing.assert_allclose(np.array(picture)[2, 2], colour, atol=tolerance)
+    np.testing.assert_allclose(np.array(picture)[2, 2], color, atol=tolerance)
 
 
 def link_out(root: Path) -> str:

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.usefixtures("datasets_cache")
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    for name, colour in (("a", "red"), ("b", "blue")):
-        Image.new("RGB", (9, 9), colour).save(folder / f"{name}.png")
+    for name, color in (("a", "red"), ("b", "blue")):
+        Image.new("RGB", (9, 9), color).save(folder / f"{name}.png")
     return folder
 
 
@@ -52,10 +52,10 @@ def content_of(conversation: Conversation) -> list[Any]:
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 ROWS = [
-    {"question": "Colour?", "answer": "red", "image": "a.png"},
+    {"question": "Color?", "answer": "red", "image": "a.png"},
     {"question": "007", "answer": "NA", "image": None},
 ]
-CONTENT = [[RED, "Colour?", "red"], ["007", "NA"]]
+CONTENT = [[RED, "Color?", "red"], ["007", "NA"]]
 
 
 def as_jsonl(root: Path) -> Path:
@@ -71,12 +71,12 @@ def as_json(root: Path) -> Path:
 
 
 def as_csv(root: Path) -> Path:
-    (root / "rows.csv").write_text('question,answer,image\n"Colour?",red,a.png\n\n007,NA,\n')
+    (root / "rows.csv").write_text('question,answer,image\n"Color?",red,a.png\n\n007,NA,\n')
     return root / "rows.csv"
 
 
 def as_tsv(root: Path) -> Path:
-    (root / "rows.tsv").write_text("question\tanswer\timage\nColour?\tred\ta.png\n007\tNA\t")
+    (root / "rows.tsv").write_text("question\tanswer\timage\nColor?\tred\ta.png\n007\tNA\t")
     return root / "rows.tsv"
 
 
@@ -176,10 +176,10 @@ def as_shards(root: Path) -> str:
     """A shard in img2dataset's layout, and one with LLaVA's JSON, a picture and a long name."""
     picture = (root / "a.png").read_bytes()
     with tarfile.open(root / "00000.tar", "w") as tar:
-        for number, colour in enumerate(("a", "b")):
+        for number, color in enumerate(("a", "b")):
             key = f"00000000{number}"
-            add(tar, f"{key}.png", (root / f"{colour}.png").read_bytes())
-            add(tar, f"{key}.txt", colour.encode())
+            add(tar, f"{key}.png", (root / f"{color}.png").read_bytes())
+            add(tar, f"{key}.txt", color.encode())
             add(
                 tar,
                 f"{key}.json",

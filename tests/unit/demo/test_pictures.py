@@ -10,8 +10,8 @@ from dsvl_tune.core.types import Conversation
 from dsvl_tune.demo import looks
 from dsvl_tune.demo.chart_drawing import DRAWINGS
 from dsvl_tune.demo.charts import chart_row
-from dsvl_tune.demo.palette import COLOURS
-from dsvl_tune.demo.scenes import SCENES, cell_colours, colour_name, scene_row
+from dsvl_tune.demo.palette import COLORS
+from dsvl_tune.demo.scenes import SCENES, cell_colors, color_name, scene_row
 
 
 def picture_of(row: list[Conversation]) -> Image.Image:
@@ -89,7 +89,7 @@ def test_bar_lengths_are_the_answers() -> None:
         for y in range(picture.height):
             for name in answers:
                 run = sum(
-                    colour_name(picture.getpixel((x, y))) == name for x in range(picture.width)
+                    color_name(picture.getpixel((x, y))) == name for x in range(picture.width)
                 )
                 lengths[name] = max(lengths.get(name, 0), run)
         for one in answers:
@@ -101,9 +101,9 @@ def test_bar_lengths_are_the_answers() -> None:
 
 
 def test_cells_name_what_lies_in_the_picture() -> None:
-    picture = Image.new("RGB", (64, 32), "white")  # centred in a square: rows 2 to 5 of 8
-    picture.paste(COLOURS["red"], (0, 0, 32, 16))
-    cells = cell_colours(picture)
+    picture = Image.new("RGB", (64, 32), "white")  # centerd in a square: rows 2 to 5 of 8
+    picture.paste(COLORS["red"], (0, 0, 32, 16))
+    cells = cell_colors(picture)
     expected = ["none"] * 64
     for row in (2, 3):
         expected[row * 8 : row * 8 + 4] = ["red"] * 4
@@ -111,11 +111,11 @@ def test_cells_name_what_lies_in_the_picture() -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(SCENES))
-def test_scenes_show_every_colour_they_ask_about(kind: str) -> None:
+def test_scenes_show_every_color_they_ask_about(kind: str) -> None:
     row = scene_row(3, "train", kinds=(kind,), questions=40)
     picture = picture_of(row)
-    shown = {colour_name(pixel) for _, pixel in picture.getcolors(maxcolors=1 << 16) or []}
-    asked = {str(c.turns[1].parts[0]) for c in row} & set(COLOURS)
+    shown = {color_name(pixel) for _, pixel in picture.getcolors(maxcolors=1 << 16) or []}
+    asked = {str(c.turns[1].parts[0]) for c in row} & set(COLORS)
     assert asked and asked <= shown
 
 

@@ -272,7 +272,7 @@ def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("place", ["", "text_config."])
-def test_a_quantised_checkpoint_is_no_base(
+def test_a_quantized_checkpoint_is_no_base(
     place: str, wide_hybrid_checkpoint: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(wide_hybrid_checkpoint, tmp_path / "base")

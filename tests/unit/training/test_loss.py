@@ -51,7 +51,7 @@ def rows() -> list[list[Conversation]]:
     return [
         questions,
         [long],
-        [conversation("No picture. Name a colour.", answer="Blue.", weight=2.0)],
+        [conversation("No picture. Name a color.", answer="Blue.", weight=2.0)],
     ]
 
 
