@@ -1,1 +1,1 @@
-"""Types, errors, files and caches that every room may import; imports nothing of ours."""
+"""Types, errors, files and caches that every package may import; imports nothing of ours."""

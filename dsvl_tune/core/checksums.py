@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import sha256, write_whole
+from dsvl_tune.core.files import atomic_write, sha256
 
 SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
@@ -21,7 +21,7 @@ def write_sums(folder: Path) -> None:
     """Hash every file of a folder and its subfolders into its SHA256SUMS."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
     text = "".join(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files)
-    write_whole(folder / SUMS, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write(folder / SUMS, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_sums(path: Path) -> dict[str, str]:

@@ -27,7 +27,7 @@ KINDS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 """Names of dtypes in safetensors headers (github.com/huggingface/safetensors, "Format")."""
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically and sync it to disk.
 
     For one writer at a time: the temporary path is the same at every attempt, so that a retry
@@ -97,7 +97,7 @@ def write_json_lines(path: Path, records: Iterable[Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -145,7 +145,7 @@ def stream_tensors(path: Path, like: dict[str, Tensor], read: Callable[[str], Te
 
 
 @contextmanager
-def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
+def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """Fill a folder atomically: yields a hidden folder that replaces `target` when the block ends.
 
     After an error nothing is left. After a kill the hidden folder may be left; the next attempt
@@ -159,7 +159,7 @@ def whole_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         UserError: `target` exists and holds something, and `overwrite` is off.
     """
     target = target.absolute()
-    settle(target)
+    finish_replacement(target)
     is_taken = target.is_file() or (target.exists() and not overwrite and any(target.iterdir()))
     if is_taken:
         raise UserError(f"{target}: exists and is not an empty folder. Choose a new one.")
@@ -186,9 +186,9 @@ def replaced_of(target: Path) -> Path:
 def put_in_place(partial: Path, target: Path) -> None:
     """Rename a complete file or folder to `target`, replacing what is there.
 
-    Folders cannot be replaced in one step. `settle` completes what a kill interrupts here.
+    Folders cannot be replaced in one step: `finish_replacement` completes what a kill interrupts.
     """
-    settle(target)
+    finish_replacement(target)
     replaced = replaced_of(target)
     if target.exists():
         target.replace(replaced)
@@ -196,7 +196,7 @@ def put_in_place(partial: Path, target: Path) -> None:
     remove(replaced)
 
 
-def settle(target: Path) -> None:
+def finish_replacement(target: Path) -> None:
     """Complete a replacement that a kill interrupted; for the only process that writes there."""
     replaced = replaced_of(target)
     if replaced.exists() and not target.exists():

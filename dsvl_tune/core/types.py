@@ -35,9 +35,9 @@ class ImageRef:
     """An image that has not been read yet.
 
     Attributes:
-        content: a file, encoded bytes (PNG, JPEG, ...), a picture in memory, or the URL of one
+        content: a file, encoded bytes (PNG, JPEG, ...), an image in memory, or the URL of one
             that may be fetched.
-        name: unique name of the picture; two references with one name are the same picture and
+        name: unique name of the image; two references with one name are the same image and
             are encoded once.
     """
 
@@ -113,7 +113,7 @@ class Processor:
     Attributes:
         tokenizer: of the checkpoint.
         family: renders prompts and prepares images.
-        image_settings: how pictures become vision inputs; the family's own type.
+        image_settings: how images become vision inputs; the family's own type.
         image_token: the token that stands for an image in text.
         image_token_id: its id; every visual token has it.
         default_system: system prompt of conversations that bring none ("" for none).
@@ -152,7 +152,7 @@ class EncodedImage:
 
     @property
     def identity(self) -> tuple[str, int]:
-        """Equal for images that are encoded once: a picture may be cut in more than one way."""
+        """Equal for images that are encoded once: an image may be cut in more than one way."""
         return self.name, self.tokens
 
 

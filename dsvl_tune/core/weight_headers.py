@@ -75,7 +75,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     headers: dict[str, Stored] = {}
     for shard in sorted(set(places.values())):
         if Path(shard).name != shard:
-            raise UserError(f"{index}: {shard!r} is not the name of a file beside it.")
+            raise UserError(f"{index}: {shard!r} is not the name of a file next to it.")
         found = read_header(folder / shard)
         listed = {name for name, place in places.items() if place == shard}
         if wrong := sorted(listed ^ set(found)):

@@ -11,7 +11,7 @@ from dsvl_tune.core.checksums import (
     read_sums,
     write_sums,
 )
-from dsvl_tune.core.files import whole_folder
+from dsvl_tune.core.files import atomic_folder
 from dsvl_tune.core.outputs import check_output_folder
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.model_card import write_card
@@ -46,7 +46,7 @@ def convert_checkpoint(
         check_sums(folder, read_sums(sha256), sha256)
     base = open_checkpoint(source)
     weights = Weights(base)
-    with whole_folder(out, overwrite) as partial:
+    with atomic_folder(out, overwrite) as partial:
         merge_into(weights, {}, partial, layout, dtype=None)
         target = open_checkpoint(partial)
         compare_processors(base, target)

@@ -10,7 +10,7 @@ from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checksums import write_sums
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import whole_folder, write_json
+from dsvl_tune.core.files import atomic_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
@@ -56,7 +56,7 @@ def merge_run(
     Raises:
         UserError: The adapter does not fit the base, or the result differs from what it should be.
     """
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         changed = _write_weights(base, adapter, partial, layout, dtype)
         written = open_checkpoint(partial)
         report = {"layout": layout, "dtype": main_dtype(written.headers.values()), "rows": 0}

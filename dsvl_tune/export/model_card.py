@@ -1,4 +1,4 @@
-"""README.md of a written checkpoint: what it is, its origin, what was measured, its license."""
+"""README.md of a written checkpoint: what it is, its source, what was measured, its license."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def differences_text(differences: list[Difference]) -> str:
 Measured when this was written, transformers {transformers.__version__}, `backend="pil"`, gray
 levels of 0 to 255:
 
-| picture in px | mean difference | largest |
+| image in px | mean difference | largest |
 |---|---|---|
 {rows}
 

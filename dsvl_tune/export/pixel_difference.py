@@ -20,15 +20,15 @@ SIZES = (
     (1240, 1754),
     (1000, 300),
 )
-"""Width and height in px of common pictures: cameras, screens, a page at 150 dpi, a strip."""
+"""Width and height in px of common images: cameras, screens, a page at 150 dpi, a strip."""
 
 
 class Difference(NamedTuple):
-    """Difference on one picture size, in gray levels of 0..255; the larger one of all inputs.
+    """Difference on one image size, in gray levels of 0..255; the larger one of all inputs.
 
     Attributes:
-        width: of the picture in px.
-        height: of the picture in px.
+        width: of the image in px.
+        height: of the image in px.
         mean: of all pixels.
         largest: of any pixel.
     """

@@ -283,7 +283,7 @@ def mean(difference: Tensor) -> float:
 
 
 def compare_processors(base: Checkpoint, written: Checkpoint) -> None:
-    """A written checkpoint must turn text and pictures into the tokens and pixels of its base.
+    """A written checkpoint must turn text and images into the tokens and pixels of its base.
 
     Raises:
         UserError: a file of either cannot be used, or they differ.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dsvl_tune.core.dtypes import DTYPES, NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import save_tensors, write_json, write_whole
+from dsvl_tune.core.files import atomic_write, save_tensors, write_json
 from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, read_tensor
@@ -92,7 +92,7 @@ def write_weights(
                 bar.update(len(sources))
             if layout == "original" and file == first:
                 tensors |= {name: read_tensor(stored) for name, stored in weights.unused.items()}
-            write_whole(target / file, partial(save_tensors, tensors=tensors))
+            atomic_write(target / file, partial(save_tensors, tensors=tensors))
             index |= dict.fromkeys(tensors, file)
             total_bytes += sum(tensor.nbytes for tensor in tensors.values())
     if list(files) != [WEIGHTS]:
@@ -101,7 +101,7 @@ def write_weights(
     if layout == "transformers" and weights.unused:
         side = {name: read_tensor(stored) for name, stored in weights.unused.items()}
         (target / UNUSED).parent.mkdir(exist_ok=True)
-        write_whole(target / UNUSED, partial(save_tensors, tensors=side))
+        atomic_write(target / UNUSED, partial(save_tensors, tensors=side))
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype | None, weights: Weights) -> Tensor:

@@ -283,11 +283,11 @@ class Family(Protocol):
         """
 
     # Images. Vision inputs and features are tensors by name, each [C, ...] of an image with C crops
-    # (1 in a family without tiles), so a batch is their concatenation. From picture to model:
+    # (1 in a family without tiles), so a batch is their concatenation. From image to model:
     # `pad_image`, `vision_input` (in a worker), `normalize`, `encode_images` (on the device).
 
     needs_image_size: bool
-    """Whether `image_token_ids` depends on the size of the picture."""
+    """Whether `image_token_ids` depends on the size of the image."""
 
     def image_token_ids(
         self, processor: Processor, size: tuple[int, int] | None, images: int
@@ -295,11 +295,11 @@ class Family(Protocol):
         """The token ids that one image occupies in a row, marks and separators included.
 
         The ids equal to `processor.image_token_id` are the places of its visual tokens. Their
-        number and the picture determine the vision inputs.
+        number and the image determine the vision inputs.
 
         Args:
             processor: of the checkpoint.
-            size: (width, height) of the picture in px; None where `needs_image_size` is false.
+            size: (width, height) of the image in px; None where `needs_image_size` is false.
             images: number of images in the conversation.
         """
 
@@ -356,7 +356,7 @@ class Family(Protocol):
         """
 
     def image_digest(self, processor: Processor) -> str:
-        """Changes whenever a picture would become other vision inputs: of settings and code."""
+        """Changes whenever an image would become other vision inputs: of settings and code."""
 
     def encode_images(
         self, model: PreTrainedModel, vision_inputs: Mapping[str, Tensor]

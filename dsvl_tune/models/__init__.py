@@ -1,4 +1,4 @@
-"""Weights and modules. Nothing in this room knows a row of data."""
+"""Weights and modules. Nothing in this package knows a row of data."""
 
 import logging
 

@@ -67,7 +67,7 @@ def is_page(path: Path) -> bool:
 
 
 def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
-    """One HTML page that needs nothing else: pictures are inside, and it may load nothing.
+    """One HTML page that needs nothing else: images are inside, and it may load nothing.
 
     Args:
         samples: rows as they are trained on, message trees included.
@@ -87,7 +87,7 @@ def page(samples: Sequence[Sample], processor: Processor, title: str) -> str:
 
 
 def section(sample: Sample, processor: Processor, number: int) -> str:
-    """One row: source, facts, pictures, tokens."""
+    """One row: source, facts, images, tokens."""
     pictures = "".join(
         figures(image, processor, place)
         for place, image in enumerate(sample.images, start=1)

@@ -124,7 +124,7 @@ def test_what_is_written_is_described_and_hashed(monkeypatch: pytest.MonkeyPatch
     assert listed == files - {"SHA256SUMS"}
 
 
-def test_a_full_target_is_refused_unless_told(
+def test_a_full_target_is_refused_without_overwrite(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = str(GOLDEN / "siglip" / "checkpoint")

@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     assert checkpoint["global_step"] == 3
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, hybrid_checkpoint: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, hybrid_checkpoint: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(
         RECIPE.format(checkpoint=hybrid_checkpoint), encoding="utf-8"
     )

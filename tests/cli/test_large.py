@@ -168,8 +168,8 @@ def peaks(source: Path, out: Path, preset: str, world_size: int) -> dict[str, in
     }  # freed memory goes back at once
     command = [sys.executable, *launch, str(MEMORY), str(source), str(out), preset]
     subprocess.run(command, check=True, env=environment)
-    told = [json.loads(path.read_text()) for path in out.glob(f"{world_size}.*.json")]
-    most = {key: max(one[key] for one in told) for key in told[0]}
+    reports = [json.loads(path.read_text()) for path in out.glob(f"{world_size}.*.json")]
+    most = {key: max(one[key] for one in reports) for key in reports[0]}
     print(
         f"{preset}, {world_size} processes:",
         {key: f"{value / 1e9:.2f} GB" for key, value in most.items()},

@@ -95,9 +95,9 @@ def main(folder: Path, out: Path, preset: Any) -> None:
     else:
         train(model, plan)
     held = sum(local(parameter).nbytes for parameter in model.parameters())
-    told = {"loaded": loaded, "peak": memory.peak - before, "parameters": held}
+    found = {"loaded": loaded, "peak": memory.peak - before, "parameters": held}
     (out / f"{distributed.get_world_size()}.{distributed.get_rank()}.json").write_text(
-        json.dumps(told)
+        json.dumps(found)
     )
     distributed.barrier()
     distributed.destroy_process_group()

@@ -29,13 +29,13 @@ from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.quiet import quiet_lightning
 
 
-class Told(FinetuneModule):
+class Logged(FinetuneModule):
     """Keeps everything it logs."""
 
-    told: dict[str, list[float]]
+    logged: dict[str, list[float]]
 
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
-        self.told.setdefault(name, []).append(float(value))
+        self.logged.setdefault(name, []).append(float(value))
 
 
 class Keep(L.Callback):
@@ -81,13 +81,13 @@ def train(
 ) -> dict[str, Any]:
     """Train for some steps on text, images and trees; a micro-batch is four rows in all."""
     L.seed_everything(3, verbose=False)
-    module = Told(
+    module = Logged(
         checkpoint,
         parts={k: PartPlan(**how) for k, how in parts.items()},
         min_lr_ratio=1.0,
         **model,
     )
-    module.told = {}
+    module.logged = {}
     rows = {
         kind: InstructDataModule(path, validation=path, validation_rows=0)
         for kind, path in files.items()
@@ -125,7 +125,7 @@ def train(
     )
     trainer.fit(module, datamodule=data, ckpt_path=resume and folder / resume)
     save_trained(module.network, folder / name)
-    return {"told": module.told, "held": keep.held}
+    return {"logged": module.logged, "held": keep.held}
 
 
 def run_group(group: dict[str, Any], rank: int, port: int, folder: Path) -> None:

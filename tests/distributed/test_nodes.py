@@ -111,7 +111,7 @@ def dsvl_tune(patch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps under torchrun, resumed under SLURM; beside it the same run in one process."""
+    """Two steps under torchrun, resumed under SLURM; and the same run in one process."""
     monkeypatch.chdir(folder)
     said = under_torchrun(folder, "--trainer.max_steps", "2")
     for line in (

@@ -22,19 +22,19 @@ PROCESSES = Path(__file__).with_name("processes.py")
 QUESTIONS = {"a.png": 3, "b.png": 1, "c.png": 2, "d.png": 1, "e.png": 1}
 
 LORA = {"model": {"preset": "lora", "lr": 2e-3}, "parts": {"aligner": {"mode": "lora", "rank": 4}}}
-BESIDE = {**LORA, "parts": {"sam_neck_hd": {"mode": "full"}, "aligner": {"mode": "full"}}}
+MIXED = {**LORA, "parts": {"sam_neck_hd": {"mode": "full"}, "aligner": {"mode": "full"}}}
 DORA = {
     "model": {**LORA["model"], "lora_variant": "dora", "gradient_checkpointing": True},
     "parts": {},
 }
-SIXTEEN = {**BESIDE, "model": {**LORA["model"], "dtype": "bfloat16"}, "precision": "bf16-mixed"}
+SIXTEEN = {**MIXED, "model": {**LORA["model"], "dtype": "bfloat16"}, "precision": "bf16-mixed"}
 STAGES = ("align", "pretrain", "sft", "full")
 # What is trained: settings and steps. Four rows are a micro-batch, half of them text, whatever the
 # number of processes.
 PLANS: dict[str, dict[str, Any]] = {
     "lora": {**LORA, "steps": 4, "validate": True},
     "dora": {**DORA, "steps": 2, "accumulate": 2},
-    "beside": {**BESIDE, "steps": 4},
+    "mixed": {**MIXED, "steps": 4},
     "sixteen": {**SIXTEEN, "steps": 2},
     **{
         stage: {"model": {"preset": stage, "lr": 1e-3}, "parts": {}, "steps": 2} for stage in STAGES
@@ -92,7 +92,7 @@ def done(hybrid_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         ]
         groups.append({"world_size": world_size, "jobs": jobs})
     groups += chain("lora", [(1, "auto"), (2, "fsdp2"), (4, "fsdp2"), (2, "ddp")])
-    groups += chain("beside", [(2, "fsdp2"), (4, "fsdp2"), (1, "auto"), (2, "fsdp2")])
+    groups += chain("mixed", [(2, "fsdp2"), (4, "fsdp2"), (1, "auto"), (2, "fsdp2")])
     common = {"checkpoint": str(hybrid_checkpoint), "files": write_rows(folder)}
     for group in groups:
         group["jobs"] = [{**job, **common} for job in group["jobs"]]
@@ -129,7 +129,7 @@ def difference(folder: Path, name: str, other: str) -> float:
 @pytest.mark.parametrize("many", ["fsdp22", "fsdp24", "ddp2"])
 @pytest.mark.parametrize("plan", PLANS)
 def test_losses_and_results_are_those_of_one_process(done: Path, plan: str, many: str) -> None:
-    one, several = result(done, f"{plan}-auto1")["told"], result(done, f"{plan}-{many}")["told"]
+    one, several = result(done, f"{plan}-auto1")["logged"], result(done, f"{plan}-{many}")["logged"]
     assert set(one) == set(several)
     tolerance = 3e-3 if plan == "sixteen" else 1e-5
     for name, values in one.items():
@@ -139,11 +139,13 @@ def test_losses_and_results_are_those_of_one_process(done: Path, plan: str, many
     )
 
 
-@pytest.mark.parametrize("plan", ["lora", "beside"])
-def test_a_checkpoint_is_gone_on_with_by_any_number_and_strategy(done: Path, plan: str) -> None:
+@pytest.mark.parametrize("plan", ["lora", "mixed"])
+def test_any_world_size_and_strategy_resumes_a_checkpoint(done: Path, plan: str) -> None:
     """One process, then two, four, ddp and so on, a step each: equal to an uninterrupted run."""
-    whole = result(done, f"{plan}-auto1")["told"]["train/loss"]
-    links = [result(done, f"{plan}-link{number}")["told"]["train/loss"] for number in (1, 2, 3, 4)]
+    whole = result(done, f"{plan}-auto1")["logged"]["train/loss"]
+    links = [
+        result(done, f"{plan}-link{number}")["logged"]["train/loss"] for number in (1, 2, 3, 4)
+    ]
     assert [len(link) for link in links] == [1, 1, 1, 1]
     assert [loss for link in links for loss in link] == pytest.approx(whole, rel=1e-5)
     assert difference(done, f"{plan}-auto1", f"{plan}-link4") < 1e-3
@@ -160,13 +162,13 @@ def test_checkpoints_hold_what_trains(done: Path) -> None:
         shapes = {name: tensor.shape for name, tensor in files[0]["state_dict"].items()}
         assert {name: tensor.shape for name, tensor in file["state_dict"].items()} == shapes
         assert (done / "lora-link1.ckpt").stat().st_size < 600_000
-    assert [(done / f"beside-link{number}.ckpt").is_dir() for number in (1, 2, 3, 4)] == [
+    assert [(done / f"mixed-link{number}.ckpt").is_dir() for number in (1, 2, 3, 4)] == [
         True,
         True,
         False,
         True,
     ]
-    assert len(list((done / "beside-link2.ckpt").glob("__*.distcp"))) == 4
+    assert len(list((done / "mixed-link2.ckpt").glob("__*.distcp"))) == 4
     assert not list(done.glob(".*"))
 
 

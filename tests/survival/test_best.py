@@ -1,4 +1,4 @@
-"""What a kill left beside the last checkpoint, which does not know of it."""
+"""What a kill left next to the last checkpoint, which does not know of it."""
 
 from __future__ import annotations
 

@@ -68,10 +68,10 @@ def test_the_newest_and_the_one_before_are_kept(run: Path) -> None:
     assert sorted(os.listdir(run / "checkpoints")) == ["last.ckpt", "previous.ckpt"]
 
 
-def test_a_full_disk_is_told_with_path_and_bytes_and_keeps_both(run: Path) -> None:
-    with files_no_larger_than(3000), pytest.raises(UserError) as told:
+def test_a_full_disk_error_has_path_and_bytes_and_keeps_both(run: Path) -> None:
+    with files_no_larger_than(3000), pytest.raises(UserError) as raised:
         save(run, 3)
-    message = str(told.value)
+    message = str(raised.value)
     assert str(run / NEXT) in message and "File too large" in message and "8,000 bytes" in message
     assert (step(run / LAST), step(run / PREVIOUS)) == (2, 1)
     assert sorted(os.listdir(run / "checkpoints")) == ["last.ckpt", "previous.ckpt"]

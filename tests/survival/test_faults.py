@@ -85,11 +85,11 @@ def test_a_loss_that_is_nan_stops_before_it_does_harm(
     rows_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch(poison := Poison(), monkeypatch)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         fit(rows_recipe)
-    assert f"step {BAD_STEP}: loss is nan" in str(told.value)
+    assert f"step {BAD_STEP}: loss is nan" in str(raised.value)
     assert f"Samples in this step: {rows_recipe.parent}/train.jsonl:{BAD_ROW + 1}." in str(
-        told.value
+        raised.value
     )
     kept = last(rows_recipe.parent / "runs" / "run")
     assert kept["global_step"] == BAD_STEP - 1 == len(poison.after)
@@ -162,7 +162,7 @@ class KillWorker(L.Callback):
                 worker.join()
 
 
-def test_a_killed_data_worker_ends_the_run_with_a_message_and_the_same_command_goes_on(
+def test_a_killed_data_worker_ends_the_run_with_a_message_and_the_same_command_resumes(
     whole_run: Path, hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(

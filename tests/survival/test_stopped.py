@@ -110,7 +110,7 @@ def test_a_run_that_a_callback_ends_has_its_result_and_is_not_trained_on(
     assert summary["steps"] == last(tmp_path / "runs" / "run")["global_step"] == 2
 
 
-def test_the_time_limit_saves_and_the_same_command_goes_on(
+def test_the_time_limit_saves_and_the_same_command_resumes(
     whole_run: Path, hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(tmp_path, hybrid_checkpoint)
@@ -129,7 +129,7 @@ def test_one_recipe_gives_the_same_bits_twice(
     assert_equal_runs(whole_run, tmp_path / "runs" / "run")
 
 
-def test_another_recipe_or_a_finished_run_is_not_gone_on_with(
+def test_another_recipe_or_a_finished_run_is_not_resumed(
     hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = write_recipe(tmp_path, hybrid_checkpoint)

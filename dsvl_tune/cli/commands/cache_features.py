@@ -76,8 +76,8 @@ def check_space(cache: TensorCache, missing: int) -> str:
     Raises:
         UserError: the disk has not enough space.
     """
-    room = max(cache.max_bytes - folder_bytes(cache.root), 0) // cache.entry_bytes
-    needed = min(missing, room) * cache.entry_bytes
+    capacity = max(cache.max_bytes - folder_bytes(cache.root), 0) // cache.entry_bytes
+    needed = min(missing, capacity) * cache.entry_bytes
     free = free_bytes(cache.root) - KEPT_FREE_BYTES
     each = format_bytes(cache.entry_bytes)
     if needed > free:
@@ -88,9 +88,9 @@ def check_space(cache: TensorCache, missing: int) -> str:
         )
     total = format_bytes(missing * cache.entry_bytes)
     plan = f"{missing:,} to add, {each} each, {total} in all"
-    if room < missing:
+    if capacity < missing:
         limit = f"{cache.max_bytes / 1e9:g}"
-        plan += f"; {room:,} of them fit into --model.feature_cache_gb {limit}"
+        plan += f"; {capacity:,} of them fit into --model.feature_cache_gb {limit}"
     return plan
 
 

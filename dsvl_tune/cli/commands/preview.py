@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jsonargparse.typing import PositiveInt
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_whole
+from dsvl_tune.core.files import atomic_write
 from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.core.types import Sample
 from dsvl_tune.data.encoding.batches import make_sample
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> None:
     total = "a stream" if rows.num_rows is None else f"{rows.num_rows:,}"
     title = f"{options.split} rows, {len(samples)} of {total}"
     text = page(samples, data.processor, title)
-    write_whole(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
+    atomic_write(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
     print(f"page: {options.out}")
 
 

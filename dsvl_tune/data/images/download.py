@@ -1,4 +1,4 @@
-"""Download pictures once into a cache; only where a recipe allows it."""
+"""Download images once into a cache; only where a recipe allows it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ TIMEOUT_S = 30.0
 
 
 def cached_picture(url: str, where: str) -> Path:
-    """The file in the cache that holds a picture.
+    """The file in the cache that holds an image.
 
     Args:
-        url: of the picture.
+        url: of the image.
         where: row and image, for the error.
 
     Raises:

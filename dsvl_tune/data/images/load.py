@@ -1,8 +1,8 @@
-"""From an image reference to an RGB picture, checked and upright, whatever the model family.
+"""From an image reference to an RGB image, checked and upright, whatever the model family.
 
 Two differences from the original DeepSeek-VL (`VLChatProcessor`), both on purpose: the EXIF
 rotation is applied, once, and then dropped (the original shows a rotated photograph as it is stored
-in the file), and pictures with 16 bits a channel are scaled to 8 (Pillow would clip them to white).
+in the file), and images with 16 bits a channel are scaled to 8 (Pillow would clip them to white).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dsvl_tune.core.types import ImageRef, Processor
 from dsvl_tune.data.images.download import cached_picture
 
 MAX_PIXELS = 64_000_000
-"""Larger pictures are refused before they are decoded."""
+"""Larger images are refused before they are decoded."""
 READ_FORMATS = (
     "PNG",
     "JPEG",
@@ -34,8 +34,8 @@ READ_FORMATS = (
     "JPEG2000",
     "TGA",
 )
-"""Formats that are read. Others of Pillow's run programs (EPS), hold several pictures (PSD), or are
-no picture formats."""
+"""Formats that are read. Others of Pillow's run programs (EPS), hold several images (PSD), or are
+no image formats."""
 TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 """Values of the EXIF orientation that exchange width and height."""
 
@@ -56,7 +56,7 @@ DECODE_ERRORS = (
 
 
 def load_image(ref: ImageRef, source: str) -> Image.Image:
-    """Decode a picture: upright (EXIF rotation applied), RGB, 8 bits.
+    """Decode an image: upright (EXIF rotation applied), RGB, 8 bits.
 
     Transparency is dropped and the color under it shows, as with `convert("RGB")` in the original.
     One kind of damage goes unnoticed: a PNG whose compressed data ends properly but too early;
@@ -67,7 +67,7 @@ def load_image(ref: ImageRef, source: str) -> Image.Image:
         source: file and row that show it, for the error.
 
     Raises:
-        UserError: no such file, not an image, truncated, empty, several pictures in one file (an
+        UserError: no such file, not an image, truncated, empty, several images in one file (an
             animation, pages), or more than `MAX_PIXELS`.
     """
     where = describe(ref, source)
@@ -77,7 +77,7 @@ def load_image(ref: ImageRef, source: str) -> Image.Image:
         # A camera's MPO holds the photograph first, then views made from it.
         if frames > 1 and image.format != "MPO":
             raise UserError(
-                f"{where}: {frames} pictures in one {image.format} file. Save the intended one "
+                f"{where}: {frames} images in one {image.format} file. Save the intended one "
                 "as a file of its own."
             )
         image.load()
@@ -87,7 +87,7 @@ def load_image(ref: ImageRef, source: str) -> Image.Image:
 
 
 def image_size(ref: ImageRef, source: str) -> tuple[int, int]:
-    """(width, height) in px of the upright picture, from its header.
+    """(width, height) in px of the upright image, from its header.
 
     Args:
         ref: what to read.
@@ -129,7 +129,7 @@ def describe(ref: ImageRef, source: str) -> str:
 
 
 def open_checked(ref: ImageRef, where: str) -> Image.Image:
-    """The picture with its header read and its size checked; a URL is fetched first."""
+    """The image with its header read and its size checked; a URL is fetched first."""
     content = cached_picture(ref.content, where) if isinstance(ref.content, str) else ref.content
     image = open_image(content, where)
     check_size(image, where)
@@ -137,22 +137,21 @@ def open_checked(ref: ImageRef, where: str) -> Image.Image:
 
 
 def check_size(image: Image.Image, where: str) -> None:
-    """Raise unless the picture has pixels, and not too many; none of them is decoded yet."""
+    """Raise unless the image has pixels, and not too many; none of them is decoded yet."""
     width, height = image.size
     if width == 0 or height == 0:
         raise UserError(
-            f"{where}: it is {width} x {height} px. Expected at least one pixel; replace the "
-            "picture."
+            f"{where}: it is {width} x {height} px. Expected at least one pixel; replace the image."
         )
     if width * height > MAX_PIXELS:
         raise UserError(
             f"{where}: it is {width} x {height} px, more than {MAX_PIXELS // 10**6} million "
-            "pixels. The model scales pictures down anyway: make it smaller."
+            "pixels. The model scales images down anyway: make it smaller."
         )
 
 
 def open_image(content: Path | bytes | Image.Image, where: str) -> Image.Image:
-    """The picture with its header read."""
+    """The image with its header read."""
     if isinstance(content, Image.Image):
         return content
     try:

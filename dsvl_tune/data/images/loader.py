@@ -111,7 +111,7 @@ def read_with_key(
         source: file and row that show it, for the error.
 
     Returns:
-        The reference with its bytes as content (with the decoded picture, if it is one in memory),
+        The reference with its bytes as content (with the decoded image, if it is one in memory),
         and the key.
 
     Raises:
@@ -154,5 +154,5 @@ def processing_digest(processor: Processor) -> str:
 
 @lru_cache
 def load_code_digest() -> str:
-    """Of the code that decodes pictures."""
+    """Of the code that decodes images."""
     return hashlib.sha256(Path(load.__file__).read_bytes()).hexdigest()

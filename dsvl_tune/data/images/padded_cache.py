@@ -1,4 +1,4 @@
-"""Keep padded images on disk, so that no picture is decoded and resized twice."""
+"""Keep padded images on disk, so that no image is decoded and resized twice."""
 
 from __future__ import annotations
 

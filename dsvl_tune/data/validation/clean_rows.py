@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import whole_folder, write_json
+from dsvl_tune.core.files import atomic_folder, write_json
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.validation.report import SplitReport
 
@@ -39,7 +39,7 @@ def write_clean_rows(
             )
     lines: list[str] = []
     left_out: list[dict[str, str]] = []
-    with whole_folder(out) as partial:
+    with atomic_folder(out) as partial:
         for split, rows in splits.items():
             bad = dict(reports[split].errors)
             left_out += [{"split": split, "error": message} for message in bad.values()]

@@ -1,4 +1,4 @@
-"""Finding the same picture at another size or quality."""
+"""Finding the same image at another size or quality."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 MAX_DISTANCE = 5
-"""Bits of 64 in which the hashes of two images may differ to count as the same picture."""
+"""Bits of 64 in which the hashes of two images may differ to count as the same image."""
 CLEARLY_BRIGHTER = 4
 """Levels of 255 from which one pixel counts as brighter: even areas give zeros and no noise."""
 
@@ -16,7 +16,7 @@ CLEARLY_BRIGHTER = 4
 def perceptual_hash(image: Image.Image) -> int:
     """64 bits: in a 9 x 8 gray thumbnail, whether a pixel's right neighbor is clearly brighter.
 
-    This is the "difference hash" of image search (dHash): the same picture at another size or
+    This is the "difference hash" of image search (dHash): the same image at another size or
     quality differs in a few bits.
     """
     gray = image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes()
@@ -30,7 +30,7 @@ class HashIndex:
     """A set of hashes that finds those close to a given one.
 
     It compares with all of them, 64 bits at a time. An index over parts of a hash would not help:
-    in pages and drawings most parts are zeros. Hashes of flat pictures, with fewer than 4 bits
+    in pages and drawings most parts are zeros. Hashes of flat images, with fewer than 4 bits
     set or fewer than 4 not set, match by accident and are left out.
 
     Args:

@@ -37,9 +37,9 @@ In the layout of github.com/deepseek-ai/DeepSeek-VL
 PIXELS = """\
 The model was trained, and dsvl-tune runs it, on pixels made as in the original code. transformers'
 image processor differs in two ways that none of its settings can change: it rounds the short side
-of a resized picture where the original truncates, which on some sizes moves the picture by a pixel
+of a resized image where the original truncates, which on some sizes moves the image by a pixel
 row, and it makes SigLIP's input of the hybrid models from 8-bit pixels. Its processor also refuses
-pictures that are not RGB (`image.convert("RGB")` first). """
+images that are not RGB (`image.convert("RGB")` first). """
 
 CARD = CardText(
     title="DeepSeek-VL",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json, write_whole
+from dsvl_tune.core.files import atomic_write, write_json
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
@@ -73,7 +73,7 @@ def write_original_settings(checkpoint: Checkpoint, target: Path, dtype: str) ->
         write_json(target / name, content)
     shutil.copyfile(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
     template = chat_template(processor.default_system)
-    write_whole(
+    atomic_write(
         target / "chat_template.jinja",
         lambda partial: partial.write_text(template, encoding="utf-8"),
     )
@@ -108,7 +108,7 @@ def original_settings(
 
     Args:
         config: in transformers' terms.
-        images: how pictures become vision inputs.
+        images: how images become vision inputs.
         tokenizer: of the checkpoint.
         dtype: of most of the written weights ("float16", ...).
 

@@ -1,4 +1,4 @@
-"""From an RGB picture to the vision inputs of DeepSeek-VL, in three steps.
+"""From an RGB image to the vision inputs of DeepSeek-VL, in three steps.
 
 1. `pad_image`: resized and centered on a square, in gray levels (uint8). This is the expensive
    step, whose result the image cache keeps.
@@ -48,7 +48,7 @@ class TowerPixels:
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How a picture becomes vision inputs.
+    """How an image becomes vision inputs.
 
     The longest side becomes `size`, the other is truncated to a whole pixel, and the rest of the
     square is `background`. The inputs of both towers are made from that square.
@@ -59,7 +59,7 @@ class ImageSettings:
         siglip: pixels of the SigLIP tower.
         sam: pixels of the SAM tower; None in the SigLIP-only models.
         tokens: visual tokens of an image (V).
-        min_size: shortest side of the resized picture in px.
+        min_size: shortest side of the resized image in px.
     """
 
     size: int
@@ -78,7 +78,7 @@ class ImageSettings:
 
 
 def pad_image(image: Image.Image, settings: ImageSettings) -> dict[str, Tensor]:
-    """The padded square of an RGB picture: uint8 [1, 3, S, S]."""
+    """The padded square of an RGB image: uint8 [1, 3, S, S]."""
     square = np.array(to_square(image, settings))
     levels = torch.from_numpy(square).permute(2, 0, 1).contiguous()
     return {PADDED_IMAGE: levels[None]}
@@ -90,7 +90,7 @@ def padded_shapes(settings: ImageSettings) -> dict[str, tuple[int, ...]]:
 
 
 def to_square(image: Image.Image, settings: ImageSettings) -> Image.Image:
-    """Resize a picture to `settings.size` px on its longest side and center it on a square.
+    """Resize an image to `settings.size` px on its longest side and center it on a square.
 
     The other side is truncated, not rounded, after dividing first: int(side / longest * size).
     transformers rounds, which differs by a row of pixels on about half of all sizes.
@@ -190,6 +190,6 @@ def blank_inputs(settings: ImageSettings) -> dict[str, Tensor]:
 
 @lru_cache
 def image_digest(settings: ImageSettings) -> str:
-    """Changes whenever a picture would become other vision inputs: of settings and code."""
+    """Changes whenever an image would become other vision inputs: of settings and code."""
     code = Path(__file__).read_bytes()
     return hashlib.sha256(f"{settings}".encode() + code).hexdigest()

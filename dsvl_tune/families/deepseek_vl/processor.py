@@ -26,7 +26,7 @@ ORIGINAL_SYSTEM_PROMPT = (
 """Source: deepseek_vl/models/processing_vlm.py, VLChatProcessor.system_prompt."""
 
 DEFAULT_MIN_SIZE = 14
-"""Shortest side of a resized picture in px where the file does not say."""
+"""Shortest side of a resized image in px where the file does not say."""
 
 
 def read_processor(checkpoint: Checkpoint) -> Processor:
@@ -79,7 +79,7 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:
-    """How the checkpoint turns pictures into vision inputs.
+    """How the checkpoint turns images into vision inputs.
 
     The padding color is the mean of the first resize, as in transformers' image processors and in
     the original's `background_color`: CLIP's mean for the hybrid models, gray (127) for the

@@ -35,7 +35,7 @@ def downsampled_widths(sam: PretrainedConfig) -> tuple[int, int]:
 
 
 def image_cost(config: PretrainedConfig) -> ImageCost:
-    """What an image takes in a training step; it is the same for all pictures."""
+    """What an image takes in a training step; it is the same for all images."""
     siglip = config.vision_config.image_size
     inputs: Shapes = {SIGLIP_INPUT: (1, 3, siglip, siglip)}
     sam = sam_config_of(config)

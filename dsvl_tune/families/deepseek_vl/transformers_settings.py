@@ -68,7 +68,7 @@ def image_processor_settings(images: ImageSettings, classes: str) -> dict[str, A
     differs by a pixel row.
 
     Args:
-        images: how pictures become vision inputs.
+        images: how images become vision inputs.
         classes: first part of the names of transformers' classes.
     """
     settings: dict[str, Any] = {

@@ -23,7 +23,7 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import save_tensors, stream_tensors, write_whole
+from dsvl_tune.core.files import atomic_write, save_tensors, stream_tensors
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
@@ -131,7 +131,7 @@ def save_trained(
     folder.mkdir(parents=True, exist_ok=True)
     if full:
         like = {plain: trained[name] for plain, name in full.items()}
-        write_whole(
+        atomic_write(
             folder / FULL_WEIGHTS,
             lambda path: stream_tensors(path, like, lambda plain: read(full[plain])),
         )
@@ -140,7 +140,7 @@ def save_trained(
         return
     state = get_peft_model_state_dict(model, state_dict=adapters, adapter_name="default")
     tensors = {f"base_model.model.{name}": tensor for name, tensor in state.items()}
-    write_whole(folder / "adapter_model.safetensors", lambda path: save_tensors(path, tensors))
+    atomic_write(folder / "adapter_model.safetensors", lambda path: save_tensors(path, tensors))
     write_adapter_config(config, model, folder)
 
 

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import free_bytes, remove, sync_folder, write_whole
+from dsvl_tune.core.files import atomic_write, free_bytes, remove, sync_folder
 from dsvl_tune.training.checkpoints.shard_checksums import has_intact_shards
 
 FOLDER = Path("checkpoints")
@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, lambda partial: _torch_save(checkpoint, partial))
+            atomic_write(path, lambda partial: _torch_save(checkpoint, partial))
         except (OSError, UserError) as error:
             cause = error.__cause__ or error
             reason = getattr(cause, "strerror", None) or cause

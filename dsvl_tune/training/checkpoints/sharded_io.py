@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import partial_of, put_in_place, remove, write_whole
+from dsvl_tune.core.files import atomic_write, partial_of, put_in_place, remove
 from dsvl_tune.models.runtime.fsdp import cut_like
 from dsvl_tune.training.checkpoints.files import REST, AtomicCheckpointIO
 from dsvl_tune.training.checkpoints.shard_checksums import write_checksums
@@ -110,7 +110,7 @@ def write_folder(path: Path, checkpoint: RunCheckpoint) -> None:
     if distributed.get_rank() == 0:
         groups = {"state": {}, "param_groups": state["param_groups"]}
         rest = {**checkpoint, "state_dict": {}, "optimizer_states": [groups]}
-        write_whole(partial / REST, lambda file: torch.save(rest, file))
+        atomic_write(partial / REST, lambda file: torch.save(rest, file))
         put_in_place(partial, path)
     distributed.barrier()
 

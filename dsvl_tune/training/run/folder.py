@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_whole
+from dsvl_tune.core.files import atomic_write
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
 from dsvl_tune.training.checkpoints.sharded_io import without_shards
 
@@ -70,7 +70,7 @@ def write_settings(run_folder: Path, settings: Mapping[str, Any]) -> None:
         settings: Full settings of the run.
     """
     text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-    write_whole(run_folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    atomic_write(run_folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def run_of(config: Path | None, first: Path) -> Path | None:

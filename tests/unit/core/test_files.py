@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import save_tensors, whole_folder, write_json, write_whole
+from dsvl_tune.core.files import atomic_folder, atomic_write, save_tensors, write_json
 
 
 def fill(path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     write_json(path, {"old": 1})
     before = path.read_bytes()
     with pytest.raises(UserError, match="No space left on device"):
-        write_whole(path, fill)
+        atomic_write(path, fill)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["summary.json"]
 
@@ -37,12 +37,12 @@ def test_a_full_disk_while_saving_tensors(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, torch
 from pathlib import Path
-from dsvl_tune.core.files import save_tensors, write_whole
+from dsvl_tune.core.files import save_tensors, atomic_write
 from dsvl_tune.core.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    write_whole(Path({str(path)!r}), lambda p: save_tensors(p, {{"a": torch.zeros(100_000)}}))
+    atomic_write(Path({str(path)!r}), lambda p: save_tensors(p, {{"a": torch.zeros(100_000)}}))
 except UserError as error:
     print("refused:", error)
 """
@@ -62,7 +62,7 @@ def test_tensors_are_readable_by_others(tmp_path: Path) -> None:
 
 
 def fill_folder(target: Path, overwrite: bool, error: BaseException | None = None) -> None:
-    with whole_folder(target, overwrite) as partial:
+    with atomic_folder(target, overwrite) as partial:
         (partial / "new").write_text("new")
         if error:
             raise error

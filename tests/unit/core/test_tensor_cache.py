@@ -177,7 +177,7 @@ def test_what_killed_writers_left_is_taken_away(tmp_path: Path) -> None:
     assert not left.exists() and fresh.exists()
 
 
-def test_the_bound_is_held_and_said_once(
+def test_the_bound_is_held_and_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = open_store(tmp_path, max_bytes=10_000)

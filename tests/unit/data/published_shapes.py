@@ -16,7 +16,7 @@ DATA_URL = "data:image/png;base64," + base64.b64encode(PNG.getvalue()).decode()
 
 # Name -> (format, row, turns as `shape` in test_published_shapes gives them).
 SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
-    # OpenAI, vision fine-tuning guide: a part list with an image URL beside plain strings
+    # OpenAI, vision fine-tuning guide: a part list with an image URL next to plain strings
     "openai": (
         "openai",
         {

@@ -107,7 +107,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "large",
     ),
     "TIFF, half": (encoded(NOISE, "TIFF")[:900], "not an image|damaged"),
-    "TIFF of several pages": (frames("TIFF"), "3 pictures in one TIFF"),
+    "TIFF of several pages": (frames("TIFF"), "3 images in one TIFF"),
     "TIFF of 32-bit floats": (
         encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"),
         "32 bits",
@@ -120,9 +120,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "JPEG 2000, half": (encoded(NOISE, "JPEG2000")[:900], "not an image|damaged"),
     "PPM without pixels": (b"P6 80 60 255\n", "damaged or truncated"),
     "PPM that promises a petabyte": (b"P6 99999999 99999999 255\n", "too large"),
-    "an animated GIF": (frames("GIF"), "3 pictures in one GIF"),
-    "an animated PNG": (frames("PNG"), "3 pictures in one PNG"),
-    "an animated WebP": (frames("WEBP"), "3 pictures in one WEBP"),
+    "an animated GIF": (frames("GIF"), "3 images in one GIF"),
+    "an animated PNG": (frames("PNG"), "3 images in one PNG"),
+    "an animated WebP": (frames("WEBP"), "3 images in one WEBP"),
 }
 
 

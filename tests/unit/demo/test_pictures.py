@@ -100,7 +100,7 @@ def test_bar_lengths_are_the_answers() -> None:
     assert checked > 20
 
 
-def test_cells_name_what_lies_in_the_picture() -> None:
+def test_cells_name_what_is_in_the_picture() -> None:
     picture = Image.new("RGB", (64, 32), "white")  # centerd in a square: rows 2 to 5 of 8
     picture.paste(COLORS["red"], (0, 0, 32, 16))
     cells = cell_colors(picture)

@@ -84,7 +84,7 @@ def test_a_yes_no_question_gives_nothing_away(kind: str) -> None:
         )
 
 
-def test_thresholds_lie_between_the_elements() -> None:
+def test_thresholds_are_between_the_elements() -> None:
     items = [Item("red", 20), Item("blue", 50)]
     asked = [over(random.Random(seed), items) for seed in range(99)]
     assert {fact[0]["t"] for fact in asked if fact} == {"25", "35", "45"}

@@ -27,7 +27,7 @@ def test_the_answer_is_the_golden_one(family: str) -> None:
     assert model.answer(f"<image>{QUESTION}", [str(chart)], max_new_tokens=12) == golden
 
 
-def test_images_in_memory_are_told_apart() -> None:
+def test_images_in_memory_are_distinguished() -> None:
     model = dsvl_tune.load_model("embedded", device="cpu")
     red, blue = (Image.new("RGB", (32, 32), color) for color in ("red", "blue"))
     answers = [

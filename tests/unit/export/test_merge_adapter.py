@@ -86,7 +86,7 @@ def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant
     assert all(torch.equal(before[name], after[name]) for name in untouched)
 
 
-def test_fully_trained_parts_beside_adapters(hybrid_checkpoint: Path, tmp_path: Path) -> None:
+def test_fully_trained_parts_with_adapters(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     """alpha is a bare parameter that peft can neither adapt nor save: it must not be lost."""
     parts = {
         "language_model": PartPlan("lora"),

@@ -18,14 +18,14 @@ from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 
-class Told(FinetuneModule):
+class Logged(FinetuneModule):
     """Keeps what is logged, and the shapes of the batches that a step and a validation saw."""
 
-    told: list[tuple[str, float]]
+    logged: list[tuple[str, float]]
     shapes: list[tuple[int, ...]]
 
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
-        self.told.append((name, float(value)))
+        self.logged.append((name, float(value)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         self.shapes.append(tuple(batch.input_ids.shape))
@@ -77,7 +77,7 @@ def data(files: dict[str, str], checkpoint: Path, pack_tokens: int | None) -> Mi
 
 def run(
     files: dict[str, str], checkpoint: Path, pack_tokens: int | None, dropout: float = 0.0
-) -> Told:
+) -> Logged:
     """Two optimizer steps of two micro-batches, then a validation."""
     L.seed_everything(3, verbose=False)
     parts = {
@@ -85,8 +85,8 @@ def run(
         "aligner": PartPlan("full"),
         "lm_head": PartPlan("full"),
     }
-    module = Told(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1, lora_dropout=dropout)
-    module.told, module.shapes = [], []
+    module = Logged(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1, lora_dropout=dropout)
+    module.logged, module.shapes = [], []
     trainer = L.Trainer(
         max_steps=2,
         accumulate_grad_batches=2,
@@ -104,7 +104,7 @@ def run(
     return module
 
 
-def trained(module: Told) -> dict[str, torch.Tensor]:
+def trained(module: Logged) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in module.network.named_parameters() if p.requires_grad}
 
 
@@ -112,9 +112,9 @@ def test_a_packed_run_trains_and_reports_as_the_plain_one(
     files: dict[str, str], hybrid_checkpoint: Path
 ) -> None:
     plain, packed = run(files, hybrid_checkpoint, None), run(files, hybrid_checkpoint, 400)
-    assert [name for name, _ in packed.told] == [name for name, _ in plain.told]
-    assert {"train/loss_text", "train/loss_image", "val/loss"} <= {name for name, _ in plain.told}
-    for (name, ours), (_, expected) in zip(packed.told, plain.told, strict=True):
+    assert [name for name, _ in packed.logged] == [name for name, _ in plain.logged]
+    assert {"train/loss_text", "train/loss_image", "val/loss"} <= {name for name, _ in plain.logged}
+    for (name, ours), (_, expected) in zip(packed.logged, plain.logged, strict=True):
         assert ours == pytest.approx(expected, abs=1e-5, rel=1e-5), name
     for name, weight in trained(plain).items():
         torch.testing.assert_close(trained(packed)[name], weight, atol=2e-5, rtol=1e-5, msg=name)

@@ -21,7 +21,7 @@ STEPS = 3
 
 
 def build(folder: Path, dtype: torch.dtype, variant: Variant, mesh: Any = None) -> Any:
-    """Adapters on a 4-bit base beside a fully trained part, with gradient checkpointing."""
+    """Adapters on a 4-bit base and a fully trained part, with gradient checkpointing."""
     torch.set_num_threads(1)
     torch.manual_seed(5)
     adaptation = Adaptation(

@@ -94,13 +94,13 @@ def test_the_best_checkpoints_stay_and_the_best_of_them_is_taken(
         fit.main(["--config", str(recipe), "--run_name", rate, *options])
         run = tmp_path / "runs" / rate
         with next((run / "metrics").rglob("metrics.csv")).open() as file:
-            told = [
+            logged = [
                 (float(row["val/loss"]), int(row["step"]) + 1)
                 for row in csv.DictReader(file)
                 if row["val/loss"]
             ]
-        assert len(told) == 8
-        best = [step for _, step in sorted(told)[:3]]
+        assert len(logged) == 8
+        best = [step for _, step in sorted(logged)[:3]]
         assert {path.name for path in (run / "checkpoints").glob("best*")} == {
             f"best-step={n}.ckpt" for n in best
         }

@@ -11,7 +11,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.distributed.strategy import FSDP2, choose_strategy
 
 
-def test_several_processes_are_ddp_unless_said_otherwise() -> None:
+def test_several_processes_are_ddp_by_default() -> None:
     assert choose_strategy("auto", 2, 1) == "ddp"
 
 
