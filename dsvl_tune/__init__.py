@@ -5,6 +5,7 @@ The public API, from `dsvl_tune.api`:
 - `fit`: fine-tune a `FinetuneModule` and write a run folder.
 - `merge`: merge the result of a run into its base checkpoint.
 - `load_model`: load a checkpoint and answer questions about images.
+- `write_report`: write a page about a run, or about several beside each other.
 
 Data modules are in `dsvl_tune.datamodules`. Importing this package imports nothing heavy: the API
 is imported when it is first used.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from dsvl_tune.api import fit as fit
     from dsvl_tune.api import load_model as load_model
     from dsvl_tune.api import merge as merge
+    from dsvl_tune.api import write_report as write_report
 
 __all__ = [
     "ChatModel",
@@ -36,6 +38,7 @@ __all__ = [
     "fit",
     "load_model",
     "merge",
+    "write_report",
 ]
 
 __version__ = "0.2.0"

@@ -21,7 +21,7 @@ Example:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ import lightning as L
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
+from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
@@ -39,6 +40,9 @@ from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import Layout, PartPlan
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import Recipe, read_settings
+from dsvl_tune.report.run_record import read_run
+from dsvl_tune.report.write_page import HeldOutRows, is_report, write_page
+from dsvl_tune.training.callbacks.heldout_evaluation import held_out_sets
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
@@ -65,6 +69,7 @@ __all__ = [
     "fit",
     "load_model",
     "merge",
+    "write_report",
 ]
 
 
@@ -206,6 +211,7 @@ def fit(
                     check_monitor(monitor, data)
                 _write_description(folder, settings, model)
                 lightning_trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
+                _write_run_report(folder, data)
         except RunStopped as stopped:
             exit_code = stopped.exit_code
             _print_stopped(lightning_trainer.global_step, folder)
@@ -281,6 +287,42 @@ def merge(
     return MergedCheckpoint(out, report)
 
 
+def write_report(
+    runs: Sequence[str | Path], out: str | Path | None = None, *, images: bool = True
+) -> Path:
+    """Write a page about a finished run, or about several runs beside each other.
+
+    The plots are also written as PNG files, into a folder next to the page.
+
+    Args:
+        runs: Folders of finished runs, at least one.
+        out: The page to write; None takes `report.html` in the folder of a single run, in the
+            working folder for several.
+        images: Whether held-out questions are shown with their images, which are read again from
+            the data of the run.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: A folder holds no finished run, the data of the run is gone, or `out` exists and
+            is no such page.
+    """
+    records = [read_run(Path(run)) for run in runs]
+    if not records:
+        raise UserError("report: no run was given. Give the folder of a run (runs/NAME).")
+    single = records[0].folder if len(records) == 1 else Path()
+    page = Path(out) if out is not None else single / "report.html"
+    check_output_file(page, "--out", is_report)
+    rows: HeldOutRows = {}
+    if images:
+        data = Recipe.load(records[0].folder / CONFIG).data
+        data.setup("test")
+        rows = held_out_sets(data)
+    write_page(records, page, rows)
+    return page
+
+
 def held_out_prompts(data: ConversationDataModule) -> Prompts:
     """Encode the first test questions of a data module, as many as it answers at a time.
 
@@ -310,6 +352,17 @@ def _write_description(folder: Path, settings: Mapping[str, Any], model: Finetun
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
     write_settings(folder, settings)
     write_json(folder / "manifest.json", manifest(model.base, model.quantization))
+
+
+def _write_run_report(folder: Path, data: ConversationDataModule) -> None:
+    """Write `report.html`. The run is finished: what fails here does not make it fail."""
+    if not is_first():
+        return
+    try:
+        write_page([read_run(folder)], folder / "report.html", held_out_sets(data))
+        print(f"report: {folder / 'report.html'}", flush=True)
+    except UserError as error:
+        print(f"no report was written: {error}", flush=True)
 
 
 def _print_stopped(step: int, folder: Path) -> None:

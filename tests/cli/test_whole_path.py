@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -69,9 +70,33 @@ def test_the_run_folder_describes_the_run(finished: Path) -> None:
         "manifest.json",
         "checkpoints/last.ckpt",
         "predictions/test_after.jsonl",
+        "report.html",
+        "report_plots/loss.png",
     ):
         assert (run / name).is_file(), name
     assert list((run / "metrics").rglob("metrics.csv"))
+
+
+def test_the_report_shows_the_figures_of_the_run(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run = finished / "runs" / "charts_lora"
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    written = (run / "report.html").read_text(encoding="utf-8")
+    assert f"<td>{100 * summary['after']['relaxed_accuracy']:.1f} %</td>" in written
+    assert written.count('<img src="data:image/jpeg;base64,') > 20
+    dsvl_tune(monkeypatch, "report", str(run), "--out", str(tmp_path / "again.html"))
+    again = (tmp_path / "again.html").read_text(encoding="utf-8")
+    assert pictures(again) == pictures(written)  # also from the data of the recipe
+    (tmp_path / "mine.html").write_text("mine")
+    with pytest.raises(SystemExit, match="2"):
+        dsvl_tune(monkeypatch, "report", str(run), "--out", str(tmp_path / "mine.html"))
+    assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def pictures(page: str) -> list[str]:
+    """Every picture of a page, in order."""
+    return re.findall(r'src="(data:image/[^"]+)"', page)
 
 
 def test_base_and_adapter_merged_and_plain_peft_agree(finished: Path) -> None:

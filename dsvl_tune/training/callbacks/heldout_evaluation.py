@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import Prompts
+from dsvl_tune.data.rows import Rows
 from dsvl_tune.evaluation.answers import Answer, gather_answers
 from dsvl_tune.evaluation.predictions import write_answers
 from dsvl_tune.evaluation.scoring import aggregate_scores, score_answers
@@ -77,7 +78,7 @@ class HeldOutEvaluation(L.Callback):
         assert isinstance(pl_module, FinetuneModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         figures: dict[str, float] = {}
-        for name, rows in {"test": data.rows("test"), **data.retention_sets()}.items():
+        for name, rows in held_out_sets(data).items():
             own = answer_all(pl_module, data.prompt_loader(rows), f"{name}, {when}")
             answers = score_answers(gather_answers(own), data.metrics)
             if trainer.is_global_zero:
@@ -129,6 +130,15 @@ class HeldOutEvaluation(L.Callback):
         state = read_checkpoint(Path(best), dict(module.named_parameters()), optimizer=False)
         module.load_state_dict(state["state_dict"], strict=False)
         return str(Path(best).relative_to(self.run_folder.resolve()))
+
+
+def held_out_sets(data: Any) -> dict[str, Rows]:
+    """The rows that are answered before and after training: "test", then the retention sets.
+
+    Args:
+        data: the data module, set up.
+    """
+    return {"test": data.rows("test"), **data.retention_sets()}
 
 
 @torch.no_grad()

@@ -1,0 +1,38 @@
+"""`dsvl-tune report RUN [RUN ...]`: a run, or several beside each other, as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsvl_tune.cli.parser import command_parser
+
+
+def report_command(out: Path | None = None, images: bool = True) -> None:
+    """Write a page about a finished run, or about several runs beside each other.
+
+      dsvl-tune report runs/charts_lora
+      dsvl-tune report runs/charts_lora runs/charts_lora-2 --out compared.html
+
+    One run: results before and after training, held-out questions with their images and answers,
+    curves, and how it was trained. Several runs: their results side by side, the settings in which
+    they differ, their curves over each other, and the questions that they answer differently.
+
+    The page is one file that loads nothing, so it can be sent on. The plots are also written as PNG
+    files, into a folder next to it. `fit` writes the page of its run by itself.
+
+    Args:
+        out: The page (default: report.html in the run folder, or here for several runs).
+        images: Whether the questions are shown with their images; the data of the run must then
+            still be in its place.
+    """
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    parser = command_parser("report", report_command)
+    parser.add_argument("runs", nargs="+", type=Path, help="Folders of finished runs.")
+    options = parser.parse_args(arguments)
+    from dsvl_tune import api
+
+    page = api.write_report(options.runs, options.out, images=options.images)
+    print(f"page: {page}")

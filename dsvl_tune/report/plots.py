@@ -1,0 +1,132 @@
+"""Curves of one or several runs as SVG for a page and as PNG files."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dsvl_tune.report.run_record import Curve, RunRecord
+
+INK = "#5a6b7c"
+"""Color of axes and text in a PNG; in an SVG it becomes the text color of the page."""
+COLORS = ("#2f7ed8", "#d9822b", "#3c9d4e", "#a05fc4", "#c9453c", "#1f9ba6", "#8a6d3b", "#d4588f")
+"""Lines, one after another: each with a contrast of at least 3 to white and to near-black."""
+MOST_LINES = 12
+"""Lines of one plot; more cannot be told apart."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Some curves over the optimizer steps.
+
+    Attributes:
+        name: Of the file.
+        title: What it shows.
+        lines: Curve by label.
+        left_out: Curves that were left out because a plot shows at most `MOST_LINES`.
+    """
+
+    name: str
+    title: str
+    lines: Mapping[str, Curve]
+    left_out: int = 0
+
+
+def plots_of(runs: Sequence[RunRecord]) -> list[Plot]:
+    """Choose the plots of one run, or of several runs over each other.
+
+    Losses share a plot, as do the learning rates of the parts; a metric has one with its values by
+    question type; every other logged name has its own.
+
+    Args:
+        runs: At least one.
+    """
+    titles: dict[str, str] = {}
+    groups: dict[str, dict[str, Curve]] = {}
+    for run in runs:
+        for name, curve in run.curves.items():
+            group, titles_of_group = _group(name)
+            titles.setdefault(group, titles_of_group)
+            label = name if len(runs) == 1 else f"{run.name}: {name}"
+            groups.setdefault(group, {})[label] = curve
+    order = sorted(groups, key=lambda group: (group != "loss", not group.startswith("val"), group))
+    return [_plot(group, titles[group], groups[group]) for group in order]
+
+
+def svg(plot: Plot) -> str:
+    """Draw a plot as an SVG element whose text has the color and font of the page."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name}):
+        untold = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        _draw(plot).savefig(buffer, format="svg", transparent=True, metadata=untold)
+    element = buffer.getvalue()
+    element = element[element.index("<svg") :].replace(INK, "currentColor")
+    element = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", element)
+    # Names inside an SVG are global in a page: two plots must not share one.
+    element = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{_identifier(plot.name)}-", element)
+    return re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)  # the page sets them
+
+
+def write_png(plot: Plot, folder: Path) -> Path:
+    """Write a plot as a PNG file of 1,440 x 810 px.
+
+    Args:
+        plot: What to draw.
+        folder: Where; it exists.
+    """
+    path = folder / f"{_identifier(plot.name)}.png"
+    _draw(plot).savefig(path, dpi=180, facecolor="white")
+    return path
+
+
+def _group(name: str) -> tuple[str, str]:
+    """Name and title of the plot that a logged name belongs to."""
+    split, _, rest = name.partition("/")
+    if split in ("train", "val") and rest.startswith("loss"):
+        return "loss", "Loss"
+    if split.startswith("lr"):
+        return "lr", "Learning rate"
+    if split == "val":
+        metric = rest.partition("/")[0]
+        return f"val {metric}", f"{metric.replace('_', ' ').capitalize()} on validation rows"
+    return name, name
+
+
+def _plot(name: str, title: str, lines: Mapping[str, Curve]) -> Plot:
+    """Make a plot of the lines, those with the fewest slashes in their names first."""
+    labels = sorted(lines, key=lambda label: label.count("/"))
+    shown = {label: lines[label] for label in labels[:MOST_LINES]}
+    return Plot(name, title, shown, left_out=len(labels) - len(shown))
+
+
+def _draw(plot: Plot) -> Figure:
+    """Draw the curves with a legend."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for place, (label, curve) in enumerate(plot.lines.items()):
+        steps, values = zip(*curve, strict=True)
+        style = "-" if place < len(COLORS) else "--"
+        marker = "o" if len(curve) < 20 else None
+        color = COLORS[place % len(COLORS)]
+        axes.plot(steps, values, style, color=color, label=label, marker=marker, markersize=4)
+    axes.set_xlabel("optimizer step", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(colors=INK)
+    axes.grid(color=INK, alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[:].set_color(INK)
+    if len(plot.lines) > 1:  # below the axes, where it hides no curve
+        figure.legend(loc="outside lower center", ncols=3, labelcolor=INK, frameon=False)
+    return figure
+
+
+def _identifier(name: str) -> str:
+    """Turn a name into one for a file and an XML id."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "plot"

@@ -1,0 +1,192 @@
+"""The report: true to the run's files, self-contained, and safe against any answer."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
+from dsvl_tune.report.pictures import LONGEST_SIDE
+from dsvl_tune.report.plots import plots_of, svg
+from dsvl_tune.report.run_record import read_curves, read_run
+from dsvl_tune.report.write_page import is_report, write_page
+
+ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+ANSWERS = {
+    "before": ["no", "7", "red", "yes"],
+    "after": ["yes", "5", ATTACK, "no"],
+}
+REFERENCES = ["yes", "5", "blue", "no"]
+TYPES = ["choice", "number", "color", "choice"]
+
+
+def write_run(folder: Path, after: list[str] | None = None, lr: float = 0.1) -> Path:
+    """A run folder with the files that `fit` leaves, without the weights."""
+    (folder / "predictions").mkdir(parents=True)
+    (folder / "metrics" / "version_0").mkdir(parents=True)
+    config = {
+        "model": {"checkpoint": "embedded", "lr": lr},
+        "data": {"class_path": "my.Data", "init_args": {"train": "rows.jsonl", "batch_size": 8}},
+        "run_name": folder.name,
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    plan = {"aligner": {"mode": "lora", "rank": 4, "lr": None}, "lm_head": {"mode": "frozen"}}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    (folder / "manifest.json").write_text(json.dumps({"libraries": {"torch": "2.13.0"}}))
+    summary: dict[str, Any] = {
+        "before": {"exact": 0.25, "exact/choice": 0.0},
+        "after": {"exact": 0.75, "exact/choice": 1.0},
+        "majority_baseline": {"exact": 0.5},
+        "wall_s": 61.0,
+        "peak_rss_bytes": 2_000_000_000,
+        "peak_gpu_bytes": 0,
+        "steps": 12,
+        "trainable_parameters": 3456,
+        "best_checkpoint": "checkpoints/best-step=12.ckpt",
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    for when, answers in {**ANSWERS, "after": after or ANSWERS["after"]}.items():
+        lines = [
+            {
+                "source": f"rows.jsonl:{number // 2}",
+                "question": f"Question {number}?",
+                "question_type": TYPES[number],
+                "references": [REFERENCES[number]],
+                "answer": answer,
+                "complete": True,
+                "scores": {"exact": float(answer == REFERENCES[number])},
+            }
+            for number, answer in enumerate(answers)
+        ]
+        path = folder / "predictions" / f"test_{when}.jsonl"
+        path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    write_metrics(folder, 0, [(0, 3.0), (10, 2.0), (20, float("nan"))])
+    return folder
+
+
+def write_metrics(run: Path, version: int, losses: list[tuple[int, float]]) -> None:
+    """The CSV of a start of the run, as Lightning's logger writes it."""
+    folder = run / "metrics" / f"version_{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "step", "train/loss", "val/exact"])
+        writer.writerows([0, step, loss, ""] for step, loss in losses)
+
+
+def rows(folder: Path) -> list[list[Conversation]]:
+    """The rows of the questions: the first with a picture of 1,000 x 500 px."""
+    Image.new("RGBA", (1000, 500), (200, 10, 30, 255)).save(folder / "red.png")
+    image = ImageRef(folder / "red.png", "red.png")
+    return [
+        [Conversation((Turn("user", parts),), source=f"rows.jsonl:{row}")]
+        for row, parts in enumerate([(image, "Question 0?"), ("Question 2?",)])
+    ]
+
+
+def test_it_shows_figures_answers_and_images(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    write_page([read_run(write_run(tmp_path / "mine"))], page, {"test": rows(tmp_path)})
+    text = page.read_text(encoding="utf-8")
+    assert is_report(page)
+    table = re.sub(r"<[^>]+>|\s+", " ", text[text.index("<table>") : text.index("</table>")])
+    assert re.search(r"all questions +4 +25\.0 % +75\.0 % +\+50\.0 +50\.0 %", table)
+    assert re.search(r"choice +2 +0\.0 % +100\.0 % +\+100\.0 +-", table)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(found))) for found in data_urls(text)]
+    assert [picture.size for picture in pictures] == [(LONGEST_SIDE, LONGEST_SIDE // 2)] * 2
+    assert all(abs(picture.getpixel((9, 9))[0] - 200) < 5 for picture in pictures)
+    cards = re.findall(r'data-change="([^"]*)" data-after="([^"]*)"', text)
+    assert cards == [("1", "1"), ("1", "1"), ("1", "1"), ("0", "0")]
+    drawn = sorted(path.name for path in (tmp_path / "page_plots").iterdir())
+    assert drawn == ["loss.png"]
+    with Image.open(tmp_path / "page_plots" / "loss.png") as image:
+        assert image.size == (1440, 810)
+
+
+def data_urls(text: str) -> list[str]:
+    """The base64 content of every JPEG in a page."""
+    return re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+
+
+def test_it_loads_nothing_and_runs_its_own_script_only(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    write_page([read_run(write_run(tmp_path / "mine"))], page, {})
+    text = page.read_text(encoding="utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(scripts) == 1
+    assert ATTACK not in text
+    assert "onerror=alert(2)&gt;" in text
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html.unescape(text)
+    assert "default-src 'none'" in html.unescape(text)
+    namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\"' <]+", text)) <= namespaces
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_runs_the_script_under_the_policy(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    write_page([read_run(write_run(tmp_path / "mine"))], page, {"test": rows(tmp_path)})
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    command = ["chromium", *flags, "--dump-dom", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert re.search(r"<output[^>]*>4 of 4</output>", shown)
+
+
+def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine")
+    write_metrics(run, 10, [(30, 0.5)])
+    write_metrics(run, 2, [(10, 1.5), (30, 9.0)])
+    curve = [(0, 3.0), (10, 1.5), (30, 0.5)]  # without the value that is not finite
+    assert read_curves(run / "metrics") == {"train/loss": curve}
+    (plot,) = plots_of([read_run(run)])
+    assert plot.lines == {"train/loss": curve}
+    assert svg(plot) == svg(plot)  # the same bytes again: a page can be compared
+
+
+def test_runs_beside_each_other(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one")
+    other = write_run(tmp_path / "two", after=["yes", "6", "blue", "no"], lr=0.2)
+    page = tmp_path / "page.html"
+    write_page([read_run(one), read_run(other)], page, {"test": rows(tmp_path)})
+    text = re.sub(r"\s+", " ", page.read_text(encoding="utf-8"))
+    assert '<td>model.lr</td><td class="text">0.1</td><td class="text">0.2</td>' in text
+    assert "data.init_args" not in text
+    assert re.findall(r"<strong>(Question \d)\?</strong>", text) == ["Question 1", "Question 2"]
+    assert '<dt>two</dt><dd class="good">blue</dd>' in text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("summary.json", None, "not finished"),
+        ("config.yaml", None, "no config.yaml"),
+        ("summary.json", "[1]", "summary.json: is damaged"),
+        ("plan.json", "{", "plan.json: is damaged"),
+        ("predictions/test_after.jsonl", '{"source": 1}\n', "test_after.jsonl, line 1"),
+        ("predictions/test_after.jsonl", "[]\n", "test_after.jsonl, line 1"),
+        ("metrics/version_0/metrics.csv", "step,train/loss\n1,x\n", "metrics.csv, line 2"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    run = write_run(tmp_path / "mine")
+    if content is None:
+        (run / file).unlink()
+    else:
+        (run / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_run(run)
