@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+TEMPLATES = Path(__file__).parent / "templates"
+"""A page is `NAME.html`, and runs `NAME.js` if there is such a file."""
 HEAD_BYTES = 2_000
 """Where the mark of a page is looked for."""
 
@@ -25,18 +27,20 @@ def render(template: str, *, generator: str, **values: Any) -> str:
         generator: Command that makes the page; marks it as one of ours, see `is_page`.
         **values: What the template shows.
     """
-    script = _template_text("report.js") if template == "run_report.html" else ""
+    script_file = TEMPLATES / Path(template).with_suffix(".js")
+    script = script_file.read_text(encoding="utf-8") if script_file.is_file() else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    if script:
-        policy += f"; script-src 'sha256-{digest}'"  # this script and no other
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"  # this script and no other
+    )
     return (
         _environment()
         .get_template(template)
         .render(
             generator=generator,
             policy=policy,
-            style=Markup(_template_text("page.css")),
+            style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
             script=Markup(script),
             **values,
         )
@@ -85,8 +89,3 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-
-
-@cache
-def _template_text(name: str) -> str:
-    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse.typing import PositiveInt
+from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write
 from dsvl_tune.core.outputs import check_output_file
-from dsvl_tune.core.types import Sample
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.encoding.batches import make_sample
+from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.report.data_preview import is_page, page
+from dsvl_tune.report.data_preview import is_preview, preview_page
 
 DESCRIPTION = """\
 preview: an HTML page of rows as the model will see them
@@ -26,7 +28,7 @@ preview: an HTML page of rows as the model will see them
   dsvl-tune preview --config charts_lora
   dsvl-tune preview --config mine.yaml --rows 20 --out mine.html
 
-For each row: the pixels of each vision tower after padding and scaling, every token with its color
+For each row: its images, and what each vision tower gets of them; every token with its color
 (supervised, not supervised, image), special tokens, weights, length. The page holds everything and
 loads nothing. All keys of a recipe can be given, as with fit; rows come in the order in which
 training begins."""
@@ -36,15 +38,24 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse(arguments)
     data, options = recipe.data, recipe.config
-    check_output_file(options.out, "--out", is_page)
+    check_output_file(options.out, "--out", is_preview)
     data.setup("fit")
     rows = data.rows(options.split)
     if rows.num_rows == 0:
         raise UserError(f"--split {options.split}: there are no such rows. Give the recipe some.")
-    samples = first_samples(data, rows, options)
+    keys = first_keys(data, rows, options)
+    samples = [
+        make_sample(rows[key], data.processor, data.max_tokens, data.on_overflow) for key in keys
+    ]
     total = "a stream" if rows.num_rows is None else f"{rows.num_rows:,}"
-    title = f"{options.split} rows, {len(samples)} of {total}"
-    text = page(samples, data.processor, title)
+    text = preview_page(
+        samples,
+        data.processor,
+        f"{recipe.name}: {options.split} rows, {len(samples)} of {total}",
+        originals=originals(rows[key] for key in keys),
+        facts=[f"Checkpoint: {data.checkpoint}"],
+        order="as trained on" if options.split == "train" else "as in the file",
+    )
     atomic_write(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
     print(f"page: {options.out}")
 
@@ -60,12 +71,19 @@ def parse(arguments: list[str]) -> Recipe:
     return Recipe.parse(parser, arguments)
 
 
-def first_samples(data: Any, rows: Rows, options: Any) -> list[Sample]:
-    """The rows to show, encoded; training rows in the order of training."""
+def first_keys(data: Any, rows: Rows, options: Any) -> list[Any]:
+    """The keys of the rows to show; training rows in the order of training."""
     keys: Iterable[Any] = rows.keys()
     if options.split == "train":
         keys = chain.from_iterable(data.sampler(rows))
-    return [
-        make_sample(rows[key], data.processor, data.max_tokens, data.on_overflow)
-        for key in islice(keys, options.rows)
-    ]
+    return list(islice(keys, options.rows))
+
+
+def originals(rows: Iterable[list[Conversation]]) -> dict[str, Image.Image]:
+    """The images of rows by name, before padding and scaling."""
+    return {
+        ref.name: load_image(ref, conversation.source)
+        for row in rows
+        for conversation in row
+        for ref in conversation.images
+    }

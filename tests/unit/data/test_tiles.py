@@ -32,7 +32,7 @@ from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import Plan, Shapes
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 from dsvl_tune.models.checkpoint.load import create_model
-from dsvl_tune.report.data_preview import page
+from dsvl_tune.report.data_preview import preview_page
 from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
@@ -295,7 +295,7 @@ def test_the_caches_keep_every_number_of_tiles(
 
 def test_the_preview_shows_every_tile(processor: Processor) -> None:
     sample = make_sample(ROWS[0], processor, None, "error")
-    text = page([sample], processor, "rows")
+    text = preview_page([sample], processor, "rows")
     assert f"image 1: {VISUAL[LARGE.name] + 2} tokens" in text
     assert f"image 2: {VISUAL[SMALL.name] + 2} tokens" in text
     assert text.count("<figure>") == 5 + 1
