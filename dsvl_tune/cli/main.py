@@ -28,6 +28,9 @@ COMMANDS = {
     "merge": "merge a run's adapter into its base checkpoint, verified",
     "convert": "a checkpoint in transformers' or the original layout",
     "init": "an untrained small checkpoint, to train from scratch",
+    "recipes": "list the recipes of the package, or copy one",
+    "runs": "list runs with their results",
+    "env": "versions and hardware, for a bug report",
     "chat": "ask a model about images, in the terminal",
 }
 """Command -> what it does. The command `check-data` is `main` in `commands/check_data.py`."""

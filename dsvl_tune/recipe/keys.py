@@ -1,4 +1,4 @@
-"""The keys of a recipe, and the recipes that are shipped with the package."""
+"""The keys of a recipe, and the file of a recipe that is given by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentParser
 from jsonargparse.typing import PositiveFloat, PositiveInt
 
-import dsvl_tune
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.datamodules.base import ConversationDataModule
+from dsvl_tune.recipe.shipped import shipped_recipes
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.trainer import TRAINER_DEFAULTS
 
@@ -131,10 +131,7 @@ def recipe_file(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    shipped = {}
-    for root in dsvl_tune.__path__:
-        for path in sorted((Path(root) / "recipes").rglob("*.yaml")):
-            shipped[path.stem] = path
+    shipped = shipped_recipes()
     stem = Path(name).name.removesuffix(".yaml")
     if stem not in shipped:
         raise UserError(f"--config {name}: no such file; {unknown_name('recipe', stem, shipped)}")

@@ -90,10 +90,10 @@ def read_run(folder: Path) -> RunRecord:
         )
     return RunRecord(
         folder,
-        settings=_read_object(folder / "config.yaml"),
-        manifest=_read_object(folder / "manifest.json"),
-        plan=_read_object(folder / "plan.json"),
-        summary=_read_object(folder / "summary.json"),
+        settings=read_object(folder / "config.yaml"),
+        manifest=read_object(folder / "manifest.json"),
+        plan=read_object(folder / "plan.json"),
+        summary=read_object(folder / "summary.json"),
         curves=read_curves(folder / "metrics"),
         questions=read_questions(folder / "predictions"),
     )
@@ -143,6 +143,29 @@ def read_questions(folder: Path) -> dict[str, list[Question]]:
     return sets
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON or YAML file that holds an object.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object; {} if there is no such file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: is damaged: expected an object.")
+    return content
+
+
 def _add_answers(asked: dict[tuple[str, str, int], Question], path: Path, when: str) -> None:
     """Add the answers of a file to the questions that it answers."""
     repeated: dict[tuple[str, str], int] = {}
@@ -160,19 +183,6 @@ def _add_answers(asked: dict[tuple[str, str, int], Question], path: Path, when: 
             question.scores[when] = {k: float(v) for k, v in answer["scores"].items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}, line {number}: is not an answer of this program.") from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON or YAML file that holds an object; {} if there is none."""
-    if not path.is_file():
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: is damaged: expected an object.")
-    return content
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

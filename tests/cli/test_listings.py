@@ -1,0 +1,81 @@
+"""`recipes`, `runs` and `env`: what they print, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import refused
+
+from dsvl_tune.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> str:
+    """Return what a command prints."""
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
+    main()
+    return capsys.readouterr().out
+
+
+def test_every_recipe_is_listed_with_its_purpose(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(monkeypatch, capsys, "recipes").splitlines()[2:]
+    files = {path.stem for path in (ROOT / "recipes").rglob("*.yaml")}
+    assert {line.split()[0] for line in lines} == files
+    assert all(len(line.split()) > 3 and not line.endswith((",", ".")) for line in lines)
+
+
+def test_a_copied_recipe_is_the_shipped_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = (ROOT / "recipes" / "charts_lora.yaml").read_text(encoding="utf-8")
+    assert printed(monkeypatch, capsys, "recipes", "--name", "charts_lora") == shipped
+    printed(monkeypatch, capsys, "recipes", "--name", "charts_lora", "--out", "mine.yaml")
+    assert Path("mine.yaml").read_text(encoding="utf-8") == shipped
+    Path("mine.yaml").write_text("mine")
+    again = ["recipes", "--name", "charts_lora", "--out", "mine.yaml"]
+    assert "mine.yaml: exists" in refused(again, capsys, monkeypatch)
+    assert Path("mine.yaml").read_text() == "mine"
+    missing = ["recipes", "--name", "chart_lora"]
+    assert "Did you mean 'charts_lora'?" in refused(missing, capsys, monkeypatch)
+
+
+def test_runs_are_listed_with_their_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no such folder" in refused(["runs"], capsys, monkeypatch)
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").write_text("model: {checkpoint: embedded}\n")
+    summary = {"steps": 1200, "before": {"anls": 0.125}, "after": {"anls": 0.5}}
+    (tmp_path / "runs" / "one" / "summary.json").write_text(json.dumps(summary))
+    rows = {
+        line.split()[0]: line.split()
+        for line in printed(monkeypatch, capsys, "runs").splitlines()[2:]
+    }
+    assert rows["one"][1:8] == ["embedded", "1,200", "anls", "12.5", "%", "50.0", "%"]
+    assert rows["two"][1:3] == ["embedded", "unfinished"]
+    (tmp_path / "runs" / "two" / "config.yaml").write_text("[1")
+    assert "two/config.yaml: is damaged" in refused(["runs"], capsys, monkeypatch)
+
+
+def test_env_names_versions_and_nothing_private(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    text = printed(monkeypatch, capsys, "env")
+    assert torch.__version__ in text
+    assert platform.python_version() in text
+    for private in ("hf_secret", platform.node(), str(Path.home()), str(ROOT)):
+        assert private not in text
