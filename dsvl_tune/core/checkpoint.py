@@ -6,7 +6,7 @@ is given the object and asks it; nothing else reads its files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,7 +110,8 @@ class Checkpoint:
                 f"({type(error).__name__}: {error})."
             ) from error
         if self.layout == "transformers":
-            config.tie_word_embeddings = is_tied(self.settings, headers)
+            names = {self.family.current_name(name) for name in headers}
+            config.tie_word_embeddings = is_tied(self.settings, names)
         if self.complete:
             for name, value in self.special_ids.items():
                 setattr(config.get_text_config(), name, value)
@@ -163,14 +164,14 @@ class Checkpoint:
         check_own_sums(self.folder, self._sums, weights=True, file_hash=self.file_hash)
 
 
-def is_tied(settings: Mapping[str, Any], headers: Mapping[str, Stored]) -> bool:
+def is_tied(settings: Mapping[str, Any], names: Set[str]) -> bool:
     """Whether lm_head shares the tensor of the embeddings, in transformers' layout.
 
     Only where config.json says so and the files hold no lm_head. The default of transformers is
     tied, but no published checkpoint is. Files with a `lm_head.weight` of their own are not tied
     whatever the flag is, and a checkpoint that lost it must not become tied by default.
     """
-    return settings.get("tie_word_embeddings") is True and "lm_head.weight" not in headers
+    return settings.get("tie_word_embeddings") is True and "lm_head.weight" not in names
 
 
 def refuse_quantized(place: str, settings: Mapping[str, Any]) -> None:

@@ -13,11 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 
-class Float64RMSNorm(LlamaRMSNorm):
-    """transformers' norm without its cast to float32, which would round in every layer."""
+class Float64RMSNorm(nn.Module):
+    """transformers' RMS norm without its cast to float32, which would round in every layer.
+
+    Each of transformers' language models has a class of its own, a copy of Llama's
+    (transformers/models/llama/modeling_llama.py, LlamaRMSNorm).
+    """
+
+    weight: Tensor
+    variance_epsilon: float
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalize and scale [..., D], in the dtype of the input."""
@@ -46,7 +52,7 @@ def in_float64(model: PreTrainedModel) -> Iterator[None]:
     ]
     within = {id(parameter) for layer in streamed for parameter in layer.parameters()}
     others = [parameter for parameter in model.parameters() if id(parameter) not in within]
-    norms = [module for module in model.modules() if type(module) is LlamaRMSNorm]
+    norms = {module: type(module) for module in model.modules() if is_rms_norm(module)}
     hooks = []
     try:
         for layer in streamed:
@@ -59,9 +65,14 @@ def in_float64(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-        for norm in norms:
-            norm.__class__ = LlamaRMSNorm
+        for norm, own_class in norms.items():
+            norm.__class__ = own_class
         convert(model.parameters(), torch.float32)
+
+
+def is_rms_norm(module: nn.Module) -> bool:
+    """Whether a module is a copy of Llama's norm."""
+    return type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")
 
 
 def widen(module: nn.Module, *_: Any) -> None:
