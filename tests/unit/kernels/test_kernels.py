@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear as PeftLoraLinear
+from reference import assert_as_near, exact_copy
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -132,24 +133,36 @@ def adapted(
     return model["proj"]
 
 
-def assert_is_peft(layer: FusedLoraLinear, dtype: torch.dtype = torch.float32) -> None:
-    """Outputs, gradients of adapter and input: peft's own forward of the same layer."""
-    x = torch.randn(2, 9, 24, dtype=dtype, requires_grad=True)
-    results = []
-    for forward in (PeftLoraLinear.forward, FusedLoraLinear.forward):
-        torch.manual_seed(6)  # dropout
-        x.grad = None
-        output = forward(layer, x)
-        found = (
-            gradients(layer, lambda output=output: (output.float() ** 2).sum())
-            if output.requires_grad
-            else {"": output}
-        )
-        results.append(
-            {**found, "x": x.grad if x.grad is not None else output, "output": output.detach()}
-        )
-    assert output.dtype == dtype
-    assert_equal(results[0], results[1])
+def results(
+    layer: nn.Module, forward: Callable[[nn.Module, Tensor], Tensor], x: Tensor
+) -> dict[str, Tensor]:
+    """Output, and gradients of what trains and of the input."""
+    torch.manual_seed(6)  # dropout
+    x = x.clone().requires_grad_()
+    output = forward(layer, x)
+    weights = torch.linspace(-1, 2, output.shape[-1], dtype=output.dtype)
+    found = gradients(layer, lambda: (output * weights).sum()) if output.requires_grad else {}
+    return {**found, "output": output.detach(), **({} if x.grad is None else {"x": x.grad})}
+
+
+def assert_is_peft(layer: FusedLoraLinear) -> None:
+    """Peft's own forward of the same layer, up to the order of sums."""
+    x = torch.randn(2, 9, 24)
+    truth = results(exact_copy(layer), PeftLoraLinear.forward, x.double())
+    theirs, ours = (
+        results(layer, forward, x) for forward in (PeftLoraLinear.forward, FusedLoraLinear.forward)
+    )
+    assert_as_near(truth, theirs, ours)
+
+
+def assert_left_to_peft(layer: FusedLoraLinear, dtype: torch.dtype = torch.float32) -> None:
+    """The very same computation as peft's own forward."""
+    x = torch.randn(2, 9, 24, dtype=dtype)
+    theirs, ours = (
+        results(layer, forward, x) for forward in (PeftLoraLinear.forward, FusedLoraLinear.forward)
+    )
+    assert theirs.keys() == ours.keys() and ours["output"].dtype == dtype
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
 
 
 @pytest.mark.parametrize("settings", [{}, {"bias": True}, {"use_rslora": True}])
@@ -169,14 +182,14 @@ def test_everything_else_is_left_to_peft(library: None) -> None:
     others = [adapted(use_dora=True), adapted(lora_dropout=0.5), merged, disabled, two, frozen]
     for layer in others:
         assert layer.plain_adapter(torch.ones(1, 24)) is None
-        assert_is_peft(layer)
+        assert_left_to_peft(layer)
     dropout = others[1].eval()
     assert dropout.plain_adapter(torch.ones(1, 24)) == "default"  # which is off in eval mode
     low = adapted(torch.bfloat16)
     for module in (*low.lora_A.values(), *low.lora_B.values()):
         module.float()  # as what trains is
     assert low.plain_adapter(torch.ones(1, 24, dtype=torch.bfloat16)) is None
-    assert_is_peft(low, torch.bfloat16)
+    assert_left_to_peft(low, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         assert adapted().plain_adapter(torch.ones(1, 24)) is None
         assert adapted()(torch.ones(64, 24)).dtype == torch.bfloat16
@@ -184,11 +197,12 @@ def test_everything_else_is_left_to_peft(library: None) -> None:
 
 def test_a_merged_layer_answers_as_before(library: None) -> None:
     layer, x = adapted(), torch.randn(5, 24)
-    before = layer(x)
+    truth = {"output": exact_copy(layer)(x.double())}
+    before = {"output": layer(x)}
     layer.merge()
-    torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-5)
-    layer.unmerge()
-    torch.testing.assert_close(layer(x), before, rtol=1e-5, atol=1e-5)
+    assert_as_near(truth, before, {"output": layer(x)})
+    layer.unmerge()  # leaves the rounding of the merged weights
+    assert_as_near(truth, before, {"output": layer(x)})
 
 
 def test_gradients_are_those_that_differences_give() -> None:
@@ -210,15 +224,13 @@ def test_a_linear_layer(rows: tuple[int, ...], library: None) -> None:
     torch.manual_seed(9)
     layer = OneDnnLinear(24, 40)
     wide = torch.randn(*rows, 30)
+    reference = exact_copy(layer)
     for x in (wide[..., :24].contiguous(), wide[..., 3:27]):
-        weights = torch.randn(*rows, 40)
-        results = []
-        for forward in (nn.Linear.forward, OneDnnLinear.forward):
-            leaf = x.clone().requires_grad_()
-            output = forward(layer, leaf)
-            found = gradients(layer, lambda: (output * weights).sum())  # noqa: B023
-            results.append({**found, "x": leaf.grad})
-        assert_equal(*results)
+        assert_as_near(
+            results(reference, nn.Linear.forward, x.double()),
+            results(layer, nn.Linear.forward, x),
+            results(layer, OneDnnLinear.forward, x),
+        )
 
 
 def test_a_result_is_no_view(library: None) -> None:
@@ -235,9 +247,12 @@ def test_a_compiled_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = adapted()
     compiled = torch.compile(layer, fullgraph=True)
     x = torch.randn(64, 24)
-    assert_equal(
-        *(
-            gradients(layer, lambda forward=forward: forward(x).square().sum())
-            for forward in (layer, compiled)
-        )
-    )
+    truth = results(exact_copy(layer), PeftLoraLinear.forward, x.double())
+    eager, found = (results(layer, forward, x) for forward in (call, lambda _, x: compiled(x)))
+    assert_as_near(truth, eager, found)
+
+
+def call(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer's own forward."""
+    output: Tensor = layer(x)
+    return output

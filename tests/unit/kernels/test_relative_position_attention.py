@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+from reference import assert_as_near, exact_copy
 from torch import Tensor
 from torch.autograd import gradcheck
 from transformers import SamVisionConfig
@@ -60,13 +62,6 @@ def results(attention: torch.nn.Module, hidden: Tensor, weights: Tensor) -> dict
     return {"output": output.detach(), "hidden": hidden.grad, **gradients}
 
 
-def assert_equal(theirs: dict[str, Tensor], ours: dict[str, Tensor], bound: float = 1e-5) -> None:
-    """Each tensor within `bound` of the other's largest number."""
-    assert theirs.keys() == ours.keys()
-    for name, expected in theirs.items():
-        assert (ours[name] - expected).abs().max() <= bound * expected.abs().max(), name
-
-
 @pytest.mark.parametrize(
     ("geometry", "onednn"), [*((geometry, True) for geometry in GEOMETRIES), ("small", False)]
 )
@@ -76,16 +71,21 @@ def test_it_is_transformers(geometry: str, onednn: bool, monkeypatch: pytest.Mon
     torch.manual_seed(1)
     theirs, ours = pair(heads, side, window)
     hidden, weights = torch.randn(2, batch, height, width, 64 * heads).unbind(0)
-    assert_equal(results(theirs, hidden, weights), results(ours, hidden, weights))
+    truth = results(exact_copy(theirs), hidden.double(), weights.double())
+    assert_as_near(truth, results(theirs, hidden, weights), results(ours, hidden, weights))
     with torch.inference_mode():
-        assert_equal({"output": theirs(hidden)[0]}, {"output": ours(hidden)[0]})
+        outputs = ({"output": attention(hidden)[0]} for attention in (theirs, ours))
+        assert_as_near({"output": truth["output"]}, *outputs)
 
 
-def operands(dtype: torch.dtype, height: int = 3, width: int = 2) -> list[Tensor]:
-    """query, key, value, rows and columns of two heads."""
+def operands(
+    dtype: torch.dtype, height: int = 3, width: int = 2, drawn: torch.dtype = torch.float64
+) -> list[Tensor]:
+    """query, key, value, rows and columns of two heads; the same values in every dtype."""
     torch.manual_seed(2)
     sizes = (4, 4, 4, height, width)
-    return [torch.randn(2, height * width, size, dtype=dtype, requires_grad=True) for size in sizes]
+    tensors = [torch.randn(2, height * width, size, dtype=drawn).to(dtype) for size in sizes]
+    return [tensor.requires_grad_() for tensor in tensors]
 
 
 @pytest.mark.parametrize("block", [2**19, 20])
@@ -100,17 +100,21 @@ def test_blocks_have_the_gradients_that_differences_give(
 
 
 def test_widened_operands_are_the_blocks() -> None:
-    tensors = operands(torch.float32, 6, 7)
-    blockwise = BlockedAttention.apply(*tensors, 0.3)
-    widened = widened_attention(*(tensor[None] for tensor in tensors), 0.3)[0]
-    torch.testing.assert_close(widened, blockwise, rtol=1e-5, atol=1e-6)
-    weights = torch.randn_like(blockwise)
-    for ours, theirs in zip(
-        torch.autograd.grad((widened * weights).sum(), tensors),
-        torch.autograd.grad((blockwise * weights).sum(), tensors),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    def found(way: Callable[..., Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        tensors = operands(dtype, 6, 7, torch.float32)
+        output = way(*tensors)
+        weights = torch.linspace(-1, 1, output.numel(), dtype=dtype).view_as(output)
+        gradients = torch.autograd.grad((output * weights).sum(), tensors)
+        return {"output": output, **{str(i): gradient for i, gradient in enumerate(gradients)}}
+
+    def blocks(*tensors: Tensor) -> Tensor:
+        return BlockedAttention.apply(*tensors, 0.3)
+
+    def widened(*tensors: Tensor) -> Tensor:
+        return widened_attention(*(tensor[None] for tensor in tensors), 0.3)[0]
+
+    truth = found(blocks, torch.float64)
+    assert_as_near(truth, found(blocks, torch.float32), found(widened, torch.float32))
 
 
 def test_in_16_bit_it_is_no_further_from_the_truth_than_transformers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
-import torch
+from reference import assert_trained_alike
 from torch import Tensor
 
 from dsvl_tune.datamodules import ChartsDataModule
@@ -41,6 +41,4 @@ def test_micro_batches_do_not_change_the_step(hybrid_checkpoint: Path) -> None:
     """The trap: a mean of micro-batch means gives short answers more weight."""
     whole = trained_weights(hybrid_checkpoint, batch_size=4, accumulate=1)
     cut = trained_weights(hybrid_checkpoint, batch_size=1, accumulate=4)
-    assert whole
-    for name, weight in whole.items():
-        assert torch.allclose(weight, cut[name], atol=2e-5), name
+    assert_trained_alike(whole, cut, atol=2e-5)

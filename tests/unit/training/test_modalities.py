@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from PIL import Image
+from reference import assert_trained_alike
 
 from dsvl_tune.core.types import Batch
 from dsvl_tune.data.encoding.batches import make_batch
@@ -182,5 +183,4 @@ def test_two_processes_train_and_report_as_one(
         assert ours == pytest.approx(theirs, abs=2e-5)
         modalities = {name for name in ours if name.startswith("train/loss_")}
         assert (len(modalities) == 1) == homogeneous_steps
-    for name, weight in one["weights"].items():
-        torch.testing.assert_close(weight, two["weights"][name], atol=5e-5, rtol=1e-4)
+    assert_trained_alike(one["weights"], two["weights"], atol=5e-5)
