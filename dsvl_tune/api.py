@@ -50,7 +50,7 @@ from dsvl_tune.training.distributed.rank_agreement import (
     is_first,
 )
 from dsvl_tune.training.module import FinetuneModule
-from dsvl_tune.training.run.checks import set_up_fit
+from dsvl_tune.training.run.checks import check_rows_reach, set_up_fit
 from dsvl_tune.training.run.error_messages import explained_errors, keyboard_interrupts
 from dsvl_tune.training.run.folder import CONFIG, SUMMARY, place_run, write_settings
 from dsvl_tune.training.run.lock import one_at_a_time
@@ -207,6 +207,8 @@ def fit(
         try:
             with stop, one_at_a_time(folder), explained_errors(lightning_trainer, folder):
                 set_up_fit(data)
+                plan = model.adaptation.requested_plan(model.base.family)
+                check_rows_reach(plan, data.rows("train"))
                 if not trainer.get("callbacks"):  # which may log names that are not known here
                     check_monitor(monitor, data)
                 _write_description(folder, settings, model)

@@ -18,6 +18,7 @@ from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.fsdp import is_sharded
+from dsvl_tune.training.callbacks.nonfinite_steps import check_finite_values
 from dsvl_tune.training.distributed.blank_image import add_blank_image
 from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.objectives.base import Objective, Sums
@@ -105,7 +106,9 @@ class AnsweringModule(L.LightningModule):
                 torch.stack(self.validation_sums).sum(0), reduce_op="sum"
             )
             self.validation_sums.clear()
-            self.log("val/loss", sums[0] / sums[1], prog_bar=True)
+            loss = sums[0] / sums[1]
+            check_finite_values({"val/loss": loss})
+            self.log("val/loss", loss, prog_bar=True)
         self.log_scores("val")
 
     def log_scores(self, prefix: str) -> None:
@@ -113,7 +116,9 @@ class AnsweringModule(L.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         answers = gather_answers(self.answers)
         self.answers = []
-        for name, value in aggregate_scores(answers, data.metrics).items():
+        scores = aggregate_scores(answers, data.metrics)
+        check_finite_values({f"{prefix}/{name}": value for name, value in scores.items()})
+        for name, value in scores.items():
             self.log(f"{prefix}/{name}", value, prog_bar="/" not in name)
 
     def answer(self, prompts: Prompts) -> list[Answer]:

@@ -20,7 +20,12 @@ from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant
 from dsvl_tune.models.finetuning.quantization import Quantization, quantization_of
 from dsvl_tune.models.runtime.attention_mask import Attention
-from dsvl_tune.training.callbacks.nonfinite_steps import NonfiniteSteps
+from dsvl_tune.models.runtime.fsdp import is_sharded
+from dsvl_tune.training.callbacks.nonfinite_steps import (
+    NonfiniteSteps,
+    check_finite_weights,
+    norm_of,
+)
 from dsvl_tune.training.distributed.strategy import allow_unused_parameters
 from dsvl_tune.training.evaluation_module import AnsweringModule
 from dsvl_tune.training.feature_cache import (
@@ -29,9 +34,10 @@ from dsvl_tune.training.feature_cache import (
     connect_feature_cache,
     open_feature_extractor,
 )
+from dsvl_tune.training.interval_means import IntervalMeans
 from dsvl_tune.training.objectives.base import Objective, Sums
 from dsvl_tune.training.objectives.supervised import supervised_loss
-from dsvl_tune.training.optim import make_optimizer, warmup_cosine
+from dsvl_tune.training.optim import learning_rates, make_optimizer, warmup_cosine
 
 
 class FinetuneModule(AnsweringModule):
@@ -127,7 +133,7 @@ class FinetuneModule(AnsweringModule):
         self.nonfinite_steps = NonfiniteSteps(max_nonfinite_steps)
         self.logged_names: tuple[str, ...] | None = None
         self.step_sums: list[Tensor] = []
-        self.logged_sums: list[Tensor] = []
+        self.interval = IntervalMeans()
 
     @property
     def adaptation(self) -> Adaptation:
@@ -235,7 +241,23 @@ class FinetuneModule(AnsweringModule):
             raise ValueError(f"{self.objective} logs {names}, before it logged {self.logged_names}")
         self.step_sums.append(sums.table())
         self.nonfinite_steps.sources.append(batch.sources)
-        return sums.loss * self.trainer.accumulate_grad_batches
+        loss = sums.loss if sums.loss.requires_grad else self._with_gradient(sums.loss)
+        return loss * self.trainer.accumulate_grad_batches
+
+    def _with_gradient(self, loss: Tensor) -> Tensor:
+        """A loss that nothing that trains took part in, with a gradient of zero.
+
+        So is the loss of text where the vision side alone trains. The other ranks of DDP wait for
+        a gradient of every trained tensor. In a sharded model no rank has one: there `compute` lets
+        all of them encode images or none.
+
+        Args:
+            loss: float32 scalar without a gradient.
+        """
+        if is_sharded(self.network):
+            return loss.requires_grad_()
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.stack([parameter.flatten()[:0].sum() for parameter in trained]).sum() + loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the summed gradient by the weight of the whole step, over all ranks."""
@@ -249,25 +271,30 @@ class FinetuneModule(AnsweringModule):
         # DDP and FSDP average gradients over the ranks.
         for gradient in gradients:
             gradient.mul_(self.trainer.world_size / weight_sum)
-        loss = loss_sum / weight_sum
-        if self.nonfinite_steps.judge(self.trainer, loss, own[:, 0, 0], gradients):
-            optimizer.zero_grad(set_to_none=True)  # without gradients the optimizer does nothing
+        norm = norm_of(gradients)
+        nonfinite = self.nonfinite_steps.judge(self, loss_sum / weight_sum, own[:, 0, 0], norm)
+        if nonfinite or not norm:
+            # Without gradients the optimizer does nothing; with zeros AdamW would move on by its
+            # momentum. A step is all zeros if nothing that trains took part in it.
+            optimizer.zero_grad(set_to_none=True)
+        if nonfinite:
             return
-        self.log("train/loss", loss, prog_bar=True)
-        self.logged_sums.append(sums[1:])
-        self.log_means()
+        self.interval.add(sums)
+        self._log_interval(optimizer)
 
-    def log_means(self) -> None:
-        """Log what the objective gives besides its loss, each a mean since the last logged step."""
+    def _log_interval(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log means over the steps since the last logged one, and the rate of each model part."""
+        assert self.logged_names is not None
+        means = self.interval.means(("loss", *self.logged_names))
+        self.log("train/loss", means.pop("loss"), prog_bar=True)
         trainer = self.trainer
         if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
-        assert self.logged_names is not None
-        totals = torch.stack(self.logged_sums).sum(0)
-        self.logged_sums.clear()
-        for name, (total, weight) in zip(self.logged_names, totals, strict=True):
-            if weight > 0:
-                self.log(f"train/{name}", total / weight)
+        self.interval.clear()
+        for name, mean in means.items():
+            self.log(f"train/{name}", mean)
+        for part, rate in learning_rates(optimizer).items():
+            self.log(f"lr/{part}", rate)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with a group for each part; warm-up and cosine by optimizer step."""
@@ -285,12 +312,14 @@ class FinetuneModule(AnsweringModule):
     # Checkpoints hold what trains; the base is in its own folder.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep trained tensors only."""
+        """Keep trained tensors only, and none that is not finite."""
+        check_finite_weights(self)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {
             name: t for name, t in checkpoint["state_dict"].items() if name in trained
         }
         checkpoint["nonfinite_steps"] = self.nonfinite_steps.seen
+        checkpoint["interval"] = self.interval.state()
         # Constructor arguments are in config.yaml; here they would be pickled Python objects.
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_NAME, None)
@@ -298,6 +327,7 @@ class FinetuneModule(AnsweringModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another plan: loading is not strict and would not notice."""
         self.nonfinite_steps.seen = checkpoint.get("nonfinite_steps", 0)
+        self.interval.load(checkpoint.get("interval", []), self.device)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         saved = set(checkpoint["state_dict"])
         if trained != saved:

@@ -14,6 +14,9 @@ from transformers import PreTrainedModel
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import Plan, part_of
 
+VECTORS = "/vectors"
+"""Ending of the names of groups that have no weight decay."""
+
 
 def make_optimizer(
     model: PreTrainedModel,
@@ -44,7 +47,7 @@ def make_optimizer(
             "params": parameters,
             "lr": plan[part].lr or lr,
             "weight_decay": weight_decay if is_matrix else 0.0,
-            "name": part if is_matrix else f"{part}/vectors",
+            "name": part if is_matrix else f"{part}{VECTORS}",
         }
         for (part, is_matrix), parameters in tensors.items()
     ]
@@ -75,6 +78,15 @@ def _renumber_by_name(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, 
 def _numbered_names(group: dict[str, Any]) -> list[tuple[int, str]]:
     """Number and name of each parameter of a group in a state dict."""
     return list(zip(group["params"], group["param_names"], strict=True))
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """Learning rate of each model part, by its name.
+
+    Args:
+        optimizer: from `make_optimizer`.
+    """
+    return {group["name"].removesuffix(VECTORS): group["lr"] for group in optimizer.param_groups}
 
 
 def warmup_cosine(

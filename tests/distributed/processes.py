@@ -78,6 +78,7 @@ def train(
     save_at: int | None = None,
     resume: str | None = None,
     validate: bool = False,
+    homogeneous_steps: bool = False,
 ) -> dict[str, Any]:
     """Train for some steps on text, images and trees; a micro-batch is four rows in all."""
     L.seed_everything(3, verbose=False)
@@ -97,6 +98,7 @@ def train(
         ratios={"text": 1, "image": 1},
         text_only=("text",),
         loss_weights={"text": 0.5},
+        homogeneous_steps=homogeneous_steps,
         checkpoint=checkpoint,
         batch_size=4 // world_size,
     )

@@ -36,6 +36,13 @@ PLANS: dict[str, dict[str, Any]] = {
     "dora": {**DORA, "steps": 2, "accumulate": 2},
     "mixed": {**MIXED, "steps": 4},
     "sixteen": {**SIXTEEN, "steps": 2},
+    # Every second step is text alone, which nothing that trains takes part in.
+    "text": {
+        "model": {"preset": "align", "lr": 1e-3},
+        "parts": {},
+        "steps": 4,
+        "homogeneous_steps": True,
+    },
     **{
         stage: {"model": {"preset": stage, "lr": 1e-3}, "parts": {}, "steps": 2} for stage in STAGES
     },

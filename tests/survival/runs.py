@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from dsvl_tune.cli.commands.fit import main
+from dsvl_tune.training.run.metrics_file import METRICS
 
 STEPS = 11
 """Of a run, two micro-batches each; a validation comes after every four of those."""
@@ -50,6 +51,7 @@ def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
                 "max_epochs": -1,
                 "val_check_interval": 4,
                 "accumulate_grad_batches": 2,
+                "log_every_n_steps": 3,
             },
             **{"enable_progress_bar": False, "accelerator": "cpu"},
         },
@@ -81,7 +83,7 @@ def last(run: Path) -> dict[str, Any]:
 
 
 def assert_equal_runs(one: Path, two: Path) -> None:
-    """Weights, optimizer, result, answers and scores, bit for bit."""
+    """Weights, optimizer, result, answers, scores and logged values, bit for bit."""
     first, second = last(one), last(two)
     assert first["global_step"] == second["global_step"]
     assert first["state_dict"].keys() == second["state_dict"].keys()
@@ -100,6 +102,7 @@ def assert_equal_runs(one: Path, two: Path) -> None:
             (one / folder / name).read_bytes() == (two / folder / name).read_bytes()
             for name in names
         )
+    assert (one / METRICS).read_bytes() == (two / METRICS).read_bytes()
     summaries = [
         json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (one, two)
     ]

@@ -24,6 +24,10 @@ from dsvl_tune.evaluation.answers import Answer, gather_answers
 from dsvl_tune.evaluation.predictions import write_answers
 from dsvl_tune.evaluation.scoring import aggregate_scores, score_answers
 from dsvl_tune.models.finetuning.adapters import save_trained
+from dsvl_tune.training.callbacks.nonfinite_steps import (
+    check_finite_values,
+    check_finite_weights,
+)
 from dsvl_tune.training.checkpoints.sharded_io import read_checkpoint
 from dsvl_tune.training.module import FinetuneModule
 
@@ -86,11 +90,14 @@ class HeldOutEvaluation(L.Callback):
             prefix = "" if name == "test" else f"{name}/"
             for metric, figure in aggregate_scores(answers, data.metrics).items():
                 figures[prefix + metric] = figure
+        check_finite_values({f"{when}/{name}": figure for name, figure in figures.items()})
         return figures
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
         best = self.load_best(trainer, pl_module)
+        check_finite_weights(pl_module)
+        pl_module.nonfinite_steps.check_trained(trainer.global_step)
         save_trained(pl_module.network, self.run_folder / "adapter")
         after = self.measure(trainer, pl_module, "after")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from dsvl_tune.training.checkpoints.files import NEXT, keep_as_last
+from dsvl_tune.training.run.metrics_file import MetricsFile
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
 
@@ -38,17 +39,28 @@ class LastCheckpoint(Checkpoint):
         self.saved_step = 0
         self.validation_due = False
         self.ended_early = False
+        self.metrics_file: MetricsFile | None = None
+        self.logged_rows = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validation_due": self.validation_due, "ended_early": self.ended_early}
+        return {
+            "validation_due": self.validation_due,
+            "ended_early": self.ended_early,
+            "logged_rows": self.metrics_file.rows if self.metrics_file else 0,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Release 0.1 called it owes_validation.
         due = state_dict.get("validation_due", state_dict.get("owes_validation"))
         self.validation_due = bool(due)
         self.ended_early = state_dict["ended_early"]
+        self.logged_rows = state_dict.get("logged_rows", 0)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
+        if files:
+            self.metrics_file = files[0]
+            self.metrics_file.resume(self.logged_rows)
         # Lightning has no hook between restoring a run's state and its first step, and none at all
         # if no step is left. So the run method of its training loop is extended.
         loop: Any = trainer.fit_loop
@@ -95,12 +107,14 @@ class LastCheckpoint(Checkpoint):
             return
         fetcher = trainer.fit_loop._data_fetcher
         validation_follows = loop._should_check_val_fx(fetcher)  # type: ignore[arg-type]
-        if self._should_stop(trainer):
-            self._save(trainer, validation_due=validation_follows)
-            raise RunStopped(self.stop.exit_code)
+        stopped = self._should_stop(trainer)
         save_now = self.every_steps and trainer.global_step % self.every_steps == 0
-        if save_now and not validation_follows:
-            self._save(trainer)
+        if stopped or (save_now and not validation_follows):
+            # Lightning logs the step after this hook. The checkpoint has to know of that row.
+            trainer._logger_connector.update_train_step_metrics()
+            self._save(trainer, validation_due=validation_follows)
+        if stopped:
+            raise RunStopped(self.stop.exit_code)
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any

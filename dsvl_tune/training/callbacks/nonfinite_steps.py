@@ -1,15 +1,18 @@
-"""Optimizer steps with a non-finite loss or gradient: skipped, counted, samples reported."""
+"""Numbers that are not finite: steps are skipped or end the run, results always end it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import lightning as L
 import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
+from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.models.runtime.fsdp import local
 
 SHOWN_SAMPLES = 16
 """Samples of a non-finite step that its message names."""
@@ -34,23 +37,25 @@ class NonfiniteSteps:
         self.sources: list[list[str]] = []
 
     def judge(
-        self, trainer: L.Trainer, loss: Tensor, losses: Tensor, gradients: Sequence[Tensor]
+        self, module: L.LightningModule, loss: Tensor, losses: Tensor, gradient_norm: Tensor
     ) -> bool:
         """Whether the current step is non-finite.
 
         Args:
-            trainer: of the run.
+            module: of the run.
             loss: float32 scalar, of the step over all ranks.
             losses: [micro-batches of the step] float32, on this rank.
-            gradients: of the step over all ranks; any shapes.
+            gradient_norm: scalar, of the step over all ranks.
 
         Raises:
-            UserError: it is, and `allowed` steps were skipped before.
+            UserError: it is, and `allowed` steps were skipped before, or the weights are the cause.
         """
+        trainer = module.trainer
         # A gradient scaler detects overflow itself, lowers its scale and skips the step.
         is_scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        self.found = not is_finite_step(loss, [] if is_scaled else gradients)
+        self.found = not bool(torch.isfinite(loss if is_scaled else loss + gradient_norm))
         if self.found:
+            check_finite_weights(module)
             self.seen += 1
             samples = nonfinite_samples(self.sources, losses)
             message = nonfinite_message(trainer.global_step + 1, loss, samples)
@@ -60,22 +65,72 @@ class NonfiniteSteps:
                     f"skip such a step: --model.max_nonfinite_steps {self.seen} --ckpt_path last."
                 )
             if trainer.is_global_zero:
-                print(f"{message} Skipped, {self.seen} of at most {self.allowed}.", flush=True)
+                tqdm.write(f"{message} Skipped, {self.seen} of at most {self.allowed}.")
         self.sources.clear()
         return self.found
 
+    def check_trained(self, steps: int) -> None:
+        """Raise if every step of a run was skipped.
 
-def is_finite_step(loss: Tensor, gradients: Sequence[Tensor]) -> bool:
-    """Whether the loss and all gradients of a step are finite, with one device synchronization.
+        Args:
+            steps: optimizer steps of the run.
+
+        Raises:
+            UserError: its result would be the model that it began with.
+        """
+        if 0 < steps <= self.seen:
+            raise UserError(
+                f"all {steps} steps were non-finite and skipped, so nothing was trained. Lower "
+                "model.lr, or inspect the rows (dsvl-tune check-data)."
+            )
+
+
+def norm_of(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of all gradients of a step together, a scalar; the same on every rank.
 
     Args:
-        loss: float32 scalar.
         gradients: any shapes; DTensors in a sharded run.
     """
     norm = torch.nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    return bool(torch.isfinite(loss + norm))
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def check_finite_weights(module: L.LightningModule) -> None:
+    """Raise if a trained weight is not finite; every rank must call it and raises alike.
+
+    Args:
+        module: of a run, its model built.
+
+    Raises:
+        UserError: an earlier step has made it so: no rows are to blame, and nothing can be saved.
+    """
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    bad = [name for name, p in trained.items() if not bool(local(p.detach()).isfinite().all())]
+    if module.trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
+        named = f", e.g. of {bad[0].removeprefix('model.')}" if bad else ""
+        raise UserError(
+            f"after step {module.trainer.global_step}: weights are not finite{named}; they are not "
+            "saved. The steps before it were too large: lower model.lr or raise "
+            "model.warmup_steps, and start a new run (--resume never)."
+        )
+
+
+def check_finite_values(values: Mapping[str, float | Tensor]) -> None:
+    """Raise if a loss or score is not finite.
+
+    Args:
+        values: by the name that they are logged under.
+
+    Raises:
+        UserError: the message names the first.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} is {float(value):g}: a result that is not finite is none. If it is a loss, "
+                "weights or activations overflowed: lower model.lr, or use a wider "
+                "trainer.precision. If it is a score, its metric does not fit the answers."
+            )
 
 
 def nonfinite_samples(sources: list[list[str]], losses: Tensor) -> list[str]:

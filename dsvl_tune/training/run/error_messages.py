@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,17 @@ LOST_RANK = (
     r"|nccl.*(abort|watchdog|remote)"
 )
 """What errors of gloo and NCCL contain if the process at the other end is gone."""
+FLOAT_OVERFLOW = "cannot be converted to type float without overflow"
+"""What torch says of a learning rate, or of its product with the weight decay, beyond float32."""
+NO_MEMORY = (
+    "DefaultCPUAllocator",
+    "Cannot allocate memory",
+    "could not create a primitive",  # oneDNN, whose scratch space did not fit
+    "could not create a memory",
+    "std::bad_alloc",
+    "_ALLOC_FAILED",  # of cuBLAS and cuDNN
+)
+"""What a RuntimeError contains if memory ran out."""
 LOST_WORKER = r"DataLoader worker \(pid\(?s?\)? .*(killed by signal|exited unexpectedly)"
 
 
@@ -45,7 +57,7 @@ def explained_errors(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, OSError) as error:
         message = _message(error, trainer)
         if message is None:
             raise
@@ -58,6 +70,8 @@ def _message(error: Exception, trainer: L.Trainer) -> str | None:
     """Describe what happened and what to do; None for any other error."""
     if _is_out_of_memory(error):
         return _memory_message(error, trainer)
+    if FLOAT_OVERFLOW in str(error):
+        return "the learning rate is too large for float32: lower model.lr or model.weight_decay."
     if re.search(LOST_WORKER, str(error)):
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         return (
@@ -85,19 +99,21 @@ def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, on a device or in the machine (there torch raises RuntimeError)."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "DefaultCPUAllocator" in str(error) or "Cannot allocate memory" in str(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return any(text in str(error) for text in NO_MEMORY)
 
 
 def _memory_message(error: Exception, trainer: L.Trainer) -> str:
     """Name what did not fit, and the keys that lower memory, those without side effects first."""
-    module: Any = trainer.lightning_module
+    module: Any = trainer.lightning_module  # None before and after training
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    batch: Batch | Prompts | None = module.in_work
+    batch: Batch | Prompts | None = module.in_work if module is not None else None
     problem = f"out of memory{_requested_bytes(error)}"
-    if batch is None:
+    if batch is None or data is None:
         return (
-            f"{problem} before the first batch: set model.dtype to bfloat16 or lower "
-            f"data.batch_size ({data.batch_size})."
+            f"{problem} outside of a batch: set model.dtype to bfloat16, or lower "
+            "data.batch_size or data.num_workers."
         )
     changes = _batch_changes(batch, data, trainer.accumulate_grad_batches)
     if not module.gradient_checkpointing and not isinstance(batch, Prompts):

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import Logger
 
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
@@ -19,6 +19,7 @@ from dsvl_tune.training.callbacks.progress_bar import StepProgress
 from dsvl_tune.training.checkpoints.files import FOLDER
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
+from dsvl_tune.training.run.metrics_file import MetricsFile
 from dsvl_tune.training.run.stop_request import StopRequest
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -125,8 +126,8 @@ def run_callbacks(
 
 
 def run_loggers(run_folder: Path) -> list[Logger]:
-    """Make the loggers of a run: CSV, a new `metrics/version_N` each time the run is resumed."""
-    return [CSVLogger(run_folder, name="metrics")]
+    """Make the loggers of a run: its `metrics.csv`, which a resumed run continues."""
+    return [MetricsFile(run_folder)]
 
 
 def _with_strategy(settings: Mapping[str, Any], *, save_optimizer: bool) -> dict[str, Any]:

@@ -22,6 +22,12 @@ from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
+BOTH_SIDES = {"language_model": PartPlan("full"), "aligner": PartPlan("full")}
+VISION_SIDE = {
+    "full": {"aligner": PartPlan("full"), "sam_neck_hd": PartPlan("full")},
+    "lora": {"aligner": PartPlan("lora")},
+}
+
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
@@ -67,13 +73,29 @@ class Recorded(FinetuneModule):
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
         if name == "train/loss":
             self.logged.append({})
-        self.logged[-1][name] = float(value)
+        if name.startswith("train/"):
+            self.logged[-1][name] = float(value)
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        return {name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        self.before = self.trained()
+
+    # A step of text alone moves nothing of the vision side, not by momentum either.
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if (
+            not batch.images
+            and self.trainer.world_size == self.trainer.accumulate_grad_batches == 1
+        ):
+            for name, weight in self.trained().items():
+                is_vision = "language_model" not in name
+                assert torch.equal(weight, self.before[name]) or not is_vision, name
 
     def on_train_end(self) -> None:
         if self.global_rank == 0:
-            trained = {
-                name: p.detach().clone() for name, p in self.named_parameters() if p.requires_grad
-            }
+            trained = self.trained()
             torch.save({"logged": self.logged, "weights": trained}, self.path)
 
 
@@ -83,12 +105,21 @@ def run(
     path: Path,
     batch_size: int,
     log_every: int = 1,
+    parts: dict[str, PartPlan] = BOTH_SIDES,
+    feature_cache: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Four optimizer steps with aligner and language model trained, and what was recorded."""
+    """Four optimizer steps with some parts trained, and what was recorded."""
     L.seed_everything(3, verbose=False)
-    parts = {"language_model": PartPlan("full"), "aligner": PartPlan("full")}
-    module = Recorded(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
+    module = Recorded(
+        str(checkpoint),
+        "none",
+        parts,
+        lr=1e-3,
+        warmup_steps=1,
+        feature_cache=str(feature_cache) if feature_cache else None,
+        feature_dtype="float32",
+    )
     module.path, module.logged = path, []
     homogeneous_steps = options.pop("homogeneous_steps", False)
     trainer = L.Trainer(
@@ -183,4 +214,50 @@ def test_two_processes_train_and_report_as_one(
         assert ours == pytest.approx(theirs, abs=2e-5)
         modalities = {name for name in ours if name.startswith("train/loss_")}
         assert (len(modalities) == 1) == homogeneous_steps
+    assert_trained_alike(one["weights"], two["weights"], atol=5e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("plan", VISION_SIDE)
+def test_steps_of_text_change_nothing_where_the_vision_side_alone_trains(
+    plan: str, cached: bool, files: dict[str, str], hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Their loss counts, and the steps of images are those of a run without a step of text."""
+    parts = (
+        VISION_SIDE["full"]
+        if plan == "full" and not cached
+        else {"aligner": VISION_SIDE[plan]["aligner"]}
+    )
+    recorded = run(
+        files,
+        hybrid_checkpoint,
+        tmp_path / "steps",
+        4,
+        parts=parts,
+        feature_cache=tmp_path / "cache" if cached else None,
+        homogeneous_steps=True,
+    )
+    names = [set(step) - {"train/loss"} for step in recorded["logged"]]
+    assert sorted(map(sorted, names)) == [["train/loss_image"]] * 2 + [["train/loss_text"]] * 2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_fork_find_unused_parameters_false"])
+def test_two_processes_of_which_one_has_text_where_the_vision_side_alone_trains(
+    strategy: str,
+    files: dict[str, str],
+    hybrid_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    parts = VISION_SIDE["full"]
+    one = run(files, hybrid_checkpoint, tmp_path / "one", 2, parts=parts)
+    options: Any = {"devices": 2, "strategy": strategy, "use_distributed_sampler": False}
+    two = run(files, hybrid_checkpoint, tmp_path / "two", 1, parts=parts, **options)
+    for key in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        os.environ.pop(key, None)
+    for ours, theirs in zip(one["logged"], two["logged"], strict=True):
+        assert ours == pytest.approx(theirs, abs=2e-5)
     assert_trained_alike(one["weights"], two["weights"], atol=5e-5)

@@ -1,0 +1,54 @@
+"""What a run logs of its steps: means over the steps since the last logged one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class IntervalMeans:
+    """Sums of the optimizer steps since the last logged one.
+
+    Run checkpoints keep them, so the first mean after a resume is that of a run that was never
+    stopped, to the digit: the same numbers are added in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[Tensor] = []
+
+    def add(self, sums: Tensor) -> None:
+        """Add a step.
+
+        Args:
+            sums: [names, 2] float32: weighted sum and weight of each name, over all ranks.
+        """
+        self._steps.append(sums)
+
+    def means(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Mean of each name over the interval, a scalar; names without any weight are left out.
+
+        Args:
+            names: in the order of the sums.
+        """
+        totals = torch.stack(self._steps).sum(0)
+        pairs = zip(names, totals, strict=True)
+        return {name: total / weight for name, (total, weight) in pairs if weight > 0}
+
+    def clear(self) -> None:
+        """Begin the next interval."""
+        self._steps.clear()
+
+    def state(self) -> list[Tensor]:
+        """What a run checkpoint keeps: the sums of each step."""
+        return list(self._steps)
+
+    def load(self, steps: Sequence[Tensor], device: torch.device) -> None:
+        """Continue the interval of a run checkpoint.
+
+        Args:
+            steps: what `state` gave.
+            device: of the sums that follow.
+        """
+        self._steps = [sums.to(device) for sums in steps]
