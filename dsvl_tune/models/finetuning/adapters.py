@@ -23,7 +23,8 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write, save_tensors, stream_tensors
+from dsvl_tune.core.files import atomic_write
+from dsvl_tune.core.tensor_files import save_tensors, stream_tensors
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels

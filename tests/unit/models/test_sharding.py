@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsvl_tune.core.files import stream_tensors
+from dsvl_tune.core.tensor_files import stream_tensors
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
