@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import distributed
-
 
 @dataclass(kw_only=True)  # not frozen: Lightning rebuilds predictions field by field
 class Answer:
@@ -21,6 +19,7 @@ class Answer:
         text: the answer, without outer white space.
         complete: whether it ended by itself and not at the limit of tokens.
         number: position of the question in the set that was answered.
+        fields: what else of the row a metric may read, e.g. the `options` of a choice.
         scores: score by name of the metric.
     """
 
@@ -31,6 +30,7 @@ class Answer:
     text: str
     complete: bool = True
     number: int = 0
+    fields: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +56,8 @@ def gather_answers(own: Sequence[Answer]) -> list[Answer]:
         own: answers of this process. Processes may share some questions, so that all have
             equally many.
     """
+    from torch import distributed  # here, because scoring stored answers needs no torch
+
     shares: list[Sequence[Answer]] = [own]
     if distributed.is_available() and distributed.is_initialized():
         shares = [()] * distributed.get_world_size()

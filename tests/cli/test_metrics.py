@@ -130,7 +130,7 @@ def test_a_run_measures_it_everywhere(recipe: Path, monkeypatch: pytest.MonkeyPa
         (["--monitor", "val/brevty"], ["val/brevty", "val/loss", "val/brevity", "corpus_length"]),
         (["--monitor", "brevity"], ["val/brevity"]),
         (["--monitor", "val/brevity/listing"], ["val/brevity/count"]),
-        (["--data.metrics", "[anls]"], ["anls", "relaxed_accuracy", "class path"]),
+        (["--data.metrics", "[bertscore]"], ["bertscore", "relaxed_accuracy", "class path"]),
         (["--data.metrics", "[user_metrics.Brevty]"], ["user_metrics.Brevty", "class path"]),
     ],
 )

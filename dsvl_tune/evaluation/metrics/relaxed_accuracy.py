@@ -1,8 +1,10 @@
-"""Relaxed accuracy as in ChartQA (arXiv 2203.10244, section 5.1) and PlotQA (arXiv 1909.00997)."""
+"""Relaxed accuracy of ChartQA (arXiv 2203.10244, section 5.1), by the rule that papers report.
+
+Rule: google-research/pix2struct, `pix2struct/metrics.py`, `relaxed_correctness`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from dsvl_tune.evaluation.metrics.base import Metric
@@ -11,8 +13,9 @@ from dsvl_tune.evaluation.metrics.base import Metric
 class RelaxedAccuracy(Metric):
     """Share of answers that match a reference (0..1): numbers within a tolerance, other text equal.
 
-    Text is compared without outer white space and case. More lenient than ChartQA's script in
-    reading numbers: "1,200" and "35 %" are numbers, and a percent sign changes no value.
+    The official rule. A text is a number if it is one completely: "1,200" and "$5" are text. A
+    percent sign divides by 100, so that "35%" equals "0.35" and not "35". Where the reference is 0
+    or either side is text, both must be equal without case.
 
     Args:
         tolerance: largest relative error of a number. ChartQA: "we allow a minor inaccuracy ...
@@ -20,6 +23,7 @@ class RelaxedAccuracy(Metric):
     """
 
     name = "relaxed_accuracy"
+    percent = True
 
     def __init__(self, tolerance: float = 0.05) -> None:
         self.tolerance = tolerance
@@ -29,24 +33,19 @@ class RelaxedAccuracy(Metric):
         return float(any(self._matches(prediction, reference) for reference in references))
 
     def _matches(self, prediction: str, reference: str) -> bool:
-        """Whether an answer matches one reference.
-
-        A reference of 0 expects exactly 0, because no relative error is defined there.
-        """
+        """Whether an answer matches one reference."""
         expected = _number(reference)
         found = _number(prediction)
-        if expected is None or found is None:
-            return prediction.strip().casefold() == reference.strip().casefold()
-        if expected == 0:
-            return found == 0
+        if found is None or not expected:
+            return prediction.lower() == reference.lower()
         return abs(found - expected) / abs(expected) <= self.tolerance
 
 
 def _number(text: str) -> float | None:
-    """The number that a whole text is ("1,200", "35 %", "-3.5"), or None."""
-    text = text.strip().removesuffix("%").strip().replace(",", "")
+    """The number that a whole text is ("12", "-3.5", "35%"), or None."""
     try:
-        value = float(text)
+        if text.endswith("%"):
+            return float(text.rstrip("%")) / 100
+        return float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None

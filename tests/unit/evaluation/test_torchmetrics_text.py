@@ -16,7 +16,7 @@ from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics.torchmetrics_text import TorchmetricsText
 from dsvl_tune.evaluation.scoring import aggregate_scores
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "metrics" / "captions.jsonl"
+GOLDEN = Path(__file__).parents[2] / "golden" / "benchmarks" / "captions.jsonl"
 """Corpora of drawn captions, scored by sacrebleu 2.6.0 and torchmetrics 1.9.0 (among others)."""
 
 

@@ -1,4 +1,4 @@
-"""Relaxed accuracy against an independent implementation in exact arithmetic."""
+"""Lenient relaxed accuracy against an independent implementation in exact arithmetic."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import pytest
 
-from dsvl_tune.evaluation.metrics import RelaxedAccuracy
+from dsvl_tune.evaluation.metrics.relaxed_accuracy_lenient import LenientRelaxedAccuracy
 
-metric = RelaxedAccuracy()
+metric = LenientRelaxedAccuracy()
 
 
 def expected_match(prediction: str, reference: str) -> bool:
@@ -63,5 +63,5 @@ def test_any_reference_may_match() -> None:
 
 
 def test_the_tolerance_can_be_set() -> None:
-    assert RelaxedAccuracy(tolerance=0.0).score("99", ["100"]) == 0.0
-    assert RelaxedAccuracy(tolerance=0.01).score("99", ["100"]) == 1.0
+    assert LenientRelaxedAccuracy(tolerance=0.0).score("99", ["100"]) == 0.0
+    assert LenientRelaxedAccuracy(tolerance=0.01).score("99", ["100"]) == 1.0
