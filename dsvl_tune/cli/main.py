@@ -20,6 +20,7 @@ COMMANDS = {
     "validate": "loss and scores on the recipe's validation rows",
     "test": "scores on the recipe's test rows",
     "predict": "answer every question of the recipe's test rows into a file",
+    "score": "score stored answers by any metrics, without a model",
     "check-data": "read every row of a recipe's data and report what is wrong",
     "preview": "a page that shows rows as the model will see them",
     "cache-features": "compute the features of frozen vision towers before training",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +75,7 @@ class ScoreTable:
         figures = self.metric.figures(dict(zip(self.names, sums.tolist(), strict=True)))
         return {self.metric.figure_name(name): figure for name, figure in figures.items()}
 
+    @cached_property
     def types(self) -> dict[str, NDArray[np.intp]]:
         """Positions of the answers of each question type, in the order of their names."""
         types = [answer.question_type for answer in self.answers]
@@ -134,7 +136,7 @@ def set_figures(tables: Iterable[ScoreTable]) -> dict[str, float]:
     """
     figures: dict[str, float] = {}
     for table in tables:
-        of_types = {name: table.figures(rows) for name, rows in table.types().items()}
+        of_types = {name: table.figures(rows) for name, rows in table.types.items()}
         figures |= mean_over_types(of_types)
         for question_type, of_type in of_types.items():
             if question_type:
