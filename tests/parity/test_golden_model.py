@@ -30,8 +30,8 @@ from dsvl_tune.training.objectives.supervised import supervised_loss
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GENERATION = ("gen_text", "gen_one_image", "gen_three_images_two_turns")
-# The golden files' README. They were computed in float32, up to 5.1e-5 from float64. Ours are compared
-# in float64: float32 adds up to 5.6e-5, depending on the processor's order of sums.
+# The golden files' README. They were computed in float32, up to 5.1e-5 from float64. Ours are
+# compared in float64: float32 adds up to 5.6e-5, depending on the processor's order of sums.
 TOLERANCE = 1e-4
 
 

@@ -1,4 +1,4 @@
-"""Weights, losses and scores that are not finite: no run with such a result ends as if it were one."""
+"""Weights, losses and scores that are not finite never end a run as its result."""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def check_finite_values(values: Mapping[str, float | Tensor]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{name} is {float(value):g}: a result that is not finite is none. If it is a loss, "
-                "weights or activations overflowed: lower model.lr, or use a wider "
+                f"{name} is {float(value):g}: a result that is not finite is none. If it is a "
+                "loss, weights or activations overflowed: lower model.lr, or use a wider "
                 "trainer.precision. If it is a score, its metric does not fit the answers."
             )
 

@@ -8,7 +8,6 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.families.base import Plan
 
-
 LANGUAGE_PARTS = {"language_model", "embed_tokens", "lm_head"}
 """Model parts that every family has, and that every row passes."""
 
