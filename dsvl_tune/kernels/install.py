@@ -7,6 +7,8 @@ order of additions.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from peft.tuners.lora.layer import Linear as PeftLoraLinear
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaMLP
@@ -16,6 +18,9 @@ from dsvl_tune.kernels.lora_linear import FusedLoraLinear
 from dsvl_tune.kernels.onednn_linear import OneDnnLinear
 from dsvl_tune.kernels.relative_position_attention import BlockedSamAttention
 from dsvl_tune.kernels.swiglu import LeanLlamaMLP
+
+Kernels = Literal["auto", "off"]
+"""Faster forwards where they fit, or each layer's own."""
 
 FASTER: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: OneDnnLinear,
@@ -37,3 +42,14 @@ def install_kernels(model: nn.Module) -> None:
     """
     for module in model.modules():
         module.__class__ = FASTER.get(type(module), type(module))
+
+
+def remove_kernels(model: nn.Module) -> None:
+    """Give every layer its own forward again, in place.
+
+    Args:
+        model: any module.
+    """
+    own = {faster: layer for layer, faster in FASTER.items()}
+    for module in model.modules():
+        module.__class__ = own.get(type(module), type(module))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.families.base import Family, PartPlan, Plan
+from dsvl_tune.kernels.install import Kernels, remove_kernels
 from dsvl_tune.models.checkpoint.load import Storage, create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
@@ -83,6 +84,7 @@ def build_model(
     gradient_checkpointing: bool | Sequence[str],
     attention: Attention,
     compiled: bool,
+    kernels: Kernels,
     mesh: DeviceMesh | None,
 ) -> tuple[PreTrainedModel, Plan]:
     """The model of a run in training mode, and its plan.
@@ -95,12 +97,15 @@ def build_model(
         gradient_checkpointing: see `checkpoint_activations`.
         attention: kernel of the language model.
         compiled: whether its layers are compiled.
+        kernels: whether layers have faster forwards.
         mesh: the processes to shard over, or None.
 
     Raises:
         UserError: as `adapted_model`, or there is no such part or kernel.
     """
     model, plan = adapted_model(checkpoint, adaptation, "loaded" if mesh is None else "empty")
+    if kernels == "off":
+        remove_kernels(model)
     use_attention(model, attention)
     checkpoint_activations(model, gradient_checkpointing)
     if compiled:

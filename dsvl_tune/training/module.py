@@ -16,6 +16,7 @@ from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
 from dsvl_tune.families.base import PartPlan, Plan
+from dsvl_tune.kernels.install import Kernels
 from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant
 from dsvl_tune.models.finetuning.quantization import Quantization, quantization_of
@@ -70,6 +71,8 @@ class FinetuneModule(AnsweringModule):
             skips what a token of a message tree or a packed row does not attend to.
         compile: compile the language model's layers with torch.compile; the first step then takes
             minutes.
+        kernels: auto, or off: layers compute as in transformers and peft, without the faster
+            forwards of this package. Results are equal up to rounding.
         max_new_tokens: length of the longest answer that validate, test and predict generate.
         max_nonfinite_steps: optimizer steps with a non-finite loss or gradient that are skipped,
             with a line that names their samples; the next one ends the run. A skipped step counts,
@@ -101,6 +104,7 @@ class FinetuneModule(AnsweringModule):
         gradient_checkpointing: bool | tuple[str, ...] = False,
         attention: Attention = "sdpa",
         compile: bool = False,
+        kernels: Kernels = "auto",
         max_new_tokens: int = 32,
         max_nonfinite_steps: int = 0,
         feature_cache: str | None = None,
@@ -124,6 +128,7 @@ class FinetuneModule(AnsweringModule):
         self.gradient_checkpointing = gradient_checkpointing
         self.attention = attention
         self.compiled = compile
+        self.kernels: Kernels = kernels
         self.feature_cache = feature_cache
         self.feature_dtype = feature_dtype
         self.feature_cache_gb = feature_cache_gb
@@ -189,6 +194,7 @@ class FinetuneModule(AnsweringModule):
             gradient_checkpointing=self.gradient_checkpointing,
             attention=self.attention,
             compiled=self.compiled,
+            kernels=self.kernels,
             mesh=mesh,
         )
 

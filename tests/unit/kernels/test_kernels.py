@@ -25,6 +25,7 @@ from dsvl_tune.kernels.swiglu import SwiGLU
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan, lora_config
 from dsvl_tune.models.runtime.compile import separate_caches
+from dsvl_tune.training.module import FinetuneModule
 
 LORA = {
     part: PartPlan(mode="lora", rank=4)
@@ -46,6 +47,22 @@ def gradients(module: nn.Module, run: Callable[[], Tensor]) -> dict[str, Tensor]
     value.backward()
     trained = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     return {"value": value.detach(), **trained}
+
+
+@pytest.mark.parametrize("adapted", ["language_model", "aligner"])
+def test_switched_off_every_layer_is_its_own(checkpoint: Path, adapted: str) -> None:
+    plan = {adapted: PartPlan(mode="lora", rank=4)}
+    built = [
+        FinetuneModule(str(checkpoint), preset="none", parts=plan, kernels=kernels).build(None)[0]
+        for kernels in ("auto", "off")
+    ]
+    fast, own = ({type(module) for module in model.modules()} for model in built)
+    assert fast & set(FASTER.values())
+    assert not fast & set(FASTER)
+    assert not own & set(FASTER.values())
+    assert own & set(FASTER)
+    names = [dict(model.named_parameters()).keys() for model in built]
+    assert names[0] == names[1]
 
 
 def assert_equal(theirs: dict[str, Tensor], ours: dict[str, Tensor], bound: float = 1e-5) -> None:

@@ -37,6 +37,7 @@ def build(folder: Path, dtype: torch.dtype, variant: Variant, mesh: Any = None) 
         gradient_checkpointing=True,
         attention="sdpa",
         compiled=False,
+        kernels="auto",
         mesh=mesh,
     )[0]
 
