@@ -13,11 +13,12 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import ImageRef, Processor
 from dsvl_tune.data.images.download import cached_picture
+from dsvl_tune.data.images.media import HEAD_BYTES, signature
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded."""
@@ -170,11 +171,35 @@ def open_image(content: Path | bytes | Image.Image, where: str) -> Image.Image:
         ) from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{where}: too large ({error}). Make it smaller.") from None
+    except PermissionError:
+        raise UserError(f"{where}: may not be read. Check the file's permissions.") from None
     except DECODE_ERRORS as error:
         raise UserError(
-            f"{where}: not an image that can be read ({error}). Expected PNG, JPEG or a similar "
-            "format."
+            f"{where}: not an image that can be read ({not_an_image(content, error)}). Expected "
+            "PNG, JPEG or a similar format."
         ) from None
+
+
+def not_an_image(content: Path | bytes, error: BaseException) -> str:
+    """What a file is instead of a picture that can be read, in a few words."""
+    head = content[:HEAD_BYTES] if isinstance(content, bytes) else first_bytes(content)
+    if head == b"":
+        return "it is empty"
+    found = signature(head or b"")
+    if found is not None and not found.is_read:
+        return f"it is {found.name}"
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format, or damaged in its first bytes"
+    return str(error)
+
+
+def first_bytes(path: Path) -> bytes | None:
+    """The first bytes of a file; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except (OSError, ValueError):
+        return None
 
 
 def to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -66,8 +66,9 @@ class TableRows:
 
     def record(self, index: int) -> Record:
         """The row of that number."""
-        (row,) = self.table[index : index + 1].to_pylist()
-        return Record(row, without_nulls, f"{self.name}: row {index + 1}", self.root)
+        source = f"{self.name}: row {index + 1}"
+        (row,) = checked_rows(self.table[index : index + 1], source)
+        return Record(row, without_nulls, source, self.root)
 
     def iterate(self, start: int = 0) -> Iterator[Record]:
         """The rows from number `start` on."""
@@ -83,6 +84,24 @@ class TableRows:
                 batch = indices[start : start + ROWS_PER_BATCH]
                 rows = [self.table[index : index + 1] for index in batch]
                 writer.write_table(pa.concat_tables(rows).combine_chunks())
+
+
+def checked_rows(table: pa.Table | pa.RecordBatch, source: str) -> list[dict[str, Any]]:
+    """The rows of a few rows' table, none of which points outside its buffers.
+
+    Args:
+        table: as it was mapped or decoded; Arrow itself checks nothing while it reads.
+        source: file and row, for the error.
+
+    Raises:
+        UserError: the table is damaged there.
+    """
+    try:
+        table.validate(full=True)
+        rows: list[dict[str, Any]] = table.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError, SystemError) as error:
+        raise UserError(f"{source}: damaged ({error}). Write the file again.") from None
+    return rows
 
 
 def without_nulls(row: dict[str, Any], source: str) -> dict[str, Any]:
@@ -165,16 +184,16 @@ def stream_parquet(
         end = first + table.metadata.row_group(group).num_rows
         if end > start:
             skipped = max(start - first, 0)
-            rows = group_rows(table, group)
+            rows = group_rows(table, group, path)
             for number, row in enumerate(islice(rows, skipped, None), start=first + skipped + 1):
                 yield row, without_nulls, f"{path}: row {number}"
         first = end
 
 
-def group_rows(table: pq.ParquetFile, group: int) -> Iterator[dict[str, Any]]:
+def group_rows(table: pq.ParquetFile, group: int, path: str) -> Iterator[dict[str, Any]]:
     """The rows of one row group."""
     for batch in table.iter_batches(batch_size=64, row_groups=[group]):
-        yield from batch.to_pylist()
+        yield from checked_rows(batch, f"{path}: row group {group + 1}")
 
 
 def open_named(name: str, split: str) -> TableRows:

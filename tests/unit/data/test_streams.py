@@ -369,7 +369,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a bad row": ({"train": "{folder}/bad/*"}, "a.jsonl:2: not JSON"),
     "empty": ({"train": "{folder}/empty/*"}, "no rows"),
-    "cut": ({"train": "{folder}/cut/*"}, "a.tar: cannot be read"),
+    "cut": ({"train": "{folder}/cut/*"}, "a.tar: damaged or cut"),
     "only opened": ({"train": "{folder}/a.arrow"}, "ends in '.arrow'. Streamed are .jsonl"),
     "no parquet": ({"train": "{folder}/pq/*"}, "a.parquet: cannot be read"),
 }
