@@ -16,7 +16,8 @@ from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
-from dsvl_tune.data.formats.messages import Message, fill_placeholders, split_placeholders
+from dsvl_tune.data.formats.messages import Message, fill_placeholders
+from dsvl_tune.data.formats.tags import split_placeholders
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.evaluation.generate import Sampling, generate_ids
@@ -207,6 +208,6 @@ def question_parts(
     """
     parts = split_placeholders(question)
     if len(parts) == 1:
-        return (*images, question)
+        return (*images, str(parts[0]))
     fill_placeholders([Message("user", parts)], images, source)
-    return tuple(part for part in parts if part is not None)
+    return tuple(part for part in parts if isinstance(part, (str, ImageRef)))

@@ -30,12 +30,14 @@ class Conversations(LazyItems[Conversation]):
             folder of each file.
         format: as in `read_row`.
         allow_urls: whether images may be fetched by URL.
+        needs_answer: as in `read_row`.
     """
 
     reader: Reader
     images_root: Path | None = None
     format: Format = "auto"
     allow_urls: bool = False
+    needs_answer: bool = True
 
     def __len__(self) -> int:
         if self.reader.num_rows is None:
@@ -53,14 +55,21 @@ class Conversations(LazyItems[Conversation]):
         """
         record = index if isinstance(index, Record) else self.reader.record(index)
         image_source = ImageSource(self.images_root or record.root, self.allow_urls)
-        return read_row(record.value(), record.source, image_source, self.format)
+        return read_row(
+            record.value(),
+            record.source,
+            image_source,
+            self.format,
+            needs_answer=self.needs_answer,
+        )
 
     @property
     def identity(self) -> str | None:
         """Cache key of the conversations: of the rows, and of how they are read."""
         if self.reader.identity is None:
             return None
-        return f"{self.reader.identity}{self.images_root}{self.format}{self.allow_urls}"
+        settings = (self.images_root, self.format, self.allow_urls, self.needs_answer)
+        return f"{self.reader.identity}{settings}"
 
 
 @dataclass(frozen=True)
@@ -174,6 +183,7 @@ def open_conversations(
     *,
     format: Format = "auto",
     allow_urls: bool = False,
+    needs_answer: bool = True,
     stream_seed: int | None = None,
 ) -> Conversations:
     """The conversations that a recipe names.
@@ -183,6 +193,7 @@ def open_conversations(
         images_root: as in `Conversations`.
         format: as in `read_row`.
         allow_urls: whether images may be fetched by URL.
+        needs_answer: as in `read_row`.
         stream_seed: seed of a stream's order; None opens the files instead of streaming them.
 
     Raises:
@@ -190,4 +201,4 @@ def open_conversations(
     """
     root = None if images_root is None else Path(images_root).expanduser()
     reader: Reader = open_rows(name) if stream_seed is None else open_stream(name, stream_seed)
-    return Conversations(reader, root, format, allow_urls)
+    return Conversations(reader, root, format, allow_urls, needs_answer)

@@ -6,31 +6,23 @@ that the row lists, and `to_conversation` makes a `Conversation` of them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
-
-PLACEHOLDER = "<image>"
-"""Stands in a text for the next of the images that the row lists."""
+from dsvl_tune.data.formats.tags import PLACEHOLDER, ContentPart, text_parts
+from dsvl_tune.data.formats.values import key_names, shown
 
 IMAGE_KEYS = ("image", "images")
 """Keys under which a row lists its images."""
 
-FOREIGN_IMAGE_KEYS = (
-    "image_path",
-    "image_paths",
-    "image_file",
-    "image_files",
-    "image_url",
-    "image_urls",
-    "img",
-    "img_path",
-)
-"""Keys of other tools' rows for images. A row with these alone would be trained on without them."""
+MESSAGE_KEYS = ("role", "from", "content", "value", "weight", "loss")
+"""Keys of a message that are read."""
+
+MAX_WEIGHT = 1_000_000
+"""Largest loss weight of a message."""
 
 JSON_NAMES = {
     str: "text",
@@ -41,8 +33,9 @@ JSON_NAMES = {
     bool: "true or false",
 }
 
-ContentPart = str | ImageRef | None
-"""Text, an image, or None: a placeholder for the next of the images that the row lists."""
+
+class UnmatchedImages(UserError):
+    """A row lists other images than its text has places for."""
 
 
 class Message(NamedTuple):
@@ -77,9 +70,7 @@ def required(mapping: Any, key: str, kind: type | tuple[type, ...], where: str) 
     kinds = kind if isinstance(kind, tuple) else (kind,)
     expected = " or ".join(dict.fromkeys(JSON_NAMES[one] for one in kinds))
     if not isinstance(mapping, dict) or key not in mapping:
-        found = type(mapping).__name__
-        if isinstance(mapping, dict):
-            found = ", ".join(map(repr, mapping)) or "nothing"
+        found = key_names(mapping) if isinstance(mapping, dict) else shown(mapping)
         raise UserError(f"{where}: no {key!r} (found: {found}). Expected {key!r}: {expected}.")
     value = mapping[key]
     if not isinstance(value, kind):
@@ -96,16 +87,19 @@ def optional_text(mapping: Mapping[str, Any], key: str, where: str) -> str:
 
 def message_weight(message: Mapping[str, Any], where: str) -> float:
     """A message's `weight`, or ms-swift's `loss` (true or false); 1 without either."""
-    key = "weight" if message.get("weight") is not None else "loss"
-    if message.get(key) is None:
-        return 1.0
-    weight = float(required(message, key, (int, float, bool), where))
-    if not (math.isfinite(weight) and weight >= 0):
-        raise UserError(
-            f"{where}.{key}: {weight}, expected a number that is not negative; "
-            "0 leaves the message unsupervised."
-        )
-    return weight
+    given = {key: message[key] for key in ("weight", "loss") if message.get(key) is not None}
+    weights = set()
+    for key in given:
+        value = required(message, key, (int, float, bool), where)
+        if not 0 <= value <= MAX_WEIGHT:
+            raise UserError(
+                f"{where}.{key}: {shown(value)}, expected a number from 0 to {MAX_WEIGHT:,}; "
+                "0 leaves the message unsupervised."
+            )
+        weights.add(float(value))
+    if len(weights) > 1:
+        raise UserError(f"{where}: weight and loss differ. Keep the one that is meant.")
+    return weights.pop() if weights else 1.0
 
 
 def message_role(
@@ -131,9 +125,11 @@ def message_role(
 
 def question_type(row: Mapping[str, Any], source: str) -> str:
     """The row's `question_type`, or `kind` as versions before 0.2 called it; "" without either."""
-    key = "question_type" if row.get("question_type") is not None else "kind"
-    found: str = required({key: "", **row}, key, str, source)
-    return found
+    keys = filled_keys(row, ("question_type", "kind"))
+    found = {required(row, key, str, source) for key in keys}
+    if len(found) > 1:
+        raise UserError(f"{source}: question_type and kind differ. Keep the one that is meant.")
+    return found.pop() if found else ""
 
 
 def filled_keys(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
@@ -144,46 +140,29 @@ def filled_keys(row: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 # Images
 
 
-def split_placeholders(text: str, placeholder: str = PLACEHOLDER) -> list[ContentPart]:
-    """The text with None for each of its placeholders."""
-    first, *rest = text.split(placeholder)
-    parts: list[ContentPart] = [first]
-    for following in rest:
-        parts += [None, following]
-    return parts
-
-
 def fill_placeholders(messages: Sequence[Message], images: Sequence[ImageRef], source: str) -> None:
-    """Put the images into the messages where they have placeholders, in order.
+    """Put the images into the messages where they have placeholders: the next one, or by number.
 
     Raises:
-        UserError: another number of placeholders than of images.
+        UnmatchedImages: another number of placeholders than of images, or one is shown nowhere.
     """
     places = [
         (message.parts, index)
         for message in messages
         for index, part in enumerate(message.parts)
-        if part is None
+        if part is None or isinstance(part, int)
     ]
-    if len(places) != len(images):
-        raise UserError(
+    numbers = [parts[index] for parts, index in places]
+    order = [number - 1 for number in numbers if isinstance(number, int)]
+    if not order:
+        order = list(range(len(numbers)))
+    if len(order) != len(numbers) or set(order) != set(range(len(images))):
+        raise UnmatchedImages(
             f"{source}: {len(places)} image placeholder(s) in the text, but {len(images)} image(s)"
             f" are listed. Write one {PLACEHOLDER} where each image is shown."
         )
-    for (parts, index), image in zip(places, images, strict=True):
-        parts[index] = image
-
-
-def refuse_image_keys(mapping: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    """Raise if a row, or a part of a message, has images under one of these keys.
-
-    Raises:
-        UserError: with the key to rename.
-    """
-    for key in filled_keys(mapping, keys):
-        raise UserError(
-            f"{where}: no image is read from {key!r}. Rename it to 'image', or remove it."
-        )
+    for (parts, index), number in zip(places, order, strict=True):
+        parts[index] = images[number]
 
 
 def refuse_images_in_message(message: Any, where: str) -> None:
@@ -202,11 +181,12 @@ def refuse_images_in_message(message: Any, where: str) -> None:
 # Messages to a Conversation
 
 
-def system_messages(row: Mapping[str, Any], source: str) -> list[Message]:
+def system_messages(row: Mapping[str, Any], source: str, allowed: ImageSource) -> list[Message]:
     """The messages before those of the format itself: the row's `system` prompt, if it has one."""
     if row.get("system") is None:
         return []
-    return [Message("system", [required(row, "system", str, source)])]
+    text = required(row, "system", str, source)
+    return [Message("system", text_parts(text, f"{source}: system", allowed))]
 
 
 def to_conversation(
@@ -231,11 +211,9 @@ def to_conversation(
     Raises:
         UserError: images and placeholders do not match, or the system message is not the first.
     """
-    images = _row_images(row, source, allowed)
+    images = row_images(row, source, allowed)
     parts = [part for message in messages for part in message.parts]
-    if not images and not any(isinstance(part, ImageRef) for part in parts):
-        refuse_image_keys(row, FOREIGN_IMAGE_KEYS, source)
-    if images_first and None not in parts:
+    if images_first and all(isinstance(part, (str, ImageRef)) for part in parts):
         question = next((one.parts for one in messages if one.role == "user"), [])
         question[:0] = [None] * len(images)
     fill_placeholders(messages, images, source)
@@ -249,16 +227,26 @@ def to_conversation(
     )
 
 
-def _row_images(row: Mapping[str, Any], source: str, allowed: ImageSource) -> list[ImageRef]:
-    """The images that the row lists: `images` or `image`, one or a list of them."""
-    given = filled_keys(row, IMAGE_KEYS)
-    if len(given) > 1:
-        raise UserError(f"{source}: both 'image' and 'images'. Keep the one that is meant.")
-    if not given:
-        return []
-    listed = row[given[0]]
-    values = listed if isinstance(listed, list) else [listed]
-    return [image_ref(value, allowed, f"{source}: {given[0]}") for value in values]
+def row_images(row: Mapping[str, Any], source: str, allowed: ImageSource) -> list[ImageRef]:
+    """The images that the row lists: `images` or `image`, one or a list of them.
+
+    Raises:
+        UserError: both, and they differ; or one is no image.
+    """
+    listed = [
+        listed_images(row[key], f"{source}: {key}", allowed) for key in filled_keys(row, IMAGE_KEYS)
+    ]
+    if len(listed) > 1 and [one.name for one in listed[0]] != [one.name for one in listed[1]]:
+        raise UserError(
+            f"{source}: both 'image' and 'images', and they differ. Keep the one that is meant."
+        )
+    return listed[0] if listed else []
+
+
+def listed_images(value: Any, where: str, allowed: ImageSource) -> list[ImageRef]:
+    """One image or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    return [image_ref(one, allowed, where) for one in values]
 
 
 def _system_prompt(messages: Sequence[Message], source: str) -> str | None:
@@ -278,5 +266,5 @@ def _system_prompt(messages: Sequence[Message], source: str) -> str | None:
 def _turn(message: Message) -> Turn:
     """A message of the user or the assistant whose placeholders are filled."""
     assert message.role != "system"
-    parts = tuple(part for part in message.parts if part is not None)
+    parts = tuple(part for part in message.parts if isinstance(part, (str, ImageRef)))
     return Turn(message.role, parts, message.weight)

@@ -7,171 +7,101 @@ from typing import Any, NamedTuple
 
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
-from dsvl_tune.data.formats.messages import (
-    ContentPart,
-    Message,
-    message_role,
-    message_weight,
-    refuse_image_keys,
-    refuse_images_in_message,
-    required,
-    split_placeholders,
-    system_messages,
-    to_conversation,
+from dsvl_tune.data.formats import choices
+from dsvl_tune.data.formats.chat import (
+    is_official,
+    read_deepseek,
+    read_llava,
+    read_openai,
+    read_prompt_completion,
+    read_swift,
+    read_texts,
 )
-from dsvl_tune.data.formats.vqa import read_answers, read_caption, read_chartqa, read_scienceqa
+from dsvl_tune.data.formats.image_refs import ImageSource
+from dsvl_tune.data.formats.label_studio import as_plain_row
+from dsvl_tune.data.formats.messages import UnmatchedImages
+from dsvl_tune.data.formats.unread import refuse_unread
+from dsvl_tune.data.formats.values import key_names, shown
+from dsvl_tune.data.formats.vqa import (
+    read_answers,
+    read_caption,
+    read_chartqa,
+    read_question_answer,
+)
 
 Row = Mapping[str, Any]
-
-OPENAI_ROLES = {"system": "system", "user": "user", "assistant": "assistant"}
-LLAVA_ROLES = {"human": "user", "gpt": "assistant", **OPENAI_ROLES}
-DEEPSEEK_ROLES = {"User": "user", "Assistant": "assistant", "System": "system"}
-DEEPSEEK_PLACEHOLDER = "<image_placeholder>"
-OPENAI_PART_TYPES = ("text", "image", "image_url")
-
-
-def read_openai(row: Row, source: str, allowed: ImageSource) -> Conversation:
-    """OpenAI's `messages`, whose content is text or parts of type text, image or image_url.
-
-    Text may also hold `<image>` placeholders for the row's `images`, in order, as ms-swift and
-    TRL write it. `weight: 0` on an assistant's message leaves it unsupervised, as in OpenAI's
-    fine-tuning files; so does ms-swift's `loss: false`.
-    """
-    messages = system_messages(row, source)
-    for number, message in enumerate(required(row, "messages", list, source)):
-        where = f"{source}: messages[{number}]"
-        refuse_images_in_message(message, where)
-        role = message_role(message, "role", OPENAI_ROLES, where)
-        content = required(message, "content", (str, list), where)
-        parts: list[ContentPart] = []
-        if isinstance(content, str):
-            parts = split_placeholders(content)
-        else:
-            for index, part in enumerate(content):
-                parts += _openai_part(part, f"{where}.content[{index}]", allowed)
-        messages.append(Message(role, parts, message_weight(message, where)))
-    return to_conversation(row, messages, source, allowed)
-
-
-def _openai_part(part: Any, where: str, allowed: ImageSource) -> list[ContentPart]:
-    """One part of a message. A key that is null counts as missing: tables give parts all keys."""
-    name = required(part, "type", str, where)
-    if name not in OPENAI_PART_TYPES:
-        raise UserError(f"{where}.type: {unknown_name('part type', name, OPENAI_PART_TYPES)}")
-    if name == "text":
-        return split_placeholders(required(part, "text", str, where))
-    if name == "image":
-        refuse_image_keys(part, ("path", "url", "base64"), where)
-        return [None if part.get("image") is None else image_ref(part["image"], allowed, where)]
-    url = required(part, "image_url", (str, dict), where)
-    if isinstance(url, dict):
-        url = required(url, "url", str, f"{where}.image_url")
-    return [image_ref(url, allowed, where)]
-
-
-def read_llava(row: Row, source: str, allowed: ImageSource) -> Conversation:
-    """LLaVA's and ShareGPT's `conversations`: `from` human or gpt, `value` with `<image>` tags."""
-    messages = system_messages(row, source)
-    for number, message in enumerate(required(row, "conversations", list, source)):
-        where = f"{source}: conversations[{number}]"
-        refuse_images_in_message(message, where)
-        role = message_role(message, "from", LLAVA_ROLES, where)
-        parts = split_placeholders(required(message, "value", str, where))
-        messages.append(Message(role, parts, message_weight(message, where)))
-    return to_conversation(row, messages, source, allowed)
-
-
-def read_deepseek(row: Row, source: str, allowed: ImageSource) -> Conversation:
-    """The official DeepSeek-VL format: roles User and Assistant, each message with its `images`.
-
-    The list of messages is the row itself, or its `conversation` or `messages`. The content has
-    an `<image_placeholder>` for each image of the message.
-    """
-    key = "conversation" if "conversation" in row else "messages"
-    messages = system_messages(row, source)
-    images: list[Any] = []
-    for number, message in enumerate(required(row, key, list, source)):
-        where = f"{source}: {key}[{number}]"
-        role = message_role(message, "role", DEEPSEEK_ROLES, where)
-        content = required(message, "content", str, where)
-        parts = split_placeholders(content, DEEPSEEK_PLACEHOLDER)
-        messages.append(Message(role, parts, message_weight(message, where)))
-        shown = required({"images": [], **message}, "images", list, where)
-        if len(shown) != parts.count(None):
-            raise UserError(
-                f"{where}: {parts.count(None)} image placeholder(s) in the content, but "
-                f"{len(shown)} image(s) are listed. Write one {DEEPSEEK_PLACEHOLDER} where each "
-                "image is shown."
-            )
-        images += shown
-    return to_conversation({**row, "images": images, "image": None}, messages, source, allowed)
-
-
-def read_swift(row: Row, source: str, allowed: ImageSource) -> Conversation:
-    """ms-swift's `query` and `response`, with `system`, `history` (pairs) and `images`.
-
-    Without placeholders the images come first.
-    """
-    messages = system_messages(row, source)
-    history = required({"history": row.get("history") or []}, "history", list, source)
-    for number, pair in enumerate([*history, [row.get("query"), row.get("response")]]):
-        where = f"{source}: history[{number}]" if number < len(history) else source
-        is_pair = isinstance(pair, list) and len(pair) == 2
-        if not is_pair or not all(isinstance(text, str) for text in pair):
-            raise UserError(
-                f"{where}: {str(pair)[:80]}, expected a question and an answer, both text."
-            )
-        question, answer = pair
-        messages.append(Message("user", split_placeholders(question)))
-        messages.append(Message("assistant", split_placeholders(answer)))
-    return to_conversation(row, messages, source, allowed, images_first=True)
-
-
-def read_question_answer(row: Row, source: str, allowed: ImageSource) -> Conversation:
-    """Columns `question` and `answer`, with `system`, `image` or `images`.
-
-    Without placeholders the images come first.
-    """
-    messages = system_messages(row, source)
-    question = required(row, "question", str, source)
-    answer = required(row, "answer", str, source)
-    messages.append(Message("user", split_placeholders(question)))
-    messages.append(Message("assistant", split_placeholders(answer)))
-    return to_conversation(row, messages, source, allowed, images_first=True)
+COMMON_KEYS = ("image", "images", "system", "question_type", "kind")
+"""Keys that every format reads."""
 
 
 class RowFormat(NamedTuple):
     """A format of rows.
 
     Attributes:
+        read: from the row, its file and row for errors, and where images may come from. It leaves
+            the answer out where the row has none.
         keys: that a row of this format has; it is detected by them.
-        read: from the row, its file and row for errors, and where images may come from.
+        answer: one of them that holds the answer, which a question may lack; () in conversations.
+        more: other keys that it reads, besides `COMMON_KEYS`.
     """
 
-    keys: tuple[str, ...]
     read: Callable[[Row, str, ImageSource], Conversation]
+    keys: tuple[str, ...]
+    answer: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+
+    def found_keys(self, row: Row, needs_answer: bool) -> frozenset[str]:
+        """The keys by which a row is of this format; none if it is not."""
+        if self.read is choices.read_choices:
+            return choices.found_keys(row, needs_answer)
+        own = (*self.keys, *self.answer, *self.more)
+        present = {key for key in own if not is_missing(row.get(key))}
+        answers = present.intersection(self.answer)
+        if not present.issuperset(self.keys) or (needs_answer and self.answer and not answers):
+            return frozenset()
+        if not self.keys and not answers:
+            return frozenset()
+        return frozenset(present)
+
+    def __str__(self) -> str:
+        return "+".join((*self.keys, *self.answer[:1]))
 
 
 FORMATS: dict[str, RowFormat] = {
-    "deepseek": RowFormat(("conversation",), read_deepseek),
-    "openai": RowFormat(("messages",), read_openai),
-    "llava": RowFormat(("conversations",), read_llava),
-    "swift": RowFormat(("query", "response"), read_swift),
-    "chartqa": RowFormat(("query", "label"), read_chartqa),
-    "answers": RowFormat(("question", "answers"), read_answers),
-    "scienceqa": RowFormat(("question", "choices", "answer"), read_scienceqa),
-    "question_answer": RowFormat(("question", "answer"), read_question_answer),
-    "caption": RowFormat(("caption",), read_caption),
+    "deepseek": RowFormat(read_deepseek, ("conversation",)),
+    "openai": RowFormat(read_openai, ("messages",), (), ("objects",)),
+    "llava": RowFormat(read_llava, ("conversations",), (), ("objects",)),
+    "texts": RowFormat(read_texts, ("texts",)),
+    "swift": RowFormat(read_swift, ("query",), ("response",), ("history", "objects")),
+    "chartqa": RowFormat(read_chartqa, ("query",), ("label",), ("imgname", "human_or_machine")),
+    "answers": RowFormat(
+        read_answers, ("question",), ("answers",), ("multiple_choice_answer", "question_types")
+    ),
+    "choices": RowFormat(
+        choices.read_choices, ("question", "choices"), choices.ANSWER_KEYS, choices.READ_KEYS
+    ),
+    "question_answer": RowFormat(read_question_answer, ("question",), ("answer",)),
+    "caption": RowFormat(read_caption, (), ("caption",), ("prompt", "txt")),
+    "prompt_completion": RowFormat(read_prompt_completion, ("prompt",), ("completion",)),
 }
-"""Format by name. The first whose keys a row has is detected; `messages` whose roles begin with a
-capital letter are the official format's."""
+"""Format by name. `messages` whose roles begin with a capital letter are the official format's
+`conversation`."""
+
+ALIASES = {"scienceqa": "choices"}
+"""Format by the name of a data set whose rows have it."""
 
 Format = str
-"""A name in `FORMATS`, or "auto"."""
+"""A name in `FORMATS` or `ALIASES`, or "auto"."""
 
 
-def read_row(row: Any, source: str, allowed: ImageSource, format: Format = "auto") -> Conversation:
+def read_row(
+    row: Any,
+    source: str,
+    allowed: ImageSource,
+    format: Format = "auto",
+    *,
+    needs_answer: bool = True,
+) -> Conversation:
     """One row as a conversation. Its images are not read yet.
 
     Args:
@@ -179,39 +109,88 @@ def read_row(row: Any, source: str, allowed: ImageSource, format: Format = "auto
         source: file and row, for errors.
         allowed: where its images may come from.
         format: a name in `FORMATS`; "auto" detects it from the row's keys.
+        needs_answer: whether a question without an answer is an error.
 
     Raises:
-        UserError: an unknown format, or the row is not of the format. The message names file,
-            row and field.
+        UserError: an unknown format, the row is not of the format, it says two things, or it holds
+            a picture that the format does not read. The message names file, row and field.
     """
-    if format != "auto" and format not in FORMATS:
-        raise unknown_name("data.format", format, ["auto", *FORMATS])
+    if format not in ("auto", *FORMATS, *ALIASES):
+        raise unknown_name("data.format", format, ["auto", *FORMATS, *ALIASES])
     if isinstance(row, list) and row and all(isinstance(message, dict) for message in row):
         row = {"conversation": row}
     if not isinstance(row, dict):
         raise UserError(
-            f"{source}: {type(row).__name__}, expected a JSON object with the keys of a "
-            "conversation."
+            f"{source}: {shown(row)}, expected a JSON object with the keys of a conversation."
         )
-    found = _detect(row, source) if format == "auto" else format
-    return FORMATS[found].read(row, source, allowed)
-
-
-def _detect(row: dict[str, Any], source: str) -> str:
-    """Name of the format that a row's keys fit."""
-    present = {key for key, value in row.items() if value is not None}
-    for name, (keys, _) in FORMATS.items():
-        if present.issuperset(keys):
-            return "deepseek" if name == "openai" and _is_official(row["messages"]) else name
-    expected = [f"{'+'.join(keys)} ({name})" for name, (keys, _) in FORMATS.items()]
-    given = [f"{key!r}{' (null)' if value is None else ''}" for key, value in row.items()]
-    raise UserError(
-        f"{source}: keys {', '.join(given) or 'none'}, expected {' or '.join(expected)}. "
-        "Rename the row's keys."
+    plain = (
+        _with_conversation(as_plain_row(row))
+        if format in ("auto", "deepseek")
+        else as_plain_row(row)
     )
+    if format == "auto":
+        return _read_detected(plain, source, allowed, needs_answer)
+    return _read_as(ALIASES.get(format, format), plain, source, allowed, needs_answer)
 
 
-def _is_official(messages: Any) -> bool:
-    """Whether the first role is written as the official DeepSeek-VL code writes it."""
-    first = messages[0] if isinstance(messages, list) and messages else None
-    return isinstance(first, dict) and str(first.get("role")) in DEEPSEEK_ROLES
+def _read_as(
+    name: str, row: Row, source: str, allowed: ImageSource, needs_answer: bool
+) -> Conversation:
+    """A row in a format of `FORMATS`."""
+    form = FORMATS[name]
+    read = {*COMMON_KEYS, *form.keys, *form.answer, *form.more}
+    try:
+        conversation = form.read(row, source, allowed)
+    except UnmatchedImages:
+        refuse_unread(row, read, source, allowed)  # says where the image is that has no place
+        raise
+    refuse_unread(row, read, source, allowed, conversation.images)
+    if needs_answer and form.answer and conversation.turns[-1].role != "assistant":
+        raise UserError(
+            f"{source}: no {form.answer[0]!r} (found: {key_names(row)}). Expected an answer: "
+            "only questions of data.test may lack one."
+        )
+    return conversation
+
+
+def _read_detected(row: Row, source: str, allowed: ImageSource, needs_answer: bool) -> Conversation:
+    """A row in the format that its keys fit; of several formats all must give the same."""
+    names = _detect(row, needs_answer)
+    if not names:
+        expected = [f"{form} ({name})" for name, form in FORMATS.items()]
+        raise UserError(
+            f"{source}: keys {key_names(row)}, expected {' or '.join(expected)}. "
+            "Rename the row's keys."
+        )
+    found = {name: _read_as(name, row, source, allowed, needs_answer) for name in names}
+    first = found[names[0]]
+    for name, other in found.items():
+        if other.turns != first.turns or other.system != first.system:
+            raise UserError(
+                f"{source}: the row says two things, read by {FORMATS[names[0]]} ({names[0]}) or "
+                f"by {FORMATS[name]} ({name}). Remove the keys of one, or set data.format."
+            )
+    return first
+
+
+def _detect(row: Row, needs_answer: bool) -> list[str]:
+    """Names of the formats that a row's keys fit, without those that read a part of what others do."""
+    fits = {name: form.found_keys(row, needs_answer) for name, form in FORMATS.items()}
+    fits = {name: keys for name, keys in fits.items() if keys}
+    whole: dict[frozenset[str], str] = {}
+    for name, keys in fits.items():
+        if not any(keys < other for other in fits.values()):
+            whole.setdefault(keys, name)
+    return list(whole.values())
+
+
+def _with_conversation(row: Row) -> Row:
+    """The row with `messages` in the official format as `conversation`, which is its key here."""
+    if "conversation" in row or not is_official(row.get("messages")):
+        return row
+    return {("conversation" if key == "messages" else key): value for key, value in row.items()}
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a key has no value: tables fill missing cells with null or ""."""
+    return value is None or value in ("", [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from string import ascii_uppercase
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
@@ -14,9 +13,11 @@ from dsvl_tune.data.formats.messages import (
     Message,
     optional_text,
     required,
-    split_placeholders,
+    system_messages,
     to_conversation,
 )
+from dsvl_tune.data.formats.tags import plain_text, text_parts
+from dsvl_tune.data.formats.values import shown
 
 CHARTQA_AUTHORS = ("human", "machine")
 """Who wrote a question of ChartQA, by `human_or_machine`."""
@@ -27,68 +28,61 @@ def read_chartqa(row: Mapping[str, Any], source: str, allowed: ImageSource) -> C
 
     The question type is who wrote the question.
     """
-    label = required(row, "label", (str, list), source)
     author = row.get("human_or_machine")
-    return _question_and_answer(
-        required(row, "query", str, source),
-        label if isinstance(label, str) else _texts(label, f"{source}: label")[0],
-        image=row["image"] if row.get("image") is not None else row.get("imgname"),
-        question_type=CHARTQA_AUTHORS[author] if author in (0, 1) else "",
-        source=source,
-        allowed=allowed,
+    shown_image = "image" if row.get("image") is not None else "imgname"
+    return _question_and_answers(
+        {
+            **row,
+            "image": row.get(shown_image),
+            "question_type": CHARTQA_AUTHORS[author] if author in (0, 1) else "",
+        },
+        "query",
+        _texts(row, "label", source, allowed)[:1],
+        source,
+        allowed,
     )
 
 
 def read_answers(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
-    """DocVQA, InfographicVQA, TextVQA: `question`, `image` and `answers`, all of them accepted.
+    """DocVQA, InfographicVQA, TextVQA, VQAv2: `question`, `image` and `answers`, all accepted.
 
-    The most frequent answer is trained on, the first of equally frequent ones. `references` keep
-    all of them, repeated ones too: VQA accuracy counts annotators. The question type is the first
-    of DocVQA's `question_types`.
+    The most frequent answer is trained on; of equally frequent ones VQAv2's
+    `multiple_choice_answer`, else the first. `references` keep all of them, repeated ones too: VQA
+    accuracy counts annotators. VQAv2's answers are objects with an `answer`. The question type is
+    the first of DocVQA's `question_types`.
     """
-    answers = required(row, "answers", list, source)
-    references = [text.strip() for text in _texts(answers, f"{source}: answers")]
-    types = row.get("question_types") or [""]
-    is_listed = isinstance(types, list) and isinstance(types[0], str)
-    return _question_and_answer(
-        required(row, "question", str, source),
-        Counter(references).most_common(1)[0][0],
+    references = [text.strip() for text in _texts(row, "answers", source, allowed)]
+    counts = Counter(references)
+    most = max(counts.values(), default=0)
+    frequent = [text for text, count in counts.items() if count == most]
+    chosen = row.get("multiple_choice_answer")
+    trained = [chosen if chosen in frequent else text for text in frequent[:1]]
+    types = row.get("question_types")
+    is_listed = isinstance(types, list) and bool(types) and isinstance(types[0], str)
+    return _question_and_answers(
+        {**row, "question_type": types[0] if is_listed and types else row.get("question_type")},
+        "question",
+        trained,
+        source,
+        allowed,
         references=references,
-        image=row["image"] if row.get("image") is not None else row.get("images"),
-        question_type=types[0] if is_listed else "",
-        source=source,
-        allowed=allowed,
     )
 
 
-def read_scienceqa(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
-    """ScienceQA: `hint`, `question`, lettered `choices`; the letter of `answer` is trained on.
+def read_question_answer(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
+    """Columns `question` and `answer`, with `system`, `image` or `images`.
 
-    `answer` counts from 0. `image` may be null: about half of the rows have none. The question
-    type is the `subject`.
+    Without placeholders the images come first.
     """
-    choices = required(row, "choices", list, source)
-    number = required(row, "answer", int, source)
-    if not 0 <= number < len(choices) <= len(ascii_uppercase):
-        raise UserError(
-            f"{source}: answer {number} of {len(choices)} choices. Expected the number of a "
-            "choice, from 0."
-        )
-    lettered = zip(ascii_uppercase, choices, strict=False)
-    lines = [
-        optional_text(row, "hint", source),
-        required(row, "question", str, source),
-        "\n".join(f"{letter}. {choice}" for letter, choice in lettered),
-        "Answer with the letter of the choice.",
-    ]
-    return _question_and_answer(
-        "\n".join(line for line in lines if line),
-        ascii_uppercase[number],
-        image=row.get("image"),
-        question_type=row.get("subject") or "",
-        source=source,
-        allowed=allowed,
-    )
+    answers = []
+    if row.get("answer") not in (None, ""):
+        text = required(row, "answer", str, source)
+        answers = [text_parts(text, f"{source}: answer", allowed)]
+    messages = system_messages(row, source, allowed)
+    question = required(row, "question", str, source)
+    messages.append(Message("user", text_parts(question, f"{source}: question", allowed)))
+    messages += [Message("assistant", parts) for parts in answers]
+    return to_conversation(row, messages, source, allowed, images_first=True)
 
 
 def read_caption(row: Mapping[str, Any], source: str, allowed: ImageSource) -> Conversation:
@@ -96,12 +90,10 @@ def read_caption(row: Mapping[str, Any], source: str, allowed: ImageSource) -> C
 
     The question is the image alone, or the row's `prompt`.
     """
-    caption = required(row, "caption", (str, list), source)
-    captions = [caption] if isinstance(caption, str) else _texts(caption, f"{source}: caption")
-    messages = [
-        Message("user", split_placeholders(optional_text(row, "prompt", source))),
-        Message("assistant", [captions[0]]),
-    ]
+    captions = _texts(row, "caption", source, allowed)
+    prompt = text_parts(optional_text(row, "prompt", source), f"{source}: prompt", allowed)
+    messages = [Message("user", prompt)]
+    messages += [Message("assistant", [caption]) for caption in captions[:1]]
     conversation = to_conversation(
         row, messages, source, allowed, images_first=True, references=captions
     )
@@ -110,33 +102,42 @@ def read_caption(row: Mapping[str, Any], source: str, allowed: ImageSource) -> C
     return conversation
 
 
-def _question_and_answer(
-    question: str,
-    answer: str,
-    *,
-    image: Any,
-    question_type: Any,
+def _question_and_answers(
+    row: Mapping[str, Any],
+    key: str,
+    answers: Sequence[str],
     source: str,
     allowed: ImageSource,
     references: Sequence[str] = (),
 ) -> Conversation:
-    """One question about the image of a row, which comes first unless a placeholder says where."""
-    messages = [
-        Message("user", split_placeholders(question)),
-        Message("assistant", [answer]),
-    ]
-    return to_conversation(
-        {"image": image, "question_type": question_type},
-        messages,
-        source,
-        allowed,
-        images_first=True,
-        references=references,
-    )
+    """One question about the image of a row, which comes first unless a placeholder says where.
+
+    Args:
+        row: with its image, system prompt and question type.
+        key: of the question.
+        answers: one, or none.
+        source: file and row, for errors.
+        allowed: where images may come from.
+        references: every accepted answer.
+    """
+    question = required(row, key, str, source)
+    messages = system_messages(row, source, allowed)
+    messages.append(Message("user", text_parts(question, f"{source}: {key}", allowed)))
+    messages += [Message("assistant", [answer]) for answer in answers]
+    return to_conversation(row, messages, source, allowed, images_first=True, references=references)
 
 
-def _texts(values: list[Any], where: str) -> list[str]:
-    """A list that must hold at least one text and nothing else."""
-    if not values or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{where}: {str(values)[:80]}, expected a list with at least one text.")
-    return values
+def _texts(row: Mapping[str, Any], key: str, source: str, allowed: ImageSource) -> list[str]:
+    """A text or a list of texts; objects with the text as `answer` are VQAv2's. [] without any."""
+    where = f"{source}: {key}"
+    value = row.get(key)
+    if isinstance(value, Mapping):  # a table's column of objects may be an object of columns
+        value = value.get("answer", value)
+    values = value if isinstance(value, list) else [value]
+    texts = [one.get("answer") if isinstance(one, Mapping) else one for one in values]
+    if texts in ([], [None], [""]):
+        return []
+    found = [text for text in texts if isinstance(text, str)]
+    if len(found) < len(texts):
+        raise UserError(f"{where}: {shown(value)}, expected text, or a list of texts.")
+    return [plain_text(text, where, allowed) for text in found]

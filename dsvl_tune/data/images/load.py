@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import ImageRef, Processor
 from dsvl_tune.data.images.download import cached_picture
+from dsvl_tune.data.images.file_hints import nearest_file
 from dsvl_tune.data.images.media import HEAD_BYTES, signature
 
 MAX_PIXELS = 64_000_000
@@ -166,8 +167,10 @@ def open_image(content: Path | bytes | Image.Image, where: str) -> Image.Image:
             BytesIO(content) if isinstance(content, bytes) else content, formats=READ_FORMATS
         )
     except FileNotFoundError:
+        nearest = nearest_file(content) if isinstance(content, Path) else None
+        hint = f"Did you mean {nearest.name!a}? " if nearest else ""
         raise UserError(
-            f"{where}: no such file. Check the path and the images' root folder."
+            f"{where}: no such file. {hint}Check the path and the images' root folder."
         ) from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{where}: too large ({error}). Make it smaller.") from None

@@ -33,7 +33,7 @@ def row(question: str, answer: str = "yes", image: str | None = None) -> dict[st
     return {"question": question, "answer": answer, "image": image}
 
 
-GOOD = [row("<image>a?", image="0.png"), row("Hi"), row("See [IMG]"), row("b?", image="1.png")]
+GOOD = [row("<image>a?", image="0.png"), row("Hi"), row("See \\[IMG]"), row("b?", image="1.png")]
 FAULTS = {
     row("c?", " ")["question"]: row("c?", " "),
     "missing": row("d?", image="none.png"),

@@ -212,6 +212,266 @@ SHAPES: dict[str, tuple[Format, Any, list[Any]]] = {
             ("a", ["B"], 1.0),
         ],
     ),
+    # HuggingFaceM4/the_cauldron, HuggingFaceM4/Docmatix, HuggingFaceM4/FineVision
+    "the_cauldron": (
+        "texts",
+        {
+            "images": [{"bytes": PNG.getvalue(), "path": None}, {"path": "x.jpg"}],
+            "texts": [
+                {"user": "Which?", "assistant": "The first.", "source": "Docmatix"},
+                {"user": "Why?", "assistant": "It is red.", "source": "Docmatix"},
+            ],
+            "relevance_ratings": [5, 5],
+        },
+        [
+            ("u", ["#sha", "#x.jpg", "Which?"], 1.0),
+            ("a", ["The first."], 1.0),
+            ("u", ["Why?"], 1.0),
+            ("a", ["It is red."], 1.0),
+        ],
+    ),
+    # TRL, docs/dataset_formats: vision rows list images and have no placeholder in the text
+    "trl messages": (
+        "openai",
+        {
+            "images": [{"bytes": PNG.getvalue(), "path": None}],
+            "messages": [
+                {"role": "user", "content": "What color?"},
+                {"role": "assistant", "content": "Blue."},
+            ],
+        },
+        [("u", ["#sha", "What color?"], 1.0), ("a", ["Blue."], 1.0)],
+    ),
+    "trl prompt and completion": (
+        "prompt_completion",
+        {
+            "images": ["x.jpg"],
+            "prompt": [{"role": "user", "content": "What color?"}],
+            "completion": [{"role": "assistant", "content": "Blue."}],
+        },
+        [("u", ["#x.jpg", "What color?"], 1.0), ("a", ["Blue."], 1.0)],
+    ),
+    "trl prompt and completion as text": (
+        "prompt_completion",
+        {"prompt": "Is it blue?", "completion": "Yes.", "image": "x.jpg"},
+        [("u", ["#x.jpg", "Is it blue?"], 1.0), ("a", ["Yes."], 1.0)],
+    ),
+    # Anthropic, vision guide
+    "anthropic": (
+        "openai",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "image",
+                            "source": {
+                                "type": "base64",
+                                "media_type": "image/png",
+                                "data": DATA_URL.partition(",")[2],
+                            },
+                        },
+                        {"type": "text", "text": "Describe."},
+                    ],
+                },
+                {"role": "assistant", "content": "A red square."},
+            ]
+        },
+        [("u", ["#sha", "Describe."], 1.0), ("a", ["A red square."], 1.0)],
+    ),
+    # OpenAI, responses
+    "openai responses": (
+        "openai",
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_image", "image_url": DATA_URL},
+                        {"type": "input_text", "text": "Describe."},
+                    ],
+                },
+                {"role": "assistant", "content": [{"type": "output_text", "text": "A square."}]},
+            ]
+        },
+        [("u", ["#sha", "Describe."], 1.0), ("a", ["A square."], 1.0)],
+    ),
+    # ms-swift, docs/Customization/Custom-dataset: ShareGPT
+    "swift sharegpt": (
+        "deepseek",
+        {
+            "system": "S",
+            "conversation": [
+                {"human": "<image>Who?", "assistant": "They."},
+                {"human": "Where?", "assistant": "There."},
+            ],
+            "images": ["1.jpg"],
+        },
+        [
+            ("u", ["#1.jpg", "Who?"], 1.0),
+            ("a", ["They."], 1.0),
+            ("u", ["Where?"], 1.0),
+            ("a", ["There."], 1.0),
+        ],
+    ),
+    # ShareGPT with the roles human and assistant
+    "sharegpt assistant": (
+        "llava",
+        {
+            "conversations": [
+                {"from": "human", "value": "<image>Who?"},
+                {"from": "assistant", "value": "They."},
+            ],
+            "image": "1.jpg",
+        },
+        [("u", ["#1.jpg", "Who?"], 1.0), ("a", ["They."], 1.0)],
+    ),
+    # lmms-lab/VQAv2: of equally frequent answers the published one
+    "vqav2": (
+        "answers",
+        {
+            "question_type": "is",
+            "multiple_choice_answer": "no",
+            "answers": [
+                {"answer": "yes", "answer_confidence": "maybe", "answer_id": 1},
+                {"answer": "no", "answer_confidence": "yes", "answer_id": 2},
+            ],
+            "image_id": 262148,
+            "answer_type": "yes/no",
+            "question_id": 262148000,
+            "question": "Is it?",
+            "image": {"bytes": PNG.getvalue(), "path": "COCO_val2014_000000262148.jpg"},
+        },
+        [("u", ["#sha", "Is it?"], 1.0), ("a", ["no"], 1.0)],
+    ),
+    # HuggingFaceM4/A-OKVQA
+    "a-okvqa": (
+        "scienceqa",
+        {
+            "image": PNG.getvalue(),
+            "question_id": "22MexNkBPpdZGX6sxbxVBH",
+            "question": "What is it?",
+            "choices": ["ram", "bull"],
+            "correct_choice_idx": 1,
+            "direct_answers": "['bull', 'cow']",
+            "difficult_direct_answer": False,
+            "rationales": ["It has horns."],
+        },
+        [
+            (
+                "u",
+                ["#sha", "What is it?\nA. ram\nB. bull\nAnswer with the letter of the choice."],
+                1.0,
+            ),
+            ("a", ["B"], 1.0),
+        ],
+    ),
+    # MMBench's tables: base64 without a header, missing options empty
+    "mmbench": (
+        "scienceqa",
+        {
+            "index": "241",
+            "question": "Which?",
+            "hint": "Look.",
+            "A": "one",
+            "B": "two",
+            "C": "three",
+            "D": "",
+            "answer": "C",
+            "category": "x",
+            "image": DATA_URL.partition(",")[2],
+            "source": "scienceqa",
+            "l2-category": "y",
+            "comment": "",
+        },
+        [
+            (
+                "u",
+                [
+                    "#sha",
+                    "Look.\nWhich?\nA. one\nB. two\nC. three\n"
+                    "Answer with the letter of the choice.",
+                ],
+                1.0,
+            ),
+            ("a", ["C"], 1.0),
+        ],
+    ),
+    # AILab-CVC/SEED-Bench
+    "seed-bench": (
+        "scienceqa",
+        {
+            "question": "Which?",
+            "choice_a": "one",
+            "choice_b": "two",
+            "answer": "B",
+            "image": [PNG.getvalue()],
+            "data_type": "image",
+        },
+        [
+            ("u", ["#sha", "Which?\nA. one\nB. two\nAnswer with the letter of the choice."], 1.0),
+            ("a", ["B"], 1.0),
+        ],
+    ),
+    # MMMU/MMMU
+    "mmmu": (
+        "scienceqa",
+        {
+            "id": "validation_Art_1",
+            "question": "Which is like <image 1>?",
+            "options": "['<image 2>', 'none']",
+            "explanation": "",
+            "image_1": {"bytes": PNG.getvalue(), "path": "a_1.png"},
+            "image_2": {"bytes": None, "path": "2.png"},
+            "image_3": None,
+            "img_type": "['Paintings']",
+            "answer": "A",
+            "topic_difficulty": "Medium",
+            "question_type": "multiple-choice",
+            "subfield": "Art",
+        },
+        [
+            (
+                "u",
+                [
+                    "Which is like ",
+                    "#sha",
+                    "?\nA. ",
+                    "#2.png",
+                    "\nB. none\nAnswer with the letter of the choice.",
+                ],
+                1.0,
+            ),
+            ("a", ["A"], 1.0),
+        ],
+    ),
+    "mmmu open": (
+        "scienceqa",
+        {
+            "question": "<image 1> How many?",
+            "options": "[]",
+            "image_1": {"bytes": PNG.getvalue(), "path": None},
+            "answer": "['7', 'seven']",
+            "question_type": "open",
+        },
+        [("u", ["#sha", " How many?"], 1.0), ("a", ["7"], 1.0)],
+    ),
+    # Label Studio, JSON-MIN of its template for captions: the image's key is the project's
+    "label studio": (
+        "caption",
+        {
+            "captioning": "x.jpg",
+            "id": 7,
+            "caption": [{"text": ["A dog."]}],
+            "annotator": 1,
+            "annotation_id": 3,
+            "created_at": "2026-01-01T00:00:00Z",
+            "updated_at": "2026-01-01T00:00:00Z",
+            "lead_time": 3.2,
+        },
+        [("u", ["#x.jpg"], 1.0), ("a", ["A dog."], 1.0)],
+    ),
     # nlphuji/flickr30k and COCO: several captions a picture
     "captions": (
         "caption",

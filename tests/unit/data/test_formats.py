@@ -161,7 +161,10 @@ def test_list_and_lines_name_their_rows(root: Path) -> None:
 
 BAD = [
     (openai("<image><image> Same?", "No.", images=["a.png"]), "2 image placeholder.* 1 image"),
-    (openai("Same?", "No.", images=["a.png"]), "0 image placeholder.* 1 image"),
+    (llava("Same?", "No.", images=["a.png"]), "0 image placeholder.* 1 image"),
+    (openai("<image 2>?", "No.", images=["a.png"]), "1 image placeholder.* 1 image"),
+    (openai("<image 1>?", "No.", images=["a.png", "b.png"]), "1 image placeholder.* 2 image"),
+    (openai("<image> <image 1>?", "No.", images=["a.png"]), "2 image placeholder.* 1 image"),
     (llava("<image>?", "No."), "1 image placeholder.* 0 image"),
     (
         {"messages": [{"role": "asistant", "content": "x"}]},
@@ -177,9 +180,9 @@ BAD = [
         openai([{"type": "video", "video": "x"}], "x"),
         r"messages\[0\].content\[0\].type: unknown .*'video'",
     ),
-    ({"message": []}, "keys 'message', expected .*messages .openai."),
+    ({"message": [1]}, "keys 'message', expected .*messages .openai."),
     ({"messages": "x"}, "messages: text, expected a list"),
-    ([1, 2], "list, expected a JSON object"),
+    ([1, 2], "a list of 2, expected a JSON object"),
     (openai("<image>", "x", images=["https://example.org/a.png"]), "nothing is fetched"),
     (openai("<image>", "x", images=["../secret.png"]), "outside the images' root"),
     (openai("<image>", "x", images=["/etc/passwd"]), "outside the images' root"),
