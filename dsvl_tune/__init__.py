@@ -56,6 +56,9 @@ if not TYPE_CHECKING:  # type checkers see the imports above
     def __getattr__(name: str) -> Any:
         """Import a name of the public API when it is first used."""
         if name in __all__:
+            from dsvl_tune.core.machine import let_threads_sleep
+
+            let_threads_sleep()  # which has an effect before torch is imported only
             from dsvl_tune import api
 
             return getattr(api, name)

@@ -57,7 +57,9 @@ from dsvl_tune.training.run.lock import one_at_a_time
 from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.quiet import quiet_lightning
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
-from dsvl_tune.training.run.trainer import TRAINER_DEFAULTS, training_trainer
+from dsvl_tune.training.run.threads import use_free_cores
+from dsvl_tune.training.run.trainer import training_trainer
+from dsvl_tune.training.run.trainer_keys import TRAINER_DEFAULTS, check_trainer
 
 __all__ = [
     "ChatModel",
@@ -175,10 +177,12 @@ def fit(
         "time_limit_s": time_limit_s,
     }
     _check_pair(model, data)
-    model.check_arguments()
-    monitor = chosen_monitor(monitor, data.metrics)
+    trainer = {**TRAINER_DEFAULTS, **trainer}
+    check_trainer(trainer, data.num_workers)
     if settings is None:
         settings = describe_run(model, data, trainer, options)
+    model.check_arguments()
+    monitor = chosen_monitor(monitor, data.metrics)
     L.seed_everything(data.seed, workers=True, verbose=False)
     die_with_first()
     stop = StopRequest(time_limit_s)
@@ -196,7 +200,7 @@ def fit(
     exit_code = 0
     with quiet_lightning(), keyboard_interrupts():
         lightning_trainer = training_trainer(
-            {**TRAINER_DEFAULTS, **trainer},
+            trainer,
             folder,
             stop,
             monitor=monitor,
@@ -205,6 +209,7 @@ def fit(
             checkpoint_every_steps=checkpoint_every_steps,
         )
         try:
+            use_free_cores(lightning_trainer.num_devices)
             with stop, one_at_a_time(folder), explained_errors(lightning_trainer, folder):
                 set_up_fit(data)
                 plan = model.adaptation.requested_plan(model.base.family)

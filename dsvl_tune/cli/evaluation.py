@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
+from jsonargparse import ArgumentParser
 
-from dsvl_tune.recipe.parser import RecipeParser, recipe_parser
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.training.run.error_messages import keyboard_interrupts
-from dsvl_tune.training.run.folder import checkpoint_to_evaluate, run_of
-from dsvl_tune.training.run.quiet import quiet_lightning
-from dsvl_tune.training.run.trainer import evaluation_trainer
+if TYPE_CHECKING:
+    import lightning as L
+
+    from dsvl_tune.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,21 +31,14 @@ class EvaluationRun:
     checkpoint: Path | None
 
 
-def evaluation_parser(command: str, description: str) -> RecipeParser:
-    """Make the parser of a command that evaluates.
-
-    Args:
-        command: Its name.
-        description: First part of its help.
-    """
-    parser = recipe_parser(command, description)
+def add_checkpoint_option(parser: ArgumentParser) -> None:
+    """Add the option that names what is evaluated."""
     parser.add_argument(
         "--ckpt_path",
         type=str | None,
         default=None,
         help="run checkpoint to evaluate: best, last or a file",
     )
-    return parser
 
 
 @contextmanager
@@ -59,8 +51,20 @@ def evaluation_run(recipe: Recipe) -> Iterator[EvaluationRun]:
     Raises:
         UserError: There is no such run checkpoint.
     """
+    import lightning as L
+
+    from dsvl_tune.training.run.error_messages import keyboard_interrupts
+    from dsvl_tune.training.run.folder import checkpoint_to_evaluate, run_of
+    from dsvl_tune.training.run.quiet import quiet_lightning
+    from dsvl_tune.training.run.threads import use_free_cores
+    from dsvl_tune.training.run.trainer import evaluation_trainer
+    from dsvl_tune.training.run.trainer_keys import check_trainer
+
+    check_trainer(recipe.trainer, recipe.data.num_workers)
     folder = run_of(recipe.config_file, recipe.first_run_folder)
     checkpoint = checkpoint_to_evaluate(recipe.config.ckpt_path, folder, recipe.first_run_folder)
     L.seed_everything(recipe.config.seed_everything, workers=True, verbose=False)
     with quiet_lightning(), keyboard_interrupts():
-        yield EvaluationRun(evaluation_trainer(recipe.trainer), folder, checkpoint)
+        trainer = evaluation_trainer(recipe.trainer)
+        use_free_cores(trainer.num_devices)
+        yield EvaluationRun(trainer, folder, checkpoint)

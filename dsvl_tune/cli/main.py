@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import resource
 import select
 import signal
 import sys
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
 from dsvl_tune import __version__
+from dsvl_tune.cli.process import prepare_process
 from dsvl_tune.core.errors import UserError, unknown_name
 
 COMMANDS = {
@@ -38,6 +40,9 @@ COMMANDS = {
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """Errors of a full, limited or protected disk."""
+
+TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+"""Errors of a process or a machine that may not open another file."""
 
 HELP = """\
 dsvl-tune {version}: fine-tune DeepSeek-VL
@@ -71,6 +76,7 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     name = arguments[0] if arguments else "--help"
+    prepare_process()
     with _silent_broken_pipe(), _exit_codes(debug):
         if name in ("-h", "--help", "help"):
             print(help_text(), end="")
@@ -122,19 +128,53 @@ def _exit_codes(debug: bool) -> Iterator[None]:
             raise
         _fail(str(error))
     except OSError as error:
-        if debug or error.errno not in UNWRITABLE:
+        message = _file_message(error)
+        if debug or message is None:
             raise
-        _fail(
-            f"{error.filename or 'the output'}: could not be written ({error.strerror}). Files "
-            "that were finished before are intact. Free some space or give another folder."
-        )
+        _fail(message)
+    except MemoryError:
+        if debug:
+            raise
+        _fail("out of memory. Close other programs, or lower what the command holds at a time.")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
+def _file_message(error: OSError) -> str | None:
+    """Describe an error of the file system that the user can do something about.
+
+    Returns:
+        The message; None for any other error.
+    """
+    if error.errno in TOO_MANY_FILES:
+        return (
+            f"{error.strerror}: this process may open {_most_files():,} files. Raise that limit "
+            "(ulimit -n 4096), or lower data.num_workers."
+        )
+    if error.errno not in UNWRITABLE:
+        return None
+    path = error.filename
+    if (
+        error.errno == errno.EACCES
+        and path
+        and os.path.exists(path)
+        and not os.access(path, os.R_OK)
+    ):
+        return f"{path}: cannot be read ({error.strerror}). Change its permissions."
+    return (
+        f"{path or 'the output'}: could not be written ({error.strerror}). Files that were "
+        "finished before are intact. Free some space or give another folder."
+    )
+
+
+def _most_files() -> int:
+    """Limit of open files of this process."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def _fail(message: str) -> NoReturn:
     """Print one message and exit with code 2."""
-    print(f"dsvl-tune: error: {message}", file=sys.stderr)
+    print(f"dsvl-tune: error: {UserError(message)}", file=sys.stderr)  # escaped, not too long
     sys.exit(2)
 
 

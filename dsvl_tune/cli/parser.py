@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import inspect
 import re
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentParser, Namespace
 
 from dsvl_tune.core.errors import UserError, nearest_name
-
-
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of descriptions."""
+from dsvl_tune.recipe.bounds import check_numbers
+from dsvl_tune.recipe.help import HelpFormatter
 
 
 class CommandParser(ArgumentParser):
-    """Reports errors as one message with the nearest option."""
+    """Reports errors as one message with the nearest option, and checks numbers."""
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse the options and compare their numbers with the table of bounds.
+
+        Raises:
+            UserError: An unknown option, or a value that its option does not take.
+        """
+        options = super().parse_args(*args, **kwargs)
+        check_numbers(options.as_dict(), prefix=f"{self.prog.split()[-1]}.")
+        return options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a `UserError` that says what to do."""

@@ -1,47 +1,42 @@
-"""The parser of recipes: readable help, and errors that name the nearest key."""
+"""The parser of recipes, whose errors name the nearest key."""
 
 from __future__ import annotations
 
 import inspect
 import re
 import sys
-from argparse import Action, RawDescriptionHelpFormatter
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError, nearest_name, unknown_name
 from dsvl_tune.core.renamed_keys import rename_keys, renamed_text
 from dsvl_tune.families.base import PartPlan
+from dsvl_tune.recipe.help import HelpFormatter
 from dsvl_tune.recipe.keys import add_recipe_keys
+
+PLAIN_TYPES = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "keys and their values",
+}
+"""Python's types as a recipe's reader knows them."""
+YAML_WORDS = {
+    ", found None": ", found null",
+    ", found True": ", found true",
+    ", found False": ", found false",
+}
 
 DATA_MODULES: list[type] = [
     getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__
 ]
 """All are imported here: jsonargparse knows the bare names of imported classes only."""
-
-USUAL_TRAINER_KEYS = (
-    "max_steps",
-    "max_epochs",
-    "val_check_interval",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "precision",
-    "accelerator",
-    "devices",
-    "log_every_n_steps",
-)
-"""Keys of Lightning's Trainer that the help shows; all others work as well."""
-
-
-class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Leaves out unusual keys, and keeps the line breaks of descriptions."""
-
-    def add_argument(self, action: Action) -> None:
-        if _is_shown(action.dest):
-            super().add_argument(action)
 
 
 class RecipeParser(ArgumentParser):
@@ -148,6 +143,10 @@ def _without_noise(message: str) -> str:
         if text and not re.match(rf"\s*(- )?({noise})", line.lower()):
             lines.append(text)
     text = " ".join(lines).rstrip(".")
+    for python, plain in PLAIN_TYPES.items():
+        text = text.replace(f"Expected a <class '{python}'>", f"expected {plain}")
+    text = re.sub(r"(expected [a-z ]+)\. Got value: ", r"\1, found ", text)
+    text = re.sub(r", found (None|True|False)\b", lambda found: YAML_WORDS[found[0]], text)
     return re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
 
 
@@ -157,11 +156,3 @@ def _class_keys() -> list[str]:
     for owner in (PartPlan, *DATA_MODULES):
         names += inspect.signature(owner).parameters
     return names
-
-
-def _is_shown(key: str) -> bool:
-    """Whether the help has a line for a key."""
-    section, _, name = key.partition(".")
-    if section == "trainer":
-        return name in USUAL_TRAINER_KEYS
-    return not key.endswith(".help") and key != "model"

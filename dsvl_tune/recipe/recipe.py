@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.renamed_keys import rename_keys
 from dsvl_tune.datamodules.base import ConversationDataModule
-from dsvl_tune.recipe.keys import RECIPE_KEYS, RUN_KEYS, find_recipes
+from dsvl_tune.recipe.bounds import check_numbers
 from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.run_keys import RECIPE_KEYS, RUN_KEYS, find_recipes
+from dsvl_tune.recipe.yaml_file import load_yaml
 from dsvl_tune.training.module import FinetuneModule
 
 Settings = dict[str, Any]
@@ -44,9 +48,14 @@ class Recipe:
             arguments: Arguments of the command; shipped recipes may be given by name.
 
         Raises:
-            UserError: An unknown key or recipe, or a value of a wrong type.
+            UserError: An unknown key or recipe, or a value that its key does not take.
         """
-        return cls(parser, parser.parse_args(find_recipes(arguments)))
+        with _as_user_error():
+            config = parser.parse_args(find_recipes(arguments))
+        values = config.as_dict()
+        check_numbers({key: values.pop(key) for key in RECIPE_KEYS})
+        check_numbers(values, prefix=f"{parser.prog.split()[-1]}.")  # the command's own options
+        return cls(parser, config)
 
     @classmethod
     def load(cls, path: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -109,7 +118,15 @@ class Recipe:
 
     @cached_property
     def _objects(self) -> Namespace:
-        return self.parser.instantiate(self.config)
+        try:
+            return self.parser.instantiate(self.config)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a class that the recipe names does
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(
+                f"a class that the recipe names cannot be made ({reason}). --debug shows where."
+            ) from error
 
 
 def read_settings(path: Path) -> Settings:
@@ -121,7 +138,7 @@ def read_settings(path: Path) -> Settings:
     Raises:
         UserError: A key that no longer exists, or a value of a wrong type.
     """
-    settings, _ = rename_keys(yaml.safe_load(path.read_text(encoding="utf-8")))
+    settings, _ = rename_keys(load_yaml(path))
     return complete_settings(settings)
 
 
@@ -135,7 +152,21 @@ def complete_settings(given: Mapping[str, Any]) -> Settings:
         UserError: An unknown key, or a value of a wrong type.
     """
     parser = recipe_parser()
-    return _dump(parser, parser.parse_object(deepcopy(dict(given))))  # it changes nested values
+    with _as_user_error():
+        config = parser.parse_object(deepcopy(dict(given)))  # it changes nested values
+    check_numbers({key: config.as_dict()[key] for key in RECIPE_KEYS})
+    return _dump(parser, config)
+
+
+@contextmanager
+def _as_user_error() -> Iterator[None]:
+    """Turn what jsonargparse does not expect of a value into one message."""
+    try:
+        yield
+    except OverflowError as error:
+        raise UserError(f"a number of the recipe is too large for its key ({error}).") from error
+    except RecursionError:
+        raise UserError("a value of the recipe is nested too deeply.") from None
 
 
 def _dump(parser: ArgumentParser, config: Namespace) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,26 @@ def run(
     """Run a command in a process of its own."""
     command = [sys.executable, "-m", "dsvl_tune", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+def run_console_script(
+    *arguments: str, folder: Path, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command as the installed console script does.
+
+    The script's own folder is first on the search path, not the working folder.
+
+    Args:
+        *arguments: Of the command line.
+        folder: Working folder.
+        **options: Further arguments of `subprocess.run`, e.g. `env`.
+    """
+    root = str(Path(__file__).parents[2])
+    start = f"import sys; sys.path[0] = {root!r}; from dsvl_tune.cli.main import main; main()"
+    command = [sys.executable, "-c", start, *arguments]
+    return subprocess.run(
+        command, **{"capture_output": True, "text": True, "check": False, "cwd": folder, **options}
+    )
 
 
 def refused(

@@ -16,8 +16,8 @@ import pytest
 import torch
 import yaml
 
-from dsvl_tune.cli.commands import cache_features
 from dsvl_tune.cli.main import main
+from dsvl_tune.core import tensor_cache
 
 SMALL = {
     "train_charts": 8,
@@ -177,7 +177,7 @@ def test_errors_name_the_key(
 ) -> None:
     monkeypatch.chdir(plain)
     if "full_disk" in arguments:
-        monkeypatch.setattr(cache_features, "KEPT_FREE_BYTES", 1 << 60)
+        monkeypatch.setattr(tensor_cache, "KEPT_FREE_BYTES", 1 << 60)
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, "cache-features", "--config", "small.yaml", *arguments)
     assert ended.value.code == 2

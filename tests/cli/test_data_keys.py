@@ -20,12 +20,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help_names_every_data_module() -> None:
-    text = run("fit", "--help").stdout
-    assert [
-        name
-        for name in dsvl_tune.datamodules.__all__
-        if f"dsvl_tune.datamodules.{name}" not in text
-    ] == []
+    text = " ".join(run("fit", "--help").stdout.split())
+    missing = [name for name in dsvl_tune.datamodules.__all__ if f"{name} (" not in text]
+    assert missing == ["ConversationDataModule"]  # abstract: the base of one's own
 
 
 def test_the_keys_of_a_data_module_are_found_by_its_bare_name() -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
-import lightning as L
-
-from dsvl_tune.cli.commands.check_data import set_up
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import format_bytes, free_bytes
-from dsvl_tune.core.tensor_cache import KEPT_FREE_BYTES, TensorCache, folder_bytes
-from dsvl_tune.recipe.parser import recipe_parser
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.training.feature_filler import FeatureFiller, find_missing
-from dsvl_tune.training.run.error_messages import keyboard_interrupts
-from dsvl_tune.training.run.quiet import quiet_lightning
+from dsvl_tune.recipe.command import parse_recipe
+
+if TYPE_CHECKING:
+    from dsvl_tune.core.tensor_cache import TensorCache
+    from dsvl_tune.recipe.recipe import Recipe
 
 DESCRIPTION = """\
 cache-features: encode every image of a recipe once by the frozen vision towers, and keep the result
@@ -30,19 +26,44 @@ processes decode images (0: one for each core). All keys of a recipe can be give
 --model.feature_dtype and --model.feature_cache_gb say how, and how much."""
 
 
-@quiet_lightning()
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
+    recipe = parse_recipe("cache-features", DESCRIPTION, arguments)
+
+    from dsvl_tune.training.run.quiet import quiet_lightning
+
+    with quiet_lightning():
+        fill_cache(recipe)
+
+
+def fill_cache(recipe: Recipe) -> None:
+    """Encode every image of a recipe that is not cached yet.
+
+    Args:
+        recipe: The parsed recipe.
+
+    Raises:
+        UserError: The recipe names no cache, or the disk has not enough space.
+    """
+    import lightning as L
+
+    from dsvl_tune.cli.data_report import set_up
+    from dsvl_tune.training.feature_filler import FeatureFiller, find_missing
+    from dsvl_tune.training.run.error_messages import keyboard_interrupts
+    from dsvl_tune.training.run.threads import use_free_cores
+    from dsvl_tune.training.run.trainer import feature_trainer
+    from dsvl_tune.training.run.trainer_keys import check_trainer
+
     begin = time.monotonic()
-    recipe = Recipe.parse(recipe_parser("cache-features", DESCRIPTION), arguments)
+    check_trainer(recipe.trainer, recipe.data.num_workers)
     module, data = recipe.model, recipe.data
     if module.feature_cache is None:
         raise UserError(
             "cache-features: no folder to fill. Give one: --model.feature_cache features."
         )
     L.seed_everything(recipe.config.seed_everything, workers=True, verbose=False)
-    # As many processes as the recipe has, each with whole vision towers.
-    trainer = L.Trainer(**{**recipe.trainer, "strategy": "auto", "logger": False})
+    trainer = feature_trainer(recipe.trainer)
+    use_free_cores(trainer.num_devices)
     set_up(data)
     extractor = module.build_feature_extractor(str(trainer.precision))
     rows, processor, cache = data.every_row(), data.read_processor(), extractor.cache
@@ -76,6 +97,9 @@ def check_space(cache: TensorCache, missing: int) -> str:
     Raises:
         UserError: the disk has not enough space.
     """
+    from dsvl_tune.core.files import format_bytes, free_bytes
+    from dsvl_tune.core.tensor_cache import KEPT_FREE_BYTES, folder_bytes
+
     capacity = max(cache.max_bytes - folder_bytes(cache.root), 0) // cache.entry_bytes
     needed = min(missing, capacity) * cache.entry_bytes
     free = free_bytes(cache.root) - KEPT_FREE_BYTES
@@ -102,6 +126,9 @@ def report(cache: TensorCache, cached: dict[str, bool], wall_s: float) -> str:
         cached: whether each image, by key, was cached at the beginning.
         wall_s: time taken.
     """
+    from dsvl_tune.core.files import format_bytes
+    from dsvl_tune.core.tensor_cache import folder_bytes
+
     hits = sum(cached.values())
     added = sum(cache.has(key) for key, was_cached in cached.items() if not was_cached)
     left = len(cached) - hits - added

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse.typing import PositiveInt
-
 from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError
 
@@ -23,7 +21,7 @@ def chat(
     top_p: float | None = None,
     repetition_penalty: float | None = None,
     seed: int = 1,
-    max_new_tokens: PositiveInt = 512,
+    max_new_tokens: int = 512,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
 ) -> None:
     """Answer about images: once with --prompt, else as a conversation.

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+
+from jsonargparse import ArgumentParser
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json
 from dsvl_tune.core.outputs import check_output_file
-from dsvl_tune.core.text_table import format_table
-from dsvl_tune.data.rows import Rows
-from dsvl_tune.data.validation.clean_rows import write_clean_rows
-from dsvl_tune.data.validation.inspect import inspect_rows
-from dsvl_tune.data.validation.leakage import all_leaks
-from dsvl_tune.data.validation.report import BINS, SplitReport
-from dsvl_tune.datamodules import ConversationDataModule
-from dsvl_tune.families.base import RenderMode
-from dsvl_tune.recipe.parser import recipe_parser
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.training.run.checks import set_up_fit
+from dsvl_tune.recipe.command import parse_recipe
 
-SHOWN = 3
-"""Errors of a kind that are printed."""
-BAR_WIDTH = 40
-"""Characters of the longest bar of a histogram."""
-HEAD = ("", "rows", "errors", "cut", "with images", "tokens", "mean", "longest", "supervised")
 DESCRIPTION = """\
 check-data: read every row of a recipe's data; report errors, lengths and what rows show
 
@@ -39,146 +22,31 @@ where it stopped, and rows that were valid and have not changed since are not re
 code is 0 if nothing would stop fit, else 2. Every key of a recipe can be given, as with fit."""
 
 
-def check_data(
-    data: ConversationDataModule,
-) -> tuple[dict[str, SplitReport], dict[str, Rows]]:
-    """A report of each split, and the rows of each split."""
-    processor = data.read_processor()  # not setup, which stops at the first bad row
-    limit = data.max_tokens or processor.context_tokens
-    splits = data.unchecked()
-    reports = {}
-    for split, rows in splits.items():
-        mode: RenderMode = "generation" if split.endswith("test") else "training"
-        inspector = data.inspector(mode, decode=True, hash_images=True)
-        reports[split] = SplitReport(limit)
-        for results in inspect_rows(rows, inspector, title=f"checking {split}"):
-            for stats in results:
-                reports[split].add(stats)
-    return reports, splits
-
-
-def overview(reports: dict[str, SplitReport]) -> str:
-    """A table of totals, then lengths, modalities and warnings of each split."""
-    table = format_table(list(HEAD), [totals(*item) for item in reports.items()])
-    return "\n\n".join([table, *(details(*item) for item in reports.items())])
-
-
-def totals(split: str, report: SplitReport) -> list[str]:
-    """A split's line of the table of totals."""
-    good = max(report.conversations - len(report.errors), 1)
-    counts = (report.conversations, len(report.errors), report.cut)
-    sizes = (report.tokens, report.tokens // good, report.longest)
-    supervised = report.supervised / max(report.tokens, 1)
-    return [
-        split,
-        *(f"{count:,}" for count in counts),
-        f"{100 * report.with_images / good:.0f} %",
-        *(f"{size:,}" for size in sizes),
-        f"{100 * supervised:.0f} %",
-    ]
-
-
-def details(split: str, report: SplitReport) -> str:
-    """Length histogram, turns, images and literal placeholders of a split."""
-    lines = [f"{split}: tokens of a conversation, limit {report.limit:,}"]
-    most = max(report.histogram) or 1
-    for number, count in enumerate(report.histogram):
-        last = f"{(number + 1) * report.limit // BINS:>7,}" if number < BINS else "   more"
-        if count or number == BINS:
-            lines.append(f"  to {last}  {count:>9,}  {'#' * round(BAR_WIDTH * count / most)}")
-    for name, counts in (("turns", report.turns), ("images", report.images)):
-        shown = ", ".join(f"{number} in {count:,}" for number, count in sorted(counts.items()))
-        lines.append(f"  {name}: {shown}")
-    for text, count in report.literals.items():
-        lines.append(
-            f"  warning: {count:,} conversations contain {text!r} as text; no image is shown there"
-        )
-    return "\n".join(lines)
-
-
-def errors_table(reports: dict[str, SplitReport]) -> str:
-    """Errors by kind with the first of each kind; all of them are in the JSON report."""
-    lines = []
-    for split, report in reports.items():
-        for kind, messages in report.error_kinds().items():
-            lines.append(f"{split}: {len(messages):,} x {kind}")
-            lines += [f"    {message}" for message in messages[:SHOWN]]
-            if len(messages) > SHOWN:
-                lines.append(f"    and {len(messages) - SHOWN:,} more")
-    return "\n".join(lines) or "no errors"
-
-
-def leak_lines(found: dict[str, dict[str, int]], reports: dict[str, SplitReport]) -> str:
-    """What held-out rows share with training rows."""
-    lines = []
-    for pair, counts in found.items():
-        total = reports[pair.split(" / ")[1]].conversations
-        parts = ", ".join(f"{count:,} by {by}" for by, count in counts.items())
-        lines.append(f"held-out rows that leak into training rows ({pair}, of {total:,}): {parts}")
-    return "\n".join(lines)
-
-
-def parse(arguments: list[str]) -> Recipe:
-    """Parse the recipe with the command's own options."""
-    parser = recipe_parser("check-data", DESCRIPTION)
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's own options."""
     parser.add_argument(
         "--json",
         type=str | None,
+        default=None,
         metavar="FILE",
         help="write the report as JSON; - prints it instead of the tables",
     )
     parser.add_argument(
         "--fix",
         type=Path | None,
+        default=None,
         metavar="OUT",
         help="folder to make: the rows without errors, and a list of the others",
     )
-    return Recipe.parse(parser, arguments)
-
-
-def is_report(path: Path) -> bool:
-    """Whether a file is a report of this command."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return isinstance(content, dict) and content.keys() == {"splits", "leaks"}
-
-
-def print_report(reports: dict[str, SplitReport], file: str | None) -> None:
-    """Print the report, or write it as JSON.
-
-    Args:
-        reports: of each split.
-        file: file to write as well; "-" prints JSON instead of tables.
-    """
-    found = all_leaks(reports)
-    splits = {split: report.as_json() for split, report in reports.items()}
-    content: dict[str, Any] = {"splits": splits, "leaks": found}
-    if file == "-":
-        json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
-        print()
-        return
-    sections = [overview(reports), leak_lines(found, reports), errors_table(reports)]
-    print("\n\n".join(section for section in sections if section))
-    if file:
-        write_json(Path(file), content)
-
-
-def set_up(data: ConversationDataModule) -> None:
-    """Do what `fit` does before its first step, without decoding images; prints to standard error.
-
-    Raises:
-        UserError: what is wrong with the data as a whole, e.g. nothing to hold out.
-    """
-    data.skip_image_checks()
-    with redirect_stdout(sys.stderr):
-        set_up_fit(data)
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    recipe = parse(arguments)
+    recipe = parse_recipe("check-data", DESCRIPTION, arguments, add_options)
+
+    from dsvl_tune.cli.data_report import check_data, is_report, print_report, set_up
+    from dsvl_tune.data.validation.clean_rows import write_clean_rows
+
     data, options = recipe.data, recipe.config
     if options.json and options.json != "-":
         check_output_file(Path(options.json), "--json", is_report)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from dsvl_tune import api
-from dsvl_tune.recipe.parser import recipe_parser
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.training.distributed.rank_agreement import was_launched_by_first
+from jsonargparse import ArgumentParser
+
+from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\
 fit: train by a recipe
@@ -20,15 +19,15 @@ A recipe is a YAML file. Keys on the command line override it, later ones win:
   dsvl-tune fit --config charts_lora --time_limit_s 3600
 
 model.* says what is trained and how, data.* on what; trainer.* are arguments of Lightning's
-Trainer. --print_config shows every key and its value, --data.help CLASS those of a data module.
+Trainer. --print_config shows every key and its value, --data.help CLASS those of a data module, a
+class of your own in the working folder too (--data mydata.MyData).
 
 Ctrl-C, SIGTERM, SIGUSR1 and the time limit save after the current step. Run the same command again
 to resume, also after a kill."""
 
 
-def main(arguments: list[str]) -> None:
-    """Entry of the command."""
-    parser = recipe_parser("fit", DESCRIPTION)
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's own option."""
     parser.add_argument(
         "--ckpt_path",
         type=str | None,
@@ -36,7 +35,15 @@ def main(arguments: list[str]) -> None:
         help='run checkpoint to start from; "last" resumes the newest run of this name even if its '
         "recipe differs",
     )
-    recipe = Recipe.parse(parser, arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    recipe = parse_recipe("fit", DESCRIPTION, arguments, add_options)
+
+    from dsvl_tune import api
+    from dsvl_tune.training.distributed.rank_agreement import was_launched_by_first
+
     run = api.fit(
         recipe.model,
         recipe.data,

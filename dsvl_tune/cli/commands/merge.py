@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt
-
 from dsvl_tune.cli.parser import command_parser
 
 
@@ -16,7 +14,7 @@ def merge_command(
     base: str | None = None,
     layout: Literal["transformers", "original"] = "transformers",
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base",
-    rows: NonNegativeInt = 16,
+    rows: int = 16,
     checkpoint: str | None = None,
 ) -> None:
     """Merge what a run trained into its base checkpoint, and verify the result.

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.cli.evaluation import evaluation_parser, evaluation_run
-from dsvl_tune.evaluation.answers import gather_answers
-from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
-from dsvl_tune.evaluation.scoring import score_answers
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.training.run.checks import set_up_test
+from jsonargparse import ArgumentParser
+
+from dsvl_tune.cli.evaluation import add_checkpoint_option, evaluation_run
+from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\
 predict: answer every question of the recipe's test rows, one JSON line each
@@ -23,16 +21,26 @@ Without --ckpt_path, model.checkpoint answers as it is. Questions need no expect
 longest answer."""
 
 
-def main(arguments: list[str]) -> None:
-    """Entry of the command."""
-    parser = evaluation_parser("predict", DESCRIPTION)
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's own options."""
+    add_checkpoint_option(parser)
     parser.add_argument(
         "--out",
         type=Path | None,
         default=None,
         help="file of the answers (default: predictions/predict.jsonl in the run folder)",
     )
-    recipe = Recipe.parse(parser, arguments)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry of the command."""
+    recipe = parse_recipe("predict", DESCRIPTION, arguments, add_options)
+
+    from dsvl_tune.evaluation.answers import gather_answers
+    from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
+    from dsvl_tune.evaluation.scoring import score_answers
+    from dsvl_tune.training.run.checks import set_up_test
+
     model, data = recipe.model, recipe.data
     with evaluation_run(recipe) as run:
         out = answers_file(recipe.config.out, run.folder, recipe.first_run_folder)

@@ -6,21 +6,19 @@ from collections.abc import Iterable
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import PositiveInt
-from PIL import Image
+from jsonargparse import ArgumentParser
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write
 from dsvl_tune.core.outputs import check_output_file
-from dsvl_tune.core.types import Conversation
-from dsvl_tune.data.encoding.batches import make_sample
-from dsvl_tune.data.images.load import load_image
-from dsvl_tune.data.rows import Rows
-from dsvl_tune.recipe.parser import recipe_parser
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.report.data_preview import is_preview, preview_page
+from dsvl_tune.recipe.command import parse_recipe
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dsvl_tune.core.types import Conversation
+    from dsvl_tune.data.rows import Rows
 
 DESCRIPTION = """\
 preview: an HTML page of rows as the model will see them
@@ -36,7 +34,12 @@ training begins."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    recipe = parse(arguments)
+    recipe = parse_recipe("preview", DESCRIPTION, arguments, add_options)
+
+    from dsvl_tune.core.files import atomic_write
+    from dsvl_tune.data.encoding.batches import make_sample
+    from dsvl_tune.report.data_preview import is_preview, preview_page
+
     data, options = recipe.data, recipe.config
     check_output_file(options.out, "--out", is_preview)
     data.setup("fit")
@@ -60,15 +63,13 @@ def main(arguments: list[str]) -> None:
     print(f"page: {options.out}")
 
 
-def parse(arguments: list[str]) -> Recipe:
-    """Parse the recipe with the command's own options."""
-    parser = recipe_parser("preview", DESCRIPTION)
-    parser.add_argument("--rows", type=PositiveInt, default=10, help="rows to show")
+def add_options(parser: ArgumentParser) -> None:
+    """Add the command's own options."""
+    parser.add_argument("--rows", type=int, default=10, help="rows to show")
     parser.add_argument(
         "--split", type=Literal["train", "validation"], default="train", help="which rows"
     )
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page")
-    return Recipe.parse(parser, arguments)
 
 
 def first_keys(data: Any, rows: Rows, options: Any) -> list[Any]:
@@ -81,6 +82,8 @@ def first_keys(data: Any, rows: Rows, options: Any) -> list[Any]:
 
 def originals(rows: Iterable[list[Conversation]]) -> dict[str, Image.Image]:
     """The images of rows by name, before padding and scaling."""
+    from dsvl_tune.data.images.load import load_image
+
     return {
         ref.name: load_image(ref, conversation.source)
         for row in rows

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dsvl_tune.cli.evaluation import evaluation_parser, evaluation_run
-from dsvl_tune.recipe.recipe import Recipe
-from dsvl_tune.training.run.checks import set_up_test
+from dsvl_tune.cli.evaluation import add_checkpoint_option, evaluation_run
+from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\
 test: scores of generated answers on the recipe's test rows
@@ -17,7 +16,10 @@ Without --ckpt_path, model.checkpoint is evaluated as it is."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    recipe = Recipe.parse(evaluation_parser("test", DESCRIPTION), arguments)
+    recipe = parse_recipe("test", DESCRIPTION, arguments, add_checkpoint_option)
+
+    from dsvl_tune.training.run.checks import set_up_test
+
     with evaluation_run(recipe) as run:
         set_up_test(recipe.data)
         run.trainer.test(recipe.model, datamodule=recipe.data, ckpt_path=run.checkpoint)

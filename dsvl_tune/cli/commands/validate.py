@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dsvl_tune.cli.evaluation import evaluation_parser, evaluation_run
-from dsvl_tune.recipe.recipe import Recipe
+from dsvl_tune.cli.evaluation import add_checkpoint_option, evaluation_run
+from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\
 validate: loss, and scores of generated answers, on the recipe's validation rows
@@ -16,6 +16,6 @@ Without --ckpt_path, model.checkpoint is evaluated as it is."""
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    recipe = Recipe.parse(evaluation_parser("validate", DESCRIPTION), arguments)
+    recipe = parse_recipe("validate", DESCRIPTION, arguments, add_checkpoint_option)
     with evaluation_run(recipe) as run:
         run.trainer.validate(recipe.model, datamodule=recipe.data, ckpt_path=run.checkpoint)

@@ -9,7 +9,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
 from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
@@ -21,18 +23,6 @@ from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.run.metrics_file import MetricsFile
 from dsvl_tune.training.run.stop_request import StopRequest
-
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "accelerator": "auto",
-    "devices": 1,
-    "precision": "32-true",
-    "gradient_clip_val": 1.0,  # arXiv 2403.05525, table 4
-    "num_sanity_val_steps": 0,  # the evaluation before training has run the same path
-    "use_distributed_sampler": False,  # the data module's own sampler knows ranks and resumes
-    "log_every_n_steps": 10,
-    "enable_model_summary": False,  # the plan lists the model parts
-}
-"""Arguments of Lightning's Trainer that differ from Lightning's own defaults."""
 
 
 def training_trainer(
@@ -71,9 +61,9 @@ def training_trainer(
         checkpoint_every_steps=checkpoint_every_steps,
     )
     settings["callbacks"] = [*callbacks, *_as_list(settings.get("callbacks"))]
-    settings["logger"] = run_loggers(run_folder)
+    settings["logger"] = [*run_loggers(run_folder), *_other_loggers(settings)]
     settings["default_root_dir"] = run_folder
-    return L.Trainer(**settings)
+    return _make_trainer(settings)
 
 
 def evaluation_trainer(settings: Mapping[str, Any]) -> L.Trainer:
@@ -83,7 +73,21 @@ def evaluation_trainer(settings: Mapping[str, Any]) -> L.Trainer:
         settings: Arguments of Lightning's Trainer.
     """
     settings = _with_strategy(settings, save_optimizer=False)
-    return L.Trainer(**{**settings, "logger": False})
+    return _make_trainer({**settings, "logger": _other_loggers(settings) or False})
+
+
+MACHINE_KEYS = ("accelerator", "devices", "num_nodes", "precision", "enable_progress_bar")
+"""Arguments of Lightning's Trainer that say where and how the model runs, not what is done."""
+
+
+def feature_trainer(settings: Mapping[str, Any]) -> L.Trainer:
+    """Make the trainer that fills a feature cache: as many processes, each with a whole model.
+
+    Args:
+        settings: Arguments of Lightning's Trainer; limits and callbacks of training do not apply.
+    """
+    of_machine = {key: settings[key] for key in MACHINE_KEYS if key in settings}
+    return _make_trainer({**of_machine, "logger": False, "enable_model_summary": False})
 
 
 def run_callbacks(
@@ -128,6 +132,23 @@ def run_callbacks(
 def run_loggers(run_folder: Path) -> list[Logger]:
     """Make the loggers of a run: its `metrics.csv`, which a resumed run continues."""
     return [MetricsFile(run_folder)]
+
+
+def _other_loggers(settings: Mapping[str, Any]) -> list[Logger]:
+    """List the loggers that the settings name; `true` stands for the CSV files of every run."""
+    return [one for one in _as_list(settings.get("logger")) if not isinstance(one, bool)]
+
+
+def _make_trainer(settings: Mapping[str, Any]) -> L.Trainer:
+    """Make Lightning's trainer.
+
+    Raises:
+        UserError: Lightning does not take a value, or lacks a package for it.
+    """
+    try:
+        return L.Trainer(**settings)
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _with_strategy(settings: Mapping[str, Any], *, save_optimizer: bool) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""What the command line sets up in its process before anything heavy is imported."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import logging
+import os
+import sys
+import warnings
+from typing import Any, TextIO
+
+from dsvl_tune.core.machine import let_threads_sleep
+from dsvl_tune.core.terminal import escape, shorten
+
+PLAIN = {"…": "...", "–": "-", "—": "-", "×": "x", "•": "*", "“": '"', "”": '"', "‘": "'", "’": "'"}
+"""Characters of our own texts as terminals without Unicode can show them."""
+NOTICE_CHARACTERS = 2_000
+"""Longest warning of a library: a screen of 80 columns and 25 lines."""
+
+
+def prepare_process() -> None:
+    """Set up imports, threads and output for a command."""
+    find_own_classes()
+    let_threads_sleep()
+    for stream in (sys.stdout, sys.stderr):
+        degrade_characters(stream)
+    escape_notices()
+
+
+def find_own_classes() -> None:
+    """Let recipes name classes in the working folder, after everything that is installed.
+
+    `python -m dsvl_tune` finds them anyway; the console script looks into its own folder instead.
+    """
+    folder = os.getcwd()
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.append(folder)
+
+
+def degrade_characters(stream: TextIO | Any) -> None:
+    """Let a stream replace characters that its encoding lacks, where Python would end the program.
+
+    Args:
+        stream: Standard output or error; replaced ones that are no text file stay as they are.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        codecs.register_error("degrade", _degrade)
+        stream.reconfigure(errors="degrade")
+
+
+def _degrade(error: UnicodeError) -> tuple[str, int]:
+    """Replace characters that cannot be encoded, as the error handlers of `codecs` do."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    shown = "".join(PLAIN.get(character, "") or _escaped(character) for character in text)
+    return shown, error.end
+
+
+def _escaped(character: str) -> str:
+    """Write a character as Python's escape."""
+    return character.encode("ascii", "backslashreplace").decode("ascii")
+
+
+def escape_notices() -> None:
+    """Escape warnings and log messages of every library: they quote file names, rows and configs."""
+    make_record = logging.getLogRecordFactory()
+
+    def escaped_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # logging reports a wrong format itself
+            return record
+        record.msg, record.args = shorten(escape(text, keep="\n\t"), NOTICE_CHARACTERS), None
+        return record
+
+    def escaped_warning(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        text = shorten(escape(" ".join(str(message).split())), NOTICE_CHARACTERS)
+        return f"warning: {text}\n"
+
+    if make_record.__name__ != escaped_record.__name__:  # once a process
+        logging.setLogRecordFactory(escaped_record)
+    warnings.formatwarning = escaped_warning
