@@ -30,7 +30,8 @@ class Collator:
     """Collate rows of the file: right-padded ids, mask, labels of the answers, pixels."""
 
     def __init__(self, processor: Processor, root: Path) -> None:
-        self.processor, self.root = processor, root
+        self.processor = processor
+        self.root = root
         self.eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
 
     def __call__(self, rows: list[Row]) -> dict[str, Tensor]:

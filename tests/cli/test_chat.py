@@ -78,9 +78,13 @@ def test_pictures_and_turns_add_up(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     typed = [
-        *("Which is larger?", "/image no_such.png", "/image blue.png"),
+        "Which is larger?",
+        "/image no_such.png",
+        "/image blue.png",
         f"What is {open_checkpoint(hybrid_checkpoint).tokenizer.eos_token}?",
-        *("Is this <image> round?", "<image>And where is a second one?", "Why?"),
+        "Is this <image> round?",
+        "<image>And where is a second one?",
+        "Why?",
     ]
     shown = ["--image", "[red.png, green.png]", "--max_new_tokens", "5", "--system", ""]
     chat(monkeypatch, hybrid_checkpoint, *shown, typed="\n".join(typed))

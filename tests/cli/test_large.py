@@ -30,22 +30,18 @@ from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes
 GOLDEN = Path(__file__).parents[1] / "golden" / "hybrid" / "checkpoint"
 SHARD_BYTES = 10**9
 PUBLISHED = {
-    **{
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-    },
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
     "vocab_size": 102400,
 }
 """The smaller published language model."""
 SMALLER = {
-    **{
-        "hidden_size": 768,
-        "intermediate_size": 2112,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 12,
-    },
+    "hidden_size": 768,
+    "intermediate_size": 2112,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 12,
     "vocab_size": 16000,
 }
 MEMORY = Path(__file__).parents[1] / "distributed" / "memory.py"

@@ -105,18 +105,14 @@ def test_both_layouts_hold_the_same_model(
     card = Path("plain/README.md").read_text(encoding="utf-8")
     manifest = json.loads(Path("runs/recipe/manifest.json").read_text(encoding="utf-8"))
     for text in (
-        *(
-            "ChartsDataModule",
-            "relaxed_accuracy",
-            "rank: 4",
-            "language_model 14",
-            "DeepSeek Model License",
-        ),
-        *(
-            "military",
-            manifest["checkpoint"]["sha256"]["model.safetensors"],
-            manifest["libraries"]["peft"],
-        ),
+        "ChartsDataModule",
+        "relaxed_accuracy",
+        "rank: 4",
+        "language_model 14",
+        "DeepSeek Model License",
+        "military",
+        manifest["checkpoint"]["sha256"]["model.safetensors"],
+        manifest["libraries"]["peft"],
     ):
         assert text in card
     assert Path("plain/LICENSE").read_text(encoding="utf-8") == "terms"

@@ -177,8 +177,17 @@ def test_chat_takes_the_adapter(
     picture = Path(__file__).parents[2] / "examples" / "chart.png"
     assert (
         run(
-            *("chat", "--model", str(wide_hybrid_checkpoint), "--adapter", "runs/tiny/adapter"),
-            *("--image", str(picture), "--prompt", "How many?", "--max_new_tokens", "4"),
+            "chat",
+            "--model",
+            str(wide_hybrid_checkpoint),
+            "--adapter",
+            "runs/tiny/adapter",
+            "--image",
+            str(picture),
+            "--prompt",
+            "How many?",
+            "--max_new_tokens",
+            "4",
         )
         == 0
     )

@@ -147,12 +147,15 @@ def test_turns_system_prompt_and_end_token(served: Served) -> None:
         picture(BADGE),
     ]
     messages = [
-        *({"role": "system", "content": "Be brief."}, {"role": "user", "content": question}),
-        *({"role": "assistant", "content": "They differ."}, {"role": "user", "content": "How?"}),
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": "They differ."},
+        {"role": "user", "content": "How?"},
     ]
     photo, badge = ImageRef(PHOTO, "photo"), ImageRef(BADGE, "badge")
     turns = (
-        *(Turn("user", ("Compare ", photo, " and ", badge)), Turn("assistant", ("They differ.",))),
+        Turn("user", ("Compare ", photo, " and ", badge)),
+        Turn("assistant", ("They differ.",)),
         Turn("user", ("How?",)),
     )
     plain = [{"role": "user", "content": "What is this?"}]

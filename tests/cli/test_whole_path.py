@@ -25,16 +25,24 @@ from dsvl_tune.models.finetuning.adapters import load_trained
 
 ROOT = Path(__file__).parents[2]
 FEW = [
-    *(
-        "--trainer.max_steps",
-        "4",
-        "--trainer.val_check_interval",
-        "2",
-        "--trainer.enable_progress_bar",
-        "false",
-    ),
-    *("--data.train_charts", "16", "--data.validation_charts", "2", "--data.test_charts", "3"),
-    *("--data.retention_scenes", "1", "--data.batch_size", "2", "--data.num_workers", "0"),
+    "--trainer.max_steps",
+    "4",
+    "--trainer.val_check_interval",
+    "2",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--data.train_charts",
+    "16",
+    "--data.validation_charts",
+    "2",
+    "--data.test_charts",
+    "3",
+    "--data.retention_scenes",
+    "1",
+    "--data.batch_size",
+    "2",
+    "--data.num_workers",
+    "0",
 ]
 
 

@@ -42,7 +42,8 @@ class Keep(L.Callback):
     """Saves a checkpoint after some step; counts the bytes of training state in this process."""
 
     def __init__(self, save_at: int | None, path: Path) -> None:
-        self.save_at, self.path = save_at, path
+        self.save_at = save_at
+        self.path = path
         self.held: dict[str, int] = {}
 
     def on_before_zero_grad(

@@ -23,37 +23,33 @@ def write_recipe(folder: Path, checkpoint: Path, **changes: Any) -> Path:
     """A recipe with trees, dropout, schedule, accumulation, a fully trained part, and `changes`."""
     content: dict[str, Any] = {
         "model": {
-            **{
-                "checkpoint": str(checkpoint),
-                "lr": 0.002,
-                "warmup_steps": 3,
-                "lora_dropout": 0.1,
-                "max_new_tokens": 3,
-            },
+            "checkpoint": str(checkpoint),
+            "lr": 0.002,
+            "warmup_steps": 3,
+            "lora_dropout": 0.1,
+            "max_new_tokens": 3,
             "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
         },
         "data": {
             "class_path": "dsvl_tune.datamodules.ChartsDataModule",
             "init_args": {
-                **{
-                    "train_charts": 9,
-                    "validation_charts": 2,
-                    "test_charts": 2,
-                    "retention_scenes": 0,
-                    "questions": 3,
-                },
-                **{"batch_size": 2, "system_prompt": ""},
+                "train_charts": 9,
+                "validation_charts": 2,
+                "test_charts": 2,
+                "retention_scenes": 0,
+                "questions": 3,
+                "batch_size": 2,
+                "system_prompt": "",
             },
         },
         "trainer": {
-            **{
-                "max_steps": STEPS,
-                "max_epochs": -1,
-                "val_check_interval": 4,
-                "accumulate_grad_batches": 2,
-                "log_every_n_steps": 3,
-            },
-            **{"enable_progress_bar": False, "accelerator": "cpu"},
+            "max_steps": STEPS,
+            "max_epochs": -1,
+            "val_check_interval": 4,
+            "accumulate_grad_batches": 2,
+            "log_every_n_steps": 3,
+            "enable_progress_bar": False,
+            "accelerator": "cpu",
         },
         "run_dir": str(folder / "runs"),
     }

@@ -64,18 +64,14 @@ def start_two_by_srun(commands: Commands, folder: Path) -> list[int]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {
-        **{
-            "SLURM_NTASKS": "2",
-            "SLURM_NTASKS_PER_NODE": "2",
-            "SLURM_NODEID": "0",
-            "SLURM_JOB_NAME": "tune",
-        },
-        **{
-            "SLURM_JOB_ID": "1",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "OMP_NUM_THREADS": "1",
-        },
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NODEID": "0",
+        "SLURM_JOB_NAME": "tune",
+        "SLURM_JOB_ID": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
     }
     return [
         commands.start(
@@ -94,18 +90,15 @@ def start_two(commands: Commands, folder: Path) -> tuple[list[int], TCPStore]:
     """The command as torchrun starts it: two processes and the store that they meet through."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {
-        **{
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(store.port),
-            "WORLD_SIZE": "2",
-            "LOCAL_WORLD_SIZE": "2",
-        },
-        **{
-            "TORCHELASTIC_USE_AGENT_STORE": "True",
-            "TORCHELASTIC_RESTART_COUNT": "0",
-            "TORCHELASTIC_RUN_ID": "test",
-        },
-        **{"GROUP_RANK": "0", "OMP_NUM_THREADS": "1"},
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+        "GROUP_RANK": "0",
+        "OMP_NUM_THREADS": "1",
     }
     ranks = [
         commands.start(

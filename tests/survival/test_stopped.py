@@ -21,7 +21,9 @@ class SignalAt(L.Callback):
     """Sends this process a signal in micro-batch `batch`, or in validation batch `batch`."""
 
     def __init__(self, number: int, batch: int, validation: bool = False) -> None:
-        self.number, self.batch, self.validation = number, batch, validation
+        self.number = number
+        self.batch = batch
+        self.validation = validation
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if not self.validation and trainer.fit_loop.total_batch_idx == self.batch:

@@ -102,7 +102,8 @@ class OnDemand:
     """A tensor of a checkpoint that is read when it is indexed, like transformers' slices."""
 
     def __init__(self, weights: Weights, name: str) -> None:
-        self.weights, self.name = weights, name
+        self.weights = weights
+        self.name = name
 
     def __getitem__(self, index: Any) -> Tensor:
         """The indexed part of the tensor, in the dtype of its file."""

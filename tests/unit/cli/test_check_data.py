@@ -107,12 +107,10 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
     main(
         [
             *arguments(folder, hybrid_checkpoint, "--data.images_root", str(folder)),
-            *(
-                "--data.train",
-                str(out / "train/train.jsonl"),
-                "--data.test",
-                str(out / "test/test.jsonl"),
-            ),
+            "--data.train",
+            str(out / "train/train.jsonl"),
+            "--data.test",
+            str(out / "test/test.jsonl"),
         ]
     )
     assert "no errors" in capsys.readouterr().out
@@ -127,12 +125,10 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
                     "--data.validation_rows",
                     "0",
                 ),
-                *(
-                    "--data.train",
-                    str(out / "train/train.jsonl"),
-                    "--data.test",
-                    str(out / "test/test.jsonl"),
-                ),
+                "--data.train",
+                str(out / "train/train.jsonl"),
+                "--data.test",
+                str(out / "test/test.jsonl"),
             ]
         )
     data = InstructDataModule(

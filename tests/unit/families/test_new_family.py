@@ -241,8 +241,16 @@ def test_packed_trees_train_as_single_rows() -> None:
     options = ("--model.lora_dropout", "0", "--trainer.max_steps", "3")
     for name, packing in (("single", "null"), ("packed", "200")):
         run(
-            *("fit", "--config", "recipe.yaml", "--run_name", name, *options),
-            *("--data.pack_tokens", packing, "--data.batch_size", "13"),
+            "fit",
+            "--config",
+            "recipe.yaml",
+            "--run_name",
+            name,
+            *options,
+            "--data.pack_tokens",
+            packing,
+            "--data.batch_size",
+            "13",
         )
     assert losses("packed") == pytest.approx(losses("single"), rel=1e-4)
 
@@ -275,8 +283,15 @@ def test_the_merged_checkpoint_is_pefts_in_plain_transformers(
 
 def test_a_4_bit_base_has_its_language_model_alone_in_4_bits() -> None:
     run(
-        *("fit", "--config", "recipe.yaml", "--run_name", "nf4", "--trainer.max_steps", "2"),
-        *("--model.quantization", "nf4"),
+        "fit",
+        "--config",
+        "recipe.yaml",
+        "--run_name",
+        "nf4",
+        "--trainer.max_steps",
+        "2",
+        "--model.quantization",
+        "nf4",
     )
     plan = json.loads(Path("runs/nf4/plan.json").read_text(encoding="utf-8"))
     quantized = {

@@ -120,7 +120,8 @@ def run(
         feature_cache=str(feature_cache) if feature_cache else None,
         feature_dtype="float32",
     )
-    module.path, module.logged = path, []
+    module.path = path
+    module.logged = []
     homogeneous_steps = options.pop("homogeneous_steps", False)
     trainer = L.Trainer(
         max_steps=4,

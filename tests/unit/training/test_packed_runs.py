@@ -87,7 +87,8 @@ def run(
         "lm_head": PartPlan("full"),
     }
     module = Logged(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1, lora_dropout=dropout)
-    module.logged, module.shapes = [], []
+    module.logged = []
+    module.shapes = []
     trainer = L.Trainer(
         max_steps=2,
         accumulate_grad_batches=2,
