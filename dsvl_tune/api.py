@@ -186,18 +186,7 @@ def fit(
     L.seed_everything(data.seed, workers=True, verbose=False)
     die_with_first()
     stop = StopRequest(time_limit_s)
-    folder, checkpoint = decided_by_first(
-        lambda: place_run(
-            Path(run_dir) / run_name,
-            ckpt_path=None if ckpt_path is None else str(ckpt_path),
-            resume=resume,
-            settings=settings,
-            read_settings=read_settings,
-        )
-    )
-    if checkpoint is not None and not checkpoint.exists():
-        raise UserError(f"--ckpt_path {checkpoint}: no such file. Give a run checkpoint, or last.")
-    exit_code = 0
+    folder, checkpoint = _place(Path(run_dir) / run_name, ckpt_path, resume, settings)
     with quiet_lightning(), keyboard_interrupts():
         lightning_trainer = training_trainer(
             trainer,
@@ -211,18 +200,16 @@ def fit(
         try:
             use_free_cores(lightning_trainer.num_devices)
             with stop, one_at_a_time(folder), explained_errors(lightning_trainer, folder):
-                set_up_fit(data)
-                plan = model.adaptation.requested_plan(model.base.family)
-                check_rows_reach(plan, data.rows("train"))
+                _set_up(model, data)
                 if not trainer.get("callbacks"):  # which may log names that are not known here
                     check_monitor(monitor, data)
                 _write_description(folder, settings, model)
                 lightning_trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
                 _write_run_report(folder, data)
         except RunStopped as stopped:
-            exit_code = stopped.exit_code
             _print_stopped(lightning_trainer.global_step, folder)
-    return Run(folder, exit_code)
+            return Run(folder, stopped.exit_code)
+    return Run(folder, exit_code=0)
 
 
 @dataclass(frozen=True)
@@ -350,6 +337,44 @@ def _check_pair(model: FinetuneModule, data: ConversationDataModule) -> None:
             f"fit: the data module is for checkpoint {data.checkpoint!r}, the model for "
             f"{model.hparams['checkpoint']!r}. Give both the same checkpoint."
         )
+
+
+def _place(
+    wanted: Path,
+    ckpt_path: str | Path | None,
+    resume: Literal["auto", "never"],
+    settings: Mapping[str, Any],
+) -> tuple[Path, Path | None]:
+    """Decide which folder the run is in and which run checkpoint it resumes, alike on all ranks.
+
+    Args:
+        wanted: Folder of a new run of this name.
+        ckpt_path: As in `fit`.
+        resume: As in `fit`.
+        settings: Full settings of the run.
+
+    Raises:
+        UserError: The run checkpoint does not exist.
+    """
+    folder, checkpoint = decided_by_first(
+        lambda: place_run(
+            wanted,
+            ckpt_path=None if ckpt_path is None else str(ckpt_path),
+            resume=resume,
+            settings=settings,
+            read_settings=read_settings,
+        )
+    )
+    if checkpoint is not None and not checkpoint.exists():
+        raise UserError(f"--ckpt_path {checkpoint}: no such file. Give a run checkpoint, or last.")
+    return folder, checkpoint
+
+
+def _set_up(model: FinetuneModule, data: ConversationDataModule) -> None:
+    """Read the rows, and check that what the model trains gets a gradient from them."""
+    set_up_fit(data)
+    plan = model.adaptation.requested_plan(model.base.family)
+    check_rows_reach(plan, data.rows("train"))
 
 
 def _write_description(folder: Path, settings: Mapping[str, Any], model: FinetuneModule) -> None:
