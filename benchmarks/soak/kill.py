@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import filecmp
-import json
 import os
 import random
 import shutil
@@ -26,7 +24,11 @@ from typing import Any
 
 import forked
 import torch
-import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "survival"))
+from runs import differences, write_recipe
+
+TESTS = Path(__file__).parents[2] / "tests"
 
 CHARTS = {
     "class_path": "dsvl_tune.datamodules.ChartsDataModule",
@@ -56,46 +58,35 @@ MIXTURE = {
         "length_grouped": True,
     },
 }
+TWO_PROCESSES = {"devices": 2, "strategy": "ddp"}
 # Data, trainer and number of workers. Every case has shared-prefix trees, dropout, a schedule, and
 # a number of steps that is not a multiple of the validation interval.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "charts": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 0),
-    "workers": (CHARTS, {"max_steps": 26}, 2),
+    "workers": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 1}, 2),
     "mixture": (MIXTURE, {"max_steps": 26, "accumulate_grad_batches": 2}, 2),
     "cache": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 2}, 1),
-    "ddp": (CHARTS, {"max_steps": 26, "devices": 2, "strategy": "ddp"}, 1),
+    "ddp": (CHARTS, {"max_steps": 26, "accumulate_grad_batches": 1, **TWO_PROCESSES}, 1),
 }
-CACHE = {"feature_cache": "features"}
-"""Model keys of the case "cache": a kill may come while an entry is being written."""
+CACHE = {"model__feature_cache": "features"}
+"""Of the case "cache": a kill may come while an entry is being written."""
 
 
-def write_recipe(folder: Path, case: str, checkpoint: Path) -> None:
+def write_case(folder: Path, case: str, checkpoint: Path) -> None:
     """Write the recipe of a case into the folder of its runs."""
     data, trainer, workers = CASES[case]
     common = {"batch_size": 2, "num_workers": workers, "system_prompt": ""}
-    content = {
-        "model": {
-            "checkpoint": str(checkpoint),
-            "lr": 0.002,
-            "warmup_steps": 3,
-            "lora_dropout": 0.1,
-            "max_new_tokens": 3,
-            "parts": {"aligner": {"mode": "full"}, "language_model": {"mode": "lora", "rank": 4}},
-            **(CACHE if case == "cache" else {}),
-        },
-        "data": {**data, "init_args": {**data["init_args"], **common}},
-        "trainer": {
-            "max_epochs": -1,
-            "val_check_interval": 8,
-            "enable_progress_bar": False,
-            "accelerator": "cpu",
-        }
-        | trainer,
-        "checkpoint_every_steps": 2,
-        "monitor": "val/loss",  # it falls, so that every validation replaces the best checkpoint
-    }
-    folder.mkdir(parents=True)
-    (folder / "run.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    folder.parent.mkdir(exist_ok=True)
+    write_recipe(
+        folder,
+        checkpoint,
+        **(CACHE if case == "cache" else {}),
+        **{f"trainer__{key}": value for key, value in trainer.items()},
+        trainer__val_check_interval=8,
+        data={**data, "init_args": {**data["init_args"], **common}},
+        checkpoint_every_steps=2,
+        monitor="val/loss",  # it falls, so that every validation replaces the best checkpoint
+    )
 
 
 def start(folder: Path) -> tuple[Callable[[], int | None], int]:
@@ -189,36 +180,54 @@ def to_the_end(folder: Path) -> float:
     return time.monotonic() - begin
 
 
-def differences(whole: Path, killed: Path) -> list[str]:
-    """Results of the two runs that are not equal, bit for bit."""
-    found = []
-    one, two = (
-        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, killed)
-    )
-    for name in one["state_dict"].keys() | two["state_dict"].keys():
-        if not torch.equal(one["state_dict"][name], two["state_dict"][name]):
-            found.append(name)
-    for number, state in one["optimizer_states"][0]["state"].items():
-        for slot, tensor in state.items():
-            if not torch.equal(tensor, two["optimizer_states"][0]["state"][number][slot]):
-                found.append(f"optimizer {number} {slot}")
-    for folder in ("adapter", "predictions"):
-        names = sorted({path.name for run in (whole, killed) for path in (run / folder).iterdir()})
-        _, differing, missing = filecmp.cmpfiles(
-            whole / folder, killed / folder, names, shallow=False
-        )
-        found += [f"{folder}/{name}" for name in differing + missing]
-    summaries = [
-        json.loads((run / "summary.json").read_text(encoding="utf-8")) for run in (whole, killed)
-    ]
-    for key in ("before", "after", "steps", "best_checkpoint"):
-        if summaries[0][key] != summaries[1][key]:
-            found.append(f"summary {key}: {summaries[0][key]} and {summaries[1][key]}")
-    return found
+def kill_run(
+    whole: Path, killed: Path, case: str, longest_s: float, chance: random.Random
+) -> tuple[int, bool]:
+    """Kill a run and repeat its command until it ends; compare it with the whole run.
+
+    Args:
+        whole: folder of the uninterrupted run.
+        killed: folder with the recipe of the run to kill.
+        case: for the lines that are printed.
+        longest_s: duration of the uninterrupted run, in seconds; after 25 kills twice as long.
+        chance: of the moments.
+
+    Returns:
+        Number of kills, and whether the results are equal.
+    """
+    kills = 0
+    while what := wait_and_kill(killed, longest_s if kills < 25 else 2 * longest_s, chance):
+        kills += 1
+        print(f"{case}: kill {kills}, {what}", flush=True)
+    found = differences(whole / "runs" / "run", killed / "runs" / "run")
+    print(f"{case}: after {kills} kills {found or 'equal'}", flush=True)
+    return kills, not found
 
 
-def main() -> None:
-    """Parse the command line, measure and print."""
+def kill_case(
+    root: Path, case: str, checkpoint: Path, wanted: int, chance: random.Random
+) -> tuple[int, list[bool]]:
+    """Kill runs of a case until there were `wanted` kills.
+
+    Returns:
+        Number of kills, and of each run whether it equals the uninterrupted one.
+    """
+    whole = root / case / "whole"
+    write_case(whole, case, checkpoint)
+    longest_s = to_the_end(whole)
+    print(f"{case}: uninterrupted, {longest_s:.1f} s", flush=True)
+    done, equal = 0, []
+    while done < wanted:
+        killed = root / case / f"killed_{len(equal)}"
+        write_case(killed, case, checkpoint)
+        kills, is_equal = kill_run(whole, killed, case, longest_s, chance)
+        done += kills
+        equal.append(is_equal)
+    return done, equal
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -227,39 +236,26 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Kill, compare and print the verdict."""
+    options = parse_options()
     chance = random.Random(options.seed)
     root = Path(tempfile.mkdtemp(prefix="kill-"))
     checkpoint = build(root)
-    kills, sequences, failed = 0, 0, 0
+    one_process = sum(case != "ddp" for case in options.cases) or 1
+    kills, equal = 0, []
     for case in options.cases:
-        write_recipe(root / case / "whole", case, checkpoint)
-        longest_s = to_the_end(root / case / "whole")
-        print(f"{case}: uninterrupted, {longest_s:.1f} s", flush=True)
-        rest = len([one for one in options.cases if one != "ddp"]) or 1
-        wanted = options.kills // 10 if case == "ddp" else -(-options.kills * 9 // (10 * rest))
-        done = 0
-        while done < wanted:
-            killed = root / case / f"killed_{sequences}"
-            write_recipe(killed, case, checkpoint)
-            in_sequence = 0
-            while (
-                what := wait_and_kill(
-                    killed, longest_s if in_sequence < 25 else 2 * longest_s, chance
-                )
-            ) is not None:
-                kills, done, in_sequence = kills + 1, done + 1, in_sequence + 1
-                print(f"kill {kills}: {case}, {what}", flush=True)
-            found = differences(root / case / "whole" / "runs" / "run", killed / "runs" / "run")
-            sequences += 1
-            failed += bool(found)
-            print(f"{case}: after {in_sequence} kills {found or 'equal'}", flush=True)
-    verdict = (
-        f"{failed} differ from the uninterrupted run"
-        if failed
-        else "all equal the uninterrupted run"
-    )
-    print(f"{kills} kills in {sequences} runs: {verdict}")
+        share = -(-options.kills * 9 // (10 * one_process))
+        wanted = options.kills // 10 if case == "ddp" else share
+        done, found = kill_case(root, case, checkpoint, wanted, chance)
+        kills += done
+        equal += found
+    failed = equal.count(False)
+    verdict = f"{failed} differ from" if failed else "all equal"
+    print(f"{kills} kills in {len(equal)} runs: {verdict} the uninterrupted run")
     if not failed:
         shutil.rmtree(root)
     sys.exit(bool(failed))
@@ -268,10 +264,9 @@ def main() -> None:
 def build(root: Path) -> Path:
     """Build the tiny checkpoint in another process: this one forks and must have no threads."""
     folder = root / "checkpoint"
-    tests = str(Path(__file__).parents[2] / "tests")
     lines = [
         "import sys",
-        f"sys.path.insert(0, {tests!r})",
+        f"sys.path.insert(0, {str(TESTS)!r})",
         "from pathlib import Path",
         "from conftest import build_checkpoint",
         f"build_checkpoint(Path({str(folder)!r}), 'deepseek_vl_hybrid')",
