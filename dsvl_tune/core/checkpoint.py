@@ -6,6 +6,7 @@ is given the object and asks it; nothing else reads its files.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Set
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dsvl_tune
 from dsvl_tune.core.checksums import SUMS, check_own_sums
+from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import sha256
 from dsvl_tune.core.weight_headers import (
@@ -20,6 +22,7 @@ from dsvl_tune.core.weight_headers import (
     WEIGHTS_INDEX,
     Stored,
     read_headers,
+    read_json,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from dsvl_tune.families.base import Family, Layout
 
 EMBEDDED = Path(dsvl_tune.__file__).parent / "demo" / "embedded"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS]
 
 
@@ -138,7 +142,14 @@ class Checkpoint:
 
     @cached_property
     def processor(self) -> Processor:
-        """Everything that turning a conversation into tokens and vision inputs needs."""
+        """Everything that turning a conversation into tokens and vision inputs needs.
+
+        Raises:
+            UserError: its files are missing, contradict each other, or hold an impossible number.
+        """
+        for path in (self.folder / name for name in PROCESSOR_FILES):
+            if path.is_file():
+                check_numbers(str(path), read_json(path))
         return self.family.read_processor(self)
 
     def file_hash(self, path: Path) -> str:
@@ -155,6 +166,29 @@ class Checkpoint:
         paths = sorted({stored.path for stored in self.headers.values()})
         return {path.name: self.file_hash(path) for path in paths}
 
+    def copy_file(self, path: Path, target: Path) -> None:
+        """Copy one of the checkpoint's files, byte for byte, to what is passed on to others.
+
+        A link may lead to another file of the checkpoint, as it does in the hub's cache. One that
+        leads out of it would pass on a file that nobody meant to.
+
+        Args:
+            path: of the file, in the folder or below it.
+            target: file to write.
+
+        Raises:
+            UserError: it is no regular file, or not one of the checkpoint's.
+        """
+        real = path.resolve()
+        if not any(real.is_relative_to(root) for root in own_roots(self.folder)):
+            raise UserError(
+                f"{path}: is a link out of the checkpoint, to {real}, and is not copied. Put the "
+                "file itself there, or remove the link."
+            )
+        if not real.is_file():
+            raise UserError(f"{path}: is not a regular file, and is not copied. Remove it.")
+        shutil.copyfile(real, target)
+
     def check_weight_files(self) -> None:
         """Compare the weight files with the folder's SHA256SUMS, if it has one.
 
@@ -162,6 +196,19 @@ class Checkpoint:
             UserError: a file is missing, changed or not listed.
         """
         check_own_sums(self.folder, self._sums, weights=True, file_hash=self.file_hash)
+
+
+def own_roots(folder: Path) -> list[Path]:
+    """The folders that hold a checkpoint's files: its own one, and in the hub's cache its blobs.
+
+    There, files of `models--OWNER--NAME/snapshots/COMMIT` are links into
+    `models--OWNER--NAME/blobs` (huggingface_hub, guide "Understand caching").
+    """
+    folder = folder.resolve()
+    blobs = folder.parent.parent / "blobs"
+    if folder.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+        return [folder, blobs]
+    return [folder]
 
 
 def is_tied(settings: Mapping[str, Any], names: Set[str]) -> bool:

@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path.parent}: no {path.name} there. Is it a checkpoint folder?"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}).") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}.")

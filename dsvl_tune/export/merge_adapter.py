@@ -13,12 +13,18 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored, read_header, read_json
+from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
 from dsvl_tune.families.base import Layout
-from dsvl_tune.models.checkpoint.weights import Weights, read_file, read_tensor
+from dsvl_tune.models.checkpoint.weights import (
+    Weights,
+    read_file,
+    read_floating_header,
+    read_tensor,
+)
 from dsvl_tune.models.finetuning.adapters import FULL_WEIGHTS
 
 
@@ -81,7 +87,9 @@ def read_changes(folder: Path) -> dict[str, Change]:
     """
     changes: dict[str, Change] = {}
     if (folder / "adapter_config.json").is_file():
-        peft_type = read_json(folder / "adapter_config.json").get("peft_type")
+        settings = read_json(folder / "adapter_config.json")
+        check_numbers(f"{folder}/adapter_config.json", settings)
+        peft_type = settings.get("peft_type")
         if peft_type != "LORA":
             raise UserError(
                 f"{folder}/adapter_config.json: peft_type is {peft_type!r}, only LORA can be "
@@ -96,7 +104,7 @@ def read_changes(folder: Path) -> dict[str, Change]:
                 f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again."
             )
     if (folder / FULL_WEIGHTS).is_file():
-        for name, stored in read_header(folder / FULL_WEIGHTS).items():
+        for name, stored in read_floating_header(folder / FULL_WEIGHTS).items():
             changes[name] = Change(replacement=stored)
     if not changes:
         raise UserError(

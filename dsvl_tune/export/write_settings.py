@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,17 @@ def write_other_files(base: Checkpoint, target: Path, layout: Layout) -> None:
         target: folder with the weights written.
         layout: that they were written in.
     """
-    for path in base.folder.glob("LICENSE*"):
-        shutil.copyfile(path, target / path.name)
-    if (base.folder / "README.md").is_file():
-        shutil.copyfile(base.folder / "README.md", target / BASE_CARD)
+    for path in sorted(base.folder.glob("LICENSE*")):
+        copy_license(base, path, target / path.name)
+    card = base.folder / "README.md"
+    if card.exists() or card.is_symlink():
+        base.copy_file(card, target / BASE_CARD)
     original = base.folder if base.layout == "original" else base.folder / ORIGINAL_FOLDER
     dtype = main_dtype(read_headers(target).values())
     if layout == "transformers" and original.is_dir():
-        copy_settings(original, target / ORIGINAL_FOLDER)
+        copy_settings(base, original, target / ORIGINAL_FOLDER)
     if layout == "original" and original.is_dir():
-        copy_settings(original, target)
+        copy_settings(base, original, target)
         if main_dtype(base.headers.values()) != dtype:
             settings = read_json(original / "config.json")
             set_dtype(settings, dtype)
@@ -50,12 +50,35 @@ def write_other_files(base: Checkpoint, target: Path, layout: Layout) -> None:
         base.family.write_settings(base, target, layout, dtype)
 
 
-def copy_settings(source: Path, target: Path) -> None:
-    """Copy the JSON, jinja and text files of an original checkpoint, byte for byte."""
+def copy_license(base: Checkpoint, path: Path, target: Path) -> None:
+    """Copy a license of a checkpoint, or a folder of them.
+
+    Raises:
+        UserError: a file is a link out of the checkpoint, or no regular file.
+    """
+    if not path.is_dir() or path.is_symlink():
+        base.copy_file(path, target)
+        return
+    target.mkdir()
+    for inner in sorted(path.iterdir()):
+        copy_license(base, inner, target / inner.name)
+
+
+def copy_settings(base: Checkpoint, source: Path, target: Path) -> None:
+    """Copy the JSON, jinja and text files of an original checkpoint, byte for byte.
+
+    Args:
+        base: the checkpoint.
+        source: its folder, or the one in it that keeps the original's settings.
+        target: folder to copy to.
+
+    Raises:
+        UserError: a file is a link out of the checkpoint, or no regular file.
+    """
     target.mkdir(exist_ok=True)
-    for path in source.iterdir():
+    for path in sorted(source.iterdir()):
         if path.suffix in (".json", ".jinja", ".txt") and path.name not in (WEIGHTS_INDEX, REPORT):
-            shutil.copyfile(path, target / path.name)
+            base.copy_file(path, target / path.name)
 
 
 def set_dtype(settings: dict[str, Any], dtype: str) -> None:

@@ -19,6 +19,7 @@ from dsvl_tune.core.checkpoint import (
     resolve_checkpoint,
 )
 from dsvl_tune.core.checksums import check_own_sums, read_own_sums
+from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
@@ -65,6 +66,7 @@ def _open_folder(name: str, folder: Path, stamps: Stamps) -> Checkpoint:
     settings = read_json(folder / "config.json")
     place = f"{folder}/config.json"
     refuse_quantized(place, settings)
+    check_numbers(place, settings)
     sums = read_own_sums(folder)
     check_own_sums(folder, sums, weights=False)
     return Checkpoint(name, folder, settings, family_of(settings, place), sums=sums)
@@ -98,6 +100,7 @@ def open_sizes(name: str | Path) -> Checkpoint:
     settings = read_json(folder / "config.json")
     place = f"{name}/config.json"
     refuse_quantized(place, settings)
+    check_numbers(place, settings)
     family = family_of(settings, place)
     return Checkpoint(name, folder, settings, family, headers=headers, complete=False)
 

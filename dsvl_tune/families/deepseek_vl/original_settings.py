@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +70,7 @@ def write_original_settings(checkpoint: Checkpoint, target: Path, dtype: str) ->
     )
     for name, content in files.items():
         write_json(target / name, content)
-    shutil.copyfile(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
+    checkpoint.copy_file(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
     template = chat_template(processor.default_system)
     atomic_write(
         target / "chat_template.jinja",

@@ -160,9 +160,26 @@ def read_file(path: Path) -> dict[str, Tensor]:
     """Every tensor of one safetensors file, of the file's shapes and dtypes.
 
     Raises:
-        UserError: the file is missing, damaged or truncated, or holds a value that is not finite.
+        UserError: the file is missing, damaged or truncated, or holds a value that is not finite or
+            not floating.
     """
-    return {name: read_tensor(stored) for name, stored in read_header(path).items()}
+    return {name: read_tensor(stored) for name, stored in read_floating_header(path).items()}
+
+
+def read_floating_header(path: Path) -> dict[str, Stored]:
+    """Every tensor of one safetensors file of floating values.
+
+    Raises:
+        UserError: the file is missing, damaged or truncated, or holds a tensor of another kind.
+    """
+    header = read_header(path)
+    for name, stored in header.items():
+        if stored.dtype not in NAMES_IN_FILES:
+            raise UserError(
+                f"{path}: tensor {name} is {stored.dtype}, expected one of "
+                f"{', '.join(NAMES_IN_FILES)}. Copy the file again."
+            )
+    return header
 
 
 def expected_shapes(config: PretrainedConfig, family: Family, folder: Path) -> Shapes:

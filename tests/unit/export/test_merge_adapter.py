@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -157,6 +158,24 @@ def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_pat
         UserError, match=r"up_proj.weight has shape \[80, 48\], what was trained has \[7, 48\]"
     ):
         check_changes(Weights(open_checkpoint(hybrid_checkpoint)), changes)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "full_parts.safetensors"])
+def test_trained_tensors_of_integers_are_refused(
+    hybrid_checkpoint: Path, tmp_path: Path, file: str
+) -> None:
+    """By merging and by loading; they would be merged as if they were weights."""
+    parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full")}
+    save_trained(train_randomly(hybrid_checkpoint, "lora", parts), tmp_path / "adapter")
+    path = tmp_path / "adapter" / file
+    tensors = load_file(path)
+    name = next(iter(tensors))
+    save_file(tensors | {name: tensors[name].to(torch.int8)}, path)
+    with pytest.raises(UserError, match=f"{file}: tensor {name} is I8"):
+        read_changes(tmp_path / "adapter")
+    model = create_model(open_checkpoint(hybrid_checkpoint))
+    with pytest.raises(UserError, match=f"{file}: tensor {name} is I8"):
+        load_trained(model, tmp_path / "adapter")
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
