@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +18,9 @@ from dsvl_tune.models.finetuning.adapters import save_trained
 
 if TYPE_CHECKING:
     from dsvl_tune.training.module import FinetuneModule
+
+PREFIX = ".adapter-"
+"""Of the hidden folder in a run that holds the trained tensors of one of its checkpoints."""
 
 
 @contextmanager
@@ -33,6 +39,7 @@ def trained_folder(
     Raises:
         UserError: the run keeps no such checkpoint, or its recipe trains other tensors.
     """
+    remove_abandoned(run)
     if checkpoint is None:
         yield run / "adapter"
         return
@@ -57,6 +64,37 @@ def trained_folder(
             f"{path}: it does not hold what {run}/config.yaml trains "
             f"(differing, e.g.: {strange[0]})."
         )
-    with TemporaryDirectory(dir=run, prefix=".adapter-") as folder:
-        save_trained(network, Path(folder), lambda name: read(f"model.{name}"))
-        yield Path(folder)
+    with TemporaryDirectory(dir=run, prefix=PREFIX) as name, folder_lock(Path(name)):
+        save_trained(network, Path(name), lambda parameter: read(f"model.{parameter}"))
+        yield Path(name)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a folder; the kernel drops it when the process ends, however it ends.
+
+    Args:
+        folder: that exists.
+
+    Yields:
+        Whether this process holds the lock: not while another one does, nor where the file system
+        has no locks.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    held = False
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = True
+        yield held
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(run: Path) -> None:
+    """Remove what killed attempts to merge a checkpoint of a run have left in its folder."""
+    for folder in run.glob(f"{PREFIX}*"):
+        # Whoever still works in there holds the lock.
+        with suppress(FileNotFoundError), folder_lock(folder) as held:
+            if held:
+                shutil.rmtree(folder)

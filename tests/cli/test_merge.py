@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -230,6 +232,18 @@ def test_a_checkpoint_of_the_run_merges_to_the_same(
     card = Path("kept/README.md").read_text(encoding="utf-8")
     assert "not loaded and not asked" in card and "Not measured for this checkpoint, last" in card
     assert not list(Path("runs/recipe").glob(".adapter*"))
+    # What a killed merge left goes; what another one works in stays.
+    abandoned, used = (Path("runs/recipe", f".adapter-{name}") for name in ("abandoned", "used"))
+    for folder in (abandoned, used):
+        folder.mkdir()
+        (folder / "adapter_config.json").touch()
+    handle = os.open(used, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        assert run(monkeypatch, "merge", "runs/recipe", "--out", "third", "--rows", "0") == 0
+        assert used.exists() and not abandoned.exists()
+    finally:
+        os.close(handle)
     assert (
         run(monkeypatch, "merge", "runs/recipe", "--out", "none", "--checkpoint", "nowhere.ckpt")
         == 2
