@@ -121,6 +121,7 @@ class Processor:
         eos_id: token id.
         pad_id: token id.
         context_tokens: longest row that the checkpoint supports.
+        roles: what the prompt calls the user and the assistant.
     """
 
     tokenizer: PreTrainedTokenizerFast
@@ -133,6 +134,7 @@ class Processor:
     eos_id: int
     pad_id: int
     context_tokens: int
+    roles: tuple[str, str] = ("User", "Assistant")
 
 
 @dataclass

@@ -8,6 +8,8 @@ trainers are right.
 
 from __future__ import annotations
 
+import re
+
 TEMPLATE = """\
 {%- macro text(content) -%}
   {%- if content is string -%}
@@ -30,17 +32,25 @@ TEMPLATE = """\
 {%- if system -%}{{- system + '\\n\\n' -}}{%- endif -%}
 {%- for turn in turns -%}
   {%- if turn['role'] == 'user' -%}
-    {{- 'User: ' + (text(turn['content']) | trim) + '\\n\\n' -}}
+    {{- 'USER: ' + (text(turn['content']) | trim) + '\\n\\n' -}}
   {%- else -%}
-    {{- 'Assistant:' -}}
+    {{- 'ASSISTANT:' -}}
     {%- generation -%}{{- ' ' + (text(turn['content']) | trim) + eos_token -}}{%- endgeneration -%}
   {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
 """
 
 
-def chat_template(default_system: str) -> str:
-    """The template with the system prompt that conversations without one get ("" for none)."""
+def chat_template(default_system: str, roles: tuple[str, str] = ("User", "Assistant")) -> str:
+    """The template of a checkpoint.
+
+    Args:
+        default_system: system prompt of conversations that bring none ("" for none).
+        roles: what the prompt calls the user and the assistant.
+    """
     quoted = default_system.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return TEMPLATE.replace("DEFAULT_SYSTEM", f"'{quoted}'")
+    user, assistant = roles
+    values = {"DEFAULT_SYSTEM": f"'{quoted}'", "USER": user, "ASSISTANT": assistant}
+    # In one pass: a system prompt may hold such a word itself.
+    return re.sub("|".join(values), lambda match: values[match[0]], TEMPLATE)

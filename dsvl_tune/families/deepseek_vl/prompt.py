@@ -5,7 +5,7 @@ deepseek_vl/models/processing_vlm.py::
 
     SYSTEM\n\nUser: QUESTION\n\nAssistant: ANSWER<eos>User: QUESTION\n\nAssistant:
 
-Supervised are the answer with the space before it and the end token after it, nothing else.
+`Processor.roles` has the names of the two sides. Supervised are the answer with the space before it and the end token after it, nothing else.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def render(conversation: Conversation, processor: Processor, mode: RenderMode) -
     Args:
         conversation: what to render.
         processor: the checkpoint's tokenizer and template data.
-        mode: "training" ends in an answer. "generation" ends in "Assistant:", without a last turn
-            of the assistant, and supervises nothing.
+        mode: "training" ends in an answer. "generation" ends in the assistant's role and a colon,
+            without a last turn of the assistant, and supervises nothing.
 
     Raises:
         UserError: turns that do not alternate, an empty turn, an image in an answer, a special
@@ -71,7 +71,8 @@ def render_turn(turn: Turn, number: int, processor: Processor, where: str) -> li
         expected = "text or an image" if turn.role == "user" else "text"
         raise UserError(f"{where}: empty. Expected {expected}; drop the row.")
     if turn.role == "user":
-        contents = ["User: ", *parts, "\n\nAssistant:"]
+        user, assistant = processor.roles
+        contents = [f"{user}: ", *parts, f"\n\n{assistant}:"]
         return [Segment(content, turn=number) for content in contents]
     if any(isinstance(part, ImageRef) for part in parts):
         raise UserError(
