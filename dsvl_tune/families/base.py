@@ -72,12 +72,15 @@ class ModelPart:
         optional: whether some checkpoints of the family lack this part.
         checkpointed_module: attribute of `model.model` whose layers activation checkpointing can
             recompute; None for parts without layers.
+        carried: whether no step of training or answering uses the part: it stays frozen, is never
+            loaded, and goes from the base's files into every export as it is.
     """
 
     prefixes: tuple[str, ...]
     lora_targets: str | None = None
     optional: bool = False
     checkpointed_module: str | None = None
+    carried: bool = False
 
 
 Parts = Mapping[str, ModelPart]
@@ -217,7 +220,11 @@ class Family(Protocol):
         """
 
     def model_class(self, config: PretrainedConfig) -> type[PreTrainedModel]:
-        """The transformers class that a configuration builds."""
+        """The transformers class that a configuration builds, with every tensor of the files."""
+
+    def loaded_class(self, config: PretrainedConfig) -> type[PreTrainedModel]:
+        """The class that is trained and asked: that of `model_class`, less its carried parts."""
+        return self.model_class(config)
 
     def read_processor(self, checkpoint: Checkpoint) -> Processor:
         """Everything that turning a conversation into tokens and vision inputs needs.

@@ -39,6 +39,8 @@ def create_model(
 ) -> PreTrainedModel:
     """The complete model of a checkpoint, in eval mode, every parameter with a gradient.
 
+    Complete but for carried parts, which nothing here uses.
+
     It generates greedily up to the tokenizer's end token, and has the faster kernels.
 
     Args:
@@ -77,15 +79,15 @@ def _load(
     state: dict[str, Any]
     settings: dict[str, Any] = {}
     if quantization is None:
-        state = {name: weights.read(name).to(dtype) for name in weights.shapes}
+        state = {name: weights.read(name).to(dtype) for name in weights.loaded_names}
     else:
         check_widths(weights.shapes, family.parts, checkpoint.folder)
-        state = {name: OnDemand(weights, name) for name in weights.shapes}
+        state = {name: OnDemand(weights, name) for name in weights.loaded_names}
         settings = {"quantization_config": nf4_config(dtype), "device_map": "cpu"}
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # whatever it would warn of was raised above
     try:
-        model, report = family.model_class(config).from_pretrained(
+        model, report = family.loaded_class(config).from_pretrained(
             None,
             state_dict=state,
             config=config,
@@ -106,7 +108,7 @@ def _create_on_meta(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedMod
     """The model without any values, its parameters in `dtype`."""
     config = copy.deepcopy(checkpoint.config)
     with torch.device("meta"):
-        model: PreTrainedModel = checkpoint.family.model_class(config)(config)
+        model: PreTrainedModel = checkpoint.family.loaded_class(config)(config)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model

@@ -16,7 +16,7 @@ from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_header
-from dsvl_tune.families.base import Family, Shapes, TensorGroup
+from dsvl_tune.families.base import Family, Shapes, TensorGroup, part_of
 
 ORIGINAL_FOLDER = "original"
 """In a checkpoint made from the original layout: what transformers has no place for."""
@@ -61,6 +61,12 @@ class Weights:
             self._find_original(family.unused_tensors(config))
         else:
             self._find_converted(family.unused_tensors(config))
+
+    @property
+    def loaded_names(self) -> list[str]:
+        """The names of the tensors that a model of the checkpoint is made of, without carried parts."""
+        parts = self.checkpoint.family.parts
+        return [name for name in self.shapes if not parts[part_of(name, parts)].carried]
 
     @property
     def is_original(self) -> bool:

@@ -16,10 +16,10 @@ from dsvl_tune.families.base import Family, PartPlan, Plan, part_of
 
 
 def part_names(model: PreTrainedModel) -> list[str]:
-    """The parts that a model has, in the family's order."""
+    """The parts that a model has, in the family's order, those that are carried too."""
     parts = family_of_model(model).parts
     present = {part_of(name, parts) for name, _ in model.named_parameters()}
-    return [part for part in parts if part in present]
+    return [part for part, described in parts.items() if part in present or described.carried]
 
 
 def make_plan(family: Family, preset: str, overrides: Mapping[str, PartPlan] | None) -> Plan:
@@ -31,7 +31,8 @@ def make_plan(family: Family, preset: str, overrides: Mapping[str, PartPlan] | N
         overrides: parts that the user named.
 
     Raises:
-        UserError: there is no such preset or part, or a part without linear layers is to have LoRA.
+        UserError: there is no such preset or part, a part without linear layers is to have LoRA, or
+            a carried one is to train.
     """
     parts, overrides = family.parts, overrides or {}
     if preset not in family.presets:
@@ -39,6 +40,12 @@ def make_plan(family: Family, preset: str, overrides: Mapping[str, PartPlan] | N
     for name, plan in overrides.items():
         if name not in parts:
             raise UserError(f"model.parts: {unknown_name('part', name, parts)}")
+        if plan.mode != "frozen" and parts[name].carried:
+            raise UserError(
+                f"model.parts: {name} cannot be trained ({plan.mode}): no step here uses it, so it "
+                "would get no gradient. It goes unchanged into every export; use mode frozen or "
+                "leave it out."
+            )
         if plan.mode == "lora" and parts[name].lora_targets is None:
             possible = [part for part, described in parts.items() if described.lora_targets]
             raise UserError(
