@@ -24,6 +24,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import Stored, read_json
 from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.janus.family import JANUS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,6 +40,7 @@ __all__ = [
 
 FAMILIES: list[Family] = [
     DEEPSEEK_VL,
+    JANUS,
 ]
 """Every family that checkpoints can be of; a new one is a folder and a line here."""
 

@@ -109,11 +109,8 @@ def original_config(
     model_type = HYBRID if "high_res_cfg" in vision else SIGLIP_ONLY
     check_projector(settings["aligner_config"]["params"], model_type)
     siglip = vision["low_res_cfg"] if model_type == HYBRID else vision
-    text = {"rms_norm_eps": EPS, **settings["language_config"], "model_type": "llama"}
-    for name in ("torch_dtype", "architectures", "_name_or_path"):
-        text.pop(name, None)
     sections: dict[str, Any] = {
-        "text_config": text,
+        "text_config": text_config(settings["language_config"]),
         "vision_config": siglip_config(siglip, shapes, SIGLIP[model_type]),
         "image_token_id": image_token_id,
         "tie_word_embeddings": False,  # every published checkpoint has an lm_head of its own
@@ -121,6 +118,19 @@ def original_config(
     if model_type == HYBRID:
         sections["high_res_vision_config"] = sam_config(vision["high_res_cfg"], shapes)
     return CONFIGS[model_type](**sections)
+
+
+def text_config(language: Mapping[str, Any]) -> dict[str, Any]:
+    """The language model's section in transformers' terms.
+
+    Args:
+        language: `language_config` of the original layout; what it leaves out is Llama's default.
+    """
+    text = {"rms_norm_eps": EPS, **language, "model_type": "llama"}
+    # How a model is loaded is our own choice, not the file's.
+    for name in ("torch_dtype", "architectures", "_name_or_path", "_attn_implementation"):
+        text.pop(name, None)
+    return text
 
 
 def check_projector(params: dict[str, Any], model_type: str) -> None:
@@ -135,8 +145,7 @@ def check_projector(params: dict[str, Any], model_type: str) -> None:
     if (params["projector_type"], depth) != (expected, PROJECTOR_DEPTH):
         raise UserError(
             f"config.json: the projector is {params['projector_type']!r} of depth {depth}, "
-            f"expected {expected!r} of depth {PROJECTOR_DEPTH}: no published DeepSeek-VL has "
-            "another."
+            f"expected {expected!r} of depth {PROJECTOR_DEPTH}: no published checkpoint has another."
         )
 
 

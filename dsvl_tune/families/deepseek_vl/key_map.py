@@ -96,6 +96,23 @@ def unused_tensors(config: PretrainedConfig) -> Shapes:
     """
     width = config.vision_config.hidden_size
     mlp = config.vision_config.intermediate_size
+    shapes = attention_pool(SIGLIP[config.model_type], width, mlp)
+    sam = sam_config_of(config)
+    if sam is not None:
+        for tower, size in (("high", downsampled_widths(sam)[-1]), ("low", width)):
+            for leaf in ("weight", "bias"):
+                shapes[f"vision_model.{tower}_layer_norm.{leaf}"] = (size,)
+    return shapes
+
+
+def attention_pool(siglip: str, width: int, mlp: int) -> Shapes:
+    """Tensors of SigLIP's attention pooling, which the original's code has and never reads.
+
+    Args:
+        siglip: prefix of the tower's tensors.
+        width: of the tower.
+        mlp: inner width of its MLPs.
+    """
     pool: Shapes = {
         "latent": (1, 1, width),
         "q.weight": (width, width),
@@ -111,11 +128,4 @@ def unused_tensors(config: PretrainedConfig) -> Shapes:
         "mlp.fc2.weight": (width, mlp),
         "mlp.fc2.bias": (width,),
     }
-    prefix = SIGLIP[config.model_type]
-    shapes = {f"{prefix}attn_pool.{name}": shape for name, shape in pool.items()}
-    sam = sam_config_of(config)
-    if sam is not None:
-        for tower, size in (("high", downsampled_widths(sam)[-1]), ("low", width)):
-            for leaf in ("weight", "bias"):
-                shapes[f"vision_model.{tower}_layer_norm.{leaf}"] = (size,)
-    return shapes
+    return {f"{siglip}attn_pool.{name}": shape for name, shape in pool.items()}

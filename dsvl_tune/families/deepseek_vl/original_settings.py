@@ -114,7 +114,7 @@ def original_settings(
     Raises:
         UserError: a setting that the original's code has fixed has another value here.
     """
-    check_fixed(config)
+    check_fixed(config, FIXED)
     processor_settings = {
         "add_special_token": False,
         "ignore_id": -100,
@@ -128,17 +128,21 @@ def original_settings(
         "config.json": config_json(config, images, dtype),
         "preprocessor_config.json": preprocessor_json(images),
         "processor_config.json": processor_settings,
-        **tokenizer_json(tokenizer),
+        **tokenizer_json(tokenizer, [IMAGE_TOKEN]),
     }
 
 
-def check_fixed(config: PretrainedConfig) -> None:
+def check_fixed(config: PretrainedConfig, fixed: Mapping[str, Any]) -> None:
     """Refuse what the original's code would compute differently, without an error of its own.
+
+    Args:
+        config: in transformers' terms.
+        fixed: the only value of a key, by its path.
 
     Raises:
         UserError: naming the key.
     """
-    for path, expected in FIXED.items():
+    for path, expected in fixed.items():
         value: Any = config
         for key in path.split("."):
             value = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
@@ -169,17 +173,21 @@ def config_json(config: PretrainedConfig, images: ImageSettings, dtype: str) -> 
         "n_embed": text.hidden_size,
         "projector_type": PROJECTORS[config.model_type],
     }
-    language = {"model_type": "llama", "torch_dtype": dtype}
-    language |= {key: getattr(text, key) for key in LANGUAGE_KEYS}
-    language["rope_theta"] = text.rope_parameters["rope_theta"]
     return {
         "aligner_config": {"cls": "MlpProjector", "model_type": "aligner", "params": aligner},
         "architectures": ["MultiModalityCausalLM"],
-        "language_config": language,
+        "language_config": language_json(text, dtype),
         "model_type": ORIGINAL,
         "torch_dtype": dtype,
         "vision_config": vision,
     }
+
+
+def language_json(text: PretrainedConfig, dtype: str) -> dict[str, Any]:
+    """The language model's section."""
+    keys = {key: getattr(text, key) for key in LANGUAGE_KEYS}
+    rope = {"rope_theta": text.rope_parameters["rope_theta"]}
+    return {"model_type": "llama", "torch_dtype": dtype, **keys, **rope}
 
 
 def siglip_tower(vision: PretrainedConfig, pixels: TowerPixels) -> dict[str, Any]:
@@ -253,13 +261,20 @@ def preprocessor_json(images: ImageSettings) -> dict[str, Any]:
     }
 
 
-def tokenizer_json(tokenizer: PreTrainedTokenizerFast) -> dict[str, dict[str, Any]]:
-    """tokenizer_config.json and special_tokens_map.json; tokenizer.json is copied."""
+def tokenizer_json(
+    tokenizer: PreTrainedTokenizerFast, further: list[str]
+) -> dict[str, dict[str, Any]]:
+    """tokenizer_config.json and special_tokens_map.json; tokenizer.json is copied.
+
+    Args:
+        tokenizer: of the checkpoint.
+        further: special tokens besides those that begin, end and pad a text.
+    """
     tokens = {
         "bos_token": tokenizer.bos_token,
         "eos_token": tokenizer.eos_token,
         "pad_token": tokenizer.pad_token or tokenizer.eos_token,
-        "additional_special_tokens": [IMAGE_TOKEN],
+        "additional_special_tokens": further,
     }
     settings = {
         "add_bos_token": True,

@@ -49,7 +49,7 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
         image_settings=read_image_settings(checkpoint),
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
-        default_system=default_system_prompt(tokenizer),
+        default_system=default_system_prompt(tokenizer, "User"),
         bos_id=ids["bos_token_id"],
         eos_id=ids["eos_token_id"],
         pad_id=ids["pad_token_id"],
@@ -57,11 +57,15 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
     )
 
 
-def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
+def default_system_prompt(tokenizer: PreTrainedTokenizerFast, user: str) -> str:
     """What the checkpoint's chat template puts before the first user turn ("" if nothing).
 
+    Args:
+        tokenizer: of the checkpoint; without a template it has the original's prompt.
+        user: what the template calls the user.
+
     Raises:
-        UserError: the template is not one of DeepSeek-VL.
+        UserError: the template is not one of the family.
     """
     if not tokenizer.chat_template:
         return ORIGINAL_SYSTEM_PROMPT
@@ -70,10 +74,11 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast) -> str:
         tokenize=False,
         add_generation_prompt=True,
     )
-    before, found, _ = str(text).partition("User: ")
+    before, found, _ = str(text).partition(f"{user}: ")
     if not found:
         raise UserError(
-            "the checkpoint's chat template renders no 'User: ': it is not DeepSeek-VL's template."
+            f"the checkpoint's chat template renders no '{user}: ': it is not the template of its "
+            "family."
         )
     return before.removeprefix(str(tokenizer.bos_token)).strip()
 

@@ -1,0 +1,1 @@
+"""Janus and Janus-Pro: understanding images; what generates them is carried along."""
