@@ -1,12 +1,19 @@
-"""Random tiny checkpoints of both families, made once a session."""
+"""Random tiny checkpoints, made once a session, and a server of forked commands."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+if TYPE_CHECKING:
+    from runs import Commands
 
 GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = {"deepseek_vl_hybrid": "hybrid", "deepseek_vl": "siglip"}
@@ -125,6 +132,28 @@ def wide_hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny hybrid checkpoint."""
     return build_checkpoint(tmp_path_factory.mktemp("hybrid"), "deepseek_vl_hybrid")
+
+
+@pytest.fixture(scope="session")
+def janus_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny Janus."""
+    from tiny_janus import build_janus
+
+    return build_janus(tmp_path_factory.mktemp("janus"))
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """`dsvl-tune` in processes that import nothing; see `runs.Commands`."""
+    from runs import Commands
+
+    script = Path(__file__).parents[1] / "benchmarks" / "soak" / "forked.py"
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        yield Commands(server)
+        assert server.stdin is not None
+        server.stdin.close()
 
 
 @pytest.fixture(autouse=True)
