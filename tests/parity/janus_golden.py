@@ -1,4 +1,4 @@
-"""The golden files of Janus: cases as conversations, and the checkpoint with either pair of roles."""
+"""The golden files of Janus: cases as conversations, and changed copies of the checkpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def conversation(case: dict[str, Any]) -> Conversation:
 
 
 def copy_checkpoint(target: Path, **settings: dict[str, Any]) -> Path:
-    """The golden checkpoint with changed keys in some of its JSON files, by file name without .json."""
+    """The golden checkpoint with changed keys in its JSON files, by file name without .json."""
     shutil.copytree(CHECKPOINT, target)
     for name, changes in settings.items():
         path = target / f"{name}.json"

@@ -1,4 +1,4 @@
-"""What `convert` writes of Janus, used as others use it: plain transformers, both halves of the model."""
+"""What `convert` writes of Janus, used as others use it: plain transformers, both halves."""
 
 from __future__ import annotations
 

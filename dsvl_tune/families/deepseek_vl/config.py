@@ -145,7 +145,8 @@ def check_projector(params: dict[str, Any], model_type: str) -> None:
     if (params["projector_type"], depth) != (expected, PROJECTOR_DEPTH):
         raise UserError(
             f"config.json: the projector is {params['projector_type']!r} of depth {depth}, "
-            f"expected {expected!r} of depth {PROJECTOR_DEPTH}: no published checkpoint has another."
+            f"expected {expected!r} of depth {PROJECTOR_DEPTH}, which all published checkpoints "
+            "have."
         )
 
 

@@ -5,7 +5,8 @@ deepseek_vl/models/processing_vlm.py::
 
     SYSTEM\n\nUser: QUESTION\n\nAssistant: ANSWER<eos>User: QUESTION\n\nAssistant:
 
-`Processor.roles` has the names of the two sides. Supervised are the answer with the space before it and the end token after it, nothing else.
+Supervised are the answer with the space before it and the end token after it, nothing else. What
+the two sides are called is in `Processor.roles`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The configuration of a Janus checkpoint in transformers' terms, from either layout.
 
-Files of the original layout name their towers ("siglip_large_patch16_384", "VQ-16"). Where there are
-tensors, sizes are read from their shapes; without, from the names.
+Files of the original layout name their towers ("siglip_large_patch16_384", "VQ-16"). Where there
+are tensors, sizes are read from their shapes; without, from the names.
 """
 
 from __future__ import annotations

@@ -86,9 +86,9 @@ def conversion_notes(settings: Mapping[str, Any], absent: int) -> list[str]:
     notes = []
     if absent:
         notes.append(
-            f"{absent} tensors that the original's code has but never reads (attention pooling, the "
-            "quantizer's list of codes in use) are not in the source and so not here: that code "
-            "draws them anew, with a warning and without effect"
+            f"{absent} tensors that the original's code has but never reads (attention pooling, "
+            "the quantizer's list of codes in use) are not in the source and so not here: that "
+            "code draws them anew, with a warning and without effect"
         )
     if not has_published_towers(settings):
         notes.append(

@@ -64,7 +64,7 @@ class Weights:
 
     @property
     def loaded_names(self) -> list[str]:
-        """The names of the tensors that a model of the checkpoint is made of, without carried parts."""
+        """Names of the tensors that a model is made of: all but those of carried parts."""
         parts = self.checkpoint.family.parts
         return [name for name in self.shapes if not parts[part_of(name, parts)].carried]
 
