@@ -18,6 +18,7 @@ epoch, so its steps after the first stand for the first and the third epoch. Wit
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -123,42 +124,53 @@ def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> l
     return lines
 
 
+def run_round(model: str, questions: str, options: argparse.Namespace) -> dict[str, Result]:
+    """Run every contender of a setting once, one after the other."""
+    results = {}
+    for name, arguments in contenders(questions, options.feature_cache).items():
+        results[name] = run(
+            options.folder / model,
+            options.folder / questions,
+            arguments,
+            options.batch_size,
+            options.threads,
+            options.folder / "feature_cache",
+        )
+        steps = results[name]["steps"]["cpu_s"]
+        print(f"{model}, {questions}: {name}: {steps} CPU s per step", flush=True)
+    return results
+
+
 def compare(options: argparse.Namespace) -> None:
     """Run every setting, round by round; print tables, write all figures to results.json."""
     folder: Path = options.folder
     if not (folder / "four").exists():
         write_inputs(folder, rows=options.batch_size * EPOCH)
-    costs, losses, kept = [], {}, {}
-    for model in options.models:
-        for questions in options.sets:
-            setting = f"{model}, {questions}"
-            rounds: list[dict[str, Result]] = []
-            for _ in range(options.rounds):
-                results = {}
-                for name, arguments in contenders(questions, options.feature_cache).items():
-                    place = (
-                        folder / model,
-                        folder / questions,
-                        arguments,
-                        options.batch_size,
-                        options.threads,
-                    )
-                    results[name] = run(*place, folder / "feature_cache")
-                    print(
-                        f"{setting}: {name}: {results[name]['steps']['cpu_s']} CPU s per step",
-                        flush=True,
-                    )
-                losses[setting] = check_losses(setting, results)
-                rounds.append(results)
-            costs += summary(setting, rounds, options.batch_size)
-            kept[setting] = rounds
-            (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    costs: list[list[str]] = []
+    losses: list[list[str]] = []
+    kept: dict[str, list[dict[str, Result]]] = {}
+    for model, questions in itertools.product(options.models, options.sets):
+        setting = f"{model}, {questions}"
+        kept[setting] = []
+        for _ in range(options.rounds):
+            results = run_round(model, questions, options)
+            steps = check_losses(setting, results)
+            kept[setting].append(results)
+        losses += steps  # of the last round; the earlier ones were compared alike
+        costs += summary(setting, kept[setting], options.batch_size)
+        (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
+    print_tables(options, losses, costs)
+
+
+def print_tables(
+    options: argparse.Namespace, losses: list[list[str]], costs: list[list[str]]
+) -> None:
+    """Print what was measured, where, and with which packages."""
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     print(f"\n{machine}, {options.threads} threads each")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
     print(f"batch {options.batch_size}, {options.rounds} rounds\n")
-    steps = [step for shown in losses.values() for step in shown]
-    print(format_table(["losses", *contenders("one", options.feature_cache)], steps))
+    print(format_table(["losses", *contenders("one", options.feature_cache)], losses))
     head = ["CPU s per sample", "epoch 1", "faster", "epoch 3", "faster", "peak MB", "of Trainer's"]
     print("\n" + format_table(head, costs))
 

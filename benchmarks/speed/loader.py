@@ -81,8 +81,37 @@ def measure(
     return found
 
 
-def main() -> None:
-    """Parse the command line, measure and print."""
+def measure_in_process(folder: str, workers: int, options: argparse.Namespace) -> dict[str, float]:
+    """Measure in a process of its own: this script again, with --one."""
+    command = [
+        sys.executable,
+        __file__,
+        f"--one={folder}",
+        f"--workers={workers}",
+        f"--batch_size={options.batch_size}",
+        f"--options={json.dumps(options.options)}",
+    ]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(output.split("RESULT")[1])
+    return found
+
+
+def print_table(lines: dict[int, list[dict[str, float]]]) -> None:
+    """Print the best round of each number of workers and each epoch."""
+    print("workers  epoch   images/s  /worker  CPU ms/image  main ms/image")
+    for workers, rounds in lines.items():
+        for epoch in ("first", "second"):
+            best = min(rounds, key=lambda one: one[f"{epoch}/cpu_ms"])
+            speed = best[f"{epoch}/images_per_s"]
+            cpu_ms, main_ms = best[f"{epoch}/cpu_ms"], best[f"{epoch}/main_ms"]
+            each = speed / max(workers, 1)
+            print(
+                f"{workers:>7}  {epoch:<6}{speed:>10.1f}{each:>9.1f}{cpu_ms:>14.1f}{main_ms:>15.1f}"
+            )
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -97,43 +126,23 @@ def main() -> None:
         "--options", type=json.loads, default={}, help="further keys of the data module, as JSON"
     )
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure every number of workers in turns, and print."""
+    options = parse_options()
     if options.one:
-        print(
-            "RESULT",
-            json.dumps(
-                measure(options.one, options.workers[0], options.batch_size, options.options)
-            ),
-        )
+        found = measure(options.one, options.workers[0], options.batch_size, options.options)
+        print("RESULT", json.dumps(found))
         return
-    with tempfile.TemporaryDirectory() as name:
-        make_files(Path(name), options.images)
-        lines = {}
+    lines: dict[int, list[dict[str, float]]] = {workers: [] for workers in options.workers}
+    with tempfile.TemporaryDirectory() as folder:
+        make_files(Path(folder), options.images)
         for _ in range(options.rounds):
             for workers in options.workers:
-                command = [
-                    sys.executable,
-                    __file__,
-                    f"--one={name}",
-                    f"--workers={workers}",
-                    f"--batch_size={options.batch_size}",
-                    f"--options={json.dumps(options.options)}",
-                ]
-                output = subprocess.run(
-                    command, check=True, stdout=subprocess.PIPE, text=True
-                ).stdout
-                found = json.loads(output.split("RESULT")[1])
-                lines.setdefault(workers, []).append(found)
-    print("workers  epoch   images/s  /worker  CPU ms/image  main ms/image")
-    for workers, rounds in lines.items():
-        for epoch in ("first", "second"):
-            best = min(rounds, key=lambda one: one[f"{epoch}/cpu_ms"])
-            speed = best[f"{epoch}/images_per_s"]
-            cpu_ms, main_ms = best[f"{epoch}/cpu_ms"], best[f"{epoch}/main_ms"]
-            each = speed / max(workers, 1)
-            print(
-                f"{workers:>7}  {epoch:<6}{speed:>10.1f}{each:>9.1f}{cpu_ms:>14.1f}{main_ms:>15.1f}"
-            )
+                lines[workers].append(measure_in_process(folder, workers, options))
+    print_table(lines)
     if options.step_s:
         rate = options.batch_size / options.step_s
         print(f"a step of {options.step_s:g} s takes {rate:.1f} images/s")

@@ -16,9 +16,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
@@ -99,39 +105,58 @@ def padding(batch: Batch) -> float:
     return float((batch.branch_ids < 0).float().mean())
 
 
+class Figures(NamedTuple):
+    """What the steps of a contender took.
+
+    Attributes:
+        cpu_s: CPU seconds of each step.
+        padding: ratio of padding of each step's batch.
+        losses: of each step.
+    """
+
+    cpu_s: list[float]
+    padding: list[float]
+    losses: list[float]
+
+
+def run_step(model: PreTrainedModel, batch: Batch, figures: Figures) -> None:
+    """Run the forward and backward pass of a batch, and add its figures."""
+    start = time.process_time()
+    loss = supervised_loss(model, batch).loss
+    loss.backward()
+    figures.cpu_s.append(time.process_time() - start)
+    figures.padding.append(padding(batch))
+    figures.losses.append(loss.item())
+
+
+def print_figures(found: dict[str, Figures]) -> None:
+    """Print a line for each contender, its ratio that of the same steps."""
+    plain = found["plain, causal"].cpu_s
+    for name, figures in found.items():
+        ratio = statistics.median(a / b for a, b in zip(figures.cpu_s, plain, strict=True))
+        padded = f"padding {100 * statistics.mean(figures.padding):4.1f} %"
+        spent = f"{statistics.median(figures.cpu_s):5.2f} CPU s  {ratio:.2f} x plain, causal"
+        print(f"{name:18} {padded}  {spent}  loss {sum(figures.losses):.4f}")
+
+
 def main() -> None:
-    """Parse the command line, measure and print."""
+    """Train the contenders in turns, and print."""
     steps = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
-        model, processor = (
-            create_model(open_checkpoint(Path(folder))).train(),
-            open_checkpoint(Path(folder)).processor,
-        )
+        checkpoint = open_checkpoint(Path(folder))
+        model, processor = create_model(checkpoint).train(), checkpoint.processor
     apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "lora", None), model, set()))
-    took: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    wasted: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    losses: dict[str, float] = dict.fromkeys(CONTENDERS, 0.0)
-    for step in range(-1, steps):  # the first warms up
+    found = {name: Figures([], [], []) for name in CONTENDERS}
+    for step in range(-1, steps):
         for name, pack_tokens in CONTENDERS.items():
             batch = make_batch(rows(step), processor, None, "error", pack_tokens)
             batch = normalize_images(batch, processor)
             if name == "plain, dense mask":
                 batch.segment_ids += 1  # counted from 1, the batch does not qualify for no mask
-            start = time.process_time()
-            loss = supervised_loss(model, batch).loss
-            loss.backward()
-            if step >= 0:
-                took[name].append(time.process_time() - start)
-                wasted[name].append(padding(batch))
-                losses[name] += loss.item()
-    for name, seconds in took.items():
-        ratio = statistics.median(
-            a / b for a, b in zip(seconds, took["plain, causal"], strict=True)
-        )
-        padded = f"padding {100 * statistics.mean(wasted[name]):4.1f} %"
-        spent = f"{statistics.median(seconds):5.2f} CPU s  {ratio:.2f} x plain, causal"
-        print(f"{name:18} {padded}  {spent}  loss {losses[name]:.4f}")
+            warms_up = step < 0
+            run_step(model, batch, Figures([], [], []) if warms_up else found[name])
+    print_figures(found)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,17 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from contender_ours import InFileOrder
 from step_bench import ALPHA, RANK, draw_adapters
 from torch.profiler import ProfilerActivity, profile
+from transformers import PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.types import Batch
 from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import PartPlan
@@ -57,28 +61,36 @@ def cpu() -> float:
     return time.process_time()
 
 
-def main() -> None:
-    """Parse the command line, measure and print."""
-    folder, data_folder = Path(sys.argv[1]), Path(sys.argv[2])
-    share = "--share-images" in sys.argv
-    file = str(data_folder / "charts.openai.jsonl")
+def read_batches(checkpoint: Checkpoint, file: Path, share_images: bool) -> Iterator[Batch]:
+    """Batches of the file's rows in their order."""
     data = InFileOrder(
-        file,
-        message_trees=share,
+        str(file),
+        message_trees=share_images,
         validation_rows=0,
         verify_images=False,
-        checkpoint=str(folder),
+        checkpoint=str(checkpoint.folder),
         batch_size=BATCH,
     )
     data.setup("fit")
-    batches = iter(data.train_dataloader())
-    model = create_model(open_checkpoint(folder))
+    return iter(data.train_dataloader())
+
+
+def build(checkpoint: Checkpoint) -> PreTrainedModel:
+    """The model with adapters as step_bench.py draws them, in training mode."""
+    model = create_model(checkpoint)
     parts = {"language_model": PartPlan("lora", rank=RANK, alpha=ALPHA)}
     plan = make_plan(DEEPSEEK_VL, "lora", parts)
     apply_plan(model, fit_plan(plan, model, set()))
     draw_adapters(model.train())
-    assert data.processor is not None
-    processor = data.processor
+    return model
+
+
+def main() -> None:
+    """Profile the second step, and print."""
+    checkpoint = open_checkpoint(sys.argv[1])
+    file = Path(sys.argv[2]) / "charts.openai.jsonl"
+    batches = read_batches(checkpoint, file, "--share-images" in sys.argv)
+    model, processor = build(checkpoint), checkpoint.processor
     supervised_loss(model, normalize_images(next(batches), processor)).loss.backward()
     spent = timed_parts(model)
     start = cpu()
@@ -89,21 +101,17 @@ def main() -> None:
         forward = cpu()
         loss.backward()
     end = cpu()
-    other = forward - loaded - sum(spent.values())
     parts = {
         "loading": loaded - start,
         **spent,
-        "rest of forward, loss": other,
+        "rest of forward, loss": forward - loaded - sum(spent.values()),
         "backward": end - forward,
     }
     for name, seconds in parts.items():
         print(f"{name:22} {seconds:6.2f} s  {100 * seconds / (end - start):3.0f} %")
     print(f"tokens of the batch {tuple(batch.input_ids.shape)}")
-    print(
-        profiler.key_averages().table(
-            sort_by="self_cpu_time_total", row_limit=16, max_name_column_width=50
-        )
-    )
+    averages = profiler.key_averages()
+    print(averages.table("self_cpu_time_total", row_limit=16, max_name_column_width=50))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,17 @@ HERE = Path(__file__).parent
 FONT = HERE.parents[1] / "dsvl_tune" / "demo" / "fonts" / "DejaVuSans.ttf"
 INK = (38, 36, 34)
 RNG = np.random.default_rng(7)
+DIAL = (640, 460)
+"""Middle of the gauge's dial."""
+GLASS = ((96, 140, 150), (150, 120, 80), (120, 130, 110))
+"""Colors of the jars."""
+BOUGHT = {
+    "Wood screws 4x40": 6.90,
+    "Sandpaper P120": 3.25,
+    "Linseed oil 0.5 l": 9.80,
+    "Brush 40 mm": 4.55,
+}
+"""Lines of the receipt and their prices."""
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
@@ -46,6 +57,16 @@ def photograph(scene: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 def gauge(value: float, size: tuple[int, int]) -> Image.Image:
     """A pressure gauge on a wall, 0 to 10 bar over 270 degrees."""
+    scene = gauge_body()
+    draw = ImageDraw.Draw(scene)
+    draw_scale(draw)
+    draw.line((DIAL, on_dial(value, 225)), fill=(170, 30, 24), width=14)
+    draw.ellipse((612, 432, 668, 488), fill=(60, 60, 62))
+    return photograph(scene, size)
+
+
+def gauge_body() -> Image.Image:
+    """An empty dial with its shadow and pipe, on the wall."""
     scene = wall(1280, 960, (176, 170, 158), (120, 112, 100))
     shadow = Image.new("L", scene.size, 0)
     ImageDraw.Draw(shadow).ellipse((330, 170, 1010, 850), fill=150)
@@ -54,25 +75,25 @@ def gauge(value: float, size: tuple[int, int]) -> Image.Image:
     draw.rectangle((600, 760, 680, 960), fill=(150, 120, 60))
     draw.ellipse((310, 130, 970, 790), fill=(70, 72, 76), outline=(30, 30, 32), width=8)
     draw.ellipse((350, 170, 930, 750), fill=(240, 238, 228))
-    center = (640, 460)
+    return scene
 
-    def at(bar: float, radius: float) -> tuple[float, float]:
-        angle = math.radians(135 + 27 * bar)
-        return center[0] + radius * math.cos(angle), center[1] + radius * math.sin(angle)
 
+def on_dial(bar: float, radius: float) -> tuple[float, float]:
+    """Where a pressure is on the dial, `radius` px from its middle."""
+    angle = math.radians(135 + 27 * bar)
+    return DIAL[0] + radius * math.cos(angle), DIAL[1] + radius * math.sin(angle)
+
+
+def draw_scale(draw: ImageDraw.ImageDraw) -> None:
+    """Ticks, numbers, the red range and the unit."""
     for tick in range(51):
-        draw.line(
-            (at(tick / 5, 235 if tick % 5 else 215), at(tick / 5, 262)),
-            fill=INK,
-            width=4 if tick % 5 else 9,
-        )
+        inner, width = (235, 4) if tick % 5 else (215, 9)
+        ends = (on_dial(tick / 5, inner), on_dial(tick / 5, 262))
+        draw.line(ends, fill=INK, width=width)
     for bar in range(0, 11, 2):
-        draw.text(at(bar, 172), str(bar), font=font(48), fill=INK, anchor="mm")
+        draw.text(on_dial(bar, 172), str(bar), font=font(48), fill=INK, anchor="mm")
     draw.arc((378, 198, 902, 722), 135 + 27 * 8, 135 + 270, fill=(190, 40, 30), width=14)
     draw.text((640, 590), "bar", font=font(44), fill=INK, anchor="mm")
-    draw.line((center, at(value, 225)), fill=(170, 30, 24), width=14)
-    draw.ellipse((612, 432, 668, 488), fill=(60, 60, 62))
-    return photograph(scene, size)
 
 
 def shelf() -> Image.Image:
@@ -80,59 +101,56 @@ def shelf() -> Image.Image:
     scene = wall(1000, 1500, (206, 196, 180), (150, 138, 122))
     draw = ImageDraw.Draw(scene)
     rows = [("screws", "nails", "hooks"), ("bolts", "nuts"), ("washers", "springs", "pins")]
-    glass = [(96, 140, 150), (150, 120, 80), (120, 130, 110)]
     for number, names in enumerate(rows):
         floor = 470 + 470 * number
         draw.rectangle((30, floor, 970, floor + 34), fill=(128, 88, 52))
         draw.rectangle((30, floor + 34, 970, floor + 44), fill=(84, 56, 32))
         for place, name in enumerate(names):
-            left = 70 + 310 * place
-            body = (left, floor - 330, left + 240, floor)
-            draw.rounded_rectangle(
-                body, 30, fill=glass[(number + place) % 3], outline=(60, 66, 70), width=5
-            )
-            draw.rectangle((left + 24, floor - 372, left + 216, floor - 326), fill=(52, 54, 58))
-            draw.line(
-                (left + 30, floor - 290, left + 30, floor - 40), fill=(226, 236, 238), width=9
-            )
-            draw.rectangle((left + 22, floor - 210, left + 218, floor - 110), fill=(244, 240, 226))
-            draw.text((left + 120, floor - 160), name, font=font(42), fill=INK, anchor="mm")
+            draw_jar(draw, name, 70 + 310 * place, floor, GLASS[(number + place) % 3])
     return photograph(scene, (480, 720))
+
+
+def draw_jar(
+    draw: ImageDraw.ImageDraw, name: str, left: int, floor: int, glass: tuple[int, int, int]
+) -> None:
+    """A jar with a lid, a reflection and a label, standing on `floor`."""
+    body = (left, floor - 330, left + 240, floor)
+    draw.rounded_rectangle(body, 30, fill=glass, outline=(60, 66, 70), width=5)
+    draw.rectangle((left + 24, floor - 372, left + 216, floor - 326), fill=(52, 54, 58))
+    draw.line((left + 30, floor - 290, left + 30, floor - 40), fill=(226, 236, 238), width=9)
+    draw.rectangle((left + 22, floor - 210, left + 218, floor - 110), fill=(244, 240, 226))
+    draw.text((left + 120, floor - 160), name, font=font(42), fill=INK, anchor="mm")
 
 
 def receipt() -> Image.Image:
     """A till receipt from a flatbed scanner: gray, slightly rotated, with dust."""
+    scan = Image.new("L", (460, 760), 205)
+    scan.paste(printed_receipt(), (30, 40))
+    turned = scan.rotate(1.6, Image.Resampling.BICUBIC, fillcolor=205)
+    soft = turned.filter(ImageFilter.GaussianBlur(0.5))
+    speckle = np.where(RNG.random((760, 460)) < 0.0015, -90, 0)
+    return Image.fromarray(np.uint8(np.clip(np.asarray(soft) + speckle, 0, 255)))
+
+
+def printed_receipt() -> Image.Image:
+    """The receipt as the till printed it."""
     paper = Image.new("L", (400, 680), 244)
     draw = ImageDraw.Draw(paper)
     draw.text((200, 50), "HARBOUR HARDWARE", font=font(30), fill=40, anchor="mm")
     draw.text((200, 92), "12 March 2024   16:42", font=font(20), fill=60, anchor="mm")
-    lines = [
-        ("Wood screws 4x40", 6.90),
-        ("Sandpaper P120", 3.25),
-        ("Linseed oil 0.5 l", 9.80),
-        ("Brush 40 mm", 4.55),
-    ]
-    for row, (name, price) in enumerate(lines):
+    for row, (name, price) in enumerate(BOUGHT.items()):
         draw.text((28, 160 + 56 * row), name, font=font(23), fill=50)
         draw.text((372, 160 + 56 * row), f"{price:.2f}", font=font(23), fill=50, anchor="ra")
     draw.line((28, 396, 372, 396), fill=70, width=3)
     draw.text((28, 416), "TOTAL", font=font(30), fill=30)
-    draw.text(
-        (372, 416), f"{sum(price for _, price in lines):.2f}", font=font(30), fill=30, anchor="ra"
-    )
+    total = f"{sum(BOUGHT.values()):.2f}"
+    draw.text((372, 416), total, font=font(30), fill=30, anchor="ra")
     draw.text((28, 486), "paid by card", font=font(22), fill=70)
     for bar in range(60):
         if RNG.random() < 0.6:
-            draw.rectangle(
-                (50 + 5 * bar, 560, 52 + 5 * bar + int(RNG.integers(0, 3)), 640), fill=40
-            )
-    scan = Image.new("L", (460, 760), 205)
-    scan.paste(paper, (30, 40))
-    scan = scan.rotate(1.6, Image.Resampling.BICUBIC, fillcolor=205).filter(
-        ImageFilter.GaussianBlur(0.5)
-    )
-    speckle = np.where(RNG.random((760, 460)) < 0.0015, -90, 0)
-    return Image.fromarray(np.uint8(np.clip(np.asarray(scan) + speckle, 0, 255)))
+            right = 52 + 5 * bar + int(RNG.integers(0, 3))
+            draw.rectangle((50 + 5 * bar, 560, right, 640), fill=40)
+    return paper
 
 
 def sticker() -> Image.Image:
@@ -170,7 +188,7 @@ def floor_plan() -> Image.Image:
     return plan.quantize(32, dither=Image.Dither.NONE)
 
 
-def harbour() -> Image.Image:
+def harbor() -> Image.Image:
     """Hills, water and a boat on an old gray photograph."""
     scene = wall(1000, 668, (214, 214, 214), (176, 176, 176))
     draw = ImageDraw.Draw(scene)
@@ -206,7 +224,7 @@ def main() -> None:
     receipt().save(images / "receipt.png", optimize=True)
     sticker().save(images / "sticker.png", optimize=True)
     floor_plan().save(images / "plan.png", optimize=True)
-    harbour().save(images / "harbour.jpg", quality=82)
+    harbor().save(images / "harbour.jpg", quality=82)
 
 
 if __name__ == "__main__":
