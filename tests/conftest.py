@@ -147,7 +147,7 @@ def commands() -> Iterator[Commands]:
     """`dsvl-tune` in processes that import nothing; see `runs.Commands`."""
     from runs import Commands
 
-    script = Path(__file__).parents[1] / "benchmarks" / "soak" / "forked.py"
+    script = Path(__file__).with_name("forked_commands.py")
     with subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:

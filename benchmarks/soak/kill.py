@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import forked
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "survival"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+import forked_commands
 from runs import differences, write_recipe
 
 TESTS = Path(__file__).parents[2] / "tests"
@@ -97,12 +97,12 @@ def start(folder: Path) -> tuple[Callable[[], int | None], int]:
     """
     command = ["fit", "--config", "run.yaml"]
     if "devices" not in (folder / "run.yaml").read_text(encoding="utf-8"):
-        pid = forked.start(command, folder, folder / "log")
-        return lambda: forked.poll(pid), pid
+        pid = forked_commands.start(command, folder, folder / "log")
+        return lambda: forked_commands.poll(pid), pid
     # Lightning starts the second process as a command, so the first one is a command too.
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, forked.SCRIPT, *command],
+            [sys.executable, forked_commands.SCRIPT, *command],
             cwd=folder,
             stdout=log,
             stderr=log,

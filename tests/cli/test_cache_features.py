@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from forking import fork
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core import tensor_cache
@@ -104,19 +105,15 @@ def test_a_run_with_a_cache_is_the_run_without(
 
 def command_in_child(*arguments: str) -> int:
     """The process id of a child that runs the command silently."""
-    child = os.fork()
-    if child == 0:
-        try:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            # The parent's threads do not exist here: a matmul over several would wait for them.
-            torch.set_num_threads(1)
-            sys.argv = ["dsvl-tune", *arguments]
-            main()
-            os._exit(0)
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
-            os._exit(1)
-    return child
+
+    def command() -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # The parent's threads do not exist here: a matmul over several would wait for them.
+        torch.set_num_threads(1)
+        sys.argv = ["dsvl-tune", *arguments]
+        main()
+
+    return fork(command)
 
 
 def test_a_killed_command_continues_and_several_share_the_work(

@@ -11,12 +11,16 @@ import os
 import pickle
 import socket
 import sys
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from forking import fork
+from quiet_trainer import quiet_trainer
 
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families.base import PartPlan
@@ -104,10 +108,9 @@ def train(
         batch_size=4 // world_size,
     )
     keep = Keep(save_at, folder / f"{name}.ckpt")
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=steps,
         max_epochs=-1,
-        accelerator="cpu",
         devices=world_size,
         strategy=choose_strategy(strategy, world_size, 1),
         plugins=[RunCheckpointIO(optimizer=True)],
@@ -121,10 +124,6 @@ def train(
         log_every_n_steps=1,
         use_distributed_sampler=False,
         callbacks=[PlanCheck(folder), keep],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data, ckpt_path=resume and folder / resume)
     save_trained(module.network, folder / name)
@@ -155,18 +154,7 @@ def fork_group(group: dict[str, Any], folder: Path) -> None:
         port = listener.getsockname()[1]
     children = []
     for rank in range(group["world_size"]):
-        if (child := os.fork()) == 0:
-            code = 1
-            try:
-                run_group(group, rank, port, folder)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        children.append(child)
+        children.append(fork(partial(run_group, group, rank, port, folder)))
     if any(os.waitpid(child, 0)[1] for child in children):
         raise SystemExit(f"a process of {group} failed")
 

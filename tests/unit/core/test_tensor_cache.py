@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import fork
 from safetensors.torch import load_file
 
 from dsvl_tune.core import tensor_cache
@@ -24,7 +24,7 @@ from dsvl_tune.core.tensor_cache import TensorCache
 SHAPES = {"low": (4, 8), "high": (16, 3)}
 
 
-def open_store(
+def open_cache(
     root: Path, dtype: torch.dtype = torch.float32, max_bytes: int = 1 << 30
 ) -> TensorCache:
     return TensorCache(root, "one", SHAPES, dtype, max_bytes)
@@ -47,16 +47,8 @@ def is_entry(got: dict[str, torch.Tensor] | None, number: int) -> bool:
 
 def in_child(work: Callable[[], None]) -> int:
     """The process id of a forked child that does the work."""
-    child = os.fork()
-    if child == 0:
-        try:
-            torch.set_num_threads(1)  # the parent's threads are not there
-            work()
-            os._exit(0)
-        except BaseException as error:
-            print(error, file=sys.stderr)
-            os._exit(1)
-    return child
+    torch.set_num_threads(1)  # the parent's threads are not in a child
+    return fork(work)
 
 
 def exit_code(child: int) -> int:
@@ -64,11 +56,11 @@ def exit_code(child: int) -> int:
 
 
 def test_an_entry_comes_back_as_it_was(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     assert store.get(key(1)) is None and not store.has(key(1))
     assert store.put(key(1), entry(1)) and store.has(key(1))
     assert is_entry(store.get(key(1)), 1) and is_entry(load_file(store.path(key(1))), 1)
-    rounded = open_store(tmp_path / "rounded", torch.bfloat16)
+    rounded = open_cache(tmp_path / "rounded", torch.bfloat16)
     rounded.put(key(2), entry(2))
     got = rounded.get(key(2))
     assert got is not None
@@ -78,7 +70,7 @@ def test_an_entry_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_every_flipped_byte_and_every_cut_is_a_miss(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(key(1), entry(1))
     path = store.path(key(1))
     whole = path.read_bytes()
@@ -96,7 +88,7 @@ def test_every_flipped_byte_and_every_cut_is_a_miss(tmp_path: Path) -> None:
 
 
 def test_another_images_entry_is_a_miss(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(key(1), entry(1))
     store.path(key(2)).parent.mkdir(exist_ok=True, parents=True)
     shutil.copy(store.path(key(1)), store.path(key(2)))
@@ -104,12 +96,12 @@ def test_another_images_entry_is_a_miss(tmp_path: Path) -> None:
 
 
 def test_entries_of_other_shapes_are_a_miss(tmp_path: Path) -> None:
-    open_store(tmp_path).put(key(1), entry(1))
+    open_cache(tmp_path).put(key(1), entry(1))
     assert (
         TensorCache(tmp_path, "one", {**SHAPES, "low": (8, 4)}, torch.float32, 1 << 30).get(key(1))
         is None
     )
-    open_store(tmp_path).put(key(1), entry(1))
+    open_cache(tmp_path).put(key(1), entry(1))
     assert (
         TensorCache(tmp_path, "one", {**SHAPES, "more": (1,)}, torch.float32, 1 << 30).get(key(1))
         is None
@@ -117,7 +109,7 @@ def test_entries_of_other_shapes_are_a_miss(tmp_path: Path) -> None:
 
 
 def test_the_first_axis_may_be_shorter(tmp_path: Path) -> None:
-    cache = open_store(tmp_path)
+    cache = open_cache(tmp_path)
     for number, length in enumerate((1, 3, 4, 5, 0)):
         tensors = {"low": torch.rand(length, 8), "high": torch.rand(1, 3)}
         cache.put(key(number), tensors)
@@ -128,11 +120,10 @@ def test_the_first_axis_may_be_shorter(tmp_path: Path) -> None:
 
 def test_writers_that_are_killed_leave_whole_entries_or_none(tmp_path: Path) -> None:
     """Three write the same keys in different orders; each is killed at a different moment."""
-    torch.set_num_threads(1)
     numbers = range(200)
 
     def write(step: int) -> None:
-        store = open_store(tmp_path)
+        store = open_cache(tmp_path)
         for turn in range(1000):
             for i in numbers:
                 store.put(key(i * step % len(numbers)), entry(i * step % len(numbers)))
@@ -146,7 +137,7 @@ def test_writers_that_are_killed_leave_whole_entries_or_none(tmp_path: Path) -> 
         for child in children:
             os.kill(child, signal.SIGKILL)
             assert exit_code(child) == -signal.SIGKILL
-        reader = open_store(tmp_path)
+        reader = open_cache(tmp_path)
         found = [reader.get(key(i)) for i in numbers]
         assert all(got is None or is_entry(got, i) for i, got in enumerate(found))
         assert any(got is not None for got in found)
@@ -157,17 +148,17 @@ def test_a_writer_that_dies_in_the_middle_of_a_file_leaves_a_miss(tmp_path: Path
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the system kills it at the 301st byte
-        open_store(tmp_path).put(key(1), entry(1))
+        open_cache(tmp_path).put(key(1), entry(1))
 
     assert exit_code(in_child(work)) == -signal.SIGXFSZ
     assert [path.stat().st_size for path in tmp_path.rglob("*.partial")] == [300]
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     assert not store.has(key(1)) and store.get(key(1)) is None
     assert store.put(key(1), entry(1)) and is_entry(store.get(key(1)), 1)
 
 
 def test_what_killed_writers_left_is_taken_away(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(key(1), entry(1))
     left, fresh = (store.path(key(1)).with_name(f".{name}.partial") for name in ("old", "new"))
     for path in (left, fresh):
@@ -180,7 +171,7 @@ def test_what_killed_writers_left_is_taken_away(tmp_path: Path) -> None:
 def test_the_bound_is_held_and_reported_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = open_store(tmp_path, max_bytes=10_000)
+    store = open_cache(tmp_path, max_bytes=10_000)
     kept = [store.put(key(i), entry(i)) for i in range(40)]
     assert 0 < sum(kept) < 40 and sum(kept) == len(list(tmp_path.rglob("*.safetensors")))
     assert tensor_cache.folder_bytes(tmp_path) <= 10_000
@@ -189,7 +180,7 @@ def test_the_bound_is_held_and_reported_once(
 
 
 def test_the_bound_counts_what_other_writers_add(tmp_path: Path) -> None:
-    one, other = (open_store(tmp_path, max_bytes=200_000) for _ in range(2))
+    one, other = (open_cache(tmp_path, max_bytes=200_000) for _ in range(2))
     for i in range(400):
         (one if i % 2 else other).put(key(i), entry(i))
     assert one.closed and other.closed
@@ -197,7 +188,7 @@ def test_the_bound_counts_what_other_writers_add(tmp_path: Path) -> None:
 
 
 def test_a_disk_without_room_stops_filling(tmp_path: Path) -> None:
-    store = open_store(tmp_path)
+    store = open_cache(tmp_path)
     store.put(key(0), entry(0))
 
     def work() -> None:
@@ -213,7 +204,7 @@ def test_the_last_of_a_disk_is_left_to_the_run(
     tmp_path: Path,
 ) -> None:
     total = shutil.disk_usage(tmp_path).total
-    store = replace(open_store(tmp_path), kept_free_bytes=total)
+    store = replace(open_cache(tmp_path), kept_free_bytes=total)
     assert not store.put(key(1), entry(1)) and "left" in store.closed
 
 
@@ -221,8 +212,8 @@ def test_a_folder_that_may_only_be_read_still_gives_hits() -> None:
     root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
     try:
         root.chmod(0o755)
-        open_store(root).put(key(0), entry(0))
-        damaged = open_store(root).path(key(1))
+        open_cache(root).put(key(0), entry(0))
+        damaged = open_cache(root).path(key(1))
         damaged.parent.mkdir(exist_ok=True)
         damaged.write_bytes(b"nothing")
         for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
@@ -231,7 +222,7 @@ def test_a_folder_that_may_only_be_read_still_gives_hits() -> None:
         def work() -> None:
             if os.geteuid() == 0:
                 os.setuid(65534)
-            store = open_store(root)
+            store = open_cache(root)
             assert is_entry(store.get(key(0)), 0) and store.get(key(1)) is None
             assert not store.put(key(2), entry(2)) and store.closed
 

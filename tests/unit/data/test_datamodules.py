@@ -16,6 +16,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from quiet_trainer import quiet_trainer
 from torch import Tensor
 
 import dsvl_tune.datamodules
@@ -88,16 +89,13 @@ def fit(
     **options: Any,
 ) -> Recorder:
     recorder = Recorder(dies_at)
-    trainer = L.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=-1,
         max_steps=steps,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[
             ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         ],
+        enable_checkpointing=True,
     )
     with suppress(RuntimeError):
         trainer.fit(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from quiet_trainer import quiet_trainer
 from torch import Tensor
 
 from dsvl_tune.core.errors import UserError
@@ -78,16 +79,13 @@ def seen(
     """Rows of every micro-batch, over all processes."""
     folder.mkdir(parents=True)
     accumulate = options.setdefault("accumulate_grad_batches", 2)
-    trainer = L.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         max_epochs=-1,
         max_steps=batches // accumulate,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         callbacks=[
             ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")
         ],
+        enable_checkpointing=True,
         **options,
     )
     trainer.fit(Recorder(folder), data, ckpt_path=resume, weights_only=True)

@@ -20,6 +20,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.callbacks import ModelCheckpoint
 from orders import ORDERS, make_data, write_rows
+from quiet_trainer import quiet_trainer
 from torch import Tensor
 
 from dsvl_tune.core.types import Batch
@@ -57,8 +58,7 @@ def train(
     module = Recorder()
     kept = folder / f"kept{stopped_by or world_size}"
     keep = ModelCheckpoint(kept, "{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = L.Trainer(
-        accelerator="cpu",
+    trainer = quiet_trainer(
         devices=world_size,
         strategy="ddp" if world_size > 1 else "auto",
         use_distributed_sampler=False,
@@ -67,9 +67,6 @@ def train(
         accumulate_grad_batches=2,
         val_check_interval=100,
         check_val_every_n_epoch=None,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=not resume,
         callbacks=[] if resume else [keep],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+from quiet_trainer import quiet_trainer
 from reference import assert_trained_alike
 from torch import Tensor
 
@@ -22,16 +23,11 @@ def trained_weights(checkpoint: Path, batch_size: int, accumulate: int) -> dict[
     data = ChartsDataModule(
         checkpoint=str(checkpoint), train_charts=8, validation_charts=1, batch_size=batch_size
     )
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=2,
         accumulate_grad_batches=accumulate,
         gradient_clip_val=1.0,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
     )
     trainer.fit(module, datamodule=data)
     return {name: p.detach() for name, p in module.network.named_parameters() if p.requires_grad}

@@ -11,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 from PIL import Image
+from quiet_trainer import quiet_trainer
 from reference import assert_trained_alike
 
 from dsvl_tune.core.types import Batch
@@ -123,15 +124,10 @@ def run(
     module.path = path
     module.logged = []
     homogeneous_steps = options.pop("homogeneous_steps", False)
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=4,
         max_epochs=-1,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
         log_every_n_steps=log_every,
         **options,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 import yaml
+from quiet_trainer import quiet_trainer
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -77,16 +77,11 @@ def one_step(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Gradients and logged values of one optimizer step over all charts."""
     module = Recorded(str(checkpoint), "none", {"aligner": PartPlan("full")}, objective=objective)
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=1,
         accumulate_grad_batches=accumulate,
         limit_val_batches=0,
         log_every_n_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
     )
     trainer.fit(module, datamodule=charts(checkpoint, batch_size))
     return module.gradients, {name: float(v) for name, v in trainer.logged_metrics.items()}

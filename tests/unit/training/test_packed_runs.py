@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from PIL import Image
+from quiet_trainer import quiet_trainer
 from reference import assert_trained_alike
 
 from dsvl_tune.core.errors import UserError
@@ -89,18 +90,13 @@ def run(
     module = Logged(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1, lora_dropout=dropout)
     module.logged = []
     module.shapes = []
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=2,
         accumulate_grad_batches=2,
         val_check_interval=4,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
     )
     trainer.fit(module, data(files, checkpoint, pack_tokens))
     return module

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from quiet_trainer import quiet_trainer
 
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families.base import PartPlan
@@ -42,14 +43,9 @@ def train(checkpoint: Path, folder: Path, fault: str) -> None:
     data = ChartsDataModule(
         checkpoint=str(checkpoint), train_charts=6, validation_charts=1, batch_size=2
     )
-    trainer = L.Trainer(
+    trainer = quiet_trainer(
         max_steps=3,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        accelerator="cpu",
         callbacks=[Fault(fault), PlanCheck(folder)],
     )
     trainer.fit(module, datamodule=data)

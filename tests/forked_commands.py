@@ -10,11 +10,13 @@ import os
 import resource
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from forking import fork
+
 import dsvl_tune.cli.commands.fit
+from dsvl_tune.cli.main import main
 
 SCRIPT = str(Path(dsvl_tune.__file__).with_name("__main__.py"))
 """What `python -m dsvl_tune` runs: for a command that starts further processes of itself."""
@@ -39,13 +41,8 @@ def start(
     Returns:
         The process id.
     """
-    pid = os.fork()
-    if pid:
-        while os.getpgid(pid) != pid:  # the caller may kill the group at once
-            time.sleep(0.001)
-        return pid
-    code = 1
-    try:
+
+    def command() -> None:
         os.setsid()
         os.chdir(folder)
         output = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
@@ -59,18 +56,12 @@ def start(
             )
             resource.setrlimit(resource.RLIMIT_AS, (there + memory_bytes, there + memory_bytes))
         sys.argv = [SCRIPT, *arguments]
-        from dsvl_tune.cli.main import main
-
         main()
-        code = 0
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+
+    pid = fork(command)
+    while os.getpgid(pid) != pid:  # the caller may kill the group at once
+        time.sleep(0.001)
+    return pid
 
 
 def poll(pid: int) -> int | None:
