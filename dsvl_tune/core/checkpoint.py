@@ -73,6 +73,21 @@ class Checkpoint:
         self._given_headers = headers
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
+    @property
+    def commit(self) -> str | None:
+        """The commit of a checkpoint that the hub gave; None for a local folder."""
+        return self.folder.name if self.is_from_hub else None
+
+    @property
+    def is_from_hub(self) -> bool:
+        """Whether the folder is a snapshot in the hub's cache."""
+        return is_snapshot(self.folder) and is_hub_name(self.name)
+
+    @property
+    def address(self) -> str:
+        """What others find the checkpoint by: its hub name, or the absolute path of its folder."""
+        return self.name if self.is_from_hub else str(self.folder.resolve())
+
     @cached_property
     def layout(self) -> Layout:
         """The layout that the checkpoint is in."""
@@ -206,9 +221,14 @@ def own_roots(folder: Path) -> list[Path]:
     """
     folder = folder.resolve()
     blobs = folder.parent.parent / "blobs"
-    if folder.parent.name == "snapshots" and blobs.is_dir() and not blobs.is_symlink():
+    if is_snapshot(folder) and blobs.is_dir() and not blobs.is_symlink():
         return [folder, blobs]
     return [folder]
+
+
+def is_snapshot(folder: Path) -> bool:
+    """Whether a folder is a snapshot in the hub's cache, `models--OWNER--NAME/snapshots/COMMIT`."""
+    return folder.parent.name == "snapshots"
 
 
 def is_tied(settings: Mapping[str, Any], names: Set[str]) -> bool:

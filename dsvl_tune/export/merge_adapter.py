@@ -13,19 +13,13 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored, read_json
+from dsvl_tune.core.weight_headers import Stored
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
 from dsvl_tune.families.base import Layout
-from dsvl_tune.models.checkpoint.weights import (
-    Weights,
-    read_file,
-    read_floating_header,
-    read_tensor,
-)
-from dsvl_tune.models.finetuning.adapters import FULL_WEIGHTS
+from dsvl_tune.models.checkpoint.weights import Weights, read_tensor
+from dsvl_tune.models.finetuning.trained_files import open_trained
 
 
 @dataclass
@@ -85,33 +79,17 @@ def read_changes(folder: Path) -> dict[str, Change]:
     Raises:
         UserError: the adapter trains nothing, a file is damaged, or a tensor cannot be merged.
     """
+    files = open_trained(folder)
     changes: dict[str, Change] = {}
-    if (folder / "adapter_config.json").is_file():
-        settings = read_json(folder / "adapter_config.json")
-        check_numbers(f"{folder}/adapter_config.json", settings)
-        peft_type = settings.get("peft_type")
-        if peft_type != "LORA":
-            raise UserError(
-                f"{folder}/adapter_config.json: peft_type is {peft_type!r}, only LORA can be "
-                "merged."
-            )
-        config = LoraConfig.from_pretrained(str(folder))
-        for name, tensor in read_file(folder / "adapter_model.safetensors").items():
-            add_adapter_tensor(changes, name, tensor, config)
+    if files.config is not None:
+        for name, stored in files.adapters.items():
+            add_adapter_tensor(changes, name, read_tensor(stored), files.config)
     for name, change in changes.items():
         if change.lora_a is None or change.lora_b is None:
             raise UserError(
                 f"{folder}: the adapter of {name} lacks lora_A or lora_B. Copy the adapter again."
             )
-    if (folder / FULL_WEIGHTS).is_file():
-        for name, stored in read_floating_header(folder / FULL_WEIGHTS).items():
-            changes[name] = Change(replacement=stored)
-    if not changes:
-        raise UserError(
-            f"{folder}: neither an adapter nor {FULL_WEIGHTS} there. Give a finished run or its "
-            "adapter."
-        )
-    return changes
+    return changes | {name: Change(replacement=stored) for name, stored in files.full.items()}
 
 
 def add_adapter_tensor(
@@ -121,16 +99,14 @@ def add_adapter_tensor(
 
     Args:
         changes: by the base tensor's name; extended in place.
-        name: of the adapter's tensor.
+        name: of the adapter's tensor, in peft's words.
         tensor: [rank, K], [N, rank] or [N], by its name; of any floating dtype.
         config: of the adapter.
 
     Raises:
         UserError: the tensor is of a kind that cannot be merged.
     """
-    match = re.fullmatch(
-        r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?", name
-    )
+    match = re.fullmatch(r"(.+)\.(lora_A|lora_B|lora_magnitude_vector)(?:\.weight)?", name)
     if match is None:
         raise UserError(
             f"adapter tensor {name}: only LoRA, rsLoRA and DoRA on linear layers can be merged."

@@ -65,7 +65,7 @@ def trained_folder(
             f"(differing, e.g.: {strange[0]})."
         )
     with TemporaryDirectory(dir=run, prefix=PREFIX) as name, folder_lock(Path(name)):
-        save_trained(network, Path(name), lambda parameter: read(f"model.{parameter}"))
+        save_trained(network, Path(name), module.base, lambda parameter: read(f"model.{parameter}"))
         yield Path(name)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_training import train_randomly
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,11 +20,9 @@ from dsvl_tune.export.verify import answer, exact_logits, first_rows, other_neig
 from dsvl_tune.export.write_weights import compare_weights, is_rounded
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import PartPlan
-from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.finetuning.adapters import apply_plan, save_trained
-from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
+from dsvl_tune.models.finetuning.adapters import save_trained
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PARTS = {
@@ -36,14 +35,8 @@ LAYER = "model.language_model.layers.1.mlp.up_proj.weight"
 
 def train(base: Path, folder: Path, variant: Any = "lora") -> Path:
     """An adapter folder whose every tensor moved, by about a hundredth of the weights."""
-    torch.manual_seed(3)
-    model = create_model(open_checkpoint(base))
-    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "none", PARTS), model, set()), variant)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.02 * torch.randn_like(parameter))
-    save_trained(model, folder / "adapter")
+    model = train_randomly(base, PARTS, variant, noise=0.02)
+    save_trained(model, folder / "adapter", open_checkpoint(base))
     return folder / "adapter"
 
 

@@ -126,7 +126,7 @@ def train(
         callbacks=[PlanCheck(folder), keep],
     )
     trainer.fit(module, datamodule=data, ckpt_path=resume and folder / resume)
-    save_trained(module.network, folder / name)
+    save_trained(module.network, folder / name, module.base)
     return {"logged": module.logged, "held": keep.held}
 
 

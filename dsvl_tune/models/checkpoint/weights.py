@@ -162,16 +162,6 @@ def read_tensor(stored: Stored) -> Tensor:
     return read_tensors([stored], lambda tensors: tensors[0])
 
 
-def read_file(path: Path) -> dict[str, Tensor]:
-    """Every tensor of one safetensors file, of the file's shapes and dtypes.
-
-    Raises:
-        UserError: the file is missing, damaged or truncated, or holds a value that is not finite or
-            not floating.
-    """
-    return {name: read_tensor(stored) for name, stored in read_floating_header(path).items()}
-
-
 def read_floating_header(path: Path) -> dict[str, Stored]:
     """Every tensor of one safetensors file of floating values.
 

@@ -1,14 +1,14 @@
-"""Freezing, full training and LoRA as the plan says; the adapter as a plain peft folder.
+"""Freezing, full training and LoRA as the plan says; saving what was trained, and loading it.
 
 Adapters are injected into the transformers class and never wrapped around it: the class stays the
 root module, which sharding and `generate` need, and what is saved is the folder that
-`PeftModel.from_pretrained` loads.
+`PeftModel.from_pretrained` loads (`trained_files` says when it does not).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,19 +20,31 @@ from peft import (
     set_peft_model_state_dict,
 )
 from torch import Tensor, distributed, nn
+from torch.nn import Parameter
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write
-from dsvl_tune.core.tensor_files import save_tensors, stream_tensors
+from dsvl_tune.core.files import atomic_write, write_text
+from dsvl_tune.core.tensor_files import stream_tensors
+from dsvl_tune.core.weight_headers import Stored
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
-from dsvl_tune.models.checkpoint.weights import read_file
+from dsvl_tune.models.checkpoint.weights import read_tensor
+from dsvl_tune.models.finetuning.adapter_readme import adapter_readme
+from dsvl_tune.models.finetuning.trained_files import (
+    ADAPTER_WEIGHTS,
+    FULL_WEIGHTS,
+    OWN_CONFIG,
+    PEFT_CONFIG,
+    PREFIX,
+    open_trained,
+)
+from dsvl_tune.models.finetuning.whole_modules import whole_modules
 from dsvl_tune.models.runtime.fsdp import whole
 
 Variant = Literal["lora", "rslora", "dora"]
-FULL_WEIGHTS = "full_parts.safetensors"
 
 
 def apply_plan(
@@ -103,19 +115,20 @@ def assert_adapted_parts(model: nn.Module, expected: set[str], parts: Parts) -> 
 
 
 def save_trained(
-    model: PreTrainedModel, folder: Path, read: Callable[[str], Tensor] | None = None
+    model: PreTrainedModel,
+    folder: Path,
+    base: Checkpoint,
+    read: Callable[[str], Tensor] | None = None,
 ) -> None:
-    """Write what was trained: adapters as a plain peft folder, and the fully trained tensors.
+    """Write what was trained: the files that `trained_files` describes, and a README.
 
-    `adapter_config.json` and `adapter_model.safetensors` are what peft reads.
-    `full_parts.safetensors`, written only if a part is fully trained, holds tensors under their
-    names in the base checkpoint. Each file appears whole or not at all. Fully trained tensors are
-    in memory one at a time.
+    Each file appears whole or not at all. Fully trained tensors are in memory one at a time.
 
     Args:
         model: with the plan applied. All processes of a sharded one must call this; the first one
             writes.
         folder: to write to.
+        base: the checkpoint that was trained.
         read: gives a trained parameter's values, of its shape and dtype, by its name; None takes
             the model's own.
     """
@@ -123,37 +136,97 @@ def save_trained(
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     read = read or (lambda name: whole(trained[name]))
-    full = {name.replace(".base_layer.", "."): name for name in trained if "lora_" not in name}
+    full = {name: parameter for name, parameter in trained.items() if "lora_" not in name}
     adapters = {name: read(name) for name in trained if "lora_" in name}
     if distributed.is_initialized() and distributed.get_rank() > 0:
-        for name in full.values():
+        for name in full:
             read(name)  # the first process needs this one's rows
         return
     folder.mkdir(parents=True, exist_ok=True)
-    if full:
-        like = {plain: trained[name] for plain, name in full.items()}
-        atomic_write(
-            folder / FULL_WEIGHTS,
-            lambda path: stream_tensors(path, like, lambda plain: read(full[plain])),
-        )
-    config = getattr(model, "peft_config", {}).get("default")
-    if config is None:
-        return
-    state = get_peft_model_state_dict(model, state_dict=adapters, adapter_name="default")
-    tensors = {f"base_model.model.{name}": tensor for name, tensor in state.items()}
-    atomic_write(folder / "adapter_model.safetensors", lambda path: save_tensors(path, tensors))
-    write_adapter_config(config, model, folder)
+    for name in (PEFT_CONFIG, OWN_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)  # an earlier attempt may have trained other parts
+    modules = whole_modules(model, full, module_names(base)) if adapters else None
+    if modules is None and full:
+        write_tensors(folder / FULL_WEIGHTS, {}, full, read)
+    if adapters:
+        values = peft_names(model, adapters)
+        write_tensors(folder / ADAPTER_WEIGHTS, values, {} if modules is None else full, read)
+        config = folder / (OWN_CONFIG if modules is None else PEFT_CONFIG)
+        write_adapter_config(model, config, base, modules)
+    write_text(folder / "README.md", adapter_readme(base, adapters, full, modules))
 
 
-def write_adapter_config(config: LoraConfig, model: PreTrainedModel, folder: Path) -> None:
-    """Write peft's own adapter_config.json, first to a staging folder so that it appears whole."""
-    config.base_model_name_or_path = str(model.name_or_path)
+def module_names(base: Checkpoint) -> list[str]:
+    """Every module of the network that plain peft finds, carried parts included."""
+    config = copy.deepcopy(base.config)
+    with torch.device("meta"):
+        return [name for name, _ in base.family.model_class(config)(config).named_modules()]
+
+
+def peft_names(model: PreTrainedModel, adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of adapters under the names that peft's files have.
+
+    Args:
+        model: with the adapters.
+        adapters: [rank, K], [N, rank] or [N], by their parameters' names.
+    """
+    state = get_peft_model_state_dict(model, state_dict=dict(adapters), adapter_name="default")
+    return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+
+
+def write_tensors(
+    path: Path,
+    adapters: Mapping[str, Tensor],
+    full: Mapping[str, Parameter],
+    read: Callable[[str], Tensor],
+) -> None:
+    """Write tensors of adapters and fully trained ones, which are read one at a time.
+
+    Args:
+        path: safetensors file to write.
+        adapters: any shapes, by their names in the file.
+        full: by their names in the model; next to adapters they get peft's prefix in the file.
+        read: gives the values of one of `full`, in its shape, by its name.
+    """
+    prefix = PREFIX if adapters else ""
+    like: dict[str, Tensor] = dict(adapters)
+    like |= {f"{prefix}{name}": parameter for name, parameter in full.items()}
+
+    def values(name: str) -> Tensor:
+        return adapters[name] if name in adapters else read(name.removeprefix(prefix))
+
+    atomic_write(path, lambda partial: stream_tensors(partial, like, values))
+
+
+def write_adapter_config(
+    model: PreTrainedModel, path: Path, base: Checkpoint, modules: list[str] | None
+) -> None:
+    """Write the adapter's settings in peft's form.
+
+    They name the base and the class of its network, so that `AutoPeftModel` and transformers'
+    `from_pretrained` find both. `AutoPeftModel` takes the class only where no task type is given.
+
+    Args:
+        model: with the adapter.
+        path: file to write.
+        base: the checkpoint that was trained.
+        modules: fully trained ones that the adapter's weights include, if any.
+    """
+    config = copy.deepcopy(model.peft_config["default"])
+    config.base_model_name_or_path = base.address
+    config.revision = base.commit
+    network = base.family.model_class(base.config)
+    if base.layout == "transformers":  # it would build another model from the original's settings
+        config.auto_mapping = {
+            "base_model_class": network.__name__,
+            "parent_library": network.__module__,
+        }
+    config.modules_to_save = modules or None
     config.inference_mode = True
-    staging = folder / ".adapter_config"
+    staging = path.parent / ".adapter_config"
     config.save_pretrained(str(staging))
-    (staging / "adapter_config.json").replace(folder / "adapter_config.json")
+    (staging / PEFT_CONFIG).replace(path)
     staging.rmdir()
-    config.inference_mode = False
 
 
 def load_trained(model: PreTrainedModel, folder: Path) -> None:
@@ -166,54 +239,59 @@ def load_trained(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         UserError: neither is there, or they do not fit the base.
     """
-    adapter, full = folder / "adapter_config.json", folder / FULL_WEIGHTS
-    if not adapter.is_file() and not full.is_file():
-        raise UserError(
-            f"{folder}: neither adapter_config.json nor {FULL_WEIGHTS} there. Give the adapter "
-            "folder of a run."
-        )
-    if adapter.is_file():
-        load_adapter(model, folder)
-    if full.is_file():
-        load_full_weights(model, full)
+    files = open_trained(folder)
+    if files.config is not None:
+        load_adapter(model, files.config, files.adapters, folder)
+    load_full_weights(model, files.full, folder)
     model.eval()
 
 
-def load_full_weights(model: PreTrainedModel, path: Path) -> None:
+def load_full_weights(model: PreTrainedModel, full: Mapping[str, Stored], folder: Path) -> None:
     """Copy fully trained tensors into a model.
+
+    Args:
+        model: the base, changed in place.
+        full: by their names in the base.
+        folder: of the adapter, for the message.
 
     Raises:
         UserError: a tensor does not fit the base.
     """
-    state = read_file(path)
     plain = {
         name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
     }
     unknown = [
         name
-        for name, tensor in state.items()
-        if name not in plain or plain[name].shape != tensor.shape
+        for name, stored in full.items()
+        if name not in plain or tuple(plain[name].shape) != stored.shape
     ]
     if unknown:
-        raise UserError(f"{path}: {len(unknown)} tensors do not fit the base, e.g. {unknown[0]}.")
+        raise UserError(f"{folder}: {len(unknown)} tensors do not fit the base, e.g. {unknown[0]}.")
     with torch.no_grad():
-        for name, tensor in state.items():
-            plain[name].copy_(tensor)
+        for name, stored in full.items():
+            plain[name].copy_(read_tensor(stored))
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> None:
+def load_adapter(
+    model: PreTrainedModel, config: LoraConfig, adapters: Mapping[str, Stored], folder: Path
+) -> None:
     """Inject a peft adapter, with every tensor of the file used and none missing.
+
+    Args:
+        model: the base, changed in place.
+        config: of the adapter. Fully trained modules are not replaced: their tensors are copied
+            into the base by `load_full_weights`.
+        adapters: its tensors by peft's names.
+        folder: of the adapter, for the message.
 
     Raises:
         UserError: the adapter does not fit the base.
     """
-    config = LoraConfig.from_pretrained(str(folder))
+    config = copy.deepcopy(config)
+    config.modules_to_save = None
     inject_adapter_in_model(config, model, "default")
     install_kernels(model)
-    state = {
-        re.sub(r"^base_model\.model\.", "", name): tensor
-        for name, tensor in read_file(folder / "adapter_model.safetensors").items()
-    }
+    state = {name: read_tensor(stored) for name, stored in adapters.items()}
     expected = set(get_peft_model_state_dict(model, adapter_name="default"))
     if expected != set(state):
         wrong = sorted(expected.symmetric_difference(state))

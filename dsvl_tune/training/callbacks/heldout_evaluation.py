@@ -98,7 +98,7 @@ class HeldOutEvaluation(L.Callback):
         best = self.load_best(trainer, pl_module)
         check_finite_weights(pl_module)
         pl_module.nonfinite_steps.check_trained(trainer.global_step)
-        save_trained(pl_module.network, self.run_folder / "adapter")
+        save_trained(pl_module.network, self.run_folder / "adapter", pl_module.base)
         after = self.measure(trainer, pl_module, "after")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         peak_rss, peak_gpu = trainer.strategy.reduce(

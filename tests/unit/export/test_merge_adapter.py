@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from random_training import ROUNDED, SAME, apart, logits, train_randomly
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import weight_files
@@ -18,30 +17,15 @@ from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_chang
 from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import PartPlan
-from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.finetuning.adapters import apply_plan, load_trained, save_trained
-from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
-from dsvl_tune.models.float64 import in_float64
+from dsvl_tune.models.finetuning.adapters import load_trained, save_trained
 
 PARTS = {
     "language_model": PartPlan("lora", rank=4),
     "aligner": PartPlan("lora", rank=2, alpha=3),
     "siglip": PartPlan("lora", rank=3),
 }
-
-
-def train_randomly(folder: Path, variant: Any, parts: dict[str, PartPlan]) -> PreTrainedModel:
-    """A model whose trained tensors all moved."""
-    torch.manual_seed(3)
-    model = create_model(open_checkpoint(folder))
-    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "none", parts), model, set()), variant)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def merge(
@@ -56,37 +40,10 @@ def merge(
     return target
 
 
-# Of the logits' spread, in float64: the same weights in another order of sums (measured 4e-15), and
-# merged weights rounded once to float32 (measured 1e-7 to 2.1e-6).
-SAME = 1e-11
-ROUNDED = 1e-5
-
-
-def logits(model: Any, text_only: bool = False) -> Tensor:
-    """In float64, so that neither bound above depends on a processor's order of sums."""
-    torch.manual_seed(0)
-    image_id = model.config.image_token_id
-    text = torch.randint(10, 400, (1, 12))
-    pixels = {}
-    if not text_only:
-        text = torch.cat([torch.full((1, 16), image_id), text], dim=1)
-        pixels["pixel_values"] = torch.randn(1, 3, 32, 32).double()
-    if not text_only and model.config.model_type == "deepseek_vl_hybrid":
-        pixels["high_res_pixel_values"] = torch.randn(1, 3, 64, 64).double()
-    with torch.no_grad(), in_float64(model.eval()):
-        found: Tensor = model(input_ids=text, attention_mask=torch.ones_like(text), **pixels).logits
-    return found
-
-
-def apart(found: Tensor, wanted: Tensor) -> float:
-    """Largest difference, as a share of the spread."""
-    return float((found - wanted).abs().max() / wanted.std())
-
-
 @pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
 def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant: str) -> None:
-    model = train_randomly(checkpoint, variant, PARTS)
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(checkpoint, PARTS, variant)
+    save_trained(model, tmp_path / "adapter", open_checkpoint(checkpoint))
     merged = merge(checkpoint, tmp_path)
     plain = AutoModelForImageTextToText.from_pretrained(merged).eval()
     peft = PeftModel.from_pretrained(
@@ -109,8 +66,8 @@ def test_fully_trained_parts_with_adapters(hybrid_checkpoint: Path, tmp_path: Pa
         "aligner": PartPlan("full"),
         "sam_neck_hd": PartPlan("full"),
     }
-    model = train_randomly(hybrid_checkpoint, "lora", parts)
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(hybrid_checkpoint, parts)
+    save_trained(model, tmp_path / "adapter", open_checkpoint(hybrid_checkpoint))
     again = create_model(open_checkpoint(hybrid_checkpoint))
     load_trained(again, tmp_path / "adapter")
     merged = merge(hybrid_checkpoint, tmp_path)
@@ -124,8 +81,8 @@ def test_fully_trained_parts_with_adapters(hybrid_checkpoint: Path, tmp_path: Pa
 def test_the_original_layout_gets_the_same_merge(family: str, variant: str, tmp_path: Path) -> None:
     """Adapters on SigLIP's three projections go into the original's one."""
     base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
-    model = train_randomly(base, variant, {**PARTS, "lm_head": PartPlan("full")})
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(base, {**PARTS, "lm_head": PartPlan("full")}, variant)
+    save_trained(model, tmp_path / "adapter", open_checkpoint(base))
     plain, there = (
         create_model(open_checkpoint(merge(base, tmp_path, torch.float32, layout)))
         for layout in ("transformers", "original")
@@ -138,10 +95,10 @@ def test_the_original_layout_gets_the_same_merge(family: str, variant: str, tmp_
 def test_a_value_too_large_for_the_written_dtype_is_refused(
     hybrid_checkpoint: Path, tmp_path: Path
 ) -> None:
-    model = train_randomly(hybrid_checkpoint, "lora", {"aligner": PartPlan("full")})
+    model = train_randomly(hybrid_checkpoint, {"aligner": PartPlan("full")})
     with torch.no_grad():
         model.model.aligner.proj.weight[0, 0] = 1e6
-    save_trained(model, tmp_path / "adapter")
+    save_trained(model, tmp_path / "adapter", open_checkpoint(hybrid_checkpoint))
     with pytest.raises(
         UserError, match=r"model.aligner.proj.weight: a value does not fit torch.float16"
     ):
@@ -149,8 +106,8 @@ def test_a_value_too_large_for_the_written_dtype_is_refused(
 
 
 def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
-    model = train_randomly(hybrid_checkpoint, "lora", {"language_model": PartPlan("lora")})
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(hybrid_checkpoint, {"language_model": PartPlan("lora")})
+    save_trained(model, tmp_path / "adapter", open_checkpoint(hybrid_checkpoint))
     changes = read_changes(tmp_path / "adapter")
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     changes[name].lora_b = torch.zeros(7, 16)
@@ -165,8 +122,12 @@ def test_trained_tensors_of_integers_are_refused(
     hybrid_checkpoint: Path, tmp_path: Path, file: str
 ) -> None:
     """By merging and by loading; they would be merged as if they were weights."""
-    parts = {"language_model": PartPlan("lora"), "aligner": PartPlan("full")}
-    save_trained(train_randomly(hybrid_checkpoint, "lora", parts), tmp_path / "adapter")
+    parts = {"language_model": PartPlan("lora"), "sam_neck_hd": PartPlan("full")}
+    save_trained(
+        train_randomly(hybrid_checkpoint, parts),
+        tmp_path / "adapter",
+        open_checkpoint(hybrid_checkpoint),
+    )
     path = tmp_path / "adapter" / file
     tensors = load_file(path)
     name = next(iter(tensors))
@@ -179,8 +140,8 @@ def test_trained_tensors_of_integers_are_refused(
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
-    model = train_randomly(checkpoint, "lora", {"language_model": PartPlan("lora")})
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(checkpoint, {"language_model": PartPlan("lora")})
+    save_trained(model, tmp_path / "adapter", open_checkpoint(checkpoint))
     changes = read_changes(tmp_path / "adapter")
     changes["model.language_model.layers.9.mlp.up_proj.weight"] = next(iter(changes.values()))
     with pytest.raises(UserError, match="have no place"):
@@ -188,8 +149,8 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path)
 
 
 def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
-    model = train_randomly(hybrid_checkpoint, "lora", PARTS)
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(hybrid_checkpoint, PARTS)
+    save_trained(model, tmp_path / "adapter", open_checkpoint(hybrid_checkpoint))
     half = AutoModelForImageTextToText.from_pretrained(
         merge(hybrid_checkpoint, tmp_path, torch.bfloat16), dtype="auto"
     )
@@ -201,9 +162,9 @@ def test_written_dtype(hybrid_checkpoint: Path, tmp_path: Path) -> None:
 def test_an_original_base_is_merged_into_transformers_layout(family: str, tmp_path: Path) -> None:
     base = Path(__file__).parents[2] / "golden" / family / "checkpoint"
     model = train_randomly(
-        base, "lora", {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("full")}
+        base, {"language_model": PartPlan("lora", rank=4), "aligner": PartPlan("full")}
     )
-    save_trained(model, tmp_path / "adapter")
+    save_trained(model, tmp_path / "adapter", open_checkpoint(base))
     merged = merge(base, tmp_path, torch.float32)
     plain = AutoModelForImageTextToText.from_pretrained(merged)
     assert plain.config.tie_word_embeddings is False
@@ -230,8 +191,8 @@ def test_a_base_in_shards_is_merged_file_by_file(hybrid_checkpoint: Path, tmp_pa
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (shards / name).write_bytes((hybrid_checkpoint / name).read_bytes())
     assert len(list(shards.glob("*.safetensors"))) > 2
-    model = train_randomly(shards, "lora", PARTS)
-    save_trained(model, tmp_path / "adapter")
+    model = train_randomly(shards, PARTS)
+    save_trained(model, tmp_path / "adapter", open_checkpoint(shards))
     merged = merge(shards, tmp_path)
     assert {path.name for path in merged.glob("*.safetensors")} == {
         path.name for path in shards.glob("*.safetensors")

@@ -242,7 +242,7 @@ def test_plain_peft_loads_the_adapter_on_either_base(
     wide_hybrid_checkpoint: Path, tmp_path: Path, variant: str
 ) -> None:
     model = adapted(wide_hybrid_checkpoint, variant=variant, aligner=PartPlan("lora")).eval()
-    save_trained(model, tmp_path)
+    save_trained(model, tmp_path, open_checkpoint(wide_hybrid_checkpoint))
     batch, logits = inputs(model), {}
     for bits, how in {4: {"quantization_config": nf4_config(torch.float32)}, 16: {}}.items():
         base = AutoModelForImageTextToText.from_pretrained(wide_hybrid_checkpoint, **how)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dsvl_tune.core.tensor_files import stream_tensors
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
-from dsvl_tune.models.checkpoint.weights import Weights, read_file
+from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
 from dsvl_tune.models.finetuning.plan import make_plan
 from dsvl_tune.models.runtime.fsdp import adapter_initialization
@@ -64,7 +65,7 @@ def test_rows_of_a_tensor_are_those_rows(checkpoint: Path, rows: slice) -> None:
 def test_a_streamed_file_is_a_safetensors_file(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(3, 5), "b": torch.randn(7).bfloat16(), "c": torch.randn(1)}
     stream_tensors(tmp_path / "s.safetensors", tensors, tensors.__getitem__)
-    read = read_file(tmp_path / "s.safetensors")
+    read = load_file(tmp_path / "s.safetensors")
     assert set(read) == set(tensors) and all(
         torch.equal(read[name], tensor) for name, tensor in tensors.items()
     )

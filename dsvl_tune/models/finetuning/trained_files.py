@@ -1,0 +1,96 @@
+"""The files of an adapter folder: what a run trained, as peft has it as far as peft can hold it.
+
+| what was trained | settings | weights | plain peft |
+|---|---|---|---|
+| adapters, and whole modules | `adapter_config.json` | `adapter_model` | loads all |
+| adapters, and what peft cannot hold | `dsvl_adapter_config.json` | both | raises |
+| parts as a whole, no adapters | none | `full_parts` | raises |
+
+A folder that peft could load in part only has its settings under a name that peft does not know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from peft import LoraConfig
+
+from dsvl_tune.core.config_numbers import check_numbers
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.weight_headers import Stored, read_json
+from dsvl_tune.models.checkpoint.weights import read_floating_header
+
+PEFT_CONFIG = "adapter_config.json"
+OWN_CONFIG = "dsvl_adapter_config.json"
+"""peft's settings under a name that peft does not read."""
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FULL_WEIGHTS = "full_parts.safetensors"
+"""Fully trained tensors under their names in the base checkpoint."""
+PREFIX = "base_model.model."
+"""Of every tensor in peft's file: the path to the base in a `PeftModel`."""
+
+
+class TrainedFiles(NamedTuple):
+    """What an adapter folder holds.
+
+    Attributes:
+        config: of the adapters; None without any.
+        adapters: tensors of adapters, by peft's names for them in the base.
+        full: fully trained tensors, by their names in the base checkpoint.
+    """
+
+    config: LoraConfig | None
+    adapters: dict[str, Stored]
+    full: dict[str, Stored]
+
+
+def open_trained(folder: Path) -> TrainedFiles:
+    """Read the settings and headers of an adapter folder, and no tensor.
+
+    Raises:
+        UserError: nothing trained there, a damaged file, tensors that are not floating, or adapters
+            that are not LoRA.
+    """
+    config = None
+    adapters: dict[str, Stored] = {}
+    full: dict[str, Stored] = {}
+    settings = next(
+        (folder / name for name in (PEFT_CONFIG, OWN_CONFIG) if (folder / name).is_file()), None
+    )
+    if settings is not None:
+        config = _read_config(settings)
+        modules = tuple(f"{name}." for name in config.modules_to_save or ())
+        for stored_name, stored in read_floating_header(folder / ADAPTER_WEIGHTS).items():
+            name = stored_name.removeprefix(PREFIX)
+            is_full = name.startswith(modules) and "lora_" not in name
+            (full if is_full else adapters)[name] = stored
+    if (folder / FULL_WEIGHTS).is_file():
+        full |= read_floating_header(folder / FULL_WEIGHTS)
+    if not adapters and not full:
+        raise UserError(
+            f"{folder}: neither an adapter ({PEFT_CONFIG}) nor {FULL_WEIGHTS} there. Give a "
+            "finished run or its adapter."
+        )
+    return TrainedFiles(config, adapters, full)
+
+
+def _read_config(path: Path) -> LoraConfig:
+    """The settings of a peft adapter.
+
+    Raises:
+        UserError: not JSON, an impossible number, or of another kind than LoRA.
+    """
+    settings = read_json(path)
+    check_numbers(str(path), settings)
+    if settings.get("peft_type") != "LORA":
+        raise UserError(
+            f"{path}: peft_type is {settings.get('peft_type')!r}, only LORA can be loaded or "
+            "merged."
+        )
+    try:
+        return LoraConfig.from_peft_type(**settings)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: peft cannot read it ({error}). Copy the adapter again."
+        ) from error
