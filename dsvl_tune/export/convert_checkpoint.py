@@ -76,9 +76,4 @@ def account_text(source: Weights, written: Weights) -> str:
     if written.is_original:
         absent = 0 if source.unused else len(before.family.unused_tensors(before.config))
         lines += after.family.conversion_notes(after.settings, absent)
-    renamed = [name for name, (stored, *_) in source.stored.items() if name != stored.name]
-    if not source.is_original and renamed:
-        lines.append(
-            f"{len(renamed)} names were those of an older transformers release, and are current now"
-        )
     return "\n".join(lines)

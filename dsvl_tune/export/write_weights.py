@@ -49,7 +49,7 @@ def plan_files(weights: Weights, layout: Layout) -> dict[str, list[Planned]]:
     files: dict[str, list[Planned]] = {}
     for name, group in weights.groups.items():
         if layout == "transformers":
-            planned = Planned((name,), (name,))
+            planned = Planned((weights.checkpoint.family.written_name(name),), (name,))
         else:
             planned = Planned(group.original, group.transformers)
         if planned.sources[0] == name:  # the other tensors of a group come with its first

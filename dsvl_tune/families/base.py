@@ -246,7 +246,15 @@ class Family(Protocol):
         """
 
     def current_name(self, name: str) -> str:
-        """A tensor's name as current transformers has it, from the name in an older file."""
+        """A tensor's name as current transformers has it, from the name in a file."""
+
+    def written_name(self, name: str) -> str:
+        """The name that a tensor gets in a file, from its name in current transformers.
+
+        A family overrides this where earlier releases of transformers have other names, which the
+        current one reads as well.
+        """
+        return name
 
     # Files next to the weights of a written checkpoint.
 

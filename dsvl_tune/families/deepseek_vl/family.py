@@ -23,7 +23,7 @@ from dsvl_tune.families.deepseek_vl.config import MODELS, ORIGINAL, read_config
 from dsvl_tune.families.deepseek_vl.key_map import (
     RULES,
     SIGLIP_HF,
-    SIGLIP_HF_OLD,
+    SIGLIP_IN_FILES,
     unused_tensors,
 )
 from dsvl_tune.families.deepseek_vl.original_settings import (
@@ -82,7 +82,10 @@ class DeepSeekVL(Family):
         return unused_tensors(config)
 
     def current_name(self, name: str) -> str:
-        return name.replace(SIGLIP_HF_OLD, SIGLIP_HF, 1)
+        return name.replace(SIGLIP_IN_FILES, SIGLIP_HF, 1)
+
+    def written_name(self, name: str) -> str:
+        return name.replace(SIGLIP_HF, SIGLIP_IN_FILES, 1)
 
     def write_settings(
         self, checkpoint: Checkpoint, target: Path, layout: Layout, dtype: str

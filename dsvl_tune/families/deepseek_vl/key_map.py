@@ -41,8 +41,9 @@ SIGLIP = {
     "deepseek_vl": "vision_model.vision_tower.",
 }
 SIGLIP_HF = "model.vision_model."
-# transformers before version 5 wrote one level more.
-SIGLIP_HF_OLD = "model.vision_model.vision_model."
+SIGLIP_IN_FILES = "model.vision_model.vision_model."
+"""Releases of transformers before 5 have one level more. The current one takes it off, but without it
+theirs would draw a new tower at random, with no more than a warning."""
 SIGLIP_RULES = (
     Rule("pos_embed", "embeddings.position_embedding.weight", "batch"),
     Rule("patch_embed.proj.{leaf}", "embeddings.patch_embedding.{leaf}"),

@@ -25,7 +25,7 @@ from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-FORMS = ("original", "transformers", "old transformers")
+FORMS = ("original", "transformers", "names of transformers 5")
 
 
 def write(base: Path, target: Path, layout: Layout) -> Path:
@@ -55,15 +55,11 @@ def rewrite(
     (folder / WEIGHTS_INDEX).write_text(json.dumps({"weight_map": places}), encoding="utf-8")
 
 
-def nested(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The names that transformers before version 5 wrote."""
-    old = "model.vision_model.vision_model."
-    return {
-        name.replace("model.vision_model.", old)
-        if name.startswith("model.vision_model.")
-        else name: tensor
-        for name, tensor in tensors.items()
-    }
+def flat(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The names that transformers 5 writes; ours are those of earlier releases."""
+    nested = "model.vision_model.vision_model."
+    assert any(name.startswith(nested) for name in tensors)
+    return {name.replace(nested, "model.vision_model."): tensor for name, tensor in tensors.items()}
 
 
 @cache
@@ -104,7 +100,7 @@ def test_any_form_of_a_checkpoint(
         shutil.copytree(base, folder)
     else:
         write(base, folder, "transformers")
-    names = nested if form == "old transformers" else dict
+    names = flat if form == "names of transformers 5" else dict
     rewrite(
         folder, lambda tensors: {name: t.to(dtype) for name, t in names(tensors).items()}, shards
     )
