@@ -1,0 +1,82 @@
+"""Exports in releases of transformers that this project does not run on, and in the original code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Trained
+from environments import environment, run_script
+from safetensors.torch import load_file
+
+from dsvl_tune.core.interop import TRANSFORMERS
+
+Record = Callable[[str, str, str], None]
+TORCH = f"torch=={torch.__version__.partition('+')[0]}"
+ORIGINAL_CODE = os.environ.get("DEEPSEEK_VL_CODE", "")
+"""A checkout of github.com/deepseek-ai/DeepSeek-VL."""
+CURRENT, EARLIER = TRANSFORMERS
+BOUND = 1e-4
+"""Of the largest difference of float32 logits, as a fraction of their spread."""
+
+
+def largest(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).abs().max())
+
+
+def test_plain_transformers(trained: Trained, tmp_path: Path, record: Record) -> None:
+    """The release that this project runs on, and an earlier one in an environment of its own."""
+    earlier = environment(
+        f"transformers-{EARLIER}", [TORCH, f"transformers=={EARLIER}", "pillow", "jinja2"]
+    )
+    found = {}
+    for version, python in ((CURRENT, Path(sys.executable)), (EARLIER, earlier)):
+        out = tmp_path / f"{version}.safetensors"
+        said = run_script(
+            python, "plain_transformers.py", trained.transformers, trained.inputs, out
+        )
+        assert said.splitlines()[-1] == version
+        found[version] = load_file(out)
+        difference = largest(found[version]["logits"], trained.logits)
+        assert difference <= BOUND * trained.logits.std()
+        assert torch.equal(found[version]["greedy_ids"], trained.greedy_ids)
+        assert torch.equal(
+            found[version]["own_input_ids"], load_file(trained.inputs)["input_ids"]
+        )
+        record(
+            f"transformers {version}",
+            f"merged, {trained.transformers.parent.name[:-1]}: model, processor, `generate`, pipeline",
+            f"0 missing keys, same ids, logits within {difference:.0e}, same greedy answer",
+        )
+    one, two = found.values()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.skipif(not ORIGINAL_CODE, reason="DEEPSEEK_VL_CODE names no checkout")
+def test_original_code(trained: Trained, tmp_path: Path, record: Record) -> None:
+    python = environment(
+        "original-code",
+        [
+            *(TORCH, "transformers==4.38.2", "numpy<2", "timm==0.9.16"),
+            *("attrdict", "einops", "sentencepiece", "accelerate", "pillow"),
+        ],
+    )
+    out = tmp_path / "found.safetensors"
+    asked = trained.inputs.with_suffix(".json")
+    run_script(python, "original_code.py", ORIGINAL_CODE, trained.original, asked, out)
+    found = load_file(out)
+    assert torch.equal(found["input_ids"], load_file(trained.inputs)["input_ids"])
+    difference = largest(found["logits"], trained.logits)
+    assert difference <= BOUND * trained.logits.std()
+    assert torch.equal(found["greedy_ids"], trained.greedy_ids)
+    record(
+        "original code 681bffb, transformers 4.38.2",
+        f"merged `--layout original`, {json.loads(asked.read_text())['question']}",
+        f"same ids, logits within {difference:.0e}, same greedy answer",
+    )
