@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 OLD_PYTHON := "Python 3.10 or newer is needed; choose one: make PYTHON=python3.12 ..."
 
 .DEFAULT_GOAL := help
-.PHONY: help setup charts stages test lint docs embedded clean
+.PHONY: help setup charts stages test interop lint docs embedded clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s%s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ stages: setup  ## the paper's three stages in small, on generated data: CPU, min
 
 test: setup  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+interop: setup  ## exports in other people's software; DEEPSEEK_VL_CODE names a checkout of the original code
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m interop tests/interop
 
 lint: setup  ## ruff (rules and format), mypy, and the import contracts of the rooms
 	$(BIN)/ruff check .

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable
+import shutil
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from random_training import train_randomly
 from safetensors.torch import save_file
-from torch import Tensor
+from trained_model import Record, Trained
+from transformers import AutoTokenizer
 
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
@@ -55,32 +55,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def record() -> Callable[[str, str, str], None]:
-    """Add a row to the table: software with version, what was run, what came out."""
+def record() -> Record:
+    """Add a row to the table that is printed at the end."""
     return lambda software, what, result: ROWS.append((software, what, result))
-
-
-class Trained(NamedTuple):
-    """A trained model in every form that it is exported in, and its own answers.
-
-    Attributes:
-        transformers: merged, in transformers' layout, float32.
-        original: merged, in the original layout, float32.
-        base: in transformers' layout.
-        adapter: folder that was trained on `base`.
-        inputs: safetensors file with the arguments of the model for one question on one image;
-            next to it a JSON file with the question, the image and the number of tokens.
-        logits: [1, S, vocabulary] float32, of base and adapter.
-        greedy_ids: [1, new].
-    """
-
-    transformers: Path
-    original: Path
-    base: Path
-    adapter: Path
-    inputs: Path
-    logits: Tensor
-    greedy_ids: Tensor
 
 
 @pytest.fixture(scope="session", params=["hybrid", "siglip"])
@@ -92,9 +69,10 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for name in ("base", "transformers", "original"):
         folders[name] = home / name
         folders[name].mkdir()
-    merge_into(
-        Weights(open_checkpoint(golden)), {}, folders["base"], "transformers", torch.float32
-    )
+    merge_into(Weights(open_checkpoint(golden)), {}, folders["base"], "transformers", torch.float32)
+    # A base that never was original: transformers saved its tokenizer, no settings are kept.
+    shutil.rmtree(folders["base"] / "original")
+    AutoTokenizer.from_pretrained(folders["base"]).save_pretrained(folders["base"])
     adapter = home / "adapter"
     base = open_checkpoint(folders["base"])
     save_trained(train_randomly(folders["base"], PARTS), adapter, base)
@@ -119,6 +97,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     asked = {"image": str(image), "question": QUESTION, "tokens": TOKENS}
     (home / "inputs.json").write_text(json.dumps(asked), encoding="utf-8")
     return Trained(
+        kind=request.param,
         **folders,
         adapter=adapter,
         inputs=home / "inputs.safetensors",

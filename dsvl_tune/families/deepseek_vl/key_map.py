@@ -42,8 +42,8 @@ SIGLIP = {
 }
 SIGLIP_HF = "model.vision_model."
 SIGLIP_IN_FILES = "model.vision_model.vision_model."
-"""Releases of transformers before 5 have one level more. The current one takes it off, but without it
-theirs would draw a new tower at random, with no more than a warning."""
+"""Releases of transformers before 5 have one level more, and without it draw the tower at random,
+with no more than a warning; later ones take it off."""
 SIGLIP_RULES = (
     Rule("pos_embed", "embeddings.position_embedding.weight", "batch"),
     Rule("patch_embed.proj.{leaf}", "embeddings.patch_embedding.{leaf}"),

@@ -10,6 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write, write_json
+from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
@@ -70,7 +71,7 @@ def write_original_settings(checkpoint: Checkpoint, target: Path, dtype: str) ->
     )
     for name, content in files.items():
         write_json(target / name, content)
-    checkpoint.copy_file(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
+    write_json(target / "tokenizer.json", original_tokenizer(checkpoint.folder / "tokenizer.json"))
     template = chat_template(processor.default_system)
     atomic_write(
         target / "chat_template.jinja",
@@ -261,10 +262,37 @@ def preprocessor_json(images: ImageSettings) -> dict[str, Any]:
     }
 
 
+def original_tokenizer(path: Path) -> dict[str, Any]:
+    """The content of a tokenizer.json as tokenizers 0.15 reads it, which the original's code has.
+
+    Later releases write merges as pairs, and a key `ignore_merges`; that one knows neither.
+
+    Raises:
+        UserError: it cannot hold the tokenizer, which would give other ids there.
+    """
+    content = read_json(path)
+    model = {**content.get("model", {})}
+    if model.pop("ignore_merges", False):
+        raise UserError(
+            f"{path}: the original layout cannot hold model.ignore_merges true: its tokenizers "
+            "0.15 does not know the key and would give other ids. Write --layout transformers."
+        )
+    merges = []
+    for merge in model.get("merges", []):
+        parts = merge if isinstance(merge, list) else merge.split(" ")
+        if len(parts) != 2 or any(" " in part for part in parts):
+            raise UserError(
+                f"{path}: the original layout cannot hold the merge {merge!r}: its tokenizers 0.15 "
+                "reads two tokens with a space between them. Write --layout transformers."
+            )
+        merges.append(" ".join(parts))
+    return {**content, "model": {**model, "merges": merges}}
+
+
 def tokenizer_json(
     tokenizer: PreTrainedTokenizerFast, further: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """tokenizer_config.json and special_tokens_map.json; tokenizer.json is copied.
+    """tokenizer_config.json and special_tokens_map.json.
 
     Args:
         tokenizer: of the checkpoint.

@@ -1,7 +1,7 @@
 """Load an export by transformers alone and answer: FOLDER INPUTS OUT.
 
-Runs in environments without dsvl-tune. INPUTS (safetensors) has the arguments of the model, OUT gets
-its logits and greedy ids, and the ids that the export's own processor makes of the same messages.
+Runs in environments without dsvl-tune. INPUTS (safetensors) has the arguments of the model, OUT
+gets its logits and greedy ids, and those for what the export's own processor makes of the question.
 """
 
 import json

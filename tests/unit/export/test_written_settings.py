@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.weight_headers import read_headers
 from dsvl_tune.export.convert_checkpoint import convert_checkpoint
 from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.deepseek_vl.original_settings import original_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -75,3 +77,35 @@ def test_rotary_positions(
     scaled = parameters["rope_type"] != "default"
     assert text.get("rope_scaling") == (parameters if scaled else None)
     assert open_checkpoint(written).config.text_config.rope_parameters == parameters
+
+
+def test_a_tokenizer_that_never_was_original(tmp_path: Path) -> None:
+    """As tokenizers 0.15 reads it: merges are strings, and `ignore_merges` is unknown there."""
+    source = export(GOLDEN / "hybrid" / "checkpoint", tmp_path / "source")
+    shutil.rmtree(source / "original")
+    (source / "SHA256SUMS").unlink()
+    AutoTokenizer.from_pretrained(source).save_pretrained(source)
+    assert isinstance(read(source / "tokenizer.json")["model"]["merges"][0], list)
+    convert_checkpoint(str(source), tmp_path / "written", "original", overwrite=False, sha256=None)
+    written, golden = (
+        read(folder / "tokenizer.json")
+        for folder in (tmp_path / "written", GOLDEN / "hybrid" / "checkpoint")
+    )
+    assert written["model"] == golden["model"]
+    assert all(isinstance(merge, str) for merge in written["model"]["merges"])
+    assert "ignore_merges" not in written["model"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [("ignore_merges", True, "ignore_merges true"), ("merges", [["a b", "c"]], "the merge")],
+)
+def test_a_tokenizer_that_the_original_cannot_hold(
+    tmp_path: Path, key: str, value: Any, fault: str
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    content = read(GOLDEN / "hybrid" / "checkpoint" / "tokenizer.json")
+    content["model"][key] = value
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=f"the original layout cannot hold .*{fault.split()[0]}"):
+        original_tokenizer(path)
