@@ -18,9 +18,8 @@ from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import sha256
 from dsvl_tune.core.weight_headers import (
-    WEIGHTS,
-    WEIGHTS_INDEX,
     Stored,
+    has_weights,
     read_headers,
     read_json,
 )
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(dsvl_tune.__file__).parent / "demo" / "embedded"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS]
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS)
 
 
 class Checkpoint:
@@ -103,10 +102,11 @@ class Checkpoint:
         """
         if self._given_headers is not None:
             return self._given_headers
-        has_weights = any((self.folder / name).is_file() for name in (WEIGHTS, WEIGHTS_INDEX))
-        if not self.complete and self.layout == "transformers" and not has_weights:
+        pickles = self.layout == "original" and self.family.pickled_originals
+        found = has_weights(self.folder) or (pickles and has_weights(self.folder, pickled=True))
+        if not self.complete and not found and (pickles or self.layout == "transformers"):
             return {}
-        return read_headers(self.folder)
+        return read_headers(self.folder, pickles_allowed=pickles)
 
     @cached_property
     def config(self) -> PretrainedConfig:
@@ -296,8 +296,12 @@ def resolve_checkpoint(name: str) -> Path:
 
 
 @cache
-def download(name: str) -> Path:
+def download(name: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
     """Folder with the files of a checkpoint on the Hugging Face hub; asked for once a process.
+
+    Args:
+        name: on the hub.
+        patterns: of the files' names.
 
     Raises:
         UserError: the hub does not give them.
@@ -306,7 +310,7 @@ def download(name: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except (OSError, HFValidationError) as error:
         raise hub_error(name, error, "its files") from error
 

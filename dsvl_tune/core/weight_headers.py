@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.pickled_weights import PICKLED_INDEX, PICKLED_WEIGHTS, pickled_tensors
 
 ORIGINAL = "multi_modality"
 """`model_type` of the original layout."""
@@ -59,16 +61,36 @@ def is_original(folder: Path) -> bool:
     return read_json(folder / "config.json").get("model_type") == ORIGINAL
 
 
-def read_headers(folder: Path) -> dict[str, Stored]:
+def has_weights(folder: Path, *, pickled: bool = False) -> bool:
+    """Whether a folder has weights or their index: in safetensors, or in pickles of torch.save."""
+    names = (PICKLED_WEIGHTS, PICKLED_INDEX) if pickled else (WEIGHTS, WEIGHTS_INDEX)
+    return any((folder / name).is_file() for name in names)
+
+
+def read_headers(folder: Path, *, pickles_allowed: bool = False) -> dict[str, Stored]:
     """Every tensor of a checkpoint by its name in the files.
+
+    Args:
+        folder: of the checkpoint.
+        pickles_allowed: whether weights that torch.save wrote are read where there are no
+            safetensors.
 
     Raises:
         UserError: no safetensors, a damaged or truncated file, or an index that does not match
             its files.
     """
-    if not (folder / WEIGHTS_INDEX).is_file():
-        return read_header(folder / WEIGHTS)
-    index = folder / WEIGHTS_INDEX
+    if pickles_allowed and not has_weights(folder) and has_weights(folder, pickled=True):
+        return _read_headers(folder, PICKLED_WEIGHTS, PICKLED_INDEX, read_pickled_header)
+    return _read_headers(folder, WEIGHTS, WEIGHTS_INDEX, read_header)
+
+
+def _read_headers(
+    folder: Path, single: str, index_name: str, read: Callable[[Path], dict[str, Stored]]
+) -> dict[str, Stored]:
+    """Every tensor of one file, or of those that an index lists."""
+    index = folder / index_name
+    if not index.is_file():
+        return read(folder / single)
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
         raise UserError(f"{index}: expected weight_map, an object of tensor names and file names.")
@@ -76,7 +98,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     for shard in sorted(set(places.values())):
         if Path(shard).name != shard:
             raise UserError(f"{index}: {shard!r} is not the name of a file next to it.")
-        found = read_header(folder / shard)
+        found = read(folder / shard)
         listed = {name for name, place in places.items() if place == shard}
         if wrong := sorted(listed ^ set(found)):
             where = (
@@ -127,6 +149,24 @@ def read_header(path: Path) -> dict[str, Stored]:
         raise UserError(
             f"{path}: expected a safetensors file, found one that is {found}. Copy it again."
         ) from None
+
+
+def read_pickled_header(path: Path) -> dict[str, Stored]:
+    """Every tensor of one file that torch.save wrote.
+
+    Raises:
+        UserError: the file is missing, or holds anything but tensors.
+    """
+    # They import torch, which not every command needs.
+    from dsvl_tune.core.dtypes import SAFETENSORS_NAMES, dtype_name
+
+    if not path.is_file():
+        raise UserError(f"{path.parent}: no {path.name}. Copy the checkpoint again.")
+    headers = {}
+    for name, tensor in pickled_tensors(path).items():
+        dtype = dtype_name(tensor.dtype)
+        headers[name] = Stored(path, name, SAFETENSORS_NAMES.get(dtype, dtype), tuple(tensor.shape))
+    return headers
 
 
 def weight_files(folder: Path) -> dict[str, Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsvl_tune.core.checkpoint import resolve_checkpoint
 from dsvl_tune.core.checksums import (
     check_sums,
     is_written_checkpoint,
@@ -17,7 +16,7 @@ from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors
 from dsvl_tune.export.write_weights import compare_weights, unchanged
-from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families import checkpoint_folder, open_checkpoint
 from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights
 
@@ -40,7 +39,7 @@ def convert_checkpoint(
     Raises:
         UserError: The source cannot be used, or `out` cannot be written.
     """
-    folder = resolve_checkpoint(source)
+    folder = checkpoint_folder(source)
     check_output_folder(out, "DST", is_written_checkpoint, inputs=[folder], overwrite=overwrite)
     if sha256 is not None:
         check_sums(folder, read_sums(sha256), sha256)

@@ -9,6 +9,7 @@ from typing import Any
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.files import write_json
+from dsvl_tune.core.pickled_weights import PICKLED_INDEX
 from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, Stored, read_headers, read_json
 from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
@@ -18,6 +19,9 @@ BASE_CARD = "README_BASE.md"
 
 REPORT = "merge_report.json"
 """What `merge` measured, next to the weights."""
+
+NOT_SETTINGS = (WEIGHTS_INDEX, PICKLED_INDEX, REPORT)
+"""JSON files next to the weights that another checkpoint has its own of."""
 
 
 def write_other_files(base: Checkpoint, target: Path, layout: Layout) -> None:
@@ -77,7 +81,7 @@ def copy_settings(base: Checkpoint, source: Path, target: Path) -> None:
     """
     target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
-        if path.suffix in (".json", ".jinja", ".txt") and path.name not in (WEIGHTS_INDEX, REPORT):
+        if path.suffix in (".json", ".jinja", ".txt") and path.name not in NOT_SETTINGS:
             base.copy_file(path, target / path.name)
 
 

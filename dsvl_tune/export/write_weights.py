@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dsvl_tune.core.dtypes import DTYPES, NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write, write_json
+from dsvl_tune.core.pickled_weights import safetensors_name
 from dsvl_tune.core.tensor_files import save_tensors
 from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.families.base import Layout
@@ -53,7 +54,8 @@ def plan_files(weights: Weights, layout: Layout) -> dict[str, list[Planned]]:
         else:
             planned = Planned(group.original, group.transformers)
         if planned.sources[0] == name:  # the other tensors of a group come with its first
-            files.setdefault(weights.stored[name][0].path.name, []).append(planned)
+            file = safetensors_name(weights.stored[name][0].path.name)
+            files.setdefault(file, []).append(planned)
     return dict(sorted(files.items()))
 
 

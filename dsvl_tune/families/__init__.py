@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.checkpoint import (
     Checkpoint,
+    download,
     hub_error,
     is_hub_name,
     refuse_quantized,
@@ -21,7 +22,8 @@ from dsvl_tune.core.checkpoint import (
 from dsvl_tune.core.checksums import check_own_sums, read_own_sums
 from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored, read_json
+from dsvl_tune.core.pickled_weights import PICKLED_FILES
+from dsvl_tune.core.weight_headers import Stored, has_weights, read_json
 from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.janus.family import JANUS
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAMILIES",
     "Family",
+    "checkpoint_folder",
     "family_of",
     "family_of_model",
     "open_checkpoint",
@@ -53,14 +56,39 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
     Its small files are compared with its SHA256SUMS, if it has one; weights are when they are read.
 
     Args:
-        name: "embedded", a folder or a hub name, see `resolve_checkpoint`.
+        name: "embedded", a folder or a hub name, see `checkpoint_folder`.
 
     Raises:
         UserError: no such checkpoint, one of no known family, of quantized weights, or with a file
             that differs from what SHA256SUMS lists.
     """
-    folder = resolve_checkpoint(str(name))
+    folder = checkpoint_folder(str(name))
     return _open_folder(str(name), folder, _stamps(folder))
+
+
+def checkpoint_folder(name: str) -> Path:
+    """Folder of a checkpoint with all its files, see `resolve_checkpoint`.
+
+    Pickles are downloaded only for a family that publishes weights in such files.
+
+    Args:
+        name: "embedded", a folder or a hub name.
+
+    Raises:
+        UserError: neither a folder nor a name that the hub knows, or a hub name of no known family.
+    """
+    folder = resolve_checkpoint(name)
+    if not is_hub_name(name) or has_weights(folder):
+        return folder
+    settings = read_json(folder / "config.json")
+    if has_pickles(settings, family_of(settings, f"{name}/config.json")):
+        return download(name, PICKLED_FILES)
+    return folder
+
+
+def has_pickles(settings: Mapping[str, Any], family: Family) -> bool:
+    """Whether the weights of a checkpoint with this config.json may be in pickles."""
+    return family.pickled_originals and family.layout(settings) == "original"
 
 
 @lru_cache(maxsize=8)
@@ -95,33 +123,50 @@ def open_sizes(name: str | Path) -> Checkpoint:
         UserError: no such checkpoint, one of no known family, or of quantized weights.
     """
     name = str(name)
-    if is_hub_name(name):
-        folder, headers = _fetch_sizes(name)
-    else:
-        folder, headers = resolve_checkpoint(name), None
+    hub = is_hub_name(name)
+    folder = _fetch_config(name) if hub else resolve_checkpoint(name)
     settings = read_json(folder / "config.json")
     place = f"{name}/config.json"
     refuse_quantized(place, settings)
     check_numbers(place, settings)
     family = family_of(settings, place)
+    headers = _fetch_headers(name, folder, has_pickles(settings, family)) if hub else None
     return Checkpoint(name, folder, settings, family, headers=headers, complete=False)
 
 
-def _fetch_sizes(name: str) -> tuple[Path, dict[str, Stored]]:
-    """Folder with config.json of a hub name, and the headers of its weight files."""
-    from huggingface_hub import get_safetensors_metadata, hf_hub_download
+def _fetch_config(name: str) -> Path:
+    """Folder with config.json of a hub name."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except (OSError, HFValidationError) as error:
+        raise hub_error(name, error, "its config.json") from error
+
+
+def _fetch_headers(name: str, folder: Path, pickled: bool) -> dict[str, Stored]:
+    """The headers of the weight files of a hub name; {} of pickles, which have none.
+
+    Args:
+        name: on the hub.
+        folder: that they would be in.
+        pickled: whether its weights may be in pickles.
+    """
+    from huggingface_hub import get_safetensors_metadata
     from huggingface_hub.errors import HFValidationError, NotASafetensorsRepoError
 
     try:
-        folder = Path(hf_hub_download(name, "config.json")).parent
         files = get_safetensors_metadata(name).files_metadata
     except (OSError, HFValidationError, NotASafetensorsRepoError) as error:
-        raise hub_error(name, error, "its config.json and headers") from error
+        if pickled and isinstance(error, NotASafetensorsRepoError):
+            return {}
+        raise hub_error(name, error, "the headers of its weights") from error
     headers = {}
     for file, metadata in files.items():
         for tensor, info in metadata.tensors.items():
             headers[tensor] = Stored(folder / file, tensor, info.dtype, tuple(info.shape))
-    return folder, headers
+    return headers
 
 
 def family_of(settings: Mapping[str, Any], place: str) -> Family:

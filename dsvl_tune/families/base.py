@@ -197,6 +197,10 @@ class Family(Protocol):
 
     card: CardText
 
+    pickled_originals: bool = False
+    """Whether published checkpoints in the original layout have weights that torch.save wrote. Only
+    then are such files read, and only where there are no safetensors."""
+
     # Checkpoints. What is read of one is kept by the `Checkpoint` itself.
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:

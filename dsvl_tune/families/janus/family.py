@@ -47,6 +47,7 @@ class Janus(DeepSeekVL):
     parts = PARTS
     presets = PRESETS
     card = CARD
+    pickled_originals = True
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
         return settings.get("model_type") == MODEL_TYPE or is_original(settings)

@@ -15,6 +15,8 @@ from transformers import PretrainedConfig
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.pickled_weights import SUFFIX as PICKLED
+from dsvl_tune.core.pickled_weights import pickled_tensors
 from dsvl_tune.core.weight_headers import Stored, read_header
 from dsvl_tune.families.base import Family, Shapes, TensorGroup, part_of
 
@@ -142,6 +144,9 @@ def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], 
     with ExitStack() as opened:
         tensors = []
         for stored in places:
+            if stored.path.suffix == PICKLED:
+                tensors.append(pickled_tensors(stored.path)[stored.name])
+                continue
             file = opened.enter_context(safe_open(stored.path, framework="pt"))
             tensors.append(file.get_tensor(stored.name))
         tensor = select(tensors).clone()
