@@ -8,7 +8,7 @@ from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.text_table import format_table
-from dsvl_tune.families import open_sizes
+from dsvl_tune.families import check_family, open_sizes
 from dsvl_tune.families.base import PartPlan, Plan
 from dsvl_tune.models.build import Adaptation, adapted_model
 from dsvl_tune.models.finetuning.quantization import quantization_of
@@ -28,6 +28,7 @@ def memory_report(recipe: Any) -> str:
         UserError: The options describe a row that the checkpoint cannot have.
     """
     checkpoint = open_sizes(recipe.model.checkpoint)
+    check_family(checkpoint, recipe.model.family)
     shape = row_shape(recipe, recipe.data.init_args, checkpoint)
     plan, found = estimate_recipe(recipe, checkpoint, shape)
     return report(recipe, checkpoint, plan, shape, found)

@@ -46,6 +46,7 @@ def write_other_files(base: Checkpoint, target: Path, layout: Layout) -> None:
         copy_settings(base, original, target / ORIGINAL_FOLDER)
     if layout == "original" and original.is_dir():
         copy_settings(base, original, target)
+        base.family.complete_settings(base, target)
         if main_dtype(base.headers.values()) != dtype:
             settings = read_json(original / "config.json")
             set_dtype(settings, dtype)

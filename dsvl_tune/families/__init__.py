@@ -21,7 +21,7 @@ from dsvl_tune.core.checkpoint import (
 )
 from dsvl_tune.core.checksums import check_own_sums, read_own_sums
 from dsvl_tune.core.config_numbers import check_numbers
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.pickled_weights import PICKLED_FILES
 from dsvl_tune.core.weight_headers import Stored, has_weights, read_json
 from dsvl_tune.families.base import Family
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAMILIES",
     "Family",
+    "check_family",
     "checkpoint_folder",
     "family_of",
     "family_of_model",
@@ -179,13 +180,42 @@ def family_of(settings: Mapping[str, Any], place: str) -> Family:
     Raises:
         UserError: it is of none.
     """
+    known = ", ".join(family.name for family in FAMILIES)
+    for family in FAMILIES:
+        if relative := family.relative(settings):
+            raise UserError(
+                f"{place}: this is {relative}, which is not trained here. Give a checkpoint of one "
+                f"of {known}."
+            )
     for family in FAMILIES:
         if family.recognizes(settings):
             return family
-    known = ", ".join(family.name for family in FAMILIES)
     raise UserError(
         f"{place}: model_type is {settings.get('model_type')!r}, which is no known family. Give a "
         f"checkpoint of one of {known}, in the layout of transformers or the original one."
+    )
+
+
+def check_family(checkpoint: Checkpoint, expected: str | None) -> None:
+    """Compare the family of a checkpoint with the one that a recipe is for.
+
+    Args:
+        checkpoint: of the recipe.
+        expected: name of the family; None takes any.
+
+    Raises:
+        UserError: it is of another family, or there is none of that name.
+    """
+    names = [family.name for family in FAMILIES]
+    if expected is None or expected == checkpoint.family.name:
+        return
+    if expected not in names:
+        raise unknown_name("model.family", expected, names)
+    found = checkpoint.family.name
+    raise UserError(
+        f"model.checkpoint: {checkpoint.name} is a {found} checkpoint, and this recipe is for "
+        f"{expected} (model.family). Give a checkpoint of {expected}, or a recipe for {found}; "
+        "with model.family null a recipe takes any family."
     )
 
 

@@ -206,6 +206,13 @@ class Family(Protocol):
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
         """Whether a config.json, in either layout, is of this family."""
 
+    def relative(self, settings: Mapping[str, Any]) -> str | None:
+        """The name of another model whose config.json looks like this family's; None for others.
+
+        It is refused by that name.
+        """
+        return None
+
     def layout(self, settings: Mapping[str, Any]) -> Layout:
         """The layout of a checkpoint with this config.json."""
 
@@ -276,6 +283,15 @@ class Family(Protocol):
         Raises:
             UserError: the layout cannot express a setting.
         """
+
+    def complete_settings(self, checkpoint: Checkpoint, target: Path) -> None:
+        """Add what the files of an original checkpoint do not say, after they were copied.
+
+        Args:
+            checkpoint: the base, in the original layout or made from a checkpoint that was.
+            target: folder with the weights and those files.
+        """
+        return
 
     def conversion_notes(self, settings: Mapping[str, Any], absent: int) -> list[str]:
         """What the reader of a checkpoint in the original layout has to know.

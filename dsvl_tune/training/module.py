@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Batch
+from dsvl_tune.families import check_family
 from dsvl_tune.families.base import PartPlan, Plan
 from dsvl_tune.kernels.install import Kernels
 from dsvl_tune.models.build import Adaptation, build_model
@@ -52,6 +53,7 @@ class FinetuneModule(AnsweringModule):
             on the language model), qlora (the same on a base in 4 bits), full, none.
         parts: overrides of the preset, part by part. DeepSeek-VL: siglip, sam, sam_neck,
             sam_neck_hd, downsample, aligner, embed_tokens, language_model, lm_head.
+        family: that the checkpoint must be of, e.g. DeepSeek-VL; null takes any.
         lr: learning rate of parts that name none of their own.
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: share of the learning rate at which the cosine ends, 0..1.
@@ -92,6 +94,7 @@ class FinetuneModule(AnsweringModule):
         checkpoint: str = "embedded",
         preset: str = "lora",
         parts: dict[str, PartPlan] | None = None,
+        family: str | None = None,
         lr: float = 2e-4,
         warmup_steps: int = 20,
         min_lr_ratio: float = 0.0,
@@ -116,6 +119,7 @@ class FinetuneModule(AnsweringModule):
         self.save_hyperparameters(logger=False)  # for config.yaml; run checkpoints omit them
         self.preset = preset
         self.parts = parts or {}
+        self.family = family
         self.lr = lr
         self.warmup_steps = warmup_steps
         self.min_lr_ratio = min_lr_ratio
@@ -162,6 +166,7 @@ class FinetuneModule(AnsweringModule):
         Raises:
             UserError: the checkpoint cannot be used, or an argument does not fit it.
         """
+        check_family(self.base, self.family)
         self.adaptation.requested_plan(self.base.family)
         _ = self.processor
 

@@ -7,8 +7,8 @@ are tensors, sizes are read from their shapes; without, from the names.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from transformers import JanusConfig
 
@@ -23,7 +23,7 @@ from dsvl_tune.families.deepseek_vl.config import (
     siglip_config,
     text_config,
 )
-from dsvl_tune.families.janus.key_map import SIGLIP, VQ
+from dsvl_tune.families.janus.key_map import SIGLIP, SIGLIP_HF, VQ
 from dsvl_tune.families.janus.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:
@@ -31,6 +31,19 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "janus"
 """`model_type` in transformers' layout."""
+
+FLOW_SECTIONS = ("vision_und_enc_config", "vision_gen_enc_config", "vision_gen_dec_config")
+"""Sections of JanusFlow's config.json, whose `model_type` is Janus's."""
+
+GENERATION_TYPES = ("janus_vqgan", "gen_vision", "gen_aligner", "gen_head")
+"""`model_type` of the sections of image generation, by themselves."""
+
+LANGUAGE = "language_model."
+LANGUAGE_HF = ("model.language_model.", "lm_head.")
+"""Prefixes of the language model's tensors in the original layout and in transformers'."""
+
+
+Sizes = TypeVar("Sizes")
 
 
 class VqSizes(NamedTuple):
@@ -65,6 +78,39 @@ def is_original(settings: Mapping[str, Any]) -> bool:
     return settings.get("model_type") == ORIGINAL and "gen_vision_config" in settings
 
 
+def relative(settings: Mapping[str, Any]) -> str | None:
+    """The name of a relative of Janus that a config.json is of; None for Janus and others.
+
+    Sources of the keys: janus/janusflow/models/modeling_vlm.py and janus/models/modeling_vlm.py.
+    """
+    model_type = settings.get("model_type")
+    if model_type == ORIGINAL and any(name in settings for name in FLOW_SECTIONS):
+        return "JanusFlow (rectified flow)"
+    alone = model_type in GENERATION_TYPES
+    if alone or (is_original(settings) and "vision_config" not in settings):
+        return "the image generation of Janus without its understanding"
+    return None
+
+
+def check_understanding(names: Collection[str], prefixes: tuple[str, ...], place: str) -> None:
+    """Refuse weight files that hold image generation alone.
+
+    Args:
+        names: of the tensors; nothing is said of none.
+        prefixes: of the tensors of the vision tower and the language model.
+        place: of the files, for the message.
+
+    Raises:
+        UserError: there are no tensors of either.
+    """
+    if names and not any(name.startswith(prefixes) for name in names):
+        raise UserError(
+            f"{place}: the weights are those of the image generation of Janus alone: none of the "
+            f"tensors ({len(names)}) belongs to the vision tower or the language model. Give a "
+            "complete Janus checkpoint."
+        )
+
+
 def read_config(checkpoint: Checkpoint) -> JanusConfig:
     """The configuration of a checkpoint.
 
@@ -75,9 +121,11 @@ def read_config(checkpoint: Checkpoint) -> JanusConfig:
         TypeError: a key has a value of another type.
         ValueError: likewise.
     """
-    settings = checkpoint.settings
+    settings, place = checkpoint.settings, str(checkpoint.folder)
     if checkpoint.layout == "transformers":
+        check_understanding(checkpoint.headers, (SIGLIP_HF, *LANGUAGE_HF), place)
         return JanusConfig.from_dict(copy.deepcopy(dict(settings)))
+    check_understanding(checkpoint.headers, (SIGLIP, LANGUAGE), place)
     shapes = {name: stored.shape for name, stored in checkpoint.headers.items()}
     image_token_id = 0
     if checkpoint.complete:
@@ -120,7 +168,10 @@ def vision_config(settings: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]
             "config.json: vision_config has pixel_mean, so the tower would normalize pixels that "
             "are normalized already; no published Janus has it. Remove pixel_mean and pixel_std."
         )
-    sizes = siglip_config(tower, shapes, SIGLIP) if shapes else SIGLIP_SIZES[tower["model_name"]]
+    if shapes:
+        sizes = siglip_config(tower, shapes, SIGLIP)
+    else:
+        sizes = published_sizes(tower["model_name"], SIGLIP_SIZES)
     width, image_size = sizes["hidden_size"], tower["image_size"]
     return {
         "hidden_size": width,
@@ -154,7 +205,10 @@ def vq_config(settings: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
             f"gen_aligner_config has n_embed {aligner['n_embed']}; expected one number, as in "
             "every published Janus: transformers' class has one width for both."
         )
-    sizes = vq_sizes(shapes) if shapes else VQ_SIZES[settings["gen_vision_config"]["cls"]]
+    if shapes:
+        sizes = vq_sizes(shapes)
+    else:
+        sizes = published_sizes(settings["gen_vision_config"]["cls"], VQ_SIZES)
     return {
         **sizes._asdict(),
         "embed_dim": vision["n_embed"],
@@ -163,6 +217,20 @@ def vq_config(settings: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
         "num_hidden_layers": aligner["depth"],
         "image_token_embed_dim": head["n_embed"],
     }
+
+
+def published_sizes(name: str, known: Mapping[str, Sizes]) -> Sizes:
+    """The sizes that go with a name.
+
+    Raises:
+        UserError: it has none.
+    """
+    if name not in known:
+        raise UserError(
+            f"config.json: the sizes of {name!r} are not known, and there are no weights to read "
+            f"them from; known: {', '.join(known)}."
+        )
+    return known[name]
 
 
 def vq_sizes(shapes: Shapes) -> VqSizes:

@@ -18,10 +18,11 @@ from dsvl_tune.families.base import ImageCost, Layout, Shapes, TensorGroup
 from dsvl_tune.families.deepseek_vl.config import ORIGINAL
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 from dsvl_tune.families.janus.card import CARD
-from dsvl_tune.families.janus.config import MODEL_TYPE, is_original, read_config
+from dsvl_tune.families.janus.config import MODEL_TYPE, is_original, read_config, relative
 from dsvl_tune.families.janus.key_map import RULES, unused_tensors
 from dsvl_tune.families.janus.modeling import JanusUnderstanding
 from dsvl_tune.families.janus.original_settings import (
+    complete_settings,
     conversion_notes,
     write_original_settings,
 )
@@ -51,6 +52,9 @@ class Janus(DeepSeekVL):
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
         return settings.get("model_type") == MODEL_TYPE or is_original(settings)
+
+    def relative(self, settings: Mapping[str, Any]) -> str | None:
+        return relative(settings)
 
     def layout(self, settings: Mapping[str, Any]) -> Layout:
         return "original" if settings["model_type"] == ORIGINAL else "transformers"
@@ -84,6 +88,9 @@ class Janus(DeepSeekVL):
     ) -> None:
         write = write_original_settings if layout == "original" else write_transformers_settings
         write(checkpoint, target, dtype)
+
+    def complete_settings(self, checkpoint: Checkpoint, target: Path) -> None:
+        complete_settings(checkpoint, target)
 
     def conversion_notes(self, settings: Mapping[str, Any], absent: int) -> list[str]:
         return conversion_notes(settings, absent)

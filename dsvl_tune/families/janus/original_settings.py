@@ -25,7 +25,7 @@ from dsvl_tune.families.janus.config import (
     VqSizes,
     has_published_towers,
 )
-from dsvl_tune.families.janus.processor import ROLES
+from dsvl_tune.families.janus.processor import ROLES, roles_of_files
 from dsvl_tune.families.janus.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:
@@ -74,6 +74,17 @@ def write_template(checkpoint: Checkpoint, target: Path) -> None:
     processor = checkpoint.processor
     template = chat_template(processor.default_system, processor.roles)
     write_text(target / "chat_template.jinja", template)
+
+
+def complete_settings(checkpoint: Checkpoint, target: Path) -> None:
+    """Write the chat template where the copied files alone would lead to other roles.
+
+    Args:
+        checkpoint: the base, in the original layout or made from a checkpoint that was.
+        target: folder with the files.
+    """
+    if roles_of_files(target, checkpoint.tokenizer) != checkpoint.processor.roles:
+        write_template(checkpoint, target)
 
 
 def conversion_notes(settings: Mapping[str, Any], absent: int) -> list[str]:

@@ -20,6 +20,8 @@ from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.janus.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from dsvl_tune.core.checkpoint import Checkpoint
 
 ROLES = {
@@ -99,16 +101,25 @@ def read_roles(checkpoint: Checkpoint) -> tuple[str, str]:
                 f"{', '.join(user for user, _ in ROLES.values())}: it is not Janus's template."
             )
         return rendered[0]
-    name = read_processor_settings(checkpoint.folder).get("sft_format", "deepseek")
+    if Path(checkpoint.name).name == FIRST_MODEL:
+        return ROLES[OLD_ROLES]
+    return roles_of_files(checkpoint.folder, checkpoint.tokenizer)
+
+
+def roles_of_files(folder: Path, tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
+    """What the files of a folder, in the original layout, say of the roles.
+
+    Raises:
+        UserError: its template has another name.
+    """
+    name = read_processor_settings(folder).get("sft_format", "deepseek")
     if name not in ROLES:
         raise UserError(
-            f"{checkpoint.folder}/processor_config.json: sft_format is {name!r}, expected one of "
+            f"{folder}/processor_config.json: sft_format is {name!r}, expected one of "
             f"{', '.join(ROLES)}."
         )
-    unmarked = ROLES["deepseek"][0] not in checkpoint.tokenizer.get_vocab()
-    if unmarked or Path(checkpoint.name).name == FIRST_MODEL:
-        name = OLD_ROLES
-    return ROLES[name]
+    marked = ROLES[name][0] in tokenizer.get_vocab()
+    return ROLES[name] if marked else ROLES[OLD_ROLES]
 
 
 def read_system_prompt(checkpoint: Checkpoint, user: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 
-FOLDER = Path(__file__).parents[1] / "golden" / "janus"
+FOLDER = Path(__file__).parent / "golden" / "janus"
 CHECKPOINT = FOLDER / "checkpoint"
 FACTS: dict[str, Any] = json.loads((FOLDER / "conversations.json").read_text(encoding="utf-8"))
 CASES: list[dict[str, Any]] = FACTS["cases"]
