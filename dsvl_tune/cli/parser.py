@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 from dsvl_tune.core.errors import UserError, nearest_name
 from dsvl_tune.recipe.bounds import check_numbers
 from dsvl_tune.recipe.help import HelpFormatter
+from dsvl_tune.recipe.messages import plain_types
 
 
 class CommandParser(ArgumentParser):
@@ -33,7 +34,7 @@ class CommandParser(ArgumentParser):
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         near = nearest_name(unknown[1], options) if unknown else None
         hint = f"Did you mean {near}?" if near else f"See {self.prog} --help."
-        text = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", " ".join(message.split()))
+        text = re.sub(r'^Parser key "([\w.]+)":', r"--\1:", plain_types(" ".join(message.split())))
         raise UserError(f"{text.rstrip('.')}. {hint}") from ex
 
 

@@ -64,7 +64,7 @@ def _escaped(character: str) -> str:
 
 
 def escape_notices() -> None:
-    """Escape warnings and log messages of every library: they quote file names, rows and configs."""
+    """Escape warnings and log messages of all libraries: they quote names, rows and configs."""
     make_record = logging.getLogRecordFactory()
 
     def escaped_record(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -16,22 +16,7 @@ from dsvl_tune.core.renamed_keys import rename_keys, renamed_text
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.recipe.help import HelpFormatter
 from dsvl_tune.recipe.keys import add_recipe_keys
-
-PLAIN_TYPES = {
-    "float": "a number",
-    "int": "a whole number",
-    "str": "text",
-    "bool": "true or false",
-    "list": "a list",
-    "tuple": "a list",
-    "dict": "keys and their values",
-}
-"""Python's types as a recipe's reader knows them."""
-YAML_WORDS = {
-    ", found None": ", found null",
-    ", found True": ", found true",
-    ", found False": ", found false",
-}
+from dsvl_tune.recipe.messages import plain_types
 
 DATA_MODULES: list[type] = [
     getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__
@@ -142,11 +127,7 @@ def _without_noise(message: str) -> str:
         text = line.strip(" -")
         if text and not re.match(rf"\s*(- )?({noise})", line.lower()):
             lines.append(text)
-    text = " ".join(lines).rstrip(".")
-    for python, plain in PLAIN_TYPES.items():
-        text = text.replace(f"Expected a <class '{python}'>", f"expected {plain}")
-    text = re.sub(r"(expected [a-z ]+)\. Got value: ", r"\1, found ", text)
-    text = re.sub(r", found (None|True|False)\b", lambda found: YAML_WORDS[found[0]], text)
+    text = plain_types(" ".join(lines).rstrip("."))
     return re.sub(r'^Parser key "([\w.]+)":', r"--\1:", text)
 
 

@@ -107,7 +107,10 @@ def test_debug_shows_the_traceback() -> None:
         ),
         (["chat", "--modle", "merged"], "--modle merged. Did you mean --model?"),
         (["merge"], "required: run. See dsvl-tune merge --help."),
-        (["merge", "runs/none", "--rows", "few"], "'few'. See dsvl-tune merge --help."),
+        (
+            ["merge", "runs/none", "--rows", "few"],
+            "--rows: expected a whole number, found few. See dsvl-tune merge --help.",
+        ),
         (["init"], "See dsvl-tune init --help."),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -13,12 +14,14 @@ from typing import Any
 
 import lightning as L
 import pytest
+from jsonargparse import ArgumentParser
 
 import dsvl_tune.datamodules
+from dsvl_tune.cli.main import COMMANDS
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
 from dsvl_tune.families.base import PartPlan
-from dsvl_tune.recipe.bounds import BOUNDS, bound_of, check_numbers
+from dsvl_tune.recipe.bounds import BOUNDS, OPTION_BOUNDS, bound_of, check_numbers
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe, complete_settings
 from dsvl_tune.training.module import FinetuneModule
@@ -125,6 +128,37 @@ def test_zero_is_taken_only_where_it_means_something(key: str) -> None:
 @pytest.mark.parametrize("key", sorted(BOUNDS))
 def test_the_message_says_what_is_taken(key: str) -> None:
     assert re.match(r"a (whole )?number (of batches )?(from|above) ", str(BOUNDS[key]))
+
+
+def numeric_options() -> Iterator[str]:
+    """The commands' own options that take numbers, as COMMAND.OPTION."""
+    for command in COMMANDS:
+        module = importlib.import_module(f"dsvl_tune.cli.commands.{command.replace('-', '_')}")
+        parser = ArgumentParser(exit_on_error=False)
+        if hasattr(module, "add_options"):
+            module.add_options(parser)
+        for function in vars(module).values():
+            is_own = getattr(function, "__module__", None) == module.__name__
+            if is_own and function.__name__ in (command, f"{command}_command"):
+                parser.add_function_arguments(function)
+        for action in parser._actions:
+            hint = str(getattr(action, "_typehint", getattr(action, "type", None)))
+            if re.search(r"\b(int|float)\b", hint):
+                yield f"{command}.{action.dest}"
+
+
+def test_every_numeric_option_of_a_command_has_a_bound() -> None:
+    options = set(numeric_options())
+    assert {"chat.temperature", "merge.rows", "preview.rows", "estimate-memory.tokens"} <= options
+    assert options == OPTION_BOUNDS.keys(), "see dsvl_tune/recipe/bounds.py"
+
+
+@pytest.mark.parametrize("option", OPTION_BOUNDS)
+def test_numbers_that_no_option_takes(option: str) -> None:
+    command, name = option.split(".")
+    for number in (*NOT_FINITE, *HUGE, -7):
+        with pytest.raises(UserError, match=rf"^--{name}: .*, expected a "):
+            check_numbers({name: number}, prefix=f"{command}.")
 
 
 REFUSED = [

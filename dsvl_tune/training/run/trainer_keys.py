@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
         "results are not uploaded. Leave the key out",
     ),
 }
-"""Key -> whether a value of it is refused, and why. All other keys are given to Lightning's Trainer."""
+"""Key -> whether a value of it is refused, and why. Lightning's Trainer gets all other keys."""
 
 
 def check_trainer(settings: Mapping[str, Any], workers: int = 0) -> None:
