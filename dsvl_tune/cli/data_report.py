@@ -124,7 +124,7 @@ def print_report(reports: dict[str, SplitReport], file: str | None) -> None:
     splits = {split: report.as_json() for split, report in reports.items()}
     content: dict[str, Any] = {"splits": splits, "leaks": found}
     if file == "-":
-        json.dump(content, sys.stdout, indent=2, ensure_ascii=False)
+        json.dump(content, sys.stdout, indent=2)  # ASCII: what controls a terminal is escaped
         print()
         return
     sections = [overview(reports), leak_lines(found, reports), errors_table(reports)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast, TextStreamer
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.evaluation.chat_model import ChatModel, image_ref, question_parts
 from dsvl_tune.evaluation.generate import Sampling
@@ -38,9 +41,9 @@ class Dialog:
 
     def handle(self, line: str) -> None:
         """Take an image or answer a question."""
-        command, _, path = line.partition(" ")
+        command, _, text = line.partition(" ")
         if command == IMAGE_COMMAND:
-            self.images.append(image_ref(path.strip(), IMAGE_COMMAND))
+            self.images.append(image_ref(typed_path(text), IMAGE_COMMAND))
         else:
             self.ask(line, "conversation")
 
@@ -50,7 +53,14 @@ class Dialog:
         Args:
             question: What the user typed.
             source: Where it was typed, for errors.
+
+        Raises:
+            UserError: The question is no text, or its images do not fit it.
         """
+        try:
+            question.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"{source}: {question!r} is not UTF-8.") from None
         turns = (*self.turns, Turn("user", question_parts(question, self.images, source)))
         reply = self.model.reply(
             Conversation(turns, source, self.system),
@@ -87,13 +97,35 @@ class AnswerStreamer(TextStreamer):
         """
         shown = text if self._has_started else text.lstrip()
         self._has_started = self._has_started or bool(shown)
-        print(shown, flush=True, end="\n" if stream_end else "")
+        print(escape(shown, keep="\n\t"), flush=True, end="\n" if stream_end else "")
 
 
-def check_sampling(
+def typed_path(text: str) -> Path:
+    r"""Read a path as people type it: as it is, or quoted or escaped as in a shell.
+
+    Args:
+        text: What was typed.
+
+    Example:
+        >>> typed_path('"a b.jpg"'), typed_path(r"a\ b.jpg"), typed_path("a b.jpg")
+        (PosixPath('a b.jpg'), PosixPath('a b.jpg'), PosixPath('a b.jpg'))
+    """
+    text = text.strip()
+    as_typed = Path(text).expanduser()
+    if not as_typed.exists():
+        try:
+            words = shlex.split(text)
+        except ValueError:  # a quote without its partner, as in it's.png
+            words = []
+        if len(words) == 1:
+            return Path(words[0])
+    return Path(text)
+
+
+def read_sampling(
     temperature: float, top_p: float | None, repetition_penalty: float | None
 ) -> Sampling | None:
-    """Check the options of sampling.
+    """Read the options of sampling.
 
     Args:
         temperature: 0 is greedy.
@@ -104,7 +136,7 @@ def check_sampling(
         How to sample; None is greedy.
 
     Raises:
-        UserError: A value out of its range, or one that has no effect on greedy answers.
+        UserError: A value that has no effect on greedy answers.
     """
     options = {"top_p": top_p, "repetition_penalty": repetition_penalty}
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
@@ -114,11 +146,4 @@ def check_sampling(
                 f"--{name} {value}: no effect on greedy answers. Sample them: --temperature 0.2."
             )
         return None
-    sampling = Sampling(temperature, **given)
-    if temperature < 0 or not 0 < sampling.top_p <= 1 or sampling.repetition_penalty <= 0:
-        raise UserError(
-            f"--temperature {temperature}, --top_p {sampling.top_p}, --repetition_penalty "
-            f"{sampling.repetition_penalty}: expected at least 0, above 0 and at most 1, and "
-            "above 0."
-        )
-    return sampling
+    return Sampling(temperature, **given)

@@ -8,10 +8,11 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from dsvl_tune.core.machine import let_threads_sleep
-from dsvl_tune.core.terminal import escape, shorten
+from dsvl_tune.core.terminal import escape, escape_output, shorten
 
 PLAIN = {"…": "...", "–": "-", "—": "-", "×": "x", "•": "*", "“": '"', "”": '"', "‘": "'", "’": "'"}
 """Characters of our own texts as terminals without Unicode can show them."""
@@ -25,6 +26,7 @@ def prepare_process() -> None:
     let_threads_sleep()
     for stream in (sys.stdout, sys.stderr):
         degrade_characters(stream)
+    sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
     escape_notices()
 
 
@@ -36,6 +38,35 @@ def find_own_classes() -> None:
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)
+
+
+class GuardedStream:
+    """An output that escapes what could steer the terminal; otherwise the stream that it wraps.
+
+    Args:
+        stream: Standard output or error.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, escaped."""
+        self._stream.write(escape_output(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts, escaped."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def guarded(stream: Any) -> Any:
+    """Wrap a stream that escapes nothing yet."""
+    return stream if isinstance(stream, GuardedStream) else GuardedStream(stream)
 
 
 def degrade_characters(stream: TextIO | Any) -> None:

@@ -40,6 +40,35 @@ def escape(text: str, keep: str = "") -> str:
     return _CONTROLS.sub(replace, text)
 
 
+_HARMLESS = re.compile(
+    r"\x1b\[[0-9;]*m"  # colors
+    r"|\x1b\[[0-9]*[AK]|\x1b\[\?25[hl]"  # progress bars: line above, rest of the line, cursor
+    r"|\r(?=\x1b|\n)|^\r|[\n\t]"
+)
+
+
+def escape_output(text: str) -> str:
+    r"""Escape what a program writes to a terminal, and leave what progress bars and colors need.
+
+    The last guard: texts from outside are escaped where they enter a message, line breaks too.
+
+    Args:
+        text: What one call writes.
+
+    Example:
+        >>> escape_output("plain\n\x07")
+        'plain\n\\x07'
+    """
+    if _CONTROLS.search(text) is None:
+        return text
+    pieces = []
+    end = 0
+    for harmless in _HARMLESS.finditer(text):
+        pieces += [escape(text[end : harmless.start()]), harmless[0]]
+        end = harmless.end()
+    return "".join([*pieces, escape(text[end:])])
+
+
 def shorten(text: str, limit: int) -> str:
     """Leave out the middle of a long text, and say how much.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dsvl_tune.core.terminal import escape
+
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Align cells in columns.
@@ -23,6 +25,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int
         aligner        7
         head          12
     """
+    rows = [[escape(cell) for cell in row] for row in rows]
     columns = zip(header, *rows, strict=True)
     widths = [max(len(cell) for cell in column) for column in columns]
     rule = ["-" * width for width in widths]

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from dsvl_tune.cli.dialog import AnswerStreamer
 from dsvl_tune.cli.main import main
+from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
@@ -30,9 +32,22 @@ def colors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.new("RGB", size, name).save(f"{name}.png")
 
 
-def chat(monkeypatch: pytest.MonkeyPatch, model: Path, *arguments: str, typed: str = "") -> None:
+class Keyboard(io.StringIO):
+    """A standard input that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def chat(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Path,
+    *arguments: str,
+    typed: str = "",
+    piped: bool = False,
+) -> None:
     monkeypatch.setattr(sys, "argv", ["dsvl-tune", "chat", "--model", str(model), *arguments])
-    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed) if piped else Keyboard(typed))
     main()
 
 
@@ -65,7 +80,8 @@ def test_one_answer_is_the_golden_one(
     ids = load_file(GOLDEN / family / "logits.safetensors")["gen_one_image.greedy_ids"]
     assert (
         output.getvalue()
-        == open_checkpoint(GOLDEN / family / "checkpoint").tokenizer.decode(ids).strip() + "\n"
+        == escape(open_checkpoint(GOLDEN / family / "checkpoint").tokenizer.decode(ids).strip())
+        + "\n"
     )
     assert sum(bool(piece.strip()) for piece in output.pieces) > 1  # it came as it was made
     assert "cut off after 12 tokens" in capsys.readouterr().err
@@ -86,8 +102,8 @@ def test_pictures_and_turns_add_up(
         "<image>And where is a second one?",
         "Why?",
     ]
-    shown = ["--image", "[red.png, green.png]", "--max_new_tokens", "5", "--system", ""]
-    chat(monkeypatch, hybrid_checkpoint, *shown, typed="\n".join(typed))
+    options = ["--image", "[red.png, green.png]", "--max_new_tokens", "5", "--system", ""]
+    chat(monkeypatch, hybrid_checkpoint, *options, typed="\n".join(typed))
     output = capsys.readouterr()
 
     red, green, blue = (ImageRef(Path(f"{name}.png"), name) for name in ("red", "green", "blue"))
@@ -105,10 +121,61 @@ def test_pictures_and_turns_add_up(
             answer_prompts(model, processor.tokenizer, prompts, max_new_tokens=5)[0].text
         )
         turns = (*turns, Turn("assistant", (answers[-1],)))
-    assert [text.strip() for text in output.out.split("> ") if text.strip()] == answers
+    shown = [escape(text, keep="\n\t") for text in answers]
+    assert [text.strip() for text in output.out.split("> ") if text.strip()] == shown
     assert "no_such.png: no such file" in output.err
     assert "special token" in output.err
     assert "placeholder(s) in the text, but 0 image(s)" in output.err
+
+
+@pytest.mark.parametrize("typed", ["a b.png", '"a b.png"', "'a b.png'", r"a\ b.png", " a b.png "])
+def test_a_path_may_be_quoted_or_escaped(
+    hybrid_checkpoint: Path,
+    typed: str,
+    colors: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("red.png").rename("a b.png")
+    lines = f"/image {typed}\nWhat?\n"
+    chat(monkeypatch, hybrid_checkpoint, "--max_new_tokens", "2", typed=lines, piped=True)
+    assert "no such file" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("/image no_such.png\nWhat?\n", "no_such.png: no such file"),
+        ('/image "no\x1b[2J.png"\nWhat?\n', r"no\x1b[2J.png: no such file"),
+        ("/image broken.png\nWhat?\n", "broken.png"),
+        ("And <image>?\nWhat?\n", "placeholder(s) in the text, but 0 image(s)"),
+    ],
+)
+def test_piped_lines_end_at_the_first_that_fails(
+    hybrid_checkpoint: Path,
+    lines: str,
+    message: str,
+    colors: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("broken.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as ended:
+        chat(monkeypatch, hybrid_checkpoint, "--max_new_tokens", "2", typed=lines, piped=True)
+    output = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in output.err
+    assert "\x1b" not in output.err
+    assert output.out.replace("> ", "").strip() == ""
+
+
+def test_what_a_model_says_cannot_steer_the_terminal(
+    hybrid_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    streamer = AnswerStreamer(open_checkpoint(hybrid_checkpoint).tokenizer)
+    streamer.on_finalized_text("\x1b]0;title\x07red\r")
+    streamer.on_finalized_text("\n\tblue\u202e\x9b2J", stream_end=True)
+    assert capsys.readouterr().out == r"\x1b]0;title\x07red\r" + "\n\tblue" + r"\u202e\x9b2J" + "\n"
 
 
 def test_drawn_answers_follow_the_seed(
@@ -126,9 +193,11 @@ def test_drawn_answers_follow_the_seed(
     ("arguments", "named"),
     [
         (["--top_p", "0.5"], "--top_p 0.5: no effect on greedy answers"),
-        (["--temperature", "-1"], "--temperature -1.0"),
-        (["--temperature", "1", "--top_p", "0"], "--top_p 0.0"),
-        (["--max_new_tokens", "0"], "max_new_tokens"),
+        (["--temperature", "-1"], "--temperature: -1.0, expected"),
+        (["--temperature", "1", "--top_p", "0"], "--top_p: 0.0, expected"),
+        (["--max_new_tokens", "0"], "--max_new_tokens: 0, expected"),
+        (["--temperature", ".nan"], "--temperature: nan, expected"),
+        (["--seed", "-5"], "--seed: -5, expected"),
         (["--image", "no_such.png"], "no_such.png: no such file"),
         (["--dtype", "float8"], "float8"),
         (["--prompt", " "], "empty"),

@@ -30,7 +30,8 @@ def chat(
       dsvl-tune chat --model merged --image+ a.png --image+ b.png
 
     In a conversation, a line is a question, a line "/image PATH" shows an image with the next
-    question, and an empty line ends it.
+    question, and an empty line ends it. PATH may be quoted or escaped as in a shell. If the lines
+    are piped, the first one that fails ends the command.
 
     Args:
         model: Checkpoint: a folder (merged or base), a hub name, or "embedded".
@@ -49,10 +50,10 @@ def chat(
     # Imported here, so that help and errors about options come at once.
     import torch
 
-    from dsvl_tune.cli.dialog import Dialog, check_sampling
+    from dsvl_tune.cli.dialog import Dialog, read_sampling
     from dsvl_tune.evaluation.chat_model import image_ref, load_model
 
-    sampling = check_sampling(temperature, top_p, repetition_penalty)
+    sampling = read_sampling(temperature, top_p, repetition_penalty)
     paths = image if isinstance(image, list) else [image] if image else []
     images = [image_ref(path, "--image") for path in paths]
     chat_model = load_model(model, adapter=adapter, dtype=dtype)
@@ -65,6 +66,8 @@ def chat(
         try:
             dialog.handle(line)
         except UserError as error:
+            if not sys.stdin.isatty():  # the next question would be answered without its image
+                raise
             print(error, file=sys.stderr)
 
 
@@ -75,6 +78,8 @@ def _typed_lines() -> Iterator[str]:
             line = input("> ").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input: not UTF-8 ({error.reason}).") from error
         if not line:
             return
         yield line
