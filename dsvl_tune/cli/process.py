@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import io
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable
 from typing import Any, TextIO
@@ -23,6 +26,7 @@ NOTICE_CHARACTERS = 2_000
 def prepare_process() -> None:
     """Set up imports, threads and output for a command."""
     find_own_classes()
+    use_writable_caches()
     let_threads_sleep()
     for stream in (sys.stdout, sys.stderr):
         degrade_characters(stream)
@@ -38,6 +42,45 @@ def find_own_classes() -> None:
     folder = os.getcwd()
     if folder not in sys.path and "" not in sys.path:
         sys.path.append(folder)
+
+
+def use_writable_caches() -> None:
+    """Cache in a temporary folder where the usual one cannot be written, and say so in one line.
+
+    Caches are for speed. A home folder can be missing or read-only: containers, clusters, a user
+    without an entry in the password file. A hub cache that can only be read is read.
+    """
+    variables = os.environ
+    usual = variables.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    hub = variables.get("HF_HOME") or os.path.join(usual, "huggingface")
+    unwritable = [folder for folder in (usual, hub) if not _is_writable(folder)]
+    if not unwritable:
+        return
+    try:
+        temporary = tempfile.mkdtemp(prefix="dsvl_tune-")
+    except OSError:
+        return
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    variables.setdefault("HF_DATASETS_CACHE", os.path.join(temporary, "datasets"))
+    if usual in unwritable:
+        variables["XDG_CACHE_HOME"] = temporary
+        variables.setdefault("MPLCONFIGDIR", os.path.join(temporary, "matplotlib"))
+        variables.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(temporary, "inductor"))
+    print(
+        f"note: {escape(unwritable[0])} cannot be written; what is usually cached there is made "
+        "again by every command. Set XDG_CACHE_HOME and HF_HOME to folders of your own.",
+        file=sys.stderr,
+    )
+
+
+def _is_writable(folder: str) -> bool:
+    """Whether a folder can be written, or made."""
+    path = os.path.abspath(folder)
+    if folder.startswith("~"):  # no home is known
+        return False
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 class GuardedStream:
