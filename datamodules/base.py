@@ -34,7 +34,7 @@ from dsvl_tune.evaluation.metrics import Metric, find_metrics
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import RenderMode
 
-from .resumable_loader import ResumableLoader, check_endless
+from .resumable_loader import ResumableLoader, check_endless, data_checksums
 
 SPLITS = ("train", "validation", "test")
 
@@ -204,7 +204,8 @@ class ConversationDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(self.batching(make_batch)),
         )
-        loader.checksum = rows.checksum
+        held_out = [self.rows(split) for split in SPLITS[1:]]
+        loader.checksums = data_checksums(rows, [rows for rows in held_out if len(rows)])
         return loader
 
     def sampler(self, rows: Rows) -> BatchSampler:

@@ -74,7 +74,9 @@ def group_rows(
     """
     keys = ((number, stats[number].tree if as_trees else None) for number in numbers)
     trees = group_trees(keys)
+    pictures = sorted({name for number in numbers for name in stats[number].images})
+    rows = replace(rows, trees=trees, pictures=pictures)
     lengths = [row_length([stats[number] for number in tree]) for tree in trees]
     if not all(lengths):  # results of `inspect_outline` have none
-        return replace(rows, trees=trees)
-    return replace(rows, trees=trees, lengths=np.array(lengths, dtype=np.int64))
+        return rows
+    return replace(rows, lengths=np.array(lengths, dtype=np.int64))

@@ -132,6 +132,11 @@ class MixedRows(Rows):
         """CRC-32 over the sources' checksums."""
         return crc32(repr([source.rows.checksum for source in self.sources]).encode())
 
+    @property
+    def picture_checksum(self) -> int:  # type: ignore[override]
+        """CRC-32 over the sources' checksums of their pictures."""
+        return crc32(repr([source.rows.picture_checksum for source in self.sources]).encode())
+
     def __getitem__(self, index: Any) -> list[Conversation]:
         """A row.
 

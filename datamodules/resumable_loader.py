@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
+from zlib import crc32
 
 import lightning as L
 from torch.utils.data import DataLoader
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler, check_settings
 
-CHECKSUM = "content of the rows (checksum)"
+
+def data_checksums(train: Rows, held_out: Sequence[Rows]) -> dict[str, int]:
+    """Checksums of what a run's result depends on, by a name for errors.
+
+    Args:
+        train: the training rows.
+        held_out: of every other split: they pick the best checkpoint, and are scored before the
+            first step.
+    """
+    return {
+        "content of the rows (checksum)": train.checksum,
+        "content of the pictures (checksum)": train.picture_checksum,
+        "content of the held-out rows and their pictures (checksum)": crc32(
+            repr([(rows.checksum, rows.picture_checksum) for rows in held_out]).encode()
+        ),
+    }
 
 
 class ResumableLoader(DataLoader[Any]):
@@ -22,24 +40,24 @@ class ResumableLoader(DataLoader[Any]):
 
     Attributes:
         batch_sampler: which rows come when.
-        checksum: checksum of the rows.
+        checksums: of the data, as `data_checksums` gives them.
     """
 
     batch_sampler: BatchSampler
-    checksum: int = 0
+    checksums: Mapping[str, int] = MappingProxyType({})
 
     def state_dict(self) -> dict[str, Any]:
         """What the rows of a position depend on; every process calls it at the same time."""
-        return {**self.batch_sampler.state(), CHECKSUM: self.checksum}
+        return {**self.batch_sampler.state(), **self.checksums}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume.
 
         Raises:
-            UserError: other rows, another seed, mixture or size of a micro-batch over all
-                processes.
+            UserError: other rows or pictures, another seed, mixture or size of a micro-batch over
+                all processes.
         """
-        check_settings({CHECKSUM: self.checksum}, state)
+        check_settings(self.checksums, state)
         self.batch_sampler.load_state(state)
 
 

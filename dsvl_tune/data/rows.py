@@ -62,6 +62,7 @@ class Rows(LazyItems[list[Conversation]]):
     Attributes:
         identity: cache key: equal keys imply equal rows. None disables caching.
         checksum: changes whenever the rows change; 0 if the settings determine them.
+        picture_checksum: changes with the pictures that are files of their own.
         files: the opened files that hold the rows, in order; () if they are not opened from files.
         images_root: folder that image paths are relative to; None takes the folder of each file.
         stream: where the rows come from if they are streamed.
@@ -70,6 +71,7 @@ class Rows(LazyItems[list[Conversation]]):
 
     identity: str | None = None
     checksum: int = 0
+    picture_checksum: int = 0
     files: Sequence[RowFile] = ()
     images_root: Path | None = None
     stream: Stream | None = None

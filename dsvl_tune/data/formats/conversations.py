@@ -11,13 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import Format, read_row
 from dsvl_tune.data.readers.base import LoadedRecords, Reader, Record, RowFile
+from dsvl_tune.data.readers.checksum import files_checksum
 from dsvl_tune.data.readers.open import open_rows, open_stream
 from dsvl_tune.data.readers.stream import Stream, as_stream
 from dsvl_tune.data.rows import LazyItems, Rows
+
+PICTURE_ROWS = 10_000
+"""Rows whose pictures a resumed run compares if the rows are too many to be read before it."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,14 @@ class ConversationRows(Rows):
         trees: numbers of the conversations of each row; None makes every conversation a row.
         loaded: the first rows of a stream, which were read when it was opened.
         lengths: [R] int64, tokens of each row if they are known.
+        pictures: names of the images of all rows, if they are known.
     """
 
     conversations: Conversations
     trees: Sequence[Sequence[int]] | None = None
     loaded: Sequence[Record] = ()
     lengths: NDArray[np.int64] | None = field(default=None, compare=False)
+    pictures: Sequence[str] | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -128,6 +135,25 @@ class ConversationRows(Rows):
     def checksum(self) -> int:  # type: ignore[override]
         """Checksum of the files."""
         return self.conversations.reader.checksum
+
+    @property
+    def picture_checksum(self) -> int:  # type: ignore[override]
+        """Of the pictures that are files; of rows that nobody has read, of some of them."""
+        names = self.some_pictures() if self.pictures is None else self.pictures
+        paths = {Path(name) for name in names if not name.startswith("sha256:")}
+        return files_checksum(path for path in sorted(paths) if "://" not in str(path))
+
+    def some_pictures(self) -> Iterator[str]:
+        """Names of the images of up to `PICTURE_ROWS` rows, evenly spaced."""
+        keys: Sequence[Any] = self.loaded
+        if self.num_rows is not None:
+            keys = range(0, self.num_rows, -(-self.num_rows // PICTURE_ROWS) or 1)
+        for key in keys:
+            try:
+                found = [ref.name for one in self[key] for ref in one.images]
+            except UserError:  # is raised when training comes to the row
+                continue
+            yield from found
 
     @property
     def files(self) -> Sequence[RowFile]:  # type: ignore[override]

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from zlib import crc32
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Record, RowFile
+from dsvl_tune.data.readers.checksum import content_checksum
 from dsvl_tune.data.readers.row_scan import RowLayout, Scan, Spans, byte_blocks
 
 BLOCK_BYTES = 1 << 24
@@ -75,7 +75,7 @@ class IndexedFile:
     @property
     def checksum(self) -> int:
         """CRC-32 of the file."""
-        return crc32(mapped(self.path, self.stamp))
+        return content_checksum(self.path, self.stamp)
 
     def content(self, index: int) -> bytes:
         """The bytes of a row."""

@@ -6,7 +6,6 @@ and "NA" in CSV, "2020-01-01" in JSON), and parses every row that a resumed run 
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -18,8 +17,11 @@ import pyarrow as pa
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Reader, Record, RowFile
+from dsvl_tune.data.readers.checksum import files_checksum
 from dsvl_tune.data.readers.file_formats import stream_format
 
+READ_ERRORS = (OSError, ValueError, ImportError, EOFError, MemoryError, pa.ArrowException)
+"""What fsspec, its protocols and Arrow raise on what they cannot read."""
 WINDOW_ROWS = 1000
 """Rows that are shuffled together; up to twice as many are in memory."""
 
@@ -56,8 +58,12 @@ class Stream:
 
     num_rows: None = field(default=None, init=False)
     identity: None = field(default=None, init=False)
-    checksum: int = field(default=0, init=False)
     files: tuple[RowFile, ...] = field(default=(), init=False)
+
+    @property
+    def checksum(self) -> int:
+        """Of the shards on this machine; remote ones are known by their names alone."""
+        return files_checksum(Path(shard) for shard in self.shards if "://" not in shard)
 
     def record(self, index: int) -> Record:
         """Row number `index` in the order of the shards' names; reads through those before it.
@@ -177,6 +183,6 @@ def read_shard(path: str, start: int = 0) -> Iterator[Record]:
         with fsspec.open(path, "rb") as file:
             for content, parse, source in stream(file, path, start):
                 yield Record(content, parse, source, root)
-    except (OSError, ValueError, ImportError, tarfile.TarError, pa.ArrowException) as error:
+    except READ_ERRORS as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: cannot be read ({reason}). Check it and its name.") from None

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Parse, Record, RowFile
+from dsvl_tune.data.readers.checksum import buffers_checksum, file_checksum
 
 ROWS_PER_BATCH = 100
 """Rows of a record batch that `TableRows.write` makes; one batch per row would cost much more."""
@@ -34,12 +35,14 @@ class TableRows:
         table: slices of it are Arrow tables.
         root: folder that image paths are relative to by default.
         identity: cache key of the rows.
+        path: the file that holds them, if they are a local file.
     """
 
     name: str
     table: Any
     root: Path
     identity: str
+    path: Path | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -61,8 +64,11 @@ class TableRows:
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of the numbers of rows and bytes: opening a table does not read its content."""
-        return crc32(f"{len(self)} {getattr(self.table, 'data', self.table).nbytes}".encode())
+        """Of the file, or of the table's content; of a large one as `readers.checksum` says."""
+        if self.path is not None:
+            return file_checksum(self.path)
+        table = self.table.data
+        return crc32(str(len(self)).encode(), buffers_checksum(table.to_batches(), table.nbytes))
 
     def record(self, index: int) -> Record:
         """The row of that number."""
@@ -119,11 +125,6 @@ class RecordBatches:
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all batches."""
-        return sum(batch.nbytes for batch in self.batches)
-
     def __getitem__(self, rows: slice) -> pa.Table:
         number = bisect_right(self.ends, rows.start)
         batch = self.batches[number]
@@ -144,7 +145,7 @@ def open_arrow(path: Path) -> TableRows:
         raise UserError(f"{path}: not an Arrow file that can be read ({error}).") from None
     status = path.stat()
     identity = f"{path.resolve()}{status.st_size} {status.st_mtime_ns}"
-    return TableRows(str(path), RecordBatches(batches), path.parent, identity)
+    return TableRows(str(path), RecordBatches(batches), path.parent, identity, path)
 
 
 def record_batches(source: pa.NativeFile) -> list[pa.RecordBatch]:
@@ -165,7 +166,7 @@ def open_parquet(path: Path) -> TableRows:
     if not path.is_file():
         raise UserError(f"{path}: cannot be read: no such file. Check the path.")
     table = load("parquet", str(path), data_files=str(path), split="train")
-    return TableRows(str(path), table, path.parent, table._fingerprint)
+    return TableRows(str(path), table, path.parent, table._fingerprint, path)
 
 
 def stream_parquet(

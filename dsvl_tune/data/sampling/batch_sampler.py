@@ -104,6 +104,6 @@ def check_settings(settings: Mapping[str, int], state: Mapping[str, Any]) -> Non
         if state.get(name) != value:
             raise UserError(
                 f"resuming: the checkpoint was written with {name} {state.get(name)}, now it is "
-                f"{value}, so its position means other rows. Resume with the same data and "
+                f"{value}, so the run would go on with other data. Resume with the same data and "
                 "settings, or start anew: --resume never."
             )
