@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dsvl_tune.core.files import write_json
+from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.validation.inspect import inspect_rows
-from dsvl_tune.data.validation.leakage import all_leaks
+from dsvl_tune.data.validation.leakage import Leaks, all_leaks
 from dsvl_tune.data.validation.report import BINS, SplitReport
 from dsvl_tune.datamodules import ConversationDataModule
 from dsvl_tune.families.base import RenderMode
@@ -94,13 +95,16 @@ def errors_table(reports: dict[str, SplitReport]) -> str:
     return "\n".join(lines) or "no errors"
 
 
-def leak_lines(found: dict[str, dict[str, int]], reports: dict[str, SplitReport]) -> str:
-    """What held-out rows share with training rows."""
+def leak_lines(found: dict[str, Leaks], reports: dict[str, SplitReport]) -> str:
+    """What held-out rows share with training rows, with the first pairs of images."""
     lines = []
-    for pair, counts in found.items():
+    for pair, leaks in found.items():
         total = reports[pair.split(" / ")[1]].conversations
-        parts = ", ".join(f"{count:,} by {by}" for by, count in counts.items())
+        parts = ", ".join(f"{count:,} by {by}" for by, count in leaks.counts().items())
         lines.append(f"held-out rows that leak into training rows ({pair}, of {total:,}): {parts}")
+        lines += [f"    {escape(own)} is {escape(other)}" for own, other in leaks.pairs[:SHOWN]]
+        if len(leaks.pairs) > SHOWN:
+            lines.append(f"    and {len(leaks.pairs) - SHOWN:,} more pairs; --json lists them all")
     return "\n".join(lines)
 
 
@@ -113,16 +117,21 @@ def is_report(path: Path) -> bool:
     return isinstance(content, dict) and content.keys() == {"splits", "leaks"}
 
 
-def print_report(reports: dict[str, SplitReport], file: str | None) -> None:
+def print_report(
+    reports: dict[str, SplitReport], splits: dict[str, Rows], file: str | None
+) -> None:
     """Print the report, or write it as JSON.
 
     Args:
         reports: of each split.
+        splits: the rows of each split.
         file: file to write as well; "-" prints JSON instead of tables.
     """
-    found = all_leaks(reports)
-    splits = {split: report.as_json() for split, report in reports.items()}
-    content: dict[str, Any] = {"splits": splits, "leaks": found}
+    found = all_leaks(reports, splits)
+    content: dict[str, Any] = {
+        "splits": {split: report.as_json() for split, report in reports.items()},
+        "leaks": {pair: leaks.as_json() for pair, leaks in found.items()},
+    }
     if file == "-":
         json.dump(content, sys.stdout, indent=2)  # ASCII: what controls a terminal is escaped
         print()

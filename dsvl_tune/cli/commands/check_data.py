@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     if options.json and options.json != "-":
         check_output_file(Path(options.json), "--json", is_report)
     reports, splits = check_data(data)
-    print_report(reports, options.json)
+    print_report(reports, splits, options.json)
     if options.fix:
         lines = write_clean_rows(options.fix, splits, reports)
         print("\n".join(lines), file=sys.stderr if options.json == "-" else sys.stdout)

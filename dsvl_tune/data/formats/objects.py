@@ -1,4 +1,4 @@
-"""ms-swift's `objects`: names and boxes that a row's texts point to by `<ref-object>` and `<bbox>`."""
+"""ms-swift's `objects`: names and boxes that texts point to by `<ref-object>` and `<bbox>`."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def with_objects(row: Mapping[str, Any], source: str, allowed: ImageSource) -> M
     for mark, count in counts.items():
         if marks.count(mark) != count and not (mark == "ref-object" and not marks.count(mark)):
             raise UserError(
-                f"{where}: {marks.count(mark)} <{mark}> in the texts, but {count} are listed. Write "
-                "one where each is meant."
+                f"{where}: {marks.count(mark)} <{mark}> in the texts, but {count} are listed. "
+                "Write one where each is meant."
             )
     return {**row, **filled}
 

@@ -174,7 +174,7 @@ def _read_detected(row: Row, source: str, allowed: ImageSource, needs_answer: bo
 
 
 def _detect(row: Row, needs_answer: bool) -> list[str]:
-    """Names of the formats that a row's keys fit, without those that read a part of what others do."""
+    """Names of the formats that a row's keys fit, without those that read less than another."""
     fits = {name: form.found_keys(row, needs_answer) for name, form in FORMATS.items()}
     fits = {name: keys for name, keys in fits.items() if keys}
     whole: dict[frozenset[str], str] = {}

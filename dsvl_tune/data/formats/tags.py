@@ -1,4 +1,4 @@
-r"""Tags that stand for a picture, clip or sound in a text: read, or refused, never learned as letters.
+r"""Tags that stand for a picture, clip or sound in a text: read or refused, never learned as text.
 
 A backslash in front of a tag makes it plain text: `\<image>` is learned as `<image>`.
 """
@@ -77,7 +77,7 @@ def text_parts(
 
 
 def split_placeholders(text: str) -> list[ContentPart]:
-    r"""The text with None for each `<image>`; no other tag is looked for, and `\<image>` is text."""
+    r"""The text with None for each `<image>`; other tags are text, and so is `\<image>`."""
     parts: list[ContentPart] = [""]
     for piece in re.split(r"(\\?<image>)", text):
         if piece == PLACEHOLDER:

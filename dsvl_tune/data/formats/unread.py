@@ -1,8 +1,8 @@
 """Pictures, clips and sounds of a row that its format does not read: an error, told by their value.
 
-A key's name says little: people call an image `Images`, `image_1`, `file_name` or `captioning`. What
-a value is says all: bytes, an object with bytes or path, a data: URL, base64, or a text that ends
-like the name of a picture or names a file below the root.
+A key's name says little: people call an image `Images`, `image_1`, `file_name` or `captioning`.
+What a value is says all: bytes, an object with bytes or path, a data: URL, base64, or a text that
+ends like the name of a picture or names a file below the root.
 """
 
 from __future__ import annotations

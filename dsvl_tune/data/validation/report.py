@@ -28,14 +28,23 @@ class Fingerprint(NamedTuple):
     """What identifies a conversation in another split.
 
     Attributes:
+        number: of the conversation in its split.
+        source: file and row.
         hashes: perceptual hash of each image.
         images: name of each image.
         question: digest of the first question.
     """
 
+    number: int
+    source: str
     hashes: tuple[int, ...]
     images: tuple[str, ...]
     question: str
+
+    def image_label(self, place: int) -> str:
+        """What messages call one of its images: its file, or the row that holds it."""
+        name = self.images[place]
+        return f"{self.source}, image {place + 1}" if name.startswith("sha256:") else name
 
 
 @dataclass
@@ -88,7 +97,9 @@ class SplitReport:
         self.turns[stats.turns] += 1
         self.images[len(stats.images)] += 1
         self.literals.update(stats.literals)
-        self.fingerprints.append(Fingerprint(stats.hashes, stats.images, stats.question))
+        self.fingerprints.append(
+            Fingerprint(number, stats.source, stats.hashes, stats.images, stats.question)
+        )
 
     def error_kinds(self) -> dict[str, list[str]]:
         """The errors' messages by kind, the most frequent kind first."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import tarfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from dsvl_tune.cli.commands.check_data import main
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.data.validation.leakage import leaks
-from dsvl_tune.data.validation.perceptual_hash import perceptual_hash
+from dsvl_tune.data.validation.leakage import Leaks, leaks
+from dsvl_tune.data.validation.perceptual_hash import perceptual_hash, thumbnail
 from dsvl_tune.data.validation.report import SplitReport, error_kind
 from dsvl_tune.data.validation.row_stats import RowStats
 from dsvl_tune.datamodules import InstructDataModule
@@ -88,7 +92,10 @@ def test_every_fault_is_reported_with_its_place(
         and train["images"] == {"0": 2, "1": 2}
     )
     assert sum(train["histogram"]) == 4 and train["literal_placeholders"] == {"[IMG]": 1}
-    assert report["leaks"] == {"train / test": {"image": 1, "image and question": 1, "question": 1}}
+    pairs = [[str(folder / "copy.jpg"), str(folder / "0.png")]]
+    assert report["leaks"] == {
+        "train / test": {"image": 1, "image and question": 1, "question": 1, "pairs": pairs}
+    }
 
 
 def test_fix_writes_the_clean_rows_and_what_was_left_out(
@@ -187,21 +194,92 @@ def test_error_kinds_leave_out_what_differs_between_rows() -> None:
     )
 
 
-def test_hashes_find_the_same_picture_and_no_other() -> None:
-    def stats(image: Image.Image, name: str) -> RowStats:
-        hashes = (perceptual_hash(image),)
-        return RowStats(name, images=(name,), hashes=hashes, question="q", tokens=5)
+def invoice(seed: int) -> Image.Image:
+    """A page of which little more than the digits differs."""
+    chance = random.Random(seed)
+    image = Image.new("RGB", (800, 1100), "white")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(18)
+    lines = [f"INVOICE {chance.randint(1000, 9999)}", f"Date 2026-0{chance.randint(1, 9)}-11"]
+    lines += [f"Widget {i}      {chance.randint(100, 99999) / 100:8.2f}" for i in range(8)]
+    for place, line in enumerate(lines):
+        draw.text((60, 60 + 60 * place), line, fill="black", font=font)
+    return image
 
-    pictures = [picture(seed) for seed in range(40)]
-    train, held_out = SplitReport(100), SplitReport(100)
-    for seed, image in enumerate(pictures):
-        train.add(stats(image, str(seed)))
-    for seed in range(40, 60):
-        held_out.add(stats(picture(seed), "x"))
-    assert leaks(train, held_out)["image"] == 0
-    for image in pictures[:20]:
-        smaller = image.resize((250, 160)).convert("L").convert("RGB")
-        held_out.add(stats(smaller, "x"))
-    found = leaks(train, held_out)
-    # Of 20, made gray and smaller.
-    assert found["image"] >= 18 and found["image and question"] == found["image"]
+
+def report_of(images: dict[str, Image.Image]) -> SplitReport:
+    report = SplitReport(100)
+    for name, image in images.items():
+        hashes = (perceptual_hash(image),)
+        report.add(RowStats(name, images=(name,), hashes=hashes, question="q", tokens=5))
+    return report
+
+
+def found_leaks(train: dict[str, Image.Image], held_out: dict[str, Image.Image]) -> Leaks:
+    pictures = {**train, **held_out}
+    return leaks(
+        report_of(train),
+        report_of(held_out),
+        lambda wanted: {name: thumbnail(pictures[name]) for name in wanted},
+    )
+
+
+def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")
+
+
+@pytest.mark.parametrize("draw", [picture, invoice])
+def test_different_pictures_are_no_pair(draw: Callable[[int], Image.Image]) -> None:
+    """Also not 60 invoices: their hashes are alike, their pixels are not."""
+    train = {str(seed): draw(seed) for seed in range(40)}
+    found = found_leaks(train, {f"x{seed}": draw(seed) for seed in range(40, 60)})
+    assert found.image == 0 and found.pairs == []
+
+
+@pytest.mark.parametrize("draw", [picture, invoice])
+def test_the_same_picture_is_a_pair(draw: Callable[[int], Image.Image]) -> None:
+    """Smaller, in gray, or as a JPEG of low quality."""
+    train = {str(seed): draw(seed) for seed in range(20)}
+    held_out = {}
+    for name, image in train.items():
+        width, height = image.size
+        held_out[f"small {name}"] = image.resize((width * 5 // 8, height * 5 // 8)).convert("L")
+        held_out[f"jpeg {name}"] = as_jpeg(image, 40)
+    found = found_leaks(train, held_out)
+    assert found.pairs == [(own, own.split()[1]) for own in held_out]
+    assert found.image == found.image_and_question == 40
+
+
+def test_empty_pages_are_no_pair() -> None:
+    pages = {name: Image.new("RGB", (80, 90), "white") for name in ("a", "b")}
+    assert found_leaks({"a": pages["a"]}, {"b": pages["b"]}).pairs == []
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_pairs_of_pictures_in_a_stream_are_named_by_their_rows(
+    tmp_path: Path, hybrid_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, size in (("train", (360, 240)), ("test", (240, 160))):
+        with tarfile.open(tmp_path / f"{split}.tar", "w") as tar:
+            for number in range(3):
+                buffer = io.BytesIO()
+                picture(number if split == "train" else 2 * number).resize(size).save(buffer, "PNG")
+                files = {"png": buffer.getvalue(), "json": json.dumps(row("q")).encode()}
+                for ending, content in files.items():
+                    member = tarfile.TarInfo(f"{number}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.validation_rows", "0"]
+    names = [f"--data.{split}={tmp_path / split}.tar" for split in ("train", "test")]
+    arguments = ["--model.checkpoint", str(hybrid_checkpoint), *data, *names]
+    stream = ["--data.streaming", "true", "--trainer.max_steps", "2"]
+    for more in ([], [*stream, "--trainer.val_check_interval", "1"]):
+        with suppress(UserError):  # there are no validation rows
+            main([*arguments, *more, "--json", str(tmp_path / f"report{len(more)}.json")])
+        report = json.loads((tmp_path / f"report{len(more)}.json").read_text())
+        assert report["leaks"]["train / test"]["pairs"] == [
+            [f"{tmp_path}/test.tar: sample 1, image 1", f"{tmp_path}/train.tar: sample 1, image 1"],
+            [f"{tmp_path}/test.tar: sample 2, image 1", f"{tmp_path}/train.tar: sample 3, image 1"],
+        ]
