@@ -118,12 +118,12 @@ class Checkpoint:
         Raises:
             UserError: config.json does not describe a model of the family.
         """
-        from huggingface_hub.errors import StrictDataclassError
-
         headers = self.headers
         try:
             config = self.family.read_config(self)
-        except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # any: each class of transformers checks in its own way
             raise UserError(
                 f"{self.folder}/config.json: it does not describe a {self.family.name} model "
                 f"({type(error).__name__}: {error})."
@@ -146,9 +146,19 @@ class Checkpoint:
         """Ids that begin, end and pad a text, by their names in transformers' configs.
 
         A tokenizer without a pad token pads with the end token.
+
+        Raises:
+            UserError: the tokenizer has no token that begins or ends a text.
         """
         tokenizer = self.tokenizer
         pad = tokenizer.pad_token_id
+        for name in ("bos_token", "eos_token"):
+            if getattr(tokenizer, f"{name}_id") is None:
+                raise UserError(
+                    f"{self.folder}/tokenizer_config.json: {name} is "
+                    f"{getattr(tokenizer, name)!r}, which is no token of tokenizer.json. Copy the "
+                    "tokenizer files of the base checkpoint."
+                )
         return {
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,

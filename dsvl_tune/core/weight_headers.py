@@ -16,6 +16,8 @@ ORIGINAL = "multi_modality"
 """`model_type` of the original layout."""
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+MOST_JSON_BYTES = 64 << 20
+"""An index of a million tensors has no more."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 """First bytes of what torch.save writes: a zip archive today, a bare pickle before."""
@@ -38,22 +40,36 @@ class Stored(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file, which may come from anyone.
 
     Raises:
-        UserError: the file is missing or is not a JSON object.
+        UserError: the file is missing, no regular file, too large, nested too deep, or not a JSON
+            object.
     """
+    if not path.exists():
+        raise UserError(f"{path.parent}: no {path.name} there. Is it a checkpoint folder?")
+    check_regular(path)
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise UserError(f"{path}: larger than {MOST_JSON_BYTES >> 20} MiB. Copy it again.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path.parent}: no {path.name} there. Is it a checkpoint folder?"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also: half a character, a number too long
         raise UserError(f"{path}: not JSON ({error}).") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}.")
     return content
+
+
+def check_regular(path: Path) -> None:
+    """Raise if an existing path is neither a file nor a folder: reading a pipe may never end.
+
+    Raises:
+        UserError: it is a pipe, a socket or a device.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(
+            f"{path}: neither a file nor a folder (a pipe, socket or device). Remove it."
+        )
 
 
 def is_original(folder: Path) -> bool:

@@ -23,7 +23,7 @@ from dsvl_tune.core.checksums import check_own_sums, read_own_sums
 from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.pickled_weights import PICKLED_FILES
-from dsvl_tune.core.weight_headers import Stored, has_weights, read_json
+from dsvl_tune.core.weight_headers import Stored, check_regular, has_weights, read_json
 from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.janus.family import JANUS
@@ -107,6 +107,7 @@ def _stamps(folder: Path) -> Stamps:
     """Name, size and time of change of every file of a folder: other ones mean other content."""
     found = []
     for path in sorted(folder.rglob("*")):
+        check_regular(path)
         if path.is_file():
             status = path.stat()
             found.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
@@ -181,6 +182,8 @@ def family_of(settings: Mapping[str, Any], place: str) -> Family:
         UserError: it is of none.
     """
     known = ", ".join(family.name for family in FAMILIES)
+    if not isinstance(settings.get("model_type"), str):
+        raise UserError(f"{place}: model_type is {settings.get('model_type')!r}, expected a name.")
     for family in FAMILIES:
         if relative := family.relative(settings):
             raise UserError(

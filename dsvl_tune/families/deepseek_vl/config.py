@@ -21,6 +21,7 @@ from transformers import (
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.base import Shapes
+from dsvl_tune.families.deepseek_vl.config_bounds import check_original_settings, check_settings
 from dsvl_tune.families.deepseek_vl.key_map import SAM, SIGLIP
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
@@ -76,20 +77,25 @@ def read_config(checkpoint: Checkpoint) -> DeepseekVLConfig | DeepseekVLHybridCo
     """The configuration of a checkpoint.
 
     Raises:
-        UserError: a vision tower is unknown or of other sizes than the tensors, or the projector is
-            of another type.
+        UserError: a vision tower is unknown or of other sizes than the tensors, the projector is
+            of another type, or a value is out of its bounds.
         KeyError: config.json lacks a key.
         TypeError: a key has a value of another type.
         ValueError: likewise.
     """
-    settings = checkpoint.settings
+    settings, place = checkpoint.settings, f"{checkpoint.folder}/config.json"
     if checkpoint.layout == "transformers":
+        check_settings(place, settings, hybrid=settings["model_type"] == HYBRID)
         return CONFIGS[settings["model_type"]].from_dict(copy.deepcopy(dict(settings)))
+    check_original_settings(place, settings)
     shapes = {name: stored.shape for name, stored in checkpoint.headers.items()}
     image_token_id = 0
     if checkpoint.complete:
         image_token_id = checkpoint.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    return original_config(settings, shapes, image_token_id)
+    try:
+        return original_config(settings, shapes, image_token_id)
+    except UserError as error:
+        raise UserError(f"{checkpoint.folder}: {error}") from None
 
 
 def original_config(

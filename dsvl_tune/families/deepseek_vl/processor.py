@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.limits import limited
 from dsvl_tune.core.types import Processor
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.config import is_hybrid
+from dsvl_tune.families.deepseek_vl.config_bounds import check_image_settings
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
@@ -37,6 +39,7 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
     """
     config, tokenizer = checkpoint.config, checkpoint.tokenizer
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    check_vocabulary(checkpoint)
     if image_token_id != config.image_token_id:
         raise UserError(
             f"{checkpoint.folder}: config.json has image_token_id {config.image_token_id}, the "
@@ -49,7 +52,7 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
         image_settings=read_image_settings(checkpoint),
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
-        default_system=default_system_prompt(tokenizer, "User"),
+        default_system=default_system_prompt(tokenizer, "User", checkpoint.folder),
         bos_id=ids["bos_token_id"],
         eos_id=ids["eos_token_id"],
         pad_id=ids["pad_token_id"],
@@ -57,27 +60,50 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
     )
 
 
-def default_system_prompt(tokenizer: PreTrainedTokenizerFast, user: str) -> str:
+def check_vocabulary(checkpoint: Checkpoint) -> None:
+    """Raise if the tokenizer has an id that the model has no embedding for.
+
+    Raises:
+        UserError: its files and config.json are of different checkpoints.
+    """
+    largest = max(checkpoint.tokenizer.get_vocab().values(), default=0)
+    vocabulary = checkpoint.config.text_config.vocab_size
+    if largest >= vocabulary:
+        raise UserError(
+            f"{checkpoint.folder}: the tokenizer has ids up to {largest:,}, config.json has "
+            f"vocab_size {vocabulary:,}. Take both from the same checkpoint."
+        )
+
+
+def default_system_prompt(tokenizer: PreTrainedTokenizerFast, user: str, folder: Path) -> str:
     """What the checkpoint's chat template puts before the first user turn ("" if nothing).
 
     Args:
-        tokenizer: of the checkpoint; without a template it has the original's prompt.
+        tokenizer: of the checkpoint, with its template, which is a program that anybody may have
+            written; without a template it has the original's prompt.
         user: what the template calls the user.
+        folder: of the checkpoint, for the message.
 
     Raises:
-        UserError: the template is not one of the family.
+        UserError: the template is faulty, takes too long, or is not the one of the family.
     """
     if not tokenizer.chat_template:
         return ORIGINAL_SYSTEM_PROMPT
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": [{"type": "text", "text": "?"}]}],
-        tokenize=False,
-        add_generation_prompt=True,
-    )
+    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    try:
+        with limited():
+            text = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+    except Exception as error:  # any: the template can raise whatever it wants to
+        raise UserError(
+            f"{folder}: the chat template cannot be rendered ({type(error).__name__}: {error}). "
+            "Copy chat_template.jinja, or chat_template in tokenizer_config.json, again."
+        ) from error
     before, found, _ = str(text).partition(f"{user}: ")
     if not found:
         raise UserError(
-            f"the checkpoint's chat template renders no '{user}: ': it is not the template of its "
+            f"{folder}: the chat template renders no '{user}: ': it is not the template of its "
             "family."
         )
     return before.removeprefix(str(tokenizer.bos_token)).strip()
@@ -95,8 +121,11 @@ def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     """
     try:
         if checkpoint.layout == "original":
-            return original_image_settings(checkpoint)
-        return transformers_image_settings(checkpoint)
+            settings = original_image_settings(checkpoint)
+        else:
+            settings = transformers_image_settings(checkpoint)
+        check_sizes(checkpoint, settings)
+        return settings
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{checkpoint.folder}: the image settings of preprocessor_config.json or config.json "
@@ -105,9 +134,34 @@ def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:
         ) from error
 
 
+def check_sizes(checkpoint: Checkpoint, settings: ImageSettings) -> None:
+    """Raise if pictures would get another size than the model takes.
+
+    Raises:
+        UserError: preprocessor_config.json and config.json differ.
+    """
+    made = {"vision_config": settings.siglip, "high_res_vision_config": settings.sam}
+    for name, tower in made.items():
+        if tower is None:
+            continue
+        expected = getattr(checkpoint.config, name).image_size
+        if tower.size != expected:
+            raise UserError(
+                f"{checkpoint.folder}: pictures would be {tower.size} px wide "
+                f"(preprocessor_config.json), but {name}.image_size of config.json is {expected}. "
+                "Copy both from the base checkpoint."
+            )
+    if settings.min_size > settings.size:
+        raise UserError(
+            f"{checkpoint.folder}: min_size {settings.min_size} of preprocessor_config.json is "
+            f"more than the image size {settings.size}."
+        )
+
+
 def transformers_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     """The settings of transformers' layout, which has no padding color of its own."""
     settings = read_preprocessor_json(checkpoint.folder)
+    check_image_settings(f"{checkpoint.folder}: image settings", settings)
     siglip = TowerPixels(
         size=int(settings["size"]["height"]),
         mean=triple(settings["image_mean"]),
@@ -138,6 +192,7 @@ def original_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     config.json.
     """
     square = read_json(checkpoint.folder / "preprocessor_config.json")
+    check_image_settings(f"{checkpoint.folder}/preprocessor_config.json", square)
     towers = checkpoint.settings["vision_config"]["params"]
     red, green, blue = square["background_color"]
     sam = towers.get("high_res_cfg")

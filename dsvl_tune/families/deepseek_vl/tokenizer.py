@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.weight_headers import read_json
 
 IMAGE_TOKEN = "<image_placeholder>"
 
@@ -26,9 +27,14 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise UserError(
             f"{folder}: no tokenizer.json there. Copy the tokenizer files of the base checkpoint."
         )
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).exists():
+            read_json(folder / name)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    except Exception as error:  # any: the Rust library raises bare exceptions
+    except BaseException as error:  # any: the Rust library raises bare exceptions, and panics
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UserError(
             f"{folder}: tokenizer.json or tokenizer_config.json cannot be read "
             f"({type(error).__name__}: {error}). Copy them again."

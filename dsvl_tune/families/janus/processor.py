@@ -132,7 +132,7 @@ def read_system_prompt(checkpoint: Checkpoint, user: str) -> str:
     settings = read_processor_settings(checkpoint.folder)
     if settings.get("use_default_system_prompt", False) and checkpoint.layout == "transformers":
         return ORIGINAL_SYSTEM_PROMPT
-    return default_system_prompt(checkpoint.tokenizer, user)
+    return default_system_prompt(checkpoint.tokenizer, user, checkpoint.folder)
 
 
 def read_processor_settings(folder: Path) -> dict[str, Any]:

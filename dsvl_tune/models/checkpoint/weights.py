@@ -53,9 +53,11 @@ class Weights:
         self.groups: dict[str, TensorGroup] = {}
         for name in self.shapes:
             group = family.tensor_group(name, config)
-            assert group is not None, (
-                f"{name} of {config.model_type} is in no rule of {family.name}"
-            )
+            if group is None:  # such as a pooling head of SigLIP, which transformers can add
+                raise UserError(
+                    f"{checkpoint.folder}/config.json: it describes a tensor {name}, which no "
+                    f"{family.name} model has."
+                )
             self.groups[name] = group
         self.stored: dict[str, tuple[Stored, ...]] = {}
         self.unused: dict[str, Stored] = {}

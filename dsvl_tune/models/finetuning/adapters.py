@@ -32,6 +32,7 @@ from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checkpoint.weights import read_tensor
+from dsvl_tune.models.finetuning.adapter_files import target_layers
 from dsvl_tune.models.finetuning.adapter_readme import adapter_readme
 from dsvl_tune.models.finetuning.trained_files import (
     ADAPTER_WEIGHTS,
@@ -287,6 +288,7 @@ def load_adapter(
     Raises:
         UserError: the adapter does not fit the base.
     """
+    check_fits(model, config, adapters, folder)
     config = copy.deepcopy(config)
     config.modules_to_save = None
     inject_adapter_in_model(config, model, "default")
@@ -300,3 +302,45 @@ def load_adapter(
             f"{wrong[0]})."
         )
     set_peft_model_state_dict(model, state, adapter_name="default")
+
+
+def check_fits(
+    model: PreTrainedModel, config: LoraConfig, adapters: Mapping[str, Stored], folder: Path
+) -> None:
+    """Compare an adapter with the layers of a base.
+
+    Args:
+        model: the base.
+        config: of the adapter.
+        adapters: its tensors by peft's names.
+        folder: of the adapter, for the message.
+
+    Raises:
+        UserError: a layer is missing, on either side, or of another size.
+    """
+    adapted = {adapted_layer(name) for name in adapters}
+    linear = {
+        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    targets = target_layers(config, list(linear), str(folder))
+    if config.target_modules == "all-linear":  # for peft this leaves some out
+        targets &= adapted
+    if wrong := sorted(targets ^ adapted):
+        problem = "is not there" if wrong[0] in targets else "has no place in the base"
+        raise UserError(
+            f"{folder}: the adapter does not fit the base ({len(wrong)} layers differ, e.g. the "
+            f"adapter of {wrong[0]} {problem})."
+        )
+    for name, stored in adapters.items():
+        layer = linear[adapted_layer(name)]
+        axis, size = (1, layer.in_features) if ".lora_A" in name else (0, layer.out_features)
+        if stored.shape[axis] != size:
+            raise UserError(
+                f"{stored.path}: tensor {name} has shape {list(stored.shape)}, the layer of the "
+                f"base has {layer.in_features} inputs and {layer.out_features} outputs."
+            )
+
+
+def adapted_layer(name: str) -> str:
+    """The layer of the base that a tensor of an adapter belongs to."""
+    return name.rpartition(".lora_")[0]

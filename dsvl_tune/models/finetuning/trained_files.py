@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from peft import LoraConfig
 
-from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored, read_json
+from dsvl_tune.core.weight_headers import Stored
 from dsvl_tune.models.checkpoint.weights import read_floating_header
+from dsvl_tune.models.finetuning.adapter_files import check_adapters, read_adapter_config
 
 PEFT_CONFIG = "adapter_config.json"
 OWN_CONFIG = "dsvl_adapter_config.json"
@@ -50,7 +50,7 @@ def open_trained(folder: Path) -> TrainedFiles:
 
     Raises:
         UserError: nothing trained there, a damaged file, tensors that are not floating, or adapters
-            that are not LoRA.
+            that are not LoRA or do not fit their settings.
     """
     config = None
     adapters: dict[str, Stored] = {}
@@ -59,12 +59,13 @@ def open_trained(folder: Path) -> TrainedFiles:
         (folder / name for name in (PEFT_CONFIG, OWN_CONFIG) if (folder / name).is_file()), None
     )
     if settings is not None:
-        config = _read_config(settings)
+        config = read_adapter_config(settings)
         modules = tuple(f"{name}." for name in config.modules_to_save or ())
         for stored_name, stored in read_floating_header(folder / ADAPTER_WEIGHTS).items():
             name = stored_name.removeprefix(PREFIX)
             is_full = name.startswith(modules) and "lora_" not in name
             (full if is_full else adapters)[name] = stored
+        check_adapters(config, adapters, settings)
     if (folder / FULL_WEIGHTS).is_file():
         full |= read_floating_header(folder / FULL_WEIGHTS)
     if not adapters and not full:
@@ -73,24 +74,3 @@ def open_trained(folder: Path) -> TrainedFiles:
             "finished run or its adapter."
         )
     return TrainedFiles(config, adapters, full)
-
-
-def _read_config(path: Path) -> LoraConfig:
-    """The settings of a peft adapter.
-
-    Raises:
-        UserError: not JSON, an impossible number, or of another kind than LoRA.
-    """
-    settings = read_json(path)
-    check_numbers(str(path), settings)
-    if settings.get("peft_type") != "LORA":
-        raise UserError(
-            f"{path}: peft_type is {settings.get('peft_type')!r}, only LORA can be loaded or "
-            "merged."
-        )
-    try:
-        return LoraConfig.from_peft_type(**settings)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: peft cannot read it ({error}). Copy the adapter again."
-        ) from error
