@@ -145,7 +145,7 @@ def test_every_key_of_a_file(layout: str, name: str, tmp_path: Path) -> None:
     ("file", "key", "value", "said"),
     [
         ("config.json", "text_config.rms_norm_eps", math.nan, r"text_config.rms_norm_eps is nan"),
-        ("config.json", "text_config.rms_norm_eps", 0, r"rms_norm_eps is 0, expected a number"),
+        ("config.json", "text_config.rms_norm_eps", 0, "rms_norm_eps is 0; expected a number above 0"),
         ("config.json", "text_config.rope_parameters.rope_theta", 0, "rope_theta is 0"),
         ("config.json", "text_config.max_position_embeddings", 0, "max_position_embeddings is 0"),
         ("config.json", "text_config.num_hidden_layers", 10**9, "num_hidden_layers is 1000000000"),
@@ -156,10 +156,10 @@ def test_every_key_of_a_file(layout: str, name: str, tmp_path: Path) -> None:
         ("config.json", "vision_config.image_size", 10**7, "image_size is 10000000"),
         ("config.json", "high_res_vision_config.window_size", -1, "window_size is -1"),
         ("config.json", "high_res_vision_config.global_attn_indexes", [7], "global_attn_indexes"),
-        ("config.json", "model_type", ["deepseek_vl"], "model_type is .*no known family"),
+        ("config.json", "model_type", ["deepseek_vl"], "model_type is .*expected a name"),
         ("config.json", "dtype", [], "does not describe a DeepSeek-VL model"),
         ("preprocessor_config.json", "image_std", [0.5, 0, 0.5], "image_std.1 is 0"),
-        ("preprocessor_config.json", "image_std", 0, "image_std.0 is 0"),
+        ("preprocessor_config.json", "image_std", 0, "image_std is 0"),
         ("preprocessor_config.json", "image_mean", [0.5, 0.5], "image_mean has 2 values"),
         ("preprocessor_config.json", "size.height", 100, "size.width is 96, expected 100"),
         ("preprocessor_config.json", "do_normalize", False, "do_normalize is false, expected true"),
@@ -240,4 +240,4 @@ def test_a_pipe_is_not_waited_for(
         monkeypatch.chdir(folder)  # the names of sockets are short
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(name)
-    assert "neither a file nor a folder" in opened(folder)
+    assert "is not a regular file" in opened(folder)

@@ -115,6 +115,7 @@ def test_every_key_of_the_configuration(copied: Path, hybrid_checkpoint: Path) -
         ("lora_alpha", "huge"),
         ("init_lora_weights", "zero"),
         ("use_rslora", "true"),
+        ("modules_to_save", "list"),
     }
 
 
@@ -126,7 +127,7 @@ def test_every_key_of_the_configuration(copied: Path, hybrid_checkpoint: Path) -
         ({"rank_pattern": {ENDLESS: 4}}, "rank_pattern: a pattern cannot be matched"),
         ({"alpha_pattern": {ENDLESS: 4}}, "alpha_pattern: a pattern cannot be matched"),
         ({"alpha_pattern": {"(": 4}}, "alpha_pattern: a pattern cannot be matched"),
-        ({"lora_alpha": math.nan}, "lora_alpha is nan"),
+        ({"lora_alpha": math.nan}, "lora_alpha is 'nan'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "init_lora_weights"),
         ({"megatron_config": {"a": 1}, "megatron_core": "os"}, "megatron_config is"),
