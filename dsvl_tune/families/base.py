@@ -8,8 +8,10 @@ A family takes a `Checkpoint`; it never imports `data` or `models`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from dsvl_tune.core.types import Conversation, ImageRef
@@ -65,8 +67,8 @@ class ModelPart:
     "embed_tokens" and "lm_head".
 
     Attributes:
-        prefixes: of its tensors' names in transformers' layout; the longest prefix that fits wins,
-            over all parts.
+        prefixes: of its tensors' names in transformers' layout, with "*" for any one component,
+            e.g. the number of a layer; the longest prefix that fits wins, over all parts.
         lora_targets: regular expression of the full names of its linear layers; None where LoRA
             cannot go (convolutions, embeddings, bare parameters).
         optional: whether some checkpoints of the family lack this part.
@@ -97,11 +99,18 @@ def part_of(name: str, parts: Parts) -> str:
     best, found = -1, ""
     for part, described in parts.items():
         for prefix in described.prefixes:
-            if name.startswith(prefix) and len(prefix) > best:
-                best, found = len(prefix), part
+            match = prefix_pattern(prefix).match(name)
+            if match and match.end() > best:
+                best, found = match.end(), part
     if best < 0:
         raise ValueError(f"tensor {name} belongs to no known part")
     return found
+
+
+@cache
+def prefix_pattern(prefix: str) -> re.Pattern[str]:
+    """A prefix of a part as a pattern."""
+    return re.compile(re.escape(prefix).replace(r"\*", "[^.]+"))
 
 
 @dataclass(frozen=True)
