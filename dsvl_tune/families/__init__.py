@@ -26,6 +26,7 @@ from dsvl_tune.core.pickled_weights import PICKLED_FILES
 from dsvl_tune.core.weight_headers import Stored, check_regular, has_weights, read_json
 from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.janus.family import JANUS
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ __all__ = [
 
 FAMILIES: list[Family] = [
     DEEPSEEK_VL,
+    DEEPSEEK_VL2,
     JANUS,
 ]
 """Every family that checkpoints can be of; a new one is a folder and a line here."""

@@ -1,0 +1,1 @@
+"""DeepSeek-VL2 (Tiny, Small, base): tiles, mixture-of-experts decoders."""
