@@ -63,8 +63,7 @@ Plan = dict[str, PartPlan]
 class ModelPart:
     """A named part of a model.
 
-    Every family has the parts "language_model" (the only one whose linear layers can be quantized),
-    "embed_tokens" and "lm_head".
+    Every family has the parts "embed_tokens" and "lm_head", and at least one that can be quantized.
 
     Attributes:
         prefixes: of its tensors' names in transformers' layout, with "*" for any one component,
@@ -76,6 +75,8 @@ class ModelPart:
             recompute; None for parts without layers.
         carried: whether no step of training or answering uses the part: it stays frozen, is never
             loaded, and goes from the base's files into every export as it is.
+        quantizable: whether its linear layers are put into 4 bits where a base is quantized. These
+            parts hold every linear layer of `model.model.language_model`.
     """
 
     prefixes: tuple[str, ...]
@@ -83,6 +84,7 @@ class ModelPart:
     optional: bool = False
     checkpointed_module: str | None = None
     carried: bool = False
+    quantizable: bool = False
 
 
 Parts = Mapping[str, ModelPart]

@@ -51,7 +51,7 @@ class Adaptation:
         """
         plan = make_plan(family, self.preset, self.parts)
         if self.quantization is not None:
-            check_quantization(plan)
+            check_quantization(plan, family.parts)
         return plan
 
 

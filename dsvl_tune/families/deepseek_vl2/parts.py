@@ -32,10 +32,12 @@ PARTS: dict[str, ModelPart] = {
         lora_targets=(LAYER + r"self_attn\.((q|k|v|o|q_a|q_b|kv_b)_proj|kv_a_proj_with_mqa)"),
         # Recomputed are whole layers of the decoder, MLPs and experts included.
         checkpointed_module="language_model",
+        quantizable=True,
     ),
     "mlp": ModelPart(
         prefixes=(f"{LAYERS}mlp.",),
         lora_targets=LAYER + r"mlp\.(shared_experts\.)?(gate|up|down)_proj",
+        quantizable=True,
     ),
     "experts": ModelPart(
         prefixes=(f"{LAYERS}mlp.experts.",),

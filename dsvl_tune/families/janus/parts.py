@@ -32,6 +32,7 @@ PARTS: dict[str, ModelPart] = {
             r"\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
         ),
         checkpointed_module="language_model",
+        quantizable=True,
     ),
     "lm_head": ModelPart(
         prefixes=("lm_head.",),

@@ -26,9 +26,6 @@ from dsvl_tune.families.base import Parts, Plan, Shapes, part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 
 Quantization = Literal["nf4"]
-PART = "language_model"
-"""The part whose linear layers are quantized; every family has one of this name."""
-
 BLOCK = 64
 """Parameters that share a scale."""
 
@@ -40,14 +37,19 @@ and a float32 for each 256 of these scales (arXiv 2305.14314, section 3). The ta
 # transformers matches these from the start of a module's full name, or as its end: a bare
 # "vision_model" would hit nothing and leave the encoder in 4 bits, and a list without lm_head
 # quantizes that too.
-KEPT = ["lm_head", rf"model\.(?!{PART}\.).*"]
+KEPT = ["lm_head", r"model\.(?!language_model\.).*"]
 
 
-def language_targets(parts: Parts) -> str:
+def quantized_parts(parts: Parts) -> list[str]:
+    """The parts whose linear layers are quantized."""
+    found = [name for name, part in parts.items() if part.quantizable]
+    assert found, "a family has a part that can be quantized"
+    return found
+
+
+def quantized_targets(parts: Parts) -> str:
     """The linear layers that are quantized, as a regular expression of their full names."""
-    targets = parts[PART].lora_targets
-    assert targets is not None, f"{PART} has no linear layers"
-    return targets
+    return "|".join(f"({parts[name].lora_targets})" for name in quantized_parts(parts))
 
 
 def quantization_of(preset: str, given: Quantization | None) -> Quantization | None:
@@ -55,15 +57,20 @@ def quantization_of(preset: str, given: Quantization | None) -> Quantization | N
     return "nf4" if preset == "qlora" else given
 
 
-def check_quantization(plan: Plan) -> None:
+def check_quantization(plan: Plan, parts: Parts) -> None:
     """Compare a plan with a 4-bit base, before anything is loaded.
 
+    Args:
+        plan: for every part of the family.
+        parts: of the family.
+
     Raises:
-        UserError: the part in 4 bits is to be fully trained, or bitsandbytes is not installed.
+        UserError: a part in 4 bits is to be fully trained, or bitsandbytes is not installed.
     """
-    if plan[PART].mode == "full":
+    full = [part for part in quantized_parts(parts) if plan[part].mode == "full"]
+    if full:
         raise UserError(
-            f"model.parts: {PART} is to be fully trained, but model.quantization puts its base "
+            f"model.parts: {full[0]} is to be fully trained, but model.quantization puts its base "
             "into 4 bits, which cannot train. Use mode lora or frozen, or leave the quantization "
             "out."
         )
@@ -89,7 +96,7 @@ def check_widths(shapes: Shapes, parts: Parts, folder: Path) -> None:
     Raises:
         UserError: naming the first layer whose inputs are no multiple of 64.
     """
-    targets = language_targets(parts)
+    targets = quantized_targets(parts)
     for name, shape in shapes.items():
         if re.fullmatch(rf"({targets})\.weight", name) and shape[1] % BLOCK:
             raise UserError(
@@ -194,18 +201,21 @@ def four_bit_layers(model: nn.Module) -> dict[str, nn.Linear]:
 def assert_census(model: PreTrainedModel) -> None:
     """Every linear layer of the language model is in 4 bits, and nothing else is."""
     parts = family_of_model(model).parts
-    targets = language_targets(parts)
+    targets = quantized_targets(parts)
     found = set(four_bit_layers(model))
     wanted = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
     linear = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith(f"model.{PART}.")
+        if isinstance(module, nn.Linear) and name.startswith("model.language_model.")
     }
     assert wanted == linear
     if found != wanted:
+        where = ", ".join(quantized_parts(parts))
         census = dict(Counter(part_of(f"{name}.weight", parts) for name in found))
-        raise RuntimeError(f"in 4 bits are {census}, expected {len(wanted)} layers of {PART} alone")
+        raise RuntimeError(
+            f"in 4 bits are {census}, expected {len(wanted)} layers of {where} alone"
+        )
 
 
 def parameter_sizes(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:

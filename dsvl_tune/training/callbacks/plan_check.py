@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import Parts, Plan, part_of
-from dsvl_tune.models.finetuning.quantization import PART, four_bit_layers, parameter_sizes
+from dsvl_tune.models.finetuning.quantization import (
+    four_bit_layers,
+    parameter_sizes,
+    quantized_parts,
+)
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.module import FinetuneModule
 
@@ -26,6 +31,9 @@ from dsvl_tune.training.module import FinetuneModule
 # size 1 cannot round it away (spacing 1.2e-7); below it (early warm-up of a small rate) a tensor
 # may take several steps to change.
 SURE_TO_MOVE_LR = 1e-6
+
+MOST_OF_A_MODEL = 0.5
+"""Share of the parameters above which a part that is not quantized deserves a line."""
 
 COLUMNS = ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"]
 
@@ -56,7 +64,7 @@ def plan_table(
     rows = []
     for part, how in plan.items():
         mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
-        if quantization is not None and part == PART:
+        if quantization is not None and family_parts[part].quantizable:
             mode += f" on {quantization}"
         if not parameters[part]:
             mode = "frozen, not loaded"
@@ -66,17 +74,46 @@ def plan_table(
     totals = [f"{counter.total():,}" for counter in (parameters, tensors, trained)]
     table = format_table(COLUMNS, [*rows, ["total", "", *totals, ""]])
     if quantization is not None:
-        layers = len(four_bit_layers(model))
-        table += f"\n4-bit: the {layers} linear layers of {PART}, double quantized; nothing else"
+        table += f"\n{four_bit_line(model, parameters)}"
     return table
+
+
+def four_bit_line(model: PreTrainedModel, parameters: Mapping[str, int]) -> str:
+    """What is in 4 bits, and the largest part that is not, if it is most of the model.
+
+    Args:
+        model: with a quantized base.
+        parameters: of each part.
+    """
+    parts = family_of_model(model).parts
+    packed = quantized_parts(parts)
+    line = (
+        f"4-bit: the {len(four_bit_layers(model))} linear layers of {', '.join(packed)}, double "
+        "quantized; nothing else"
+    )
+    others = {part: count for part, count in parameters.items() if part not in packed}
+    largest = max(others, key=lambda part: others[part])
+    share = others[largest] / sum(parameters.values())
+    if share > MOST_OF_A_MODEL:
+        line += (
+            f"\nnote: {largest} holds {100 * share:.0f} % of all parameters and keeps its 16 or 32 "
+            "bits, so 4 bits save little here; estimate-memory shows how much"
+        )
+    return line
 
 
 def plan_record(module: FinetuneModule) -> dict[str, Any]:
     """The content of `plan.json`: the plan of each part, and which one has a 4-bit base."""
     record = {part: asdict(how) for part, how in module.plan.items()}
     if module.quantization is not None:
-        layers = len(four_bit_layers(module.network))
-        record[PART] |= {"quantization": module.quantization, "quantized_layers": layers}
+        parts = module.base.family.parts
+        names = four_bit_layers(module.network)
+        layers = Counter(part_of(f"{name}.weight", parts) for name in names)
+        for part in quantized_parts(parts):
+            record[part] |= {
+                "quantization": module.quantization,
+                "quantized_layers": layers[part],
+            }
     return record
 
 

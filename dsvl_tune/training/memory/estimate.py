@@ -21,7 +21,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import Family, ImageCost, Parts, Plan, part_of
 from dsvl_tune.models.finetuning.plan import part_names
-from dsvl_tune.models.finetuning.quantization import NF4_BYTES, language_targets
+from dsvl_tune.models.finetuning.quantization import NF4_BYTES, quantized_targets
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes, dry_steps
 
 MOMENTS = 2
@@ -50,7 +50,7 @@ def quantized_weights(parts: Parts, quantization: str | None) -> re.Pattern[str]
     """The names of weights that are kept in 4 bits; None where none are."""
     if quantization is None:
         return None
-    return re.compile(rf"({language_targets(parts)})(\.base_layer)?\.weight")
+    return re.compile(rf"({quantized_targets(parts)})(\.base_layer)?\.weight")
 
 
 def part_bytes(model: PreTrainedModel, quantized: re.Pattern[str] | None) -> dict[str, PartBytes]:

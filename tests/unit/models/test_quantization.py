@@ -261,13 +261,14 @@ def test_the_part_in_4_bits_is_not_fully_trained() -> None:
     check_quantization(
         make_plan(
             DEEPSEEK_VL, "qlora", {"embed_tokens": PartPlan("full"), "lm_head": PartPlan("full")}
-        )
+        ),
+        DEEPSEEK_VL.parts,
     )
-    check_quantization(make_plan(DEEPSEEK_VL, "align", None))
+    check_quantization(make_plan(DEEPSEEK_VL, "align", None), DEEPSEEK_VL.parts)
     with pytest.raises(
         UserError, match="language_model is to be fully trained, but model.quantization"
     ):
-        check_quantization(make_plan(DEEPSEEK_VL, "full", None))
+        check_quantization(make_plan(DEEPSEEK_VL, "full", None), DEEPSEEK_VL.parts)
 
 
 @pytest.mark.parametrize("storage", ["loaded", "empty"])
@@ -283,7 +284,7 @@ def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(
 def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"not installed: pip install 'bitsandbytes>=0.50'"):
-        check_quantization(make_plan(DEEPSEEK_VL, "qlora", None))
+        check_quantization(make_plan(DEEPSEEK_VL, "qlora", None), DEEPSEEK_VL.parts)
 
 
 @pytest.mark.parametrize("place", ["", "text_config."])

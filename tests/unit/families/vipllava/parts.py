@@ -25,6 +25,7 @@ PARTS = {
             r"\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
         ),
         checkpointed_module="language_model",
+        quantizable=True,
     ),
     "lm_head": ModelPart(prefixes=("lm_head.",), lora_targets=r"lm_head"),
 }
