@@ -30,7 +30,9 @@ def write_card(target: Checkpoint, base: str, sections: dict[str, str]) -> None:
     text, layout = target.family.card, target.layout
     general = {"Use": text.use[layout].replace("FOLDER", "this folder")}
     if layout == "transformers":
-        general["Pixels"] = text.pixels + differences_text(pixel_differences(target))
+        general["Pixels"] = text.pixels
+        if text.has_image_processor:
+            general["Pixels"] += differences_text(pixel_differences(target))
     general["Files"] = FILES
     general["License"] = text.license
     body = "\n".join(

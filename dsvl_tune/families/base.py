@@ -159,6 +159,7 @@ class CardText:
         license: the section on the license, in Markdown.
         use: how each layout is loaded, in Markdown; FOLDER stands for the checkpoint's folder.
         pixels: how transformers' image processor differs from the one that training used.
+        has_image_processor: whether transformers has one, which is then compared.
     """
 
     title: str
@@ -166,6 +167,7 @@ class CardText:
     license: str
     use: Mapping[Layout, str]
     pixels: str
+    has_image_processor: bool = True
 
 
 class TensorGroup(Protocol):

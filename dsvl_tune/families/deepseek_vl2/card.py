@@ -30,7 +30,8 @@ In the layout of github.com/deepseek-ai/DeepSeek-VL2
 
 PIXELS = """\
 A picture is cut into up to nine tiles as in the original code; more than two pictures in a
-conversation are not cut. transformers has no processor that does this. """
+conversation are not cut. transformers has no processor that does this.
+"""
 
 CARD = CardText(
     title="DeepSeek-VL2",
@@ -42,4 +43,5 @@ CARD = CardText(
     license=LICENSE,
     use={"transformers": USE_IN_TRANSFORMERS, "original": USE_IN_THE_ORIGINAL},
     pixels=PIXELS,
+    has_image_processor=False,
 )

@@ -1,8 +1,7 @@
 """The three decoders of DeepSeek-VL2 as one, composed of transformers' blocks.
 
-MHA is Llama's attention, MLA that of DeepSeek-V3, experts are DeepSeek-V3's (grouped matmul), and
-dense and shared MLPs and norms are Llama's. The router is written here, because no class of
-transformers computes both of DeepSeek-VL2's rules. Agreement with the reference implementation:
+MHA is Llama's attention, MLA that of DeepSeek-V3, and dense and shared MLPs and norms are Llama's.
+Router and experts are in `experts`. Agreement with the reference implementation:
 tests/parity/test_deepseek_vl2_model.py.
 """
 
@@ -13,21 +12,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
-from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3Attention,
-    DeepseekV3Experts,
     DeepseekV3RotaryEmbedding,
 )
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2TextConfig
+from dsvl_tune.families.deepseek_vl2.experts import Experts, Router, init_experts
 
 
 class LatentAttention(DeepseekV3Attention):
@@ -40,71 +37,13 @@ class LatentAttention(DeepseekV3Attention):
             self.q_a_layernorm = LlamaRMSNorm(config.q_lora_rank, config.rms_norm_eps)
 
 
-class Router(nn.Module):
-    """Chooses the experts of each token.
-
-    Source: MoEGate in deepseek_vl2/models/modeling_deepseek.py of deepseek-ai/DeepSeek-VL2.
-    """
-
-    e_score_correction_bias: Tensor | None
-
-    def __init__(self, config: DeepseekVL2TextConfig) -> None:
-        super().__init__()
-        assert config.n_routed_experts is not None and config.num_experts_per_tok is not None
-        self.top_k = config.num_experts_per_tok
-        self.scoring = config.scoring_func
-        self.normalize = config.norm_topk_prob and self.top_k > 1
-        self.scaling = config.routed_scaling_factor
-        self.groups = config.n_group or 1
-        self.groups_kept = config.topk_group or 1
-        self.weight = nn.Parameter(torch.zeros(config.n_routed_experts, config.hidden_size))
-        # DeepSeek-VL2's bias was moved while pretraining and is fixed in fine-tuning (arXiv
-        # 2412.10302, table 2): a buffer, which no optimizer sees.
-        bias = torch.zeros(config.n_routed_experts) if config.topk_method == "noaux_tc" else None
-        self.register_buffer("e_score_correction_bias", bias)
-
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores, choices and weights.
-
-        Args:
-            hidden: [N, D].
-
-        Returns:
-            Scores of all experts [N, E], numbers of the chosen ones [N, k] int64, and their weights
-            [N, k], which the experts' outputs are multiplied by. Floats are float32 at least.
-        """
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        # Autocast would round the logits to 16 bits, which changes choices near ties.
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits = F.linear(hidden.to(wide), self.weight.to(wide))
-        scores = logits.softmax(-1) if self.scoring == "softmax" else logits.sigmoid()
-        chosen = self.choose(scores)
-        weights = scores.gather(1, chosen)
-        if self.normalize:
-            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
-        return scores, chosen, weights * self.scaling
-
-    @torch.no_grad()
-    def choose(self, scores: Tensor) -> Tensor:
-        """The chosen experts [N, k] of scores [N, E]."""
-        if self.e_score_correction_bias is None:
-            return scores.topk(self.top_k, sorted=False).indices
-        corrected = scores + self.e_score_correction_bias
-        if self.groups_kept < self.groups:
-            grouped = corrected.unflatten(1, (self.groups, -1))
-            best = grouped.topk(2).values.sum(-1).topk(self.groups_kept, sorted=False).indices
-            kept = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(1, best, True)
-            corrected = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
-        return corrected.topk(self.top_k, sorted=False).indices
-
-
 class MixtureOfExperts(nn.Module):
     """Routed experts, and shared ones that every token uses, added without a weight."""
 
     def __init__(self, config: DeepseekVL2TextConfig) -> None:
         super().__init__()
         self.gate = Router(config)
-        self.experts = DeepseekV3Experts(config)
+        self.experts = Experts(config)
         shared = config.moe_intermediate_size * (config.n_shared_experts or 0)
         self.shared_experts = mlp_of_width(config, shared) if shared else None
 
@@ -185,12 +124,6 @@ class DeepseekVL2TextModel(PreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @classmethod
-    def _can_set_experts_implementation(cls) -> bool:
-        # transformers looks for its decorator in this file, but it is where the experts come from;
-        # without it they would be computed one by one.
-        return True
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -242,14 +175,3 @@ class DeepseekVL2TextModel(PreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden), past_key_values=past_key_values
         )
-
-
-def init_experts(module: nn.Module, std: float) -> None:
-    """Draw new weights of a router or of experts, which transformers' own rules do not know."""
-    if isinstance(module, Router):
-        init.normal_(module.weight, std=std)
-        if module.e_score_correction_bias is not None:
-            init.zeros_(module.e_score_correction_bias)
-    elif isinstance(module, DeepseekV3Experts):
-        init.normal_(module.gate_up_proj, std=std)
-        init.normal_(module.down_proj, std=std)

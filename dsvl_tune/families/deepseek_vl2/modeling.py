@@ -70,6 +70,7 @@ class DeepseekVL2PreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = DeepseekVL2TextModel._keep_in_fp32_modules_strict
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -79,7 +79,11 @@ def _load(
     state: dict[str, Any]
     settings: dict[str, Any] = {}
     if quantization is None:
-        state = {name: weights.read(name).to(dtype) for name in weights.loaded_names}
+        kept = float32_modules(family.model_class(config))
+        state = {
+            name: weights.read(name).to(torch.float32 if kept & set(name.split(".")) else dtype)
+            for name in weights.loaded_names
+        }
     else:
         check_widths(weights.shapes, family.parts, checkpoint.folder)
         state = {name: OnDemand(weights, name) for name in weights.loaded_names}
@@ -104,6 +108,11 @@ def _load(
     return model
 
 
+def float32_modules(model_class: type[PreTrainedModel]) -> set[str]:
+    """Components of the names of tensors that transformers keeps in float32 whatever the dtype."""
+    return set(getattr(model_class, "_keep_in_fp32_modules_strict", None) or ())
+
+
 def _create_on_meta(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The model without any values, its parameters in `dtype`."""
     config = copy.deepcopy(checkpoint.config)
@@ -117,6 +126,8 @@ def _create_on_meta(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedMod
 def _compute_buffers(model: PreTrainedModel) -> None:
     """Give buffers that no checkpoint holds (positions, rotary frequencies) their values.
 
+    Those that it holds stay on the meta device, as the parameters do.
+
     By transformers' own rules: left on the meta device, or merely allocated, they would hold
     anything.
     """
@@ -125,4 +136,5 @@ def _compute_buffers(model: PreTrainedModel) -> None:
             module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
             module._is_hf_initialized = False  # asks for the rules to be applied
     model.initialize_weights()
-    assert not any(buffer.is_meta for buffer in model.buffers())
+    held = model.state_dict()
+    assert not any(buffer.is_meta for name, buffer in model.named_buffers() if name not in held)

@@ -102,6 +102,9 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
     model._apply(
         lambda t: torch.empty_like(t, device=t.device_mesh.device_type) if t.is_meta else t
     )
+    for name, buffer in model.named_buffers():
+        if name in weights.shapes:  # every process keeps the whole of it
+            buffer.copy_(weights.read(name))
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if "lora_" in name:

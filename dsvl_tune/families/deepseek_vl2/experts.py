@@ -1,0 +1,147 @@
+"""Router and routed experts of DeepSeek-VL2.
+
+No class of transformers computes both of its routing rules.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.integrations.moe import _grouped_mm
+
+from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2TextConfig
+
+
+class Router(nn.Module):
+    """Chooses the experts of each token.
+
+    Source: MoEGate in deepseek_vl2/models/modeling_deepseek.py of deepseek-ai/DeepSeek-VL2.
+    """
+
+    e_score_correction_bias: Tensor | None
+
+    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+        super().__init__()
+        assert config.n_routed_experts is not None and config.num_experts_per_tok is not None
+        self.top_k = config.num_experts_per_tok
+        self.scoring = config.scoring_func
+        self.normalize = config.norm_topk_prob and self.top_k > 1
+        self.scaling = config.routed_scaling_factor
+        self.groups = config.n_group or 1
+        self.groups_kept = config.topk_group or 1
+        self.weight = nn.Parameter(torch.zeros(config.n_routed_experts, config.hidden_size))
+        # DeepSeek-VL2's bias was moved while pretraining and is fixed in fine-tuning (arXiv
+        # 2412.10302, table 2): a buffer, which no optimizer sees.
+        bias = torch.zeros(config.n_routed_experts) if config.topk_method == "noaux_tc" else None
+        self.register_buffer("e_score_correction_bias", bias)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores, choices and weights.
+
+        Args:
+            hidden: [N, D].
+
+        Returns:
+            Scores of all experts [N, E], numbers of the chosen ones [N, k] int64, and their weights
+            [N, k], which the experts' outputs are multiplied by. Floats are float32 at least.
+        """
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        # Autocast would round the logits to 16 bits, which changes choices near ties.
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = F.linear(hidden.to(wide), self.weight.to(wide))
+        scores = logits.softmax(-1) if self.scoring == "softmax" else logits.sigmoid()
+        chosen = self.choose(scores)
+        weights = scores.gather(1, chosen)
+        if self.normalize:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return scores, chosen, weights * self.scaling
+
+    @torch.no_grad()
+    def choose(self, scores: Tensor) -> Tensor:
+        """The chosen experts [N, k] of scores [N, E]."""
+        if self.e_score_correction_bias is None:
+            return scores.topk(self.top_k, sorted=False).indices
+        corrected = scores + self.e_score_correction_bias
+        if self.groups_kept < self.groups:
+            grouped = corrected.unflatten(1, (self.groups, -1))
+            best = grouped.topk(2).values.sum(-1).topk(self.groups_kept, sorted=False).indices
+            kept = torch.zeros_like(grouped[..., 0], dtype=torch.bool).scatter_(1, best, True)
+            corrected = grouped.masked_fill(~kept[..., None], -torch.inf).flatten(1)
+        return corrected.topk(self.top_k, sorted=False).indices
+
+
+class Experts(nn.Module):
+    """All routed experts of a layer: each token is computed by those that it chose, no others.
+
+    The tokens are sorted by expert, and each matrix product is one grouped matmul over all experts.
+    """
+
+    def __init__(self, config: DeepseekVL2TextConfig) -> None:
+        super().__init__()
+        assert config.n_routed_experts is not None
+        experts, width = config.n_routed_experts, config.hidden_size
+        inner = config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, width))
+        self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of the chosen experts' outputs.
+
+        Args:
+            hidden: [N, D].
+            chosen: [N, k] int64, numbers of experts.
+            weights: [N, k] of their outputs, float32 at least.
+
+        Returns:
+            [N, D] in the dtype of `hidden`.
+        """
+        gate_up, down = self.gate_up_proj, self.down_proj
+        device = hidden.device.type
+        # Autocast does not know grouped matmuls: trained experts are float32, and would stay so.
+        dtype = gate_up.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        flat = chosen.flatten()
+        order = flat.argsort(stable=True)
+        ends = torch.bincount(flat, minlength=len(gate_up)).cumsum(0, dtype=torch.int32)
+        rows = hidden[order // chosen.shape[1]].to(dtype)
+        gate, up = grouped_matmul(rows, gate_up.to(dtype).mT, ends).chunk(2, dim=-1)
+        outputs = grouped_matmul(self.activation(gate) * up, down.to(dtype).mT, ends)
+        weighted = outputs * weights.flatten()[order, None]
+        # Back in the order of the tokens, so that the sum needs no atomic additions.
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return weighted[back].view(*chosen.shape, -1).sum(1).to(hidden.dtype)
+
+
+def grouped_matmul(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """Rows of each group times the group's matrix.
+
+    Args:
+        rows: [R, K], sorted by group.
+        weights: [G, K, N].
+        ends: [G] int32, where each group's rows end.
+
+    Returns:
+        [R, N].
+    """
+    if rows.dtype == torch.float64:  # not in torch's grouped matmul: group by group
+        product: Tensor = torch.ops.transformers.grouped_mm_fallback(rows, weights, ends)
+    else:
+        product = _grouped_mm(rows, weights, ends)
+    return product
+
+
+def init_experts(module: nn.Module, std: float) -> None:
+    """Draw new weights of a router or of experts, which transformers' own rules do not know."""
+    if isinstance(module, Router):
+        init.normal_(module.weight, std=std)
+        if module.e_score_correction_bias is not None:
+            init.zeros_(module.e_score_correction_bias)
+    elif isinstance(module, Experts):
+        init.normal_(module.gate_up_proj, std=std)
+        init.normal_(module.down_proj, std=std)
