@@ -56,6 +56,8 @@ class ConversationDataModule(L.LightningDataModule):
         pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens,
             which do not see each other. This saves padding; what a step learns stays the same.
             null packs none.
+        max_tiles: most tiles that an image is cut into, for families that cut images (DeepSeek-VL2:
+            up to 9); null leaves it to the checkpoint. Fewer tiles take fewer tokens.
         pixel_cache_gb: bound on the cache of padded and scaled images (3.1 MB each at 1024 px),
             so that none is decoded and scaled twice; 0 caches none. It pays where rows or epochs
             show the same images.
@@ -75,6 +77,7 @@ class ConversationDataModule(L.LightningDataModule):
         on_overflow: OnOverflow = "error",
         system_prompt: str | None = None,
         pack_tokens: int | None = None,
+        max_tiles: int | None = None,
         pixel_cache_gb: float = 0.0,
         metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
     ) -> None:
@@ -88,6 +91,7 @@ class ConversationDataModule(L.LightningDataModule):
         self.on_overflow: OnOverflow = on_overflow
         self.system_prompt = system_prompt
         self.pack_tokens = pack_tokens
+        self.max_tiles = max_tiles
         self.pixel_cache_gb = pixel_cache_gb
         self._metrics = metrics
         self.processor: Processor | None = None
@@ -148,6 +152,8 @@ class ConversationDataModule(L.LightningDataModule):
             self.check_settings(processor)
             if self.system_prompt is not None:
                 processor = replace(processor, default_system=self.system_prompt)
+            if self.max_tiles is not None:
+                processor = processor.family.limit_tiles(processor, self.max_tiles)
             self.processor = processor
         return self.processor
 

@@ -76,6 +76,9 @@ def details(split: str, report: SplitReport) -> str:
     for name, counts in (("turns", report.turns), ("images", report.images)):
         shown = ", ".join(f"{number} in {count:,}" for number, count in sorted(counts.items()))
         lines.append(f"  {name}: {shown}")
+    if report.image_lengths:
+        shown = "; ".join(f"{length} in {n:,}" for length, n in report.image_lengths.most_common())
+        lines.append(f"  an image takes: {shown}")
     for text, count in report.literals.items():
         lines.append(
             f"  warning: {count:,} conversations contain {text!r} as text; no image is shown there"

@@ -29,6 +29,9 @@ def memory_report(recipe: Any) -> str:
     """
     checkpoint = open_sizes(recipe.model.checkpoint)
     check_family(checkpoint, recipe.model.family)
+    if recipe.data.init_args.max_tiles is not None:
+        most = recipe.data.init_args.max_tiles
+        checkpoint.config = checkpoint.family.limit_config(checkpoint.config, most)
     shape = row_shape(recipe, recipe.data.init_args, checkpoint)
     plan, found = estimate_recipe(recipe, checkpoint, shape)
     return report(recipe, checkpoint, plan, shape, found)

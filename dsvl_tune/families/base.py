@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef
 
 if TYPE_CHECKING:
@@ -350,6 +351,32 @@ class Family(Protocol):
             size: (width, height) of the image in px; None where `needs_image_size` is false.
             images: number of images in the conversation.
         """
+
+    def tiles_label(self, processor: Processor, tokens: int) -> str:
+        """The tiles of an image of so many tokens, e.g. "2 x 2 tiles"; "" in a family without."""
+        return ""
+
+    def limit_tiles(self, processor: Processor, most: int) -> Processor:
+        """A processor that cuts no image into more than so many tiles.
+
+        Raises:
+            UserError: the family cuts no images, or not into so few.
+        """
+        raise self.no_tiles()
+
+    def limit_config(self, config: PretrainedConfig, most: int) -> PretrainedConfig:
+        """The configuration of a processor from `limit_tiles`, for a memory estimate.
+
+        Raises:
+            UserError: as `limit_tiles`.
+        """
+        raise self.no_tiles()
+
+    def no_tiles(self) -> UserError:
+        """The error for a limit on tiles where there are none."""
+        return UserError(
+            f"data.max_tiles: {self.name} does not cut images into tiles. Leave it out."
+        )
 
     def pad_image(self, image: Image, processor: Processor, images: int) -> dict[str, Tensor]:
         """One image resized, padded and cut: the expensive step, whose result can be cached.

@@ -196,7 +196,9 @@ def spans(sample: Sample, processor: Processor) -> Iterator[Span]:
         if index == start:
             positions = f"{sample.position_ids[start]} to {sample.position_ids[stop - 1]}"
             title = f"positions {positions}, branch {branch}"
-            yield Span("image", f"image {image}: {stop - start} tokens", title)
+            label = processor.family.tiles_label(processor, stop - start)
+            text = f"image {image}: {stop - start} tokens" + (f", {label}" if label else "")
+            yield Span("image", text, title)
         if index == stop - 1:
             image, (start, stop) = next(images, (0, (-1, -1)))
 

@@ -135,7 +135,7 @@ def encode_prompt(
     if on_overflow == "truncate":
         kept = tokenized.turns_that_fit(limit)
     tokens = tokenized.join(kept)
-    check_length(tokens, limit, conversation.source)
+    check_length(tokens, limit, conversation.source, processor)
     if kept < len(conversation.turns):
         conversation = replace(conversation, turns=conversation.turns[:kept], references=())
     return EncodedPrompt(
@@ -178,7 +178,7 @@ def tokenize(
         tokens = tokenized.join(tokenized.turns_that_fit(limit))
         return cut_answer(tokens, limit, conversation.source)
     tokens = tokenized.join(len(conversation.turns))
-    check_length(tokens, limit, conversation.source)
+    check_length(tokens, limit, conversation.source, processor)
     return tokens
 
 
@@ -282,14 +282,25 @@ def is_supervised(turn: Turn) -> bool:
     return turn.role == "assistant" and turn.weight > 0
 
 
-def check_length(tokens: Tokens, limit: int, source: str) -> None:
+def check_length(tokens: Tokens, limit: int, source: str, processor: Processor) -> None:
     """Raise if a row is too long."""
     if len(tokens.input_ids) > limit:
+        lengths = enumerate(image_lengths(tokens, processor), start=1)
+        each = "; ".join(f"image {number}: {length}" for number, length in lengths)
+        images = f"{tokens.image_tokens} of them for images" + (f" ({each})" if each else "")
         raise UserError(
-            f"{source}: {len(tokens.input_ids)} tokens, {tokens.image_tokens} of them for images, "
-            f"but the limit is {limit}. Shorten the row, raise max_tokens, or set on_overflow: "
-            "truncate."
+            f"{source}: {len(tokens.input_ids)} tokens, {images}, but the limit is {limit}. "
+            "Shorten the row, raise max_tokens, or set on_overflow: truncate."
         )
+
+
+def image_lengths(tokens: Tokens, processor: Processor) -> list[str]:
+    """The tokens of each image slot in words, with its tiles if the family cuts images."""
+    found = []
+    for start, stop in tokens.image_spans:
+        label = processor.family.tiles_label(processor, stop - start)
+        found.append(f"{stop - start} tokens" + (f", {label}" if label else ""))
+    return found
 
 
 def cut_answer(tokens: Tokens, limit: int, source: str) -> Tokens:

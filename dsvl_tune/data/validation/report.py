@@ -62,6 +62,7 @@ class SplitReport:
         histogram: conversations by length, `BINS` bars up to the limit and one beyond it.
         turns: conversations by number of turns.
         images: conversations by number of images.
+        image_lengths: images by their tokens and tiles.
         errors: (number of the conversation in the split, message) of what `fit` would stop with.
         literals: conversations by placeholder string in their text.
         fingerprints: of each conversation, to find leaks.
@@ -77,6 +78,7 @@ class SplitReport:
     histogram: list[int] = field(default_factory=lambda: [0] * (BINS + 1))
     turns: Counter[int] = field(default_factory=Counter)
     images: Counter[int] = field(default_factory=Counter)
+    image_lengths: Counter[str] = field(default_factory=Counter)
     errors: list[tuple[int, str]] = field(default_factory=list)
     literals: Counter[str] = field(default_factory=Counter)
     fingerprints: list[Fingerprint] = field(default_factory=list)
@@ -96,6 +98,7 @@ class SplitReport:
         self.histogram[min((stats.tokens - 1) * BINS // self.limit, BINS)] += 1
         self.turns[stats.turns] += 1
         self.images[len(stats.images)] += 1
+        self.image_lengths.update(stats.image_lengths)
         self.literals.update(stats.literals)
         self.fingerprints.append(
             Fingerprint(number, stats.source, stats.hashes, stats.images, stats.question)
@@ -114,6 +117,7 @@ class SplitReport:
             **{name: getattr(self, name) for name in COUNTED},
             "turns": dict(sorted(self.turns.items())),
             "images": dict(sorted(self.images.items())),
+            "image_lengths": dict(self.image_lengths.most_common()),
             "literal_placeholders": dict(self.literals),
             "errors": self.error_kinds(),
         }

@@ -10,7 +10,7 @@ from hashlib import blake2b
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.encoding.packing import tree_key
-from dsvl_tune.data.encoding.tokenize import OnOverflow, tokenize
+from dsvl_tune.data.encoding.tokenize import OnOverflow, image_lengths, tokenize
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.validation.perceptual_hash import perceptual_hash
 from dsvl_tune.families.base import RenderMode
@@ -37,6 +37,7 @@ class RowStats:
         supervised: how many of `tokens` are supervised.
         turns: turns of both sides.
         images: names of its images, in order.
+        image_lengths: tokens of each, and its tiles if the family cuts images, in words.
         hashes: perceptual hash of each image; () unless asked for.
         question: digest of its first question, without case, punctuation and images.
         literals: placeholder strings of other tools in its text.
@@ -51,6 +52,7 @@ class RowStats:
     supervised: int = 0
     turns: int = 0
     images: tuple[str, ...] = ()
+    image_lengths: tuple[str, ...] = ()
     hashes: tuple[int, ...] = ()
     question: str = ""
     literals: tuple[str, ...] = ()
@@ -129,6 +131,7 @@ class RowInspector:
             supervised=sum(weight > 0 for weight in whole.loss_weights),
             turns=len(conversation.turns),
             images=names,
+            image_lengths=tuple(image_lengths(whole, self.processor)),
             hashes=tuple(self.decoded[name] for name in names) if self.hash_images else (),
             question=question_digest(conversation),
             literals=literal_placeholders(conversation),

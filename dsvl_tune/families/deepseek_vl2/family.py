@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +95,21 @@ class DeepSeekVL2(Family):
         assert size is not None, "needs_image_size"
         tokens = pixels.image_tokens(size, processor.image_settings, images)
         return [processor.image_token_id] * tokens
+
+    def tiles_label(self, processor: Processor, tokens: int) -> str:
+        return pixels.tiles_label(tokens, processor.image_settings)
+
+    def limit_tiles(self, processor: Processor, most: int) -> Processor:
+        images = processor.image_settings
+        candidates = pixels.limit_tiles(images.candidates, images.tile, most)
+        return replace(processor, image_settings=replace(images, candidates=candidates))
+
+    def limit_config(self, config: PretrainedConfig, most: int) -> PretrainedConfig:
+        limited = copy.deepcopy(config)
+        limited.candidate_resolutions = pixels.limit_tiles(
+            config.candidate_resolutions, config.vision_config.image_size, most
+        )
+        return limited
 
     def pad_image(self, image: Image, processor: Processor, images: int) -> dict[str, Tensor]:
         return pixels.pad_image(image, processor.image_settings, images)

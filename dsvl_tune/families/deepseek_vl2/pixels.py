@@ -12,7 +12,7 @@ deepseek_vl2/models/processing_deepseek_vl_v2.py.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.deepseek_vl2 import layout
 from dsvl_tune.families.deepseek_vl2.layout import UNCUT, Grid, encoded_tiles, visual_tokens
 
@@ -94,6 +95,37 @@ def choose_grid(size: tuple[int, int], settings: ImageSettings, images: int) -> 
 def image_tokens(size: tuple[int, int], settings: ImageSettings, images: int) -> int:
     """Tokens that a picture of this size (width, height) occupies in a row."""
     return visual_tokens(choose_grid(size, settings, images), settings.side)
+
+
+def tiles_label(tokens: int, settings: ImageSettings) -> str:
+    """The grid of an image of so many tokens in words; no two grids have as many."""
+    grids = {visual_tokens(grid, settings.side): grid for grid in (UNCUT, *settings.grids)}
+    if tokens not in grids or grids[tokens] == UNCUT:
+        return "not cut"
+    wide, high = grids[tokens]
+    return f"{wide} x {high} tiles"
+
+
+def limit_tiles(
+    candidates: Sequence[Sequence[int]], tile: int, most: int
+) -> tuple[tuple[int, int], ...]:
+    """The candidates of at most so many tiles.
+
+    Args:
+        candidates: (width, height) in px.
+        tile: side of a tile in px.
+        most: tiles.
+
+    Raises:
+        UserError: none is left.
+    """
+    kept = [(w, h) for w, h in candidates if (w // tile) * (h // tile) <= most]
+    if not kept:
+        raise UserError(
+            f"data.max_tiles: {most}, but this checkpoint cuts no image into so few. Give 1 or "
+            "more."
+        )
+    return tuple(kept)
 
 
 def pad_image(image: Image.Image, settings: ImageSettings, images: int) -> dict[str, Tensor]:
