@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl2.configuration import MODEL_TYPE, DeepseekVL2Config
+from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2Config
 from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:
@@ -55,29 +55,16 @@ NOT_OURS = ("architectures", "auto_map", "torch_dtype", "model_type", "_name_or_
 
 
 def is_deepseek_ocr(settings: Mapping[str, Any]) -> bool:
-    """Whether a config.json of this `model_type` is of DeepSeek-OCR or DeepSeek-OCR-2.
+    """Whether a config.json is of DeepSeek-OCR or DeepSeek-OCR-2, which have VL2's `model_type`.
 
     Those have several vision towers, each with a width of its own.
     """
+    if settings.get("model_type") != ORIGINAL:
+        return False
     names = f"{settings.get('architectures')} {settings.get('auto_map')}"
     vision = settings.get("vision_config")
     width = vision.get("width") if isinstance(vision, Mapping) else None
     return "OCR" in names or isinstance(width, Mapping)
-
-
-def recognizes(settings: Mapping[str, Any]) -> bool:
-    """Whether a config.json, in either layout, is of DeepSeek-VL2.
-
-    Raises:
-        UserError: it is of DeepSeek-OCR, which has the same `model_type`.
-    """
-    if settings.get("model_type") == ORIGINAL and is_deepseek_ocr(settings):
-        raise UserError(
-            f"config.json: this is DeepSeek-OCR, not DeepSeek-VL2, although both have model_type "
-            f"{ORIGINAL!r}: its vision side is another one. dsvl-tune cannot train it; give a "
-            "checkpoint of deepseek-ai/deepseek-vl2-tiny, deepseek-vl2-small or deepseek-vl2."
-        )
-    return settings.get("model_type") in (ORIGINAL, MODEL_TYPE)
 
 
 def read_config(checkpoint: Checkpoint) -> DeepseekVL2Config:

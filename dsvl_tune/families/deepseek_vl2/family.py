@@ -22,6 +22,7 @@ from dsvl_tune.families.base import (
 from dsvl_tune.families.deepseek_vl2 import config as configurations
 from dsvl_tune.families.deepseek_vl2 import key_map, pixels, prompt, settings, vision_features
 from dsvl_tune.families.deepseek_vl2.card import CARD
+from dsvl_tune.families.deepseek_vl2.configuration import MODEL_TYPE
 from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGeneration
 from dsvl_tune.families.deepseek_vl2.parts import PARTS, PRESETS
 from dsvl_tune.families.deepseek_vl2.processor import read_processor
@@ -46,7 +47,11 @@ class DeepSeekVL2(Family):
     needs_image_size = True
 
     def recognizes(self, settings: Mapping[str, Any]) -> bool:
-        return configurations.recognizes(settings)
+        model_types = (configurations.ORIGINAL, MODEL_TYPE)
+        return settings.get("model_type") in model_types
+
+    def relative(self, settings: Mapping[str, Any]) -> str | None:
+        return "DeepSeek-OCR" if configurations.is_deepseek_ocr(settings) else None
 
     def layout(self, settings: Mapping[str, Any]) -> Layout:
         original = settings["model_type"] == configurations.ORIGINAL

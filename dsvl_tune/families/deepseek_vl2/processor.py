@@ -9,7 +9,7 @@ from dsvl_tune.core.types import Processor
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl2.layout import view_side
 from dsvl_tune.families.deepseek_vl2.pixels import ImageSettings
-from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN
+from dsvl_tune.families.deepseek_vl2.tokenizer import ASSISTANT, IMAGE_TOKEN, USER
 
 if TYPE_CHECKING:
     from dsvl_tune.core.checkpoint import Checkpoint
@@ -44,6 +44,7 @@ def read_processor(checkpoint: Checkpoint) -> Processor:
         image_token=IMAGE_TOKEN,
         image_token_id=image_token_id,
         default_system="",
+        roles=(USER, ASSISTANT),
         bos_id=ids["bos_token_id"],
         eos_id=ids["eos_token_id"],
         pad_id=ids["pad_token_id"],

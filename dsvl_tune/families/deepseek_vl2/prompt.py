@@ -15,7 +15,6 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
 from dsvl_tune.families.base import RenderMode, Segment
 from dsvl_tune.families.deepseek_vl.prompt import check_order, check_text, strip_parts
-from dsvl_tune.families.deepseek_vl2.tokenizer import ASSISTANT, USER
 
 
 def render(conversation: Conversation, processor: Processor, mode: RenderMode) -> list[Segment]:
@@ -67,7 +66,8 @@ def render_turn(turn: Turn, number: int, processor: Processor, where: str) -> li
         expected = "text or an image" if turn.role == "user" else "text"
         raise UserError(f"{where}: empty. Expected {expected}; drop the row.")
     if turn.role == "user":
-        return [Segment(content, turn=number) for content in question_pieces(parts)]
+        pieces = question_pieces(parts, processor.roles)
+        return [Segment(content, turn=number) for content in pieces]
     if any(isinstance(part, ImageRef) for part in parts):
         raise UserError(
             f"{where}: an image in an answer. The model answers in text; move it to a user turn."
@@ -76,10 +76,11 @@ def render_turn(turn: Turn, number: int, processor: Processor, where: str) -> li
     return [Segment(f"{''.join(map(str, parts))}{eos}", weight=turn.weight, turn=number)]
 
 
-def question_pieces(parts: list[str | ImageRef]) -> list[str | ImageRef]:
+def question_pieces(parts: list[str | ImageRef], roles: tuple[str, str]) -> list[str | ImageRef]:
     """A question with its role and the opening of the answer, cut at its images alone."""
-    pieces: list[str | ImageRef] = [f"{USER}: "]
-    for part in (*parts, f"\n\n{ASSISTANT}:"):
+    user, assistant = roles
+    pieces: list[str | ImageRef] = [f"{user}: "]
+    for part in (*parts, f"\n\n{assistant}:"):
         if isinstance(part, str) and isinstance(pieces[-1], str):
             pieces[-1] += part
         else:

@@ -16,9 +16,10 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkR
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of, open_checkpoint
 from dsvl_tune.families.base import part_of
-from dsvl_tune.families.deepseek_vl2.config import original_config, recognizes
+from dsvl_tune.families.deepseek_vl2.config import original_config
 from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2TextConfig
 from dsvl_tune.families.deepseek_vl2.decoder import Router
+from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGeneration
 from dsvl_tune.families.deepseek_vl2.parts import PARTS
 from dsvl_tune.models.checkpoint.weights import Weights
@@ -153,13 +154,13 @@ def test_the_router_of_the_base_is_deepseek_v3s(groups: int, kept: int) -> None:
     ],
 )
 def test_deepseek_ocr_is_named_and_refused(ocr: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="this is DeepSeek-OCR, not DeepSeek-VL2"):
+    with pytest.raises(UserError, match="config.json: this is DeepSeek-OCR, which is not trained"):
         family_of({**settings_of("tiny"), **ocr}, "folder/config.json")
 
 
 def test_a_janus_checkpoint_is_not_recognized() -> None:
-    assert not recognizes({"model_type": "multi_modality", "gen_vision_config": {}})
-    assert not recognizes({"model_type": "janus"})
+    assert not DEEPSEEK_VL2.recognizes({"model_type": "multi_modality", "gen_vision_config": {}})
+    assert not DEEPSEEK_VL2.recognizes({"model_type": "janus"})
 
 
 @pytest.mark.parametrize(
