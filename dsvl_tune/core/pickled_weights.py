@@ -26,7 +26,7 @@ PICKLED_FILES = ("pytorch_model*.bin", PICKLED_INDEX)
 
 
 def pickled_tensors(path: Path) -> dict[str, Tensor]:
-    """Every tensor of a file by its name, mapped on the CPU.
+    """Every tensor of a file by its name, mapped on the CPU, of the file's shapes and dtypes.
 
     Args:
         path: of the file. It is opened once as long as it stays the same.
@@ -40,6 +40,7 @@ def pickled_tensors(path: Path) -> dict[str, Tensor]:
 
 @lru_cache(maxsize=2)  # a fused tensor's neighbors may be in the next file
 def _map_tensors(path: Path, size: int, modified: int) -> dict[str, Tensor]:
+    """`pickled_tensors`, cached by the file's size and time; of the file's shapes and dtypes."""
     import torch
 
     try:

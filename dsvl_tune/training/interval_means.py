@@ -27,7 +27,7 @@ class IntervalMeans:
         self._steps.append(sums)
 
     def means(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Mean of each name over the interval, a scalar; names without any weight are left out.
+        """Mean of each name over the interval, a float32 scalar; names without weight are left out.
 
         Args:
             names: in the order of the sums.
@@ -41,14 +41,14 @@ class IntervalMeans:
         self._steps.clear()
 
     def state(self) -> list[Tensor]:
-        """What a run checkpoint keeps: the sums of each step."""
+        """What a run checkpoint keeps: the sums of each step, [names, 2] float32."""
         return list(self._steps)
 
     def load(self, steps: Sequence[Tensor], device: torch.device) -> None:
         """Continue the interval of a run checkpoint.
 
         Args:
-            steps: what `state` gave.
+            steps: what `state` gave, [names, 2] float32.
             device: of the sums that follow.
         """
         self._steps = [sums.to(device) for sums in steps]

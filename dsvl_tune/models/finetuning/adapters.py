@@ -169,7 +169,7 @@ def peft_names(model: PreTrainedModel, adapters: Mapping[str, Tensor]) -> dict[s
 
     Args:
         model: with the adapters.
-        adapters: [rank, K], [N, rank] or [N], by their parameters' names.
+        adapters: [rank, K], [N, rank] or [N] of any floating dtype, by their parameters' names.
     """
     state = get_peft_model_state_dict(model, state_dict=dict(adapters), adapter_name="default")
     return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
@@ -185,9 +185,9 @@ def write_tensors(
 
     Args:
         path: safetensors file to write.
-        adapters: any shapes, by their names in the file.
+        adapters: any shapes and dtypes, by their names in the file.
         full: by their names in the model; next to adapters they get peft's prefix in the file.
-        read: gives the values of one of `full`, in its shape, by its name.
+        read: gives the values of one of `full`, in its shape and dtype, by its name.
     """
     prefix = PREFIX if adapters else ""
     like: dict[str, Tensor] = dict(adapters)

@@ -86,10 +86,13 @@ class NonfiniteSteps:
 
 
 def norm_of(gradients: Sequence[Tensor]) -> Tensor:
-    """Norm of all gradients of a step together, a scalar; the same on every rank.
+    """Norm of all gradients of a step together; the same on every rank.
 
     Args:
-        gradients: any shapes; DTensors in a sharded run.
+        gradients: any shapes and floating dtypes; DTensors in a sharded run.
+
+    Returns:
+        A scalar in the gradients' dtype.
     """
     norm = torch.nn.utils.get_total_norm(gradients)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -119,7 +122,7 @@ def check_finite_values(values: Mapping[str, float | Tensor]) -> None:
     """Raise if a loss or score is not finite.
 
     Args:
-        values: by the name that they are logged under.
+        values: numbers or scalars of any floating dtype, by the name that they are logged under.
 
     Raises:
         UserError: the message names the first.
