@@ -5,7 +5,7 @@ The public API, from `dsvl_tune.api`:
 - `fit`: fine-tune a `FinetuneModule` and write a run folder.
 - `merge`: merge the result of a run into its base checkpoint.
 - `load_model`: load a checkpoint and answer questions about images.
-- `write_report`: write a page about a run, or about several beside each other.
+- `write_report`: write a page about a run, or about several side by side.
 
 Data modules are in `dsvl_tune.datamodules`. Importing this package imports nothing heavy: the API
 is imported when it is first used.

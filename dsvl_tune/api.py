@@ -284,7 +284,7 @@ def merge(
 def write_report(
     runs: Sequence[str | Path], out: str | Path | None = None, *, images: bool = True
 ) -> Path:
-    """Write a page about a finished run, or about several runs beside each other.
+    """Write a page about a finished run, or about several runs side by side.
 
     The plots are also written as PNG files, into a folder next to the page.
 

@@ -27,7 +27,7 @@ COMMANDS = {
     "preview": "a page that shows rows as the model will see them",
     "cache-features": "compute the features of frozen vision towers before training",
     "estimate-memory": "memory that a recipe needs, without loading the model",
-    "report": "a page about a run, or about several beside each other",
+    "report": "a page about a run, or about several side by side",
     "merge": "merge a run's adapter into its base checkpoint, verified",
     "convert": "a checkpoint in transformers' or the original layout",
     "init": "an untrained small checkpoint, to train from scratch",

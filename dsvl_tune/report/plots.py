@@ -19,7 +19,7 @@ INK = "#5a6b7c"
 COLORS = ("#2f7ed8", "#d9822b", "#3c9d4e", "#a05fc4", "#c9453c", "#1f9ba6", "#8a6d3b", "#d4588f")
 """Lines, one after another: each with a contrast of at least 3 to white and to near-black."""
 MOST_LINES = 12
-"""Lines of one plot; more cannot be told apart."""
+"""Lines of one plot; more cannot be distinguished."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The report of a run, or of several runs beside each other, as one HTML page."""
+"""The report of a run, or of several runs side by side, as one HTML page."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def run_report(run: RunRecord, pictures: Pictures) -> str:
 
 
 def comparison_report(runs: Sequence[RunRecord], pictures: Pictures) -> str:
-    """The page of several runs beside each other.
+    """The page of several runs side by side.
 
     Args:
         runs: At least two finished runs.

@@ -36,7 +36,7 @@ def convert(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 
 def assert_same_bytes(one: Path, two: Path) -> None:
-    """Every tensor of two checkpoints, whatever file it lies in."""
+    """Every tensor of two checkpoints, whatever file it is in."""
     tensors = [
         {current(n): load_file(path)[n] for n, path in weight_files(folder).items()}
         for folder in (one, two)

@@ -1,4 +1,4 @@
-"""`dsvl-tune report RUN [RUN ...]`: a run, or several beside each other, as one page."""
+"""`dsvl-tune report RUN [RUN ...]`: a run, or several side by side, as one page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dsvl_tune.cli.parser import command_parser
 
 
 def report_command(out: Path | None = None, images: bool = True) -> None:
-    """Write a page about a finished run, or about several runs beside each other.
+    """Write a page about a finished run, or about several runs side by side.
 
       dsvl-tune report runs/charts_lora
       dsvl-tune report runs/charts_lora runs/charts_lora-2 --out compared.html

@@ -261,7 +261,7 @@ def letter_of(answer: Any, options: Sequence[str], where: str) -> str:
     """The letter of the right option.
 
     Raises:
-        UserError: none of the options is meant, or it cannot be told which.
+        UserError: none of the options is meant, or it is not clear which.
     """
     letters = ascii_uppercase[: len(options)]
     if isinstance(answer, list) and len(answer) == 1:

@@ -1,7 +1,7 @@
 """Label Studio's JSON-MIN export, whose keys are the names that a project gave its fields.
 
-Told by the keys that Label Studio adds. The image is found by its value, answers are unwrapped, and
-the row is then read like any other: `question` and `answer`, or `caption`.
+Recognized by the keys that Label Studio adds. The image is found by its value, answers are
+unwrapped, and the row is then read like any other: `question` and `answer`, or `caption`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures, clips and sounds of a row that its format does not read: an error, told by their value.
+"""Images, clips and sounds of a row that its format does not read: errors, found by their value.
 
 A key's name says little: people call an image `Images`, `image_1`, `file_name` or `captioning`.
 What a value is says all: bytes, an object with bytes or path, a data: URL, base64, or a text that
@@ -195,7 +195,7 @@ def is_pixels(values: Sequence[Any]) -> bool:
     return is_number and len(shape) == 3 and len(sides) == 2 and len(channels) == 1
 
 
-# Beside images that are shown
+# Next to images that are shown
 
 
 def is_shown(found: Found, images: Sequence[ImageRef], allowed: ImageSource, where: str) -> bool:

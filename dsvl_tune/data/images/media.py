@@ -96,7 +96,7 @@ _MEDIA_BY_ENDING = {ending: media for media, endings in ENDINGS.items() for endi
 
 
 def signature(content: bytes) -> Signature | None:
-    """The format of encoded media, told by its first bytes.
+    """The format of encoded media, from its first bytes.
 
     Args:
         content: the bytes, or at least the first `HEAD_BYTES` of them.
