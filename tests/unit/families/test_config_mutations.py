@@ -145,7 +145,12 @@ def test_every_key_of_a_file(layout: str, name: str, tmp_path: Path) -> None:
     ("file", "key", "value", "said"),
     [
         ("config.json", "text_config.rms_norm_eps", math.nan, r"text_config.rms_norm_eps is nan"),
-        ("config.json", "text_config.rms_norm_eps", 0, "rms_norm_eps is 0; expected a number above 0"),
+        (
+            "config.json",
+            "text_config.rms_norm_eps",
+            0,
+            "rms_norm_eps is 0; expected a number above 0",
+        ),
         ("config.json", "text_config.rope_parameters.rope_theta", 0, "rope_theta is 0"),
         ("config.json", "text_config.max_position_embeddings", 0, "max_position_embeddings is 0"),
         ("config.json", "text_config.num_hidden_layers", 10**9, "num_hidden_layers is 1000000000"),

@@ -29,7 +29,9 @@ def family_words() -> re.Pattern[str]:
     parts = {part for family in FAMILIES for part in family.parts} - COMMON_PARTS
     folders = {path.parent.name for path in (ROOT / "families").glob("*/family.py")}
     words = parts | folders | {"high_res", "siglip", "hybrid", "llama"}
-    return re.compile("|".join(rf"(?<![a-z]){word}(?![a-z])" for word in sorted(words)), re.IGNORECASE)
+    return re.compile(
+        "|".join(rf"(?<![a-z]){word}(?![a-z])" for word in sorted(words)), re.IGNORECASE
+    )
 
 
 def words_of(path: Path) -> Iterator[str]:
