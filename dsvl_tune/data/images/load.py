@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import ImageRef, Processor
-from dsvl_tune.data.images.download import cached_picture
+from dsvl_tune.data.images.download import downloaded
 from dsvl_tune.data.images.file_hints import nearest_file
 from dsvl_tune.data.images.media import HEAD_BYTES, signature
 
@@ -73,7 +74,11 @@ def load_image(ref: ImageRef, source: str) -> Image.Image:
             animation, pages), or more than `MAX_PIXELS`.
     """
     where = describe(ref, source)
-    image = open_checked(ref, where)
+    return decode(open_checked(ref, where), where)
+
+
+def decode(image: Image.Image, where: str) -> Image.Image:
+    """An opened picture as in `load_image`."""
     try:
         frames = getattr(image, "n_frames", 1)
         # A camera's MPO holds the photograph first, then views made from it.
@@ -132,10 +137,20 @@ def describe(ref: ImageRef, source: str) -> str:
 
 def open_checked(ref: ImageRef, where: str) -> Image.Image:
     """The image with its header read and its size checked; a URL is fetched first."""
-    content = cached_picture(ref.content, where) if isinstance(ref.content, str) else ref.content
+    content = from_network(ref, where) if isinstance(ref.content, str) else ref.content
     image = open_image(content, where)
     check_size(image, where)
     return image
+
+
+def from_network(ref: ImageRef, where: str) -> bytes:
+    """The bytes of an image that is given by its URL, decoded once before they are cached."""
+    assert isinstance(ref.content, str)
+
+    def check(content: bytes) -> None:
+        decode(open_checked(replace(ref, content=content), where), where)
+
+    return downloaded(ref.content, where, check)
 
 
 def check_size(image: Image.Image, where: str) -> None:

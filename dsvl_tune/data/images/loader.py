@@ -18,7 +18,6 @@ from torch import Tensor
 from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import CachedFeatures, EncodedImage, ImageRef, Processor, VisionInput
 from dsvl_tune.data.images import load
-from dsvl_tune.data.images.download import cached_picture
 from dsvl_tune.data.images.load import load_image
 
 
@@ -133,7 +132,7 @@ def read_bytes(ref: ImageRef, source: str) -> bytes:
     """The bytes of an image that is a file, encoded bytes or a URL."""
     content = ref.content
     if isinstance(content, str):
-        content = cached_picture(content, f"{source}: image {ref.name}")
+        content = load.from_network(ref, load.describe(ref, source))
     if isinstance(content, Path):
         if not content.is_file():
             load_image(ref, source)  # raises an error that says why

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import io
 import os
+import re
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
+from dsvl_tune.data.images import download
 from dsvl_tune.data.images.load import load_image
 
 NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 80, 3), dtype=np.uint8))
@@ -251,6 +255,122 @@ def test_references_that_lead_astray(name: str, tmp_path: Path) -> None:
     make, words = REFERENCES[name]
     with pytest.raises(UserError, match=words):
         load_image(image_ref(make(root), ImageSource(root), "rows:3"), "rows:3")
+
+
+class Trouble(http.server.BaseHTTPRequestHandler):
+    """A server that answers in a bad way, which the path names."""
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        what = self.path.strip("/")
+        if what.startswith("a%20b"):
+            self.reply(PNG)
+        elif what == "cut":
+            self.reply(PNG[: len(PNG) // 2], length=len(PNG))
+        elif what == "cut_without_length":
+            self.reply(PNG[: len(PNG) // 2], length=None)
+        elif what == "words":
+            self.reply(b"<html>log in</html>")
+        elif what == "garbage":
+            self.wfile.write(b"\x00\xff no status line\r\n\r\n")
+        elif what == "slow":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for byte in PNG:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+        elif what == "slow_header":
+            with contextlib.suppress(OSError):
+                for byte in b"HTTP/1.0 200 OK\r\nX: " + bytes(1000):
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+        else:
+            self.send_response(302)
+            self.send_header("Location", f"http://{what}")
+            self.end_headers()
+
+    def reply(self, content: bytes, length: int | None = -1) -> None:
+        self.send_response(200)
+        if length is not None:
+            self.send_header("Content-Length", str(len(content) if length < 0 else length))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of that server, and a cache of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "DEADLINE_S", 1.0)
+    serve = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trouble)
+    threading.Thread(target=serve.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{serve.server_port}"
+    serve.shutdown()
+
+
+def fetched(url: str) -> Image.Image:
+    return load_image(
+        image_ref(url, ImageSource(Path("root"), allow_urls=True), "rows:3"), "rows:3"
+    )
+
+
+DOWNLOADS = {
+    "cut": "bytes came",
+    "cut_without_length": "damaged or truncated",
+    "words": "not an image",
+    "garbage": "cannot be downloaded",
+    "slow": "not done after 1 s",
+    "slow_header": "not done after 1 s",
+    "127.0.0.1:9/a.png": "redirected to 127.0.0.1, an address in a private network",
+    "localhost/a.png": "redirected to localhost",
+    "10.1.2.3/a.png": "redirected to 10.1.2.3",
+    "192.168.0.1/a.png": "redirected to 192.168.0.1",
+    "169.254.169.254/latest/meta-data": "redirected to 169.254.169.254",
+    "[::1]/a.png": "redirected to ::1",
+    "[::ffff:127.0.0.1]/a.png": "redirected to ::ffff:127.0.0.1",
+    "2130706433/a.png": "redirected to 2130706433",
+}
+
+
+@pytest.mark.parametrize("path", DOWNLOADS)
+def test_bad_downloads(path: str, trouble: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=DOWNLOADS[path].replace("[", r"\[")) as error:
+        fetched(f"{trouble}/{path}")
+    assert str(error.value).startswith("rows:3: image")
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
+def test_a_url_with_a_space(trouble: str) -> None:
+    assert fetched(f"{trouble}/a b.png").tobytes() == NOISE.tobytes()
+    assert fetched(f"{trouble}/a%20b.png").tobytes() == NOISE.tobytes()
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/x", "http://0.0.0.0/x", "http:///x"])
+def test_urls_of_no_server(url: str, trouble: str) -> None:
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetched(url)
+
+
+def test_without_a_cache_pictures_are_downloaded_every_time(
+    trouble: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert fetched(f"{trouble}/a b.png").size == NOISE.size
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [("A.PNG", "a.png"), ("cafe\u0301.png", "caf\u00e9.png"), ("a.png", "a.png ")],
+)
+def test_a_name_that_looks_the_same(file: str, named: str, tmp_path: Path) -> None:
+    """Other case, accents composed in another way (macOS), a blank at the end of a cell."""
+    (tmp_path / file).write_bytes(PNG)
+    with pytest.raises(UserError, match=f"no such file. Did you mean {re.escape(ascii(file))}"):
+        load_image(image_ref(named, ImageSource(tmp_path), "rows:3"), "rows:3")
 
 
 def test_there_are_forty_kinds_and_more() -> None:
