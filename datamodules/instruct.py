@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.formats.registry import Format
 from dsvl_tune.data.readers.open import is_remote
@@ -24,9 +26,9 @@ FIRST_ROWS = 100
 class InstructDataModule(ConversationDataModule):
     """Conversations about images: JSONL, JSON, CSV, parquet, Arrow, WebDataset tars, hub names.
 
-    A row has the form of OpenAI, LLaVA or ShareGPT, ms-swift or the official DeepSeek-VL code, or
-    the columns question and answer, or caption. Rows with several images, several turns, a system
-    prompt or no image may be mixed.
+    A row has the form of OpenAI, LLaVA or ShareGPT, TRL, ms-swift, the_cauldron or the official
+    DeepSeek-VL code, or the columns question and answer, with or without options, or caption. Rows
+    with several images, several turns, a system prompt or no image may be mixed.
 
     A file of up to `check_rows` rows is read completely before training begins: rows tokenized,
     images decoded. Bad data then ends the run before anything is written. A larger file is only
@@ -35,13 +37,16 @@ class InstructDataModule(ConversationDataModule):
     Args:
         train: the training rows: a file, a pattern of files ("shards/*.tar"), a folder that
             Hugging Face datasets reads, or a name on its hub (owner/name or owner/name/config);
-            the last two may end in "#SPLIT".
+            the last two may end in "#SPLIT". `predict` and `test` do not read them if `test` is
+            given.
         validation: the rows that are validated on; null holds some of `train` out.
-        test: the rows scored before and after training; null scores the validation rows.
+        test: the rows scored before and after training; null scores the validation rows. Questions
+            that are only answered (`predict`) may lack an answer.
         images_root: folder that image paths are relative to and may not leave; null takes the
             folder of each data file.
-        format: "openai", "llava", "deepseek", "swift", "question_answer", "chartqa", "answers",
-            "scienceqa", "caption", or "auto", which tells it from each row's keys.
+        format: "openai", "llava", "deepseek", "texts", "prompt_completion", "swift",
+            "question_answer", "choices", "chartqa", "answers", "caption", or "auto", which tells
+            it from each row's keys.
         message_trees: encode conversations about the same image as one row, with the image once
             (up to 8 of them); in files of up to `check_rows` rows.
         validation_rows: conversations to hold out without `validation`, at most a fifth of them;
@@ -61,7 +66,7 @@ class InstructDataModule(ConversationDataModule):
 
     def __init__(
         self,
-        train: str,
+        train: str | None = None,
         validation: str | None = None,
         test: str | None = None,
         *,
@@ -90,20 +95,36 @@ class InstructDataModule(ConversationDataModule):
         self.splits: dict[str, Rows] = {}
 
     def setup(self, stage: str) -> None:
-        """Open every split, and check its rows unless they are too many.
+        """Open the splits that a stage needs, and check their rows unless they are too many.
+
+        Args:
+            stage: Lightning's "fit", "validate", "test" or "predict".
 
         Raises:
             UserError: what is wrong first, with file, row and field.
         """
         super().setup(stage)
-        if not self.splits:
-            self.splits = self.read_splits()
+        wanted = [split for split in self.wanted(stage) if split not in self.splits]
+        self.splits |= self.read_splits(wanted)
+
+    def wanted(self, stage: str) -> list[str]:
+        """The named splits that a stage needs: `predict` and `test` the test file alone."""
+        named = list(self.names())
+        if stage == "fit":
+            if self.train is None:
+                raise UserError(
+                    "data.train: null, but training needs rows. Give a file, e.g. --data.train "
+                    "my.jsonl."
+                )
+            return named
+        own = "validation" if stage == "validate" else "test"
+        return next(([split] for split in (own, "validation", "train") if split in named), [])
 
     def rows(self, split: str) -> Rows:
         """The rows of a split; without a test file the validation rows are tested on."""
-        if split in self.splits:
-            return self.splits[split]
-        return self.splits.get("validation", LoadedRows())
+        if split == "test" and split not in self.splits:
+            split = "validation"
+        return self.splits.get(split, LoadedRows())
 
     def unchecked(self) -> dict[str, Rows]:
         """Every row of every file, in order."""
@@ -129,16 +150,18 @@ class InstructDataModule(ConversationDataModule):
             self.images_root,
             format=self.format,
             allow_urls=self.allow_urls,
+            needs_answer=split != "test",
             stream_seed=self.seed if streamed else None,
         )
         return ConversationRows(conversations)
 
-    def read_splits(self) -> dict[str, Rows]:
-        """The rows of each split, checked, held out and grouped."""
+    def read_splits(self, wanted: Sequence[str]) -> dict[str, Rows]:
+        """The rows of some splits, checked, held out and grouped."""
         splits: dict[str, Rows] = {}
         holds_out = self.validation is None and self.validation_rows > 0
-        for split, name in self.names().items():
-            rows = self.open(split, name)
+        names = self.names()
+        for split in wanted:
+            rows = self.open(split, names[split])
             if split == "train" and holds_out:
                 check_holdout(rows, self.check_rows)
             if rows.num_rows is None and split == "train":

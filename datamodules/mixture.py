@@ -91,7 +91,8 @@ class MixtureDataModule(ConversationDataModule):
         for source in self.sources.values():
             source.take_settings(self)
             source.setup(stage)
-        self.mixture()
+        if stage == "fit":
+            self.mixture()
 
     def skip_image_checks(self) -> None:
         """Let `setup` not decode the images of any source."""

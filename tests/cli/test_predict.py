@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from dsvl_tune.cli.main import main
@@ -180,3 +181,34 @@ def test_bad_arguments(
         run(monkeypatch, "predict", "--config", "small.yaml", "--run_name", "elsewhere", *arguments)
     assert ended.value.code == 2
     assert named in capsys.readouterr().err
+
+
+QUESTIONS = {
+    "q.csv": "image,question\na.png,What is it?\na.png,Why?\n",
+    "q.jsonl": '{"query": "What is it?", "images": ["a.png"]}\n{"query": "Why?"}\n',
+    "null.jsonl": '{"question": "What is it?", "image": "a.png", "answer": null}\n',
+    "choices.tsv": "question\tA\tB\timage\nWhich?\tone\ttwo\ta.png\n",
+}
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_questions_without_answers_need_no_training_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20), "red").save("a.png")
+    Path(name).write_text(QUESTIONS[name], encoding="utf-8")
+    data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.test", name]
+    model = [
+        "--model.checkpoint",
+        str(GOLDEN / "siglip" / "checkpoint"),
+        "--model.max_new_tokens=2",
+    ]
+    run(monkeypatch, "predict", *data, *model, "--out", "answers.jsonl")
+    answers = read_lines(Path("answers.jsonl"))
+    lines = QUESTIONS[name].strip().splitlines()
+    assert len(answers) == len(lines) - (not name.endswith("jsonl"))
+    assert all(not answer["references"] for answer in answers)
+    with pytest.raises(SystemExit) as stopped:
+        run(monkeypatch, "fit", *data, *model)
+    assert stopped.value.code == 2 and "data.train: null" in capsys.readouterr().err

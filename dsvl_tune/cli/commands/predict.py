@@ -16,7 +16,8 @@ predict: answer every question of the recipe's test rows, one JSON line each
   dsvl-tune predict --config runs/NAME/config.yaml --ckpt_path best --data.test new.jsonl
   dsvl-tune predict --config charts_lora --model.checkpoint merged --out answers.jsonl
 
-Without --ckpt_path, model.checkpoint answers as it is. Questions need no expected answer.
+Without --ckpt_path, model.checkpoint answers as it is. Questions need no expected answer, and with
+data.test no other rows are read.
 --data.eval_batch_size sets how many are answered at once, --model.max_new_tokens the length of the
 longest answer."""
 
