@@ -70,6 +70,10 @@ FORMATS: dict[str, FileFormat] = {
 """Ending of a file's name -> its format."""
 
 
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".rar")
+"""Endings of compressed files: rows in them cannot be read by number."""
+
+
 def file_format(path: str) -> FileFormat:
     """The format of a file, by its name's ending.
 
@@ -80,6 +84,7 @@ def file_format(path: str) -> FileFormat:
         UserError: no format has that ending.
     """
     ending = file_ending(path)
+    refuse_compressed(path)
     if ending not in FORMATS:
         raise UserError(
             f"{path}: its name ends in {ending or 'nothing'!r}. Expected one of "
@@ -98,6 +103,7 @@ def stream_format(path: str) -> Callable[[BinaryIO, str, int], Found]:
         UserError: no format that can be streamed has that ending.
     """
     ending = file_ending(path)
+    refuse_compressed(path)
     stream = FORMATS[ending].stream if ending in FORMATS else None
     if stream is None:
         known = ", ".join(name for name, known in FORMATS.items() if known.stream is not None)
@@ -105,6 +111,12 @@ def stream_format(path: str) -> Callable[[BinaryIO, str, int], Found]:
             f"{path}: its name ends in {ending or 'nothing'!r}. Streamed are {known} files."
         )
     return stream
+
+
+def refuse_compressed(path: str) -> None:
+    """Raise if a file is compressed, by its name."""
+    if file_ending(path) in COMPRESSED:
+        raise UserError(f"{path}: compressed files are not read. Unpack it first.")
 
 
 def file_ending(path: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.parse import parse_json
-from dsvl_tune.data.readers.row_scan import RowLayout, Spans
+from dsvl_tune.data.readers.row_scan import MAX_ROW_BYTES, RowLayout, Spans, too_long
 
 BOM = b"\xef\xbb\xbf"
 NOT_BLANK = re.compile(r"[^ \t\r\n]")
@@ -147,8 +147,8 @@ class JsonWindow:
             try:
                 _, end = self.decode(self.text, self.at)
                 break
-            except (ValueError, RecursionError) as error:
-                if not self.more():
+            except (ValueError, RecursionError, MemoryError) as error:
+                if isinstance(error, RecursionError) or not self.read_as_much_again(number):
                     raise UserError(
                         f"{self.path}: row {number}: not JSON ({error}). Repair the row."
                     ) from None
@@ -156,6 +156,20 @@ class JsonWindow:
         text = self.text[self.at : end]
         self.move(end)
         return start, self.byte, text
+
+    def read_as_much_again(self, number: int) -> bool:
+        """Append as much as the window holds, or a block; whether there was more.
+
+        A value is decoded from its beginning every time, so blocks alone would take time that is
+        quadratic in its length.
+        """
+        wanted = len(self.text) - self.at
+        if wanted > MAX_ROW_BYTES:
+            raise too_long(self.path, number)
+        found = self.more()
+        while found and len(self.text) - self.at < 2 * wanted and self.more():
+            pass
+        return found
 
 
 def whole_characters(content: bytes) -> int:

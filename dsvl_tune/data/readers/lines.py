@@ -18,10 +18,20 @@ from numpy.typing import NDArray
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.json_array import BOM, ArrayScan
 from dsvl_tune.data.readers.parse import CsvDialect, parse_csv, parse_json
-from dsvl_tune.data.readers.row_scan import RowLayout, RowScan, Spans
+from dsvl_tune.data.readers.row_scan import (
+    MAX_ROW_BYTES,
+    RowLayout,
+    RowScan,
+    Spans,
+    too_long,
+)
 
 BLANK = b" \t\n\r\x0b\x0c"
 """White space as `bytes.strip` removes it."""
+
+
+PRETTY_BYTES = 4096
+"""Bytes at the beginning of a file that tell whether its JSON is written over several lines."""
 
 
 class LineBlock(NamedTuple):
@@ -70,7 +80,26 @@ class LineScan:
 def scan_json_lines(blocks: Iterable[bytes], path: str) -> RowScan:
     """JSON lines; blank lines are skipped and counted."""
     layout = RowLayout(parse_json, label=":", between=b"\n", after=b"\n")
-    return LineScan(layout, line_blocks(blocks))
+    blocks = iter(blocks)
+    head = next(blocks, b"")
+    refuse_pretty_json(head, path)
+    return LineScan(layout, line_blocks(chain([head], blocks), path))
+
+
+def refuse_pretty_json(head: bytes, path: str) -> None:
+    """Raise if a file is JSON over several lines, which is wrong in each of them.
+
+    Args:
+        head: its first bytes.
+        path: the file, for the error.
+    """
+    lines = head.removeprefix(BOM)[:PRETTY_BYTES].split(b"\n", 2)
+    first = lines[0].strip()
+    if len(lines) > 1 and first in (b"{", b"[", b"[{") and lines[1].strip()[:1] in b'"{[]}':
+        raise UserError(
+            f"{path}: its JSON is written over several lines. Expected one row per line (jq -c . "
+            "makes them), or an array of rows in a file named .json."
+        )
 
 
 def scan_json(blocks: Iterable[bytes], path: str) -> RowScan:
@@ -89,7 +118,7 @@ def scan_csv(blocks: Iterable[bytes], path: str, delimiter: str) -> RowScan:
     Raises:
         UserError: the file has no record.
     """
-    lines = line_blocks(blocks, quoted=True)
+    lines = line_blocks(blocks, path, quoted=True)
     first = next((block for block in lines if len(block.spans)), None)
     if first is None:
         raise UserError(
@@ -113,11 +142,12 @@ def without_header(block: LineBlock) -> LineBlock:
     return block._replace(spans=block.spans - np.array([0, 0, 1]))
 
 
-def line_blocks(blocks: Iterable[bytes], *, quoted: bool = False) -> Iterator[LineBlock]:
+def line_blocks(blocks: Iterable[bytes], path: str, *, quoted: bool = False) -> Iterator[LineBlock]:
     """The lines of a file.
 
     Args:
         blocks: the file's bytes, cut anywhere.
+        path: the file, for errors.
         quoted: whether a newline between double quotes is part of the line (RFC 4180).
     """
     offset = number = parity = 0
@@ -126,6 +156,8 @@ def line_blocks(blocks: Iterable[bytes], *, quoted: bool = False) -> Iterator[Li
         newlines, parity = find_newlines(block, quoted, parity)
         if not len(newlines):
             waiting.append(block)
+            if sum(map(len, waiting)) > MAX_ROW_BYTES:
+                raise too_long(path, number + 1)
             continue
         before = b"".join(waiting)
         cut = int(newlines[-1]) + 1

@@ -19,6 +19,7 @@ from dsvl_tune.data.readers.file_formats import (
     FORMATS,
     file_ending,
     file_format,
+    refuse_compressed,
     stream_format,
 )
 from dsvl_tune.data.readers.stream import Stream
@@ -115,6 +116,9 @@ def open_folder(path: Path, split: str) -> list[RowFile]:
     """
     if not is_saved(path):
         files = [Path(file) for file in named_files(str(path), split)]
+        for file in files:
+            if FORMATS.get(file_ending(file.stem)) is not None:  # .jsonl.gz and its like
+                refuse_compressed(str(file))
         formats = [FORMATS.get(file_ending(str(file))) for file in files]
         if all(found is not None and not found.is_table for found in formats):
             return [open_file(file) for file in files]

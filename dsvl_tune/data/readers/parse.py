@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import StringIO
 from typing import Any, NamedTuple
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.terminal import shorten
 
 csv.field_size_limit(1 << 30)  # csv's own limit is smaller than an image as a data: URL
 
@@ -46,9 +50,10 @@ def parse_json(content: bytes, source: str) -> Any:
     check_pairs = partial(unique_keys, source=source)
     try:
         return json.loads(text_of(content, source), object_pairs_hook=check_pairs)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(
-            f"{source}: not JSON ({error}). "
+            f"{source}: not JSON ({reason}). "
             "Expected a JSON array of rows, or one complete row per line (JSONL)."
         ) from None
 
@@ -62,8 +67,8 @@ def unique_keys(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) == len(pairs):
         return found
-    names = [name for name, _ in pairs]
-    repeated = next(name for name in names if names.count(name) > 1)
+    counts = Counter(name for name, _ in pairs)
+    repeated = shorten(counts.most_common(1)[0][0], 80)
     raise UserError(f"{source}: the key {repeated!r} is repeated in one object. Keep one of them.")
 
 
@@ -75,10 +80,7 @@ def parse_csv(content: bytes, source: str, dialect: CsvDialect) -> dict[str, str
             quote is not closed.
     """
     names = split_record(dialect.header, source, dialect.delimiter)
-    if len(set(names)) != len(names) or "" in names:
-        raise UserError(
-            f"{source}: the first line names the columns {names}. Expected different names for all."
-        )
+    check_columns(names, source)
     values = split_record(content, source, dialect.delimiter)
     if len(values) != len(names):
         raise UserError(
@@ -86,7 +88,34 @@ def parse_csv(content: bytes, source: str, dialect: CsvDialect) -> dict[str, str
             f"Put a field that contains {dialect.delimiter!r} or a quote between double quotes, "
             "and double the quotes in it."
         )
-    return dict(zip(names, values, strict=True))
+    record = dict(zip(names, values, strict=True))
+    if is_index(names, record):
+        del record[""]
+    return record
+
+
+def is_index(names: Sequence[str], record: Mapping[str, str]) -> bool:
+    """Whether the first column is the one that pandas writes without a name: numbers of rows."""
+    return names[0] == "" and re.fullmatch(r"\d{0,18}", record[""]) is not None
+
+
+def check_columns(names: Sequence[str], source: str) -> None:
+    """Raise unless the columns of a table have different names.
+
+    The first may have none: pandas writes its index so.
+    """
+    counts = Counter(names)
+    repeated, times = counts.most_common(1)[0]
+    if times > 1:
+        raise UserError(
+            f"{source}: the first line names the column {shorten(repeated, 80)!r} {times} times. "
+            "Expected different names for all."
+        )
+    if "" in names[1:]:
+        raise UserError(
+            f"{source}: column {names.index('') + 1} has no name in the first line. Expected "
+            "different names for all."
+        )
 
 
 def split_record(content: bytes, source: str, delimiter: str) -> list[str]:
@@ -104,7 +133,7 @@ def split_record(content: bytes, source: str, delimiter: str) -> list[str]:
         ) from None
     if len(records) != 1:
         raise UserError(
-            f"{source}: a quote spans {len(records)} lines. "
-            "Double the quotes inside a quoted field."
+            f"{source}: its quotes do not match ({len(records)} records in one). Double the quotes "
+            "inside a quoted field."
         )
     return records[0]

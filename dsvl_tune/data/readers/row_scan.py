@@ -10,6 +10,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Parse
 
 Spans = NDArray[np.int64]
@@ -53,8 +54,19 @@ class RowScan(Protocol):
         """Number and bytes of each row."""
 
 
+MAX_ROW_BYTES = 1 << 28
+"""A longer row is refused before it is read: a file without a line break may be larger than memory.
+256 MB hold several photographs as data: URLs."""
 Scan = Callable[[Iterable[bytes], str], RowScan]
 """A file's bytes, in blocks, and its name for errors -> its rows."""
+
+
+def too_long(path: str, number: int) -> UserError:
+    """The error for a row that is too long."""
+    return UserError(
+        f"{path}: row {number} is longer than {MAX_ROW_BYTES // 10**6} MB. Expected one row per "
+        "line, or an array of rows; keep images in files of their own."
+    )
 
 
 def byte_blocks(file: BinaryIO, block_bytes: int) -> Iterator[bytes]:

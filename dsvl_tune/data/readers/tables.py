@@ -6,6 +6,7 @@ streamed parquet file is read row group by row group.
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Parse, Record, RowFile
 from dsvl_tune.data.readers.checksum import buffers_checksum, file_checksum
 
+FILE_MAGIC = b"ARROW1"
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+"""How Arrow's two formats begin and end (arrow.apache.org/docs/format/Columnar.html)."""
 ROWS_PER_BATCH = 100
 """Rows of a record batch that `TableRows.write` makes; one batch per row would cost much more."""
 
@@ -149,12 +153,21 @@ def open_arrow(path: Path) -> TableRows:
 
 
 def record_batches(source: pa.NativeFile) -> list[pa.RecordBatch]:
-    """The record batches of an Arrow file, in either format."""
-    try:
-        return list(pa.ipc.open_stream(source))
-    except pa.ArrowInvalid:
+    """The record batches of an Arrow file, in either format.
+
+    Raises:
+        pa.ArrowInvalid: it is in neither, or a stream ends without its end marker.
+    """
+    if source.read(len(FILE_MAGIC)) == FILE_MAGIC:
         file = pa.ipc.open_file(source)
         return [file.get_batch(number) for number in range(file.num_record_batches)]
+    source.seek(0)
+    batches = list(pa.ipc.open_stream(source))
+    end = source.tell()
+    source.seek(max(end - len(END_OF_STREAM), 0))
+    if source.read(len(END_OF_STREAM)) != END_OF_STREAM or end < source.size():
+        raise pa.ArrowInvalid(f"cut, or no end marker, at byte {end:,} of {source.size():,}")
+    return batches
 
 
 def open_parquet(path: Path) -> TableRows:
@@ -192,9 +205,21 @@ def stream_parquet(
 
 
 def group_rows(table: pq.ParquetFile, group: int, path: str) -> Iterator[dict[str, Any]]:
-    """The rows of one row group."""
+    """The rows of one row group.
+
+    Raises:
+        UserError: they are damaged, or fewer than the file says.
+    """
+    rows = 0
     for batch in table.iter_batches(batch_size=64, row_groups=[group]):
+        rows += batch.num_rows
         yield from checked_rows(batch, f"{path}: row group {group + 1}")
+    expected = table.metadata.row_group(group).num_rows
+    if rows != expected:
+        raise UserError(
+            f"{path}: row group {group + 1} has {rows:,} of {expected:,} rows. Write the file "
+            "again."
+        )
 
 
 def open_named(name: str, split: str) -> TableRows:
@@ -295,7 +320,7 @@ def datasets_errors(name: str) -> Iterator[None]:
     """
     from datasets.exceptions import DatasetsError
 
-    errors = (OSError, ValueError, KeyError, TypeError, RuntimeError)
+    errors = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zlib.error)
     try:
         yield
     except (DatasetsError, pa.ArrowException, *errors) as error:

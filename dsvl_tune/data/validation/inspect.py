@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -62,7 +63,7 @@ def inspect_rows(
     fork_from: int = FORK_FROM,
     cache_from: int = CACHE_FROM,
     piece_rows: int = PIECE_ROWS,
-) -> Iterator[list[RowStats]]:
+) -> Generator[list[RowStats], None, None]:
     """The results of each row, in order: one for each of its conversations.
 
     A row that cannot even be read has one result, with its error and no source. Results of a
@@ -85,18 +86,19 @@ def inspect_rows(
     cache = ResultCache(f"{rows.identity}{inspect.identity()}", size, piece_rows)
     missing = deque(cache.missing())
     found = inspect_keys(rows, inspect, iter(tuple(missing)), len(missing), title, fork_from)
-    for start in cache.starts():
-        piece = cache.read(start)
-        changed = False
-        for place in range(len(piece)):
-            if missing and missing[0] == start + place:
-                missing.popleft()
-                piece[place] = next(found)
-                changed = True
-        complete = [results for results in piece if results is not None]
-        if changed:
-            cache.write(start, complete)
-        yield from complete
+    with closing(found):
+        for start in cache.starts():
+            piece = cache.read(start)
+            changed = False
+            for place in range(len(piece)):
+                if missing and missing[0] == start + place:
+                    missing.popleft()
+                    piece[place] = next(found)
+                    changed = True
+            complete = [results for results in piece if results is not None]
+            if changed:
+                cache.write(start, complete)
+            yield from complete
 
 
 def inspect_keys(
@@ -106,7 +108,7 @@ def inspect_keys(
     total: int | None,
     title: str,
     fork_from: int,
-) -> Iterator[list[RowStats]]:
+) -> Generator[list[RowStats], None, None]:
     """The results of the rows with these keys, in order.
 
     Args:
@@ -142,11 +144,12 @@ def check_rows(rows: Rows, inspect: Inspect, title: str) -> list[list[RowStats]]
         UserError: what is wrong with the first row that has an error.
     """
     found = []
-    for results in inspect_rows(rows, inspect, title=title):
-        for stats in results:
-            if stats.error:
-                raise UserError(stats.error)
-        found.append(results)
+    with closing(inspect_rows(rows, inspect, title=title)) as inspected:  # with its progress bar
+        for results in inspected:
+            for stats in results:
+                if stats.error:
+                    raise UserError(stats.error)
+            found.append(results)
     return found
 
 

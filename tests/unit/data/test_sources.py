@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import tarfile
@@ -18,6 +19,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.images.load import load_image
+from dsvl_tune.data.readers import indexed_file, json_array, lines
 from dsvl_tune.data.readers.indexed_file import IndexedFile, mapped
 from dsvl_tune.data.readers.json_array import array_values
 from dsvl_tune.data.readers.lines import line_blocks
@@ -274,7 +276,7 @@ def test_a_file_may_be_cut_into_blocks_anywhere() -> None:
     rows = [{"question": text, "answer": "[]{},:", "image": []} for text in questions]
     array = "\ufeff" + json.dumps(rows, ensure_ascii=False, indent=1)
     lines = '\ufeffa\n\n   \n"x\n""y"",",c\r\n' + "d" * 30
-    whole = list(line_blocks([lines.encode()], quoted=True))
+    whole = list(line_blocks([lines.encode()], "x", quoted=True))
     spans = np.concatenate([block.spans for block in whole])
     assert spans[:, 2].tolist() == [1, 4, 5]
     for size in range(1, 60):
@@ -283,7 +285,7 @@ def test_a_file_may_be_cut_into_blocks_anywhere() -> None:
         assert [array.encode()[start:end].decode() for start, end, _ in found] == [
             text for _, _, text in found
         ]
-        blocks = list(line_blocks(blocks_of(lines, size), quoted=True))
+        blocks = list(line_blocks(blocks_of(lines, size), "x", quoted=True))
         np.testing.assert_array_equal(np.concatenate([block.spans for block in blocks]), spans)
         records = [
             block.line(start, end) for block in blocks for start, end, _ in block.spans.tolist()
@@ -316,6 +318,12 @@ BAD = {
     "latin.jsonl": ('{"messages": "ä"}'.encode("latin-1"), "latin.jsonl:1: not UTF-8"),
     "latin.json": ('[{"messages": "ä"}]'.encode("latin-1"), "byte 15 is not UTF-8"),
     "utf16.jsonl": ('{"messages": []}'.encode("utf-16"), "not UTF-8"),
+    "pretty.jsonl": (b'{\n  "messages": []\n}\n', "pretty.jsonl: its JSON is written over several"),
+    "pretty.ndjson": (b'[\r\n  {"messages": []}\r\n]', "pretty.ndjson: its JSON is written over"),
+    "rows.jsonl.gz": (b"\x1f\x8b", "compressed files are not read. Unpack it first"),
+    "rows.tar.gz": (b"\x1f\x8b", "compressed files are not read. Unpack it first"),
+    "unnamed.csv": (b"question,answer,\na,b,c\n", "column 3 has no name"),
+    "index.csv": (b",question,answer\nx y,a,b\na.png,c,d\n", "row 2: .*no image is read from ''"),
     "open.json": (b'[{"messages": []}, {"mess', "row 2: not JSON"),
     "unclosed.json": (b'[{"messages": []}', "the end.*expected"),
     "more.json": (b'[{"messages": []}] []', "text after the end of the array"),
@@ -371,3 +379,60 @@ def test_an_unknown_hub_name_is_one_message(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="nobody/nothing: datasets cannot read it"):
         read("nobody/nothing")
+
+
+def test_the_index_column_of_pandas_is_no_column(root: Path) -> None:
+    (root / "rows.csv").write_text(",question,answer\n0,What?,That.\n1,Why?,So.\n")
+    assert [content_of(row) for row in read(root / "rows.csv")] == [
+        ["What?", "That."],
+        ["Why?", "So."],
+    ]
+    (root / "rows.csv").write_text("Unnamed: 0,question,answer\n0,What?,That.\n")
+    assert [content_of(row) for row in read(root / "rows.csv")] == [["What?", "That."]]
+
+
+def test_a_row_is_no_longer_than_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (lines, json_array):
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 1000)
+    monkeypatch.setattr(indexed_file, "BLOCK_BYTES", 100)
+    for name, content in (
+        ("rows.jsonl", '{"a": "' + "x" * 5000),
+        ("rows.json", '[{"a": "' + "x" * 5000),
+        ("rows.csv", 'question,answer\n"' + "x\n" * 5000),
+    ):
+        (root / name).write_text(content)
+        with pytest.raises(UserError, match="row [12] is longer than"):
+            read(root / name)
+
+
+@pytest.mark.parametrize("cut", [8, 9, 16, 40])
+def test_an_arrow_stream_that_was_cut(cut: int, root: Path) -> None:
+    """Also between two record batches, where Arrow itself reads it as whole."""
+    path = root / "rows.arrow"
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    content = path.read_bytes()
+    path.write_bytes(content[:-cut])
+    with pytest.raises(UserError, match="rows.arrow: not an Arrow file that can be read"):
+        read(path)
+    path.write_bytes(content + content)
+    with pytest.raises(UserError, match="at byte"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.csv.gz"])
+def test_a_folder_of_compressed_text(name: str, root: Path) -> None:
+    """datasets would turn "007" into 7, and not notice where it was cut."""
+    (root / "set").mkdir()
+    (root / "set" / name).write_bytes(gzip.compress(b"question,answer\n007,NA\n"))
+    with pytest.raises(UserError, match="compressed files are not read"):
+        read(root / "set")
+
+
+def test_a_repeated_key_among_many(root: Path) -> None:
+    """Found in time that is linear in the number of keys."""
+    keys = ", ".join(f'"{i}": 1' for i in [*range(200_000), 7])
+    (root / "rows.jsonl").write_text(f"{{{keys}}}")
+    with pytest.raises(UserError, match="the key '7' is repeated"):
+        read(root / "rows.jsonl")
