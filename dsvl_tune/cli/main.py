@@ -173,9 +173,17 @@ def _most_files() -> int:
 
 
 def _fail(message: str) -> NoReturn:
-    """Print one message and exit with code 2."""
+    """Print one message on a line of its own and exit with code 2."""
+    _close_progress_bars()
     print(f"dsvl-tune: error: {UserError(message)}", file=sys.stderr)  # escaped, not too long
     sys.exit(2)
+
+
+def _close_progress_bars() -> None:
+    """End the lines of progress bars that an error left open, Lightning's among them."""
+    loaded: Any = sys.modules.get("tqdm")
+    for bar in list(getattr(loaded.tqdm, "_instances", ())) if loaded else ():
+        bar.close()
 
 
 @contextmanager
