@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,12 @@ def run_console_script(
 
 
 def refused(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    named: Sequence[str] = (),
 ) -> str:
-    """Return the message of a command that must exit with code 2 and write nothing."""
+    """Return the message of a command that must exit with code 2, name these, and write nothing."""
     before = sorted(Path.cwd().rglob("*"))
     monkeypatch.setattr(sys, "argv", ["dsvl-tune", *arguments])
     with pytest.raises(SystemExit) as ended:
@@ -52,4 +56,5 @@ def refused(
     assert ended.value.code == 2
     assert "Traceback" not in error
     assert sorted(Path.cwd().rglob("*")) == before
+    assert all(text in error for text in named), error
     return error

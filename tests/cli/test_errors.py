@@ -54,17 +54,15 @@ def test_wrong_keys(
     arguments: list[str],
     named: list[str],
 ) -> None:
-    error = refused(["fit", "--config", str(recipe), *arguments], capsys, monkeypatch)
-    assert all(text in error for text in named), error
+    refused(["fit", "--config", str(recipe), *arguments], capsys, monkeypatch, named)
 
 
 def test_wrong_key_in_the_file(
     recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe.write_text(yaml.safe_dump({**RECIPE, "traner": {"max_steps": 3}}), encoding="utf-8")
-    error = refused(["fit", "--config", str(recipe)], capsys, monkeypatch)
-    assert "traner.max_steps" in error
-    assert "Did you mean 'trainer.max_steps'" in error
+    named = ["traner.max_steps", "Did you mean 'trainer.max_steps'"]
+    refused(["fit", "--config", str(recipe)], capsys, monkeypatch, named)
 
 
 def test_checkpoint_of_another_model(
@@ -126,11 +124,8 @@ def test_invalid_rows(
     Path("text.png").write_text("no picture", encoding="utf-8")
     Path("rows.jsonl").write_text("\n".join([GOOD] * 4 + [row]), encoding="utf-8")
     data = ["--data", "dsvl_tune.datamodules.InstructDataModule", "--data.train", "rows.jsonl"]
-    error = refused(
-        ["fit", "--config", str(recipe), *data, "--data.validation_rows", "1"], capsys, monkeypatch
-    )
-    assert "rows.jsonl:5" in error
-    assert all(text in error for text in named), error
+    command = ["fit", "--config", str(recipe), *data, "--data.validation_rows", "1"]
+    refused(command, capsys, monkeypatch, ["rows.jsonl:5", *named])
 
 
 @pytest.mark.parametrize(

@@ -141,8 +141,7 @@ def test_wrong_names(
     arguments: list[str],
     named: list[str],
 ) -> None:
-    error = refused(["fit", "--config", str(recipe), *arguments], capsys, monkeypatch)
-    assert all(text in error for text in named), error
+    refused(["fit", "--config", str(recipe), *arguments], capsys, monkeypatch, named)
 
 
 def test_a_name_that_only_training_could_log_is_refused_at_the_first_validation(

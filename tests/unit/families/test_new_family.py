@@ -190,7 +190,7 @@ def test_a_head_under_its_older_name_is_not_tied(there: Path) -> None:
     """config.json says tied, and the files have a head of their own all the same."""
     shutil.copytree("base", "untied")
     tensors = load_file("base/model.safetensors")
-    embeddings = tensors["language_model.model.embed_tokens.weight"]
+    (embeddings,) = (tensors[name] for name in tensors if name.endswith("embed_tokens.weight"))
     save_file(
         {**tensors, "language_model.lm_head.weight": -embeddings},
         "untied/model.safetensors",
