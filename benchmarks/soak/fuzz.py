@@ -23,8 +23,9 @@ from frame import Kind, run_cases
 def all_kinds() -> dict[str, Kind]:
     """Every kind of input by name."""
     from data_kinds import DATA_KINDS
+    from settings_kinds import SETTINGS_KINDS
 
-    return {**DATA_KINDS}
+    return {**DATA_KINDS, **SETTINGS_KINDS}
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="fuzz_"))
     os.environ["HF_DATASETS_CACHE"] = str(folder / "cache")  # before datasets is imported
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a damaged name is sought nowhere
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     kinds = all_kinds()
     faults = 0

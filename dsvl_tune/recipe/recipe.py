@@ -163,10 +163,15 @@ def _as_user_error() -> Iterator[None]:
     """Turn what jsonargparse does not expect of a value into one message."""
     try:
         yield
-    except OverflowError as error:
-        raise UserError(f"a number of the recipe is too large for its key ({error}).") from error
+    except UserError:
+        raise
     except RecursionError:
         raise UserError("a value of the recipe is nested too deeply.") from None
+    except Exception as error:  # parsers raise what they like
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"a value of the recipe cannot be read ({reason}). --debug shows where."
+        ) from error
 
 
 def _dump(parser: ArgumentParser, config: Namespace) -> Settings:

@@ -186,7 +186,16 @@ def _unfinished_run(
     if not (folder / CONFIG).is_file():
         # Killed during set-up, if it holds nothing but the lock and other hidden files.
         return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
-    differing = _differing_keys(read_settings(folder / CONFIG), settings)
+    try:
+        own_settings = read_settings(folder / CONFIG)
+    except UserError as error:
+        print(
+            f"{folder} is unfinished, but its recipe cannot be read ({error}): starting a new run. "
+            "Remove the folder if its run checkpoints are of no use.",
+            flush=True,
+        )
+        return None
+    differing = _differing_keys(own_settings, settings)
     if differing:
         print(
             f"{folder} is unfinished, but its recipe differs ({differing[0]}): starting a new run. "

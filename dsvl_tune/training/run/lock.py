@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -13,6 +14,9 @@ from typing import IO
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.checkpoints.files import newest_whole
 from dsvl_tune.training.distributed.rank_agreement import is_first
+
+HELD = (errno.EACCES, errno.EAGAIN)
+"""Errors of a lock that another process holds; every other one is the file system's."""
 
 
 @contextmanager
@@ -74,7 +78,13 @@ def lock_run(run_folder: Path) -> IO[str]:
     file = (run_folder / ".lock").open("a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno not in HELD:
+            file.close()
+            raise UserError(
+                f"{run_folder}: its file system has no locks ({error.strerror}), so nothing would "
+                "keep another process from training there. Give a --run_dir on another disk."
+            ) from error
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
