@@ -32,6 +32,8 @@ def prepare_process() -> None:
         degrade_characters(stream)
     sys.stdout, sys.stderr = guarded(sys.stdout), guarded(sys.stderr)
     escape_notices()
+    # On every import it says that kernels for some processors are not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def find_own_classes() -> None:
@@ -74,13 +76,17 @@ def use_writable_caches() -> None:
 
 
 def _is_writable(folder: str) -> bool:
-    """Whether a folder can be written, or made."""
-    path = os.path.abspath(folder)
+    """Whether a file can be written to a folder, or to the nearest one above it that exists."""
     if folder.startswith("~"):  # no home is known
         return False
+    path = os.path.abspath(folder)
     while not os.path.lexists(path):
         path = os.path.dirname(path)
-    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
+    try:
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError:
+        return False
+    return True
 
 
 class GuardedStream:
