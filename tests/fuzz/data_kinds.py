@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
+import re
 import sys
 import tarfile
 from collections.abc import Callable
@@ -15,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from damage import damage_bytes, damage_value
+from damage import damage_bytes, damage_value, places
 from frame import Case, Kind
 from PIL import Image
 
@@ -69,6 +71,36 @@ def mutated_row(folder: Path, chance: Random) -> Case:
         return RowInspector(processor())([conversation])
 
     return Case(partial(naming, act, "rows:1"))
+
+
+def moved_picture(folder: Path, chance: Random) -> Case:
+    """A row whose images were put under another key: an error, or they are shown all the same."""
+    names = [name for name in SHAPES if name not in ("swift messages", "label studio")]
+    row = copy.deepcopy(SHAPES[chance.choice(names)][1])
+    allowed = ImageSource(folder)
+    count = len(read_row(row, "rows:1", allowed).images)
+    holders = [
+        (path[:-1], path[-1])
+        for path in places(row)
+        if path and isinstance(path[-1], str) and re.search("image|img|source|url", path[-1])
+    ]
+    if holders:
+        path, key = chance.choice(holders)
+        holder = row
+        for part in path:
+            holder = holder[part]
+        odd = "".join(chance.choices("abcdefgh_A1é ", k=5))
+        value = holder.pop(key)
+        holder[chance.choice([one for one in (*KEYS, odd, odd) if one not in holder])] = value
+
+    def act() -> object:
+        return read_row(row, "rows:1", allowed)
+
+    def check(result: object) -> None:
+        assert isinstance(result, Conversation)
+        assert len(result.images) >= count, f"{len(result.images)} of {count} images are shown"
+
+    return Case(partial(naming, act, "rows:1"), check)
 
 
 def naming(act: Callable[[], object], place: str) -> object:
@@ -224,6 +256,7 @@ def table_file(folder: Path, chance: Random, ending: str) -> Case:
 
 DATA_KINDS: dict[str, Kind] = {
     "rows": mutated_row,
+    "moved_pictures": moved_picture,
     "jsonl": partial(text_file, ending="jsonl"),
     "json": partial(text_file, ending="json"),
     "csv": partial(text_file, ending="csv"),

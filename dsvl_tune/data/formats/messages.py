@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.formats.image_refs import ImageSource, image_ref
+from dsvl_tune.data.formats.image_refs import ImageSource, image_ref, is_media_file
 from dsvl_tune.data.formats.tags import PLACEHOLDER, ContentPart, text_parts
+from dsvl_tune.data.formats.unread import promised_media
 from dsvl_tune.data.formats.values import key_names, shown
 
 IMAGE_KEYS = ("image", "images")
@@ -217,6 +218,8 @@ def to_conversation(
         question = next((one.parts for one in messages if one.role == "user"), [])
         question[:0] = [None] * len(images)
     fill_placeholders(messages, images, source)
+    for message in messages:
+        refuse_file_names(message, source, allowed)
     turns = [message for message in messages if message.role != "system"]
     return Conversation(
         turns=tuple(_turn(message) for message in turns),
@@ -225,6 +228,18 @@ def to_conversation(
         question_type=question_type(row, source),
         references=tuple(references),
     )
+
+
+def refuse_file_names(message: Message, source: str, allowed: ImageSource) -> None:
+    """Raise if what a user or the system says is the name of a picture and nothing else."""
+    text = "".join(part for part in message.parts if isinstance(part, str)).strip()
+    if message.role == "assistant" or len(text.split()) != 1:
+        return
+    if promised_media(text) or is_media_file(text, allowed):
+        raise UserError(
+            f"{source}: the {message.role}'s text is {shown(text)}, the name of a file. List it "
+            f"under 'images', with {PLACEHOLDER} in its place."
+        )
 
 
 def row_images(row: Mapping[str, Any], source: str, allowed: ImageSource) -> list[ImageRef]:

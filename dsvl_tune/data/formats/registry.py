@@ -30,8 +30,8 @@ from dsvl_tune.data.formats.vqa import (
 )
 
 Row = Mapping[str, Any]
-COMMON_KEYS = ("image", "images", "system", "question_type", "kind")
-"""Keys that every format reads."""
+COMMON_KEYS = ("image", "images", "system")
+"""Keys that every format reads whole, so that nothing in them is looked for."""
 
 
 class RowFormat(NamedTuple):
@@ -42,7 +42,8 @@ class RowFormat(NamedTuple):
             the answer out where the row has none.
         keys: that a row of this format has; it is detected by them.
         answer: one of them that holds the answer, which a question may lack; () in conversations.
-        more: other keys that it reads, besides `COMMON_KEYS`.
+        more: other keys that it may read, besides `COMMON_KEYS`. What is no text under them is
+            searched for images that are not shown.
     """
 
     read: Callable[[Row, str, ImageSource], Conversation]
@@ -69,14 +70,12 @@ class RowFormat(NamedTuple):
 
 FORMATS: dict[str, RowFormat] = {
     "deepseek": RowFormat(read_deepseek, ("conversation",)),
-    "openai": RowFormat(read_openai, ("messages",), (), ("objects",)),
-    "llava": RowFormat(read_llava, ("conversations",), (), ("objects",)),
+    "openai": RowFormat(read_openai, ("messages",)),
+    "llava": RowFormat(read_llava, ("conversations",)),
     "texts": RowFormat(read_texts, ("texts",)),
-    "swift": RowFormat(read_swift, ("query",), ("response",), ("history", "objects")),
-    "chartqa": RowFormat(read_chartqa, ("query",), ("label",), ("imgname", "human_or_machine")),
-    "answers": RowFormat(
-        read_answers, ("question",), ("answers",), ("multiple_choice_answer", "question_types")
-    ),
+    "swift": RowFormat(read_swift, ("query",), ("response",), ("history",)),
+    "chartqa": RowFormat(read_chartqa, ("query",), ("label",), ("imgname",)),
+    "answers": RowFormat(read_answers, ("question",), ("answers",), ("multiple_choice_answer",)),
     "choices": RowFormat(
         choices.read_choices, ("question", "choices"), choices.ANSWER_KEYS, choices.READ_KEYS
     ),
@@ -138,7 +137,8 @@ def _read_as(
 ) -> Conversation:
     """A row in a format of `FORMATS`."""
     form = FORMATS[name]
-    read = {*COMMON_KEYS, *form.keys, *form.answer, *form.more}
+    read = {*COMMON_KEYS, *form.keys, *form.answer}
+    read |= {key for key in form.more if is_text(row.get(key))}
     try:
         conversation = form.read(row, source, allowed)
     except UnmatchedImages:
@@ -189,6 +189,13 @@ def _with_conversation(row: Row) -> Row:
     if "conversation" in row or not is_official(row.get("messages")):
         return row
     return {("conversation" if key == "messages" else key): value for key, value in row.items()}
+
+
+def is_text(value: Any, depth: int = 0) -> bool:
+    """Whether a value is text, a number, or a list of them, as pairs of question and answer are."""
+    if isinstance(value, list):
+        return depth < 3 and all(is_text(one, depth + 1) for one in value)
+    return value is None or isinstance(value, (str, int, float))
 
 
 def is_missing(value: Any) -> bool:

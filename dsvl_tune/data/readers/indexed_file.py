@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.images.file_hints import nearest_file
 from dsvl_tune.data.readers.base import Record, RowFile
 from dsvl_tune.data.readers.checksum import content_checksum
 from dsvl_tune.data.readers.row_scan import RowLayout, Scan, Spans, byte_blocks
@@ -118,7 +119,8 @@ def open_indexed(path: Path, scan: Scan) -> IndexedFile:
             rows = scan(byte_blocks(file, BLOCK_BYTES), str(path))
             spans = rows.spans()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}). Check the path.") from None
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be read ({reason}). Check the path.") from None
     return IndexedFile(path, stamp, spans, rows.layout)
 
 
@@ -131,7 +133,10 @@ def file_stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Check the path.") from None
+        nearest = nearest_file(path) if isinstance(error, FileNotFoundError) else None
+        hint = f"Did you mean {ascii(nearest.name)}? " if nearest else ""
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}). {hint}Check the path.") from None
     return status.st_size, status.st_mtime_ns
 
 

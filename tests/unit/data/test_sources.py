@@ -436,3 +436,9 @@ def test_a_repeated_key_among_many(root: Path) -> None:
     (root / "rows.jsonl").write_text(f"{{{keys}}}")
     with pytest.raises(UserError, match="the key '7' is repeated"):
         read(root / "rows.jsonl")
+
+
+def test_a_data_file_whose_name_looks_the_same(root: Path) -> None:
+    as_jsonl(root)
+    with pytest.raises(UserError, match="cannot be read .No such file.*Did you mean 'rows.jsonl'"):
+        read(root / "Rows.jsonl")

@@ -178,6 +178,28 @@ def test_a_text_that_shows_a_picture_at_hand(text: str, root: Path) -> None:
         read({**QUESTION, "question": text}, root)
 
 
+@pytest.mark.parametrize("key", ["question", "system"])
+@pytest.mark.parametrize("text", ["none.jpg", " noending\n", "https://example.org/x.png"])
+def test_a_text_that_is_a_file_name(key: str, text: str, root: Path) -> None:
+    with pytest.raises(UserError, match="rows:1: the .*text is .*the name of a file"):
+        read({**QUESTION, key: text}, root)
+    assert read({**QUESTION, "answer": text}, root)
+
+
+@pytest.mark.parametrize(
+    "key", ["objects", "kind", "question_types", "hint", "A", "txt", "history"]
+)
+def test_keys_that_some_format_reads_are_no_hiding_place(key: str, root: Path) -> None:
+    for row in (
+        QUESTION,
+        {"query": "q", "response": "r"},
+        {"question": "q", "choices": ["x", "y"], "answer": 1},
+        {"question": "q", "answers": ["x"]},
+    ):
+        with pytest.raises(UserError, match="^rows:1"):
+            read({**row, key: [{"bytes": PNG, "path": None}]}, root)
+
+
 def test_img_tags_are_read(root: Path) -> None:
     """Qwen-VL's way of writing an image into a text."""
     row = {**QUESTION, "question": "One: <img>a.png</img>\nTwo: <img>b.png</img>\nSame?"}
