@@ -21,6 +21,7 @@ Example:
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import Recipe, read_settings
 from dsvl_tune.report.run_record import read_run
 from dsvl_tune.report.write_page import HeldOutRows, is_report, write_page
-from dsvl_tune.training.callbacks.heldout_evaluation import held_out_sets
+from dsvl_tune.training.callbacks.heldout_evaluation import held_out_sets, summary_text
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
@@ -53,6 +54,7 @@ from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.checks import check_rows_reach, set_up_fit
 from dsvl_tune.training.run.error_messages import explained_errors, keyboard_interrupts
 from dsvl_tune.training.run.folder import CONFIG, SUMMARY, place_run, write_settings
+from dsvl_tune.training.run.inputs import MANIFEST, check_inputs, read_manifest, run_inputs
 from dsvl_tune.training.run.lock import one_at_a_time
 from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.quiet import quiet_lightning
@@ -187,6 +189,9 @@ def fit(
     die_with_first()
     stop = StopRequest(time_limit_s)
     folder, checkpoint = _place(Path(run_dir) / run_name, ckpt_path, resume, settings)
+    if checkpoint is None and (folder / SUMMARY).is_file():
+        _print_finished(folder)
+        return Run(folder)
     with quiet_lightning(), keyboard_interrupts():
         lightning_trainer = training_trainer(
             trainer,
@@ -203,7 +208,10 @@ def fit(
                 _set_up(model, data)
                 if not trainer.get("callbacks"):  # which may log names that are not known here
                     check_monitor(monitor, data)
-                _write_description(folder, settings, model)
+                inputs = _inputs(model, data, trainer)
+                if checkpoint is not None and ckpt_path is None and is_first():
+                    check_inputs(folder, inputs)
+                _write_description(folder, settings, model, inputs)
                 lightning_trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
                 _write_run_report(folder, data)
         except RunStopped as stopped:
@@ -377,13 +385,38 @@ def _set_up(model: FinetuneModule, data: ConversationDataModule) -> None:
     check_rows_reach(plan, data.rows("train"))
 
 
-def _write_description(folder: Path, settings: Mapping[str, Any], model: FinetuneModule) -> None:
+def _inputs(
+    model: FinetuneModule, data: ConversationDataModule, trainer: Mapping[str, Any]
+) -> dict[str, str]:
+    """Hash what the run depends on; {} on other ranks, which write no manifest."""
+    if not is_first():
+        return {}
+    callbacks = trainer.get("callbacks") or []
+    others = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return run_inputs(model.base, data, [model.objective, *data.metrics, *others])
+
+
+def _write_description(
+    folder: Path,
+    settings: Mapping[str, Any],
+    model: FinetuneModule,
+    inputs: Mapping[str, str],
+) -> None:
     """Write `config.yaml`, which repeats the run, and `manifest.json`: versions and hashes."""
     if not is_first():
         return
     (folder / SUMMARY).unlink(missing_ok=True)  # only a finished run has one
+    run_id = read_manifest(folder).get("run") or uuid.uuid4().hex
     write_settings(folder, settings)
-    write_json(folder / "manifest.json", manifest(model.base, model.quantization))
+    content = manifest(model.base, model.quantization, inputs, run_id)
+    write_json(folder / MANIFEST, content)
+
+
+def _print_finished(folder: Path) -> None:
+    """Print the result of a run whose process was killed just after it had written it."""
+    if is_first():
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        print(f"{folder} is finished\n{summary_text(summary, folder)}", flush=True)
 
 
 def _write_run_report(folder: Path, data: ConversationDataModule) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
 from dsvl_tune import __version__
-from dsvl_tune.cli.process import prepare_process
+from dsvl_tune.cli.process import end_on_scheduler_signals, prepare_process
 from dsvl_tune.core.errors import UserError, unknown_name
 
 COMMANDS = {
@@ -83,6 +83,8 @@ def main() -> None:
         elif name == "--version":
             print(f"dsvl-tune {__version__}")
         else:
+            if name == "fit":
+                end_on_scheduler_signals()
             command = _import_command(name)
             command.main(_with_new_names(arguments[1:]))
 

@@ -8,12 +8,15 @@ import io
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterable
+from types import FrameType
 from typing import Any, TextIO
 
+from dsvl_tune.core.errors import PREEMPTED
 from dsvl_tune.core.machine import let_threads_sleep
 from dsvl_tune.core.terminal import escape, escape_output, shorten
 
@@ -34,6 +37,26 @@ def prepare_process() -> None:
     escape_notices()
     # On every import it says that kernels for some processors are not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def end_on_scheduler_signals() -> None:
+    """End with the exit code of a stopped run on a scheduler's signals.
+
+    For the seconds in which a run imports its libraries and opens its files. Nothing is written
+    then; later the run has handlers of its own.
+    """
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a worker that was forked
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        os.write(1, b"stopped before the first step; start it again to resume\n")
+        os._exit(PREEMPTED)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, end)
 
 
 def find_own_classes() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from dsvl_tune.core.terminal import escape, shorten
 
+PREEMPTED = 75
+"""Exit code of a run that the same command resumes: EX_TEMPFAIL in sysexits.h of BSD."""
 MESSAGE_CHARACTERS = 2_000
 """Longest message: a screen of 80 columns and 25 lines."""
 VALUE_CHARACTERS = 400

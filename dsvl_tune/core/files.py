@@ -156,11 +156,11 @@ def finish_replacement(target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder if it exists."""
-    if path.is_file():
-        path.unlink()
-    else:
+    """Remove a file or folder if it exists; a link is removed, and not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
+    else:  # also a pipe, which `rmtree` would open and wait for
+        path.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

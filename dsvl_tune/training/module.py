@@ -339,11 +339,14 @@ class FinetuneModule(AnsweringModule):
         """Refuse a checkpoint of another plan: loading is not strict and would not notice."""
         self.nonfinite_steps.seen = checkpoint.get("nonfinite_steps", 0)
         self.interval.load(checkpoint.get("interval", []), self.device)
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        saved = set(checkpoint["state_dict"])
-        if trained != saved:
+        trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
+        differing = [
+            name for name in trained.keys() | saved.keys() if trained.get(name) != saved.get(name)
+        ]
+        if differing:
             raise UserError(
                 f"the checkpoint to resume from trained {len(saved)} tensors, this recipe trains "
-                f"{len(trained)} (differing, e.g.: {sorted(trained ^ saved)[0]}). Resume with the "
-                "recipe that wrote it."
+                f"{len(trained)} (differing, e.g.: {min(differing)}). Resume with the recipe that "
+                "wrote it."
             )

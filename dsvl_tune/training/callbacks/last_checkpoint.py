@@ -10,7 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from dsvl_tune.training.checkpoints.files import NEXT, keep_as_last
+from dsvl_tune.training.checkpoints.files import NEXT, RUN_ID, keep_as_last
+from dsvl_tune.training.run.inputs import read_manifest
 from dsvl_tune.training.run.metrics_file import MetricsFile
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
@@ -55,6 +56,12 @@ class LastCheckpoint(Checkpoint):
         self.validation_due = bool(due)
         self.ended_early = state_dict["ended_early"]
         self.logged_rows = state_dict.get("logged_rows", 0)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Name the run, so that a checkpoint of another one is not taken for its own."""
+        checkpoint[RUN_ID] = read_manifest(self.run_folder).get("run")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed, nn
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Parts, Plan, part_of
+from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
 from dsvl_tune.models.finetuning.quantization import (
     four_bit_layers,
     parameter_sizes,
@@ -38,12 +39,56 @@ MOST_OF_A_MODEL = 0.5
 COLUMNS = ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"]
 
 
+@dataclass
+class PartCounts:
+    """What a model part holds.
+
+    Attributes:
+        parameters: all of them.
+        tensors: those that are trained.
+        trained: parameters in them.
+    """
+
+    parameters: int = 0
+    tensors: int = 0
+    trained: int = 0
+
+
+def count_parts(model: PreTrainedModel) -> dict[str, PartCounts]:
+    """Count the parameters of every part of a model; a part that is not loaded has none.
+
+    Args:
+        model: with the plan applied.
+    """
+    family_parts = family_of_model(model).parts
+    counts: dict[str, PartCounts] = defaultdict(PartCounts)
+    for name, parameter, size in parameter_sizes(model):
+        part = counts[part_of(name, family_parts)]
+        part.parameters += size
+        if parameter.requires_grad:
+            part.tensors += 1
+            part.trained += size
+    return counts
+
+
+def mode_text(how: PartPlan, quantization: str | None, loaded: bool) -> str:
+    """What happens to a part, for the table.
+
+    Args:
+        how: the part's plan.
+        quantization: of its base, or None.
+        loaded: whether it has parameters; its features are cached otherwise.
+    """
+    if not loaded:
+        return "frozen, not loaded"
+    mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
+    return mode if quantization is None else f"{mode} on {quantization}"
+
+
 def plan_table(
     model: PreTrainedModel, plan: Plan, lr: float, quantization: str | None = None
 ) -> str:
     """One line per model part: mode, tensors and parameters, how many are trained, learning rate.
-
-    A part without parameters is not loaded: its features are cached.
 
     Args:
         model: with the plan applied.
@@ -52,29 +97,22 @@ def plan_table(
         quantization: of the base, or None.
     """
     family_parts = family_of_model(model).parts
-    tensors: Counter[str] = Counter()
-    parameters: Counter[str] = Counter()
-    trained: Counter[str] = Counter()
-    for name, parameter, size in parameter_sizes(model):
-        part = part_of(name, family_parts)
-        parameters[part] += size
-        if parameter.requires_grad:
-            tensors[part] += 1
-            trained[part] += size
+    counts = count_parts(model)
     rows = []
     for part, how in plan.items():
-        mode = f"lora r={how.rank} alpha={how.scale_alpha:g}" if how.mode == "lora" else how.mode
-        if quantization is not None and family_parts[part].quantizable:
-            mode += f" on {quantization}"
-        if not parameters[part]:
-            mode = "frozen, not loaded"
-        rate = f"{how.lr or lr:.1e}" if trained[part] else "-"
-        counts = [f"{counter[part]:,}" for counter in (parameters, tensors, trained)]
-        rows.append([part, mode, *counts, rate])
-    totals = [f"{counter.total():,}" for counter in (parameters, tensors, trained)]
+        found = counts[part]
+        base = quantization if family_parts[part].quantizable else None
+        mode = mode_text(how, base, found.parameters > 0)
+        numbers = [f"{count:,}" for count in (found.parameters, found.tensors, found.trained)]
+        rows.append([part, mode, *numbers, f"{how.lr or lr:.1e}" if found.trained else "-"])
+    totals = [
+        f"{sum(getattr(found, kind) for found in counts.values()):,}"
+        for kind in ("parameters", "tensors", "trained")
+    ]
     table = format_table(COLUMNS, [*rows, ["total", "", *totals, ""]])
     if quantization is not None:
-        table += f"\n{four_bit_line(model, parameters)}"
+        sizes = {part: found.parameters for part, found in counts.items()}
+        table += f"\n{four_bit_line(model, sizes)}"
     return table
 
 
@@ -145,6 +183,7 @@ class PlanCheck(L.Callback):
         self.waiting: set[str] = set()
         self.with_gradient: dict[str, float] = {}
         self.frozen_checked = False
+        self.steps = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -199,12 +238,13 @@ class PlanCheck(L.Callback):
         self._check_against_plan(moved, watched, pl_module.base.family.parts)
         self.waiting -= moved
         if not self.frozen_checked:
-            rank_zero_only(print)(
+            # Written above a progress bar, not into its line.
+            rank_zero_only(tqdm.write)(
                 f"plan check after the first step: {len(moved)} tensors updated, all planned; "
-                f"{len(self.waiting)} planned ones have no gradient yet and are checked later",
-                flush=True,
+                f"{len(self.waiting)} planned ones have no gradient yet and are checked later"
             )
         self.frozen_checked = True
+        self.steps += 1
         self.with_gradient = {}
 
     def _check_against_plan(
@@ -223,10 +263,12 @@ class PlanCheck(L.Callback):
                 )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.waiting:
-            rank_zero_only(print)(
-                f"plan check: {len(self.waiting)} planned tensors were never updated, e.g. "
-                f"{min(self.waiting)}"
+        never = self.waiting
+        if self.steps < 2:  # LoRA's A gets its first gradient in the step after B has left 0
+            never = {name for name in never if ".lora_A." not in name}
+        if never:
+            rank_zero_only(tqdm.write)(
+                f"plan check: {len(never)} planned tensors were never updated, e.g. {min(never)}"
             )
 
 

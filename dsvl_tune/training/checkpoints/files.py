@@ -27,6 +27,12 @@ REST = "rest.pt"
 """In a sharded checkpoint, which is a folder: everything but the tensors."""
 
 
+RUN_ID = "run"
+"""Key of a checkpoint: the run that it is of."""
+NEEDED = {"state_dict", "global_step"}
+"""Keys that every run checkpoint has."""
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint next to its place, syncs it to disk, then renames it.
 
@@ -102,16 +108,70 @@ def keep_as_last(run_folder: Path) -> None:
     sync_folder(last.parent)
 
 
-def newest_whole(run_folder: Path) -> Path | None:
-    """The newest intact checkpoint of a run, or None; damaged ones are reported and skipped."""
+def newest_whole(run_folder: Path, run_id: str | None = None) -> Path | None:
+    """The newest checkpoint of a run that can be used; others are reported and skipped.
+
+    Args:
+        run_folder: of the run.
+        run_id: of the run, by its manifest; None accepts checkpoints of every run.
+    """
     for name in (LAST, PREVIOUS):
         path = run_folder / name
         if not path.exists():
             continue
-        if is_whole(path):
+        problem = problem_of(path, run_id)
+        if problem is None:
             return path
-        print(f"{path} is damaged; trying the checkpoint before it", flush=True)
+        print(f"{path} {problem}; trying the checkpoint before it", flush=True)
     return None
+
+
+def problem_of(path: Path, run_id: str | None) -> str | None:
+    """Why a checkpoint cannot be used, None if it can.
+
+    Args:
+        path: of an existing file or folder, which may come from anyone.
+        run_id: of the run that it should be of; None for any.
+    """
+    if not is_whole(path):
+        return "is damaged"
+    try:
+        found = load_torch_file(path / REST if path.is_dir() else path, mapped=True).get(RUN_ID)
+    except UserError:
+        return "is not a run checkpoint"
+    if None not in (run_id, found) and found != run_id:
+        return "belongs to another run"
+    return None
+
+
+def load_torch_file(path: Path, *, mapped: bool = False) -> dict[str, Any]:
+    """What torch saved of a run checkpoint, which may come from anyone, on the CPU.
+
+    Nothing is unpickled but tensors and plain containers.
+
+    Args:
+        path: of the file.
+        mapped: whether tensors are mapped into memory instead of read.
+
+    Raises:
+        UserError: the file is missing, or is no run checkpoint.
+    """
+    reason = "no such file"
+    if path.is_file():
+        try:
+            content = torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+        except Exception as error:  # any: torch raises whatever its parsers of zip and pickle do
+            # torch goes on to explain how to run what the file brings.
+            reason = (str(error).strip().splitlines() or [""])[0].partition(". ")[0]
+            content = None
+        if isinstance(content, dict) and content.keys() >= NEEDED:
+            return content
+        if content is not None:
+            reason = "other content"
+    raise UserError(
+        f"{path}: not a run checkpoint ({reason}); nothing was loaded from it. Give another one, "
+        "or start a new run with --resume never."
+    )
 
 
 def is_whole(path: Path) -> bool:
@@ -122,11 +182,13 @@ def is_whole(path: Path) -> bool:
 
 
 def _is_whole_file(path: Path) -> bool:
-    """Whether a file that torch wrote is intact."""
+    """Whether a file that torch wrote is intact; reading a pipe would never end."""
     try:
+        if not path.is_file():
+            return False
         with zipfile.ZipFile(path) as archive:  # torch.save writes a zip with CRC-32 checksums
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # any: the parser of a damaged zip can raise almost anything
         return False
 
 

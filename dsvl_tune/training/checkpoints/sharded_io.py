@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write, partial_of, put_in_place, remove
 from dsvl_tune.models.runtime.fsdp import cut_like
-from dsvl_tune.training.checkpoints.files import REST, AtomicCheckpointIO
+from dsvl_tune.training.checkpoints.files import REST, AtomicCheckpointIO, load_torch_file
 from dsvl_tune.training.checkpoints.shard_checksums import write_checksums
 from dsvl_tune.training.checkpoints.shard_reader import fill_from_shards, read_metadata
 
@@ -50,7 +50,7 @@ class RunCheckpointIO(AtomicCheckpointIO):
     def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> RunCheckpoint:
         if Path(path).is_dir():
             return read_folder(Path(path), {}, self.optimizer)
-        return super().load_checkpoint(path, *arguments, **options)
+        return load_torch_file(Path(path))
 
     def save_checkpoint(
         self, checkpoint: RunCheckpoint, path: Any, storage_options: Any = None
@@ -135,9 +135,7 @@ def without_shards(path: Path) -> RunCheckpoint:
 
     Everything of a checkpoint file; of a folder, everything but the shards.
     """
-    file = path / REST if path.is_dir() else path
-    checkpoint: RunCheckpoint = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-    return checkpoint
+    return load_torch_file(path / REST if path.is_dir() else path, mapped=True)
 
 
 def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> RunCheckpoint:

@@ -13,6 +13,8 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
 from dsvl_tune.training.checkpoints.sharded_io import without_shards
+from dsvl_tune.training.run.inputs import read_manifest
+from dsvl_tune.training.run.lock import was_killed
 
 CONFIG = "config.yaml"
 """The full settings of a run, in its folder."""
@@ -44,7 +46,8 @@ def place_run(
         read_settings: Reads the full settings of a run from its `config.yaml`.
 
     Returns:
-        The folder, which need not exist, and a run checkpoint; None starts at the first step.
+        The folder, which need not exist, and a run checkpoint; None starts at the first step. A
+        folder with a summary is that of a run whose process was killed when it had finished.
 
     Raises:
         UserError: `ckpt_path` is "last" and there is nothing to resume.
@@ -56,7 +59,9 @@ def place_run(
     folder = _unfinished_run(first, settings, read_settings) if resume == "auto" else None
     if folder is None:
         return _new_folder(first), None
-    checkpoint = newest_whole(folder)
+    if (folder / SUMMARY).exists():
+        return folder, None
+    checkpoint = newest_whole(folder, read_manifest(folder).get("run"))
     start = f"from {checkpoint.name}" if checkpoint else "from its beginning"
     print(f"resuming {folder} {start}", flush=True)
     return folder, checkpoint
@@ -128,7 +133,11 @@ def find_checkpoint(run: Path, which: str) -> Path:
     Raises:
         UserError: The run keeps no such run checkpoint.
     """
-    found = newest_whole(run) if which == "last" else _best_checkpoint(run)
+    found = (
+        newest_whole(run, read_manifest(run).get("run"))
+        if which == "last"
+        else _best_checkpoint(run)
+    )
     if found is None:
         saved = sorted(path.name for path in (run / FOLDER).glob("*.ckpt"))
         raise UserError(f"{run}: no {which} run checkpoint. It has: {', '.join(saved) or 'none'}.")
@@ -163,7 +172,7 @@ def _newest_run(first: Path) -> tuple[Path, Path]:
             f"--ckpt_path last: there is no run {first} to resume. Start without --ckpt_path."
         )
     folder = existing[-1]
-    checkpoint = newest_whole(folder)
+    checkpoint = newest_whole(folder, read_manifest(folder).get("run"))
     if checkpoint is None:
         raise UserError(
             f"--ckpt_path last: {folder} has no {LAST}: it stopped too early. Start without "
@@ -177,25 +186,31 @@ def _unfinished_run(
 ) -> Path | None:
     """Find the newest run of a name if it is unfinished and has the same settings.
 
-    If only its settings differ, the first difference is printed.
+    If only its settings differ, the first difference is printed. A run whose process was killed
+    after its last step counts as well: nobody was told that it is finished.
     """
     existing = _runs_by_number(first)
-    if not existing or (existing[-1] / SUMMARY).exists():
+    if not existing:
         return None
     folder = existing[-1]
+    finished = (folder / SUMMARY).exists()
+    if finished and not was_killed(folder):
+        return None
     if not (folder / CONFIG).is_file():
         # Killed during set-up, if it holds nothing but the lock and other hidden files.
         return folder if all(path.name.startswith(".") for path in folder.iterdir()) else None
     try:
         own_settings = read_settings(folder / CONFIG)
-    except UserError as error:
+    except Exception as error:  # any: the file may be anything
         print(
-            f"{folder} is unfinished, but its recipe cannot be read ({error}): starting a new run. "
-            "Remove the folder if its run checkpoints are of no use.",
+            f"{folder} is unfinished, but its recipe cannot be read ({UserError(str(error))}): "
+            "starting a new run. Remove the folder if its run checkpoints are of no use.",
             flush=True,
         )
         return None
     differing = _differing_keys(own_settings, settings)
+    if differing and finished:
+        return None
     if differing:
         print(
             f"{folder} is unfinished, but its recipe differs ({differing[0]}): starting a new run. "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +19,10 @@ from dsvl_tune.training.distributed.rank_agreement import is_first
 
 HELD = (errno.EACCES, errno.EAGAIN)
 """Errors of a lock that another process holds; every other one is the file system's."""
+LOCK = ".lock"
+"""In a run folder: locked, and named in it, by the process that trains there."""
+TOKEN = uuid.uuid4().hex
+"""Of this process and its forks: in containers, process numbers come again."""
 
 
 @contextmanager
@@ -75,7 +81,7 @@ def lock_run(run_folder: Path) -> IO[str]:
     Raises:
         UserError: Another process holds the lock.
     """
-    file = (run_folder / ".lock").open("a+", encoding="utf-8")
+    file = (run_folder / LOCK).open("a+", encoding="utf-8")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -86,13 +92,35 @@ def lock_run(run_folder: Path) -> IO[str]:
                 "keep another process from training there. Give a --run_dir on another disk."
             ) from error
         file.seek(0)
-        holder = file.read().strip() or "another process"
+        holder = file.read().partition(" (")[0].strip() or "another process"
         file.close()
         raise UserError(
             f"{run_folder}: {holder} is training there. Wait until it ends, stop it, or give this "
             "run another --run_name."
         ) from None
     file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    file.write(_own_name())
     file.flush()
+    atexit.register(_note_end, run_folder / LOCK)
     return file
+
+
+def _own_name() -> str:
+    """This process, by a name that no other has."""
+    return f"process {os.getpid()} on {os.uname().nodename} ({TOKEN})\n"
+
+
+def _note_end(lock: Path) -> None:
+    """Empty the lock file when its process ends by itself: one that is killed leaves its name."""
+    with suppress(OSError):
+        if lock.read_text(encoding="utf-8") == _own_name():
+            lock.write_text("", encoding="utf-8")
+
+
+def was_killed(run_folder: Path) -> bool:
+    """Whether the process that last trained in a run folder was killed, or is still ending."""
+    try:
+        holder = (run_folder / LOCK).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return holder not in ("", _own_name())

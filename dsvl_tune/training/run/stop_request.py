@@ -8,8 +8,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any
 
-PREEMPTED = 75
-"""Exit code of a run that the same command resumes: EX_TEMPFAIL in sysexits.h of BSD."""
+from dsvl_tune.core.errors import PREEMPTED
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 

@@ -9,7 +9,9 @@ import lightning as L
 import pytest
 import torch
 from quiet_trainer import quiet_trainer
+from tqdm import tqdm
 
+from dsvl_tune.cli import main
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
@@ -37,14 +39,14 @@ class Fault(L.Callback):
                     parameter.copy_(self.kept[name])
 
 
-def train(checkpoint: Path, folder: Path, fault: str) -> None:
+def train(checkpoint: Path, folder: Path, fault: str, steps: int = 3) -> None:
     parts = {"sam_neck_hd": PartPlan("full"), "language_model": PartPlan("lora")}
     module = FinetuneModule(str(checkpoint), "none", parts, lr=1e-3, warmup_steps=1)
     data = ChartsDataModule(
         checkpoint=str(checkpoint), train_charts=6, validation_charts=1, batch_size=2
     )
     trainer = quiet_trainer(
-        max_steps=3,
+        max_steps=steps,
         limit_val_batches=0,
         callbacks=[Fault(fault), PlanCheck(folder)],
     )
@@ -59,6 +61,21 @@ def test_exactly_the_planned_tensors_moved(
     assert "plan check after the first step" in printed
     assert "never updated" not in printed
     assert (tmp_path / "plan.json").is_file()
+
+
+def test_adapters_whose_b_has_just_left_zero_are_no_alarm(
+    hybrid_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(hybrid_checkpoint, tmp_path, "none", steps=1)
+    assert "never updated" not in capsys.readouterr().out
+
+
+def test_an_error_begins_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = tqdm(total=3, leave=False)
+    bar.update()
+    with pytest.raises(SystemExit):
+        main._fail("a row is bad")
+    assert "\ndsvl-tune: error: a row is bad" in capsys.readouterr().err
 
 
 def test_a_frozen_tensor_that_moved(hybrid_checkpoint: Path, tmp_path: Path) -> None:

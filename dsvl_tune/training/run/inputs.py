@@ -1,0 +1,104 @@
+"""What the result of a run depends on besides its recipe: its files, and code of one's own.
+
+A run that is resumed on other rows, pictures, weights or code would end with a result that nobody
+could repeat. So their hashes are in the run's `manifest.json`, and a difference is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import dsvl_tune
+from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.errors import UserError
+
+MANIFEST = "manifest.json"
+"""What a run was made with, in its folder."""
+SPLITS = ("train", "validation", "test")
+SMALL_FILES = ("*.json", "*.jinja")
+"""Files of a base checkpoint that say how rows become tokens and pixels."""
+
+
+def run_inputs(base: Checkpoint, data: Any, others: Iterable[Any]) -> dict[str, str]:
+    """Hash what a run reads.
+
+    Args:
+        base: The base checkpoint.
+        data: A data module that is set up.
+        others: Objects and functions that the recipe names: objective, metrics, callbacks.
+
+    Returns:
+        What it is -> a hash of its content.
+    """
+    found = {f"base checkpoint: {name}": digest for name, digest in base.weight_hashes.items()}
+    for pattern in SMALL_FILES:
+        for path in sorted(base.folder.glob(pattern)):
+            found[f"base checkpoint: {path.name}"] = base.file_hash(path)
+    for split in SPLITS:
+        found[f"{split} rows"] = str(data.rows(split).checksum)
+    modules = [data, *getattr(data, "sources", {}).values()]
+    for path in sorted({path for thing in [*modules, *others] for path in own_sources(thing)}):
+        found[f"code: {path}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def own_sources(thing: Any) -> set[Path]:
+    """The files with the user's own code of an object or a function.
+
+    Args:
+        thing: Of any class; those of this package, of Python and of what is installed next to it
+            have no code of the user's own.
+    """
+    parts = [thing] if inspect.isroutine(thing) else type(thing).__mro__
+    package = Path(dsvl_tune.__file__).resolve().parent
+    foreign = [package, package.parent / "datamodules"]
+    foreign += [Path(path).resolve() for path in sysconfig.get_paths().values()]
+    found = set()
+    for part in parts:
+        try:
+            path = Path(inspect.getfile(part)).resolve()
+        except (TypeError, OSError):  # built in, or typed into an interpreter
+            continue
+        if path.is_file() and not any(folder in path.parents for folder in foreign):
+            found.add(path)
+    return found
+
+
+def check_inputs(run_folder: Path, inputs: dict[str, str]) -> None:
+    """Compare what a run would read with what it read before it was stopped.
+
+    Args:
+        run_folder: Folder of the run. One of a release that kept no hashes is not compared.
+        inputs: What `run_inputs` gives now.
+
+    Raises:
+        UserError: The message names what changed.
+    """
+    before = read_manifest(run_folder).get("inputs")
+    if not isinstance(before, dict):
+        return
+    changed = sorted(
+        name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name)
+    )
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise UserError(
+            f"{run_folder}: cannot be resumed, because what it depends on has changed: "
+            f"{', '.join(changed[:5])}{more}. Put it back, start a new run with --resume never, or "
+            "resume all the same with --ckpt_path last."
+        )
+
+
+def read_manifest(run_folder: Path) -> dict[str, Any]:
+    """Read the manifest of a run; {} if there is none or it cannot be read."""
+    try:
+        content = json.loads((run_folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
