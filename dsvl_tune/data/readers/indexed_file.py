@@ -134,7 +134,7 @@ def file_stamp(path: Path) -> Stamp:
         status = path.stat()
     except (OSError, ValueError) as error:
         nearest = nearest_file(path) if isinstance(error, FileNotFoundError) else None
-        hint = f"Did you mean {ascii(nearest.name)}? " if nearest else ""
+        hint = f"Did you mean {nearest.name!a}? " if nearest else ""
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be read ({reason}). {hint}Check the path.") from None
     return status.st_size, status.st_mtime_ns
