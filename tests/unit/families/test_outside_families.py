@@ -9,13 +9,12 @@ from pathlib import Path
 
 import dsvl_tune
 import dsvl_tune.datamodules
-from dsvl_tune.families import FAMILIES
 
 ROOT = Path(str(dsvl_tune.__file__)).parent
 KNOW_THEM = ("families", "demo", "kernels")
 """Packages that may: kernels are chosen by transformers' classes."""
-COMMON_PARTS = {"language_model", "embed_tokens", "lm_head"}
-"""Parts of every family, see `families.base.ModelPart`."""
+TOWERS_AND_DECODERS = {"siglip", "sam", "high_res", "hybrid", "downsample", "llama"}
+"""Words of their tensors and configs that mean nothing else."""
 FILES = [
     path
     for folder in (ROOT, Path(str(dsvl_tune.datamodules.__file__)).parent)
@@ -25,13 +24,10 @@ FILES = [
 
 
 def family_words() -> re.Pattern[str]:
-    """Names of folders and parts, and of what is special in a family's tensors and configs."""
-    parts = {part for family in FAMILIES for part in family.parts} - COMMON_PARTS
+    """Names of the families' folders, and of their towers and decoders."""
     folders = {path.parent.name for path in (ROOT / "families").glob("*/family.py")}
-    words = parts | folders | {"high_res", "siglip", "hybrid", "llama"}
-    return re.compile(
-        "|".join(rf"(?<![a-z]){word}(?![a-z])" for word in sorted(words)), re.IGNORECASE
-    )
+    either = "|".join(sorted(folders | TOWERS_AND_DECODERS))
+    return re.compile(rf"(?<![a-z])({either})(?![a-z])", re.IGNORECASE)
 
 
 def words_of(path: Path) -> Iterator[str]:
