@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -29,6 +30,7 @@ from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
 from dsvl_tune.data.sampling.stream_sampler import StreamSampler
 from dsvl_tune.data.validation.inspect import row_lengths
 from dsvl_tune.data.validation.row_stats import RowInspector
+from dsvl_tune.evaluation.default_metrics import default_metrics
 from dsvl_tune.evaluation.majority_baseline import majority_baseline
 from dsvl_tune.evaluation.metrics import Metric, find_metrics
 from dsvl_tune.families import open_checkpoint
@@ -36,6 +38,8 @@ from dsvl_tune.families.base import RenderMode
 
 from .resumable_loader import ResumableLoader, check_endless, data_checksums
 
+FIRST_ROWS = 1000
+"""Rows whose references choose the metrics of data that name none."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -62,7 +66,9 @@ class ConversationDataModule(L.LightningDataModule):
             so that none is decoded and scaled twice; 0 caches none. It pays where rows or epochs
             show the same images.
         metrics: what scores generated answers: names or class paths; the first picks the best
-            checkpoint unless `monitor` names another figure.
+            checkpoint unless `monitor` names another figure. null chooses them by what the
+            references are (JSON, numbers, one of few answers, text) and says so. A row's own
+            `metric` takes their place for that row.
     """
 
     def __init__(
@@ -79,7 +85,7 @@ class ConversationDataModule(L.LightningDataModule):
         pack_tokens: int | None = None,
         max_tiles: int | None = None,
         pixel_cache_gb: float = 0.0,
-        metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
+        metrics: Sequence[Metric | str] | None = None,
     ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
@@ -296,7 +302,15 @@ class ConversationDataModule(L.LightningDataModule):
         Raises:
             UserError: an unknown name, or two metrics of one name.
         """
-        return find_metrics(self._metrics)
+        if self._metrics is not None:
+            return find_metrics(self._metrics)
+        chosen = default_metrics(self.sample_references())
+        rank_zero_only(print)(f"metrics: {chosen}; data.metrics names others", flush=True)
+        return find_metrics(chosen.names)
+
+    def sample_references(self) -> list[tuple[str, ...]]:
+        """Accepted answers of some held-out questions, also before `setup`."""
+        return references_of(self.rows("test"))
 
     def majority_baseline(self) -> dict[str, float]:
         """Figures of the best constant answers to "test", counted on training rows."""
@@ -353,6 +367,16 @@ class ConversationDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalize pixels that came as levels, on the device."""
         return normalize_images(batch, self.read_processor())
+
+
+def references_of(rows: Rows) -> list[tuple[str, ...]]:
+    """Accepted answers to the first questions whose rows leave the metrics to the data module."""
+    return [
+        conversation.accepted_answers
+        for row in rows.head(FIRST_ROWS)
+        for conversation in row
+        if "metric" not in conversation.scoring
+    ]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from dsvl_tune.data.rows import Rows
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.demo.generated_rows import GeneratedRows
 from dsvl_tune.demo.scenes import scene_row
+from dsvl_tune.evaluation.metrics import Metric
 
 from .base import ConversationDataModule
 
@@ -28,6 +30,7 @@ class ChartsDataModule(ConversationDataModule):
             training to measure forgetting.
         kinds: kinds of chart: upright, lying, grouped, line, pie.
         questions: most questions about a training chart; they are branches of one message tree.
+        metrics: as in `ConversationDataModule`.
         **options: as in `ConversationDataModule`.
     """
 
@@ -40,9 +43,10 @@ class ChartsDataModule(ConversationDataModule):
         retention_scenes: int = 40,
         kinds: tuple[ChartKind, ...] = ("upright", "lying"),
         questions: int = 8,
+        metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(metrics=metrics, **options)
         self.train_charts = train_charts
         self.validation_charts = validation_charts
         self.test_charts = test_charts

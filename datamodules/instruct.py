@@ -14,9 +14,10 @@ from dsvl_tune.data.rows import LoadedRows, Rows
 from dsvl_tune.data.sampling.holdout import hold_out
 from dsvl_tune.data.validation.inspect import check_rows
 from dsvl_tune.data.validation.row_stats import RowStats, inspect_outline
+from dsvl_tune.evaluation.scoring import reference_answers, score_tables
 from dsvl_tune.families.base import RenderMode
 
-from .base import SPLITS, ConversationDataModule
+from .base import SPLITS, ConversationDataModule, references_of
 from .checked_rows import check_holdout, check_not_empty, group_rows, load_held_out
 
 FIRST_ROWS = 100
@@ -106,6 +107,8 @@ class InstructDataModule(ConversationDataModule):
         super().setup(stage)
         wanted = [split for split in self.wanted(stage) if split not in self.splits]
         self.splits |= self.read_splits(wanted)
+        if wanted:
+            self.check_references()
 
     def wanted(self, stage: str) -> list[str]:
         """The named splits that a stage needs: `predict` and `test` the test file alone."""
@@ -138,6 +141,27 @@ class InstructDataModule(ConversationDataModule):
         """What the recipe names for each split that it names."""
         named = zip(SPLITS, (self.train, self.validation, self.test), strict=True)
         return {split: name for split, name in named if name is not None}
+
+    def sample_references(self) -> list[tuple[str, ...]]:
+        """Accepted answers of the last split that is named: test, else validation, else train."""
+        named = [*self.names().items()]
+        if not named:
+            return []
+        rows = self.open(*named[-1])
+        return references_of(rows if rows.stream is None else rows.with_first_loaded(FIRST_ROWS))
+
+    def check_references(self) -> None:
+        """Raise on the first held-out row whose references its metrics cannot read.
+
+        Rows that are too many to be checked are scored as they come.
+
+        Raises:
+            UserError: names file, row and metric.
+        """
+        for split in ("validation", "test"):
+            rows = self.splits.get(split, LoadedRows())
+            if len(rows) <= self.check_rows:
+                score_tables(reference_answers(rows), self.metrics)
 
     def open(self, split: str, name: str) -> ConversationRows:
         """The rows that a recipe names, each a conversation: opened, or streamed.

@@ -90,6 +90,7 @@ class MixtureDataModule(ConversationDataModule):
         self.check_weights()
         for source in self.sources.values():
             source.take_settings(self)
+            source.metrics = self.metrics
             source.setup(stage)
         if stage == "fit":
             self.mixture()
@@ -166,6 +167,10 @@ class MixtureDataModule(ConversationDataModule):
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of each training row, one source after another: [R] int64."""
         return np.concatenate([source.row_lengths() for source in self.sources.values()])
+
+    def sample_references(self) -> list[tuple[str, ...]]:
+        """Accepted answers of some held-out questions of every source."""
+        return [one for source in self.sources.values() for one in source.sample_references()]
 
     def majority_baseline(self) -> dict[str, float]:
         """As in `ConversationDataModule`, counted on rows of every source."""

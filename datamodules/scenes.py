@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from dsvl_tune.data.rows import Rows
 from dsvl_tune.demo.generated_rows import GeneratedRows
 from dsvl_tune.demo.scenes import scene_row
 from dsvl_tune.demo.text_tables import table_row
+from dsvl_tune.evaluation.metrics import Metric
 
 from .base import ConversationDataModule
 
@@ -30,6 +32,7 @@ class ScenesDataModule(ConversationDataModule):
         most: most elements in a training picture or table; held-out ones have up to six.
         cells: ask questions that label every cell of a training picture, see `scenes.scene_row`.
         types: question types about training pictures and tables; null asks all.
+        metrics: as in `ConversationDataModule`.
         **options: as in `ConversationDataModule`.
     """
 
@@ -46,9 +49,10 @@ class ScenesDataModule(ConversationDataModule):
         most: int = 6,
         cells: bool = False,
         types: tuple[str, ...] | None = None,
+        metrics: Sequence[Metric | str] = ("relaxed_accuracy",),
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(metrics=metrics, **options)
         self.train_rows = train_rows
         self.text_ratio = text_ratio
         self.validation_rows = validation_rows

@@ -15,6 +15,7 @@ Shape legend, used in every docstring of the project::
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,6 +78,8 @@ class Conversation:
         question_type: for metrics per type ("" without types).
         references: every accepted answer to the last question; () accepts the last assistant turn
             alone. What is trained on is always the assistant turn.
+        scoring: what else of the row scoring may need: the names of its own metrics under `metric`,
+            the `options` of a choice, ...
     """
 
     turns: tuple[Turn, ...]
@@ -84,6 +87,7 @@ class Conversation:
     system: str | None = None
     question_type: str = ""
     references: tuple[str, ...] = ()
+    scoring: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def question(self) -> str:
@@ -278,6 +282,7 @@ class Prompts(VisionBatch):
         image_counts: image slots of each prompt.
         numbers: position of each prompt in the set that is answered; processes share a set, and may
             answer its first prompts twice to have equally many.
+        scoring: what else of the row of each prompt scoring may need, see `Conversation`.
     """
 
     input_ids: Tensor
@@ -288,3 +293,4 @@ class Prompts(VisionBatch):
     questions: list[str]
     sources: list[str]
     numbers: list[int]
+    scoring: list[Mapping[str, Any]] = field(default_factory=list)

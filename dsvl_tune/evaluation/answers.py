@@ -19,7 +19,8 @@ class Answer:
         text: the answer, without outer white space.
         complete: whether it ended by itself and not at the limit of tokens.
         number: position of the question in the set that was answered.
-        fields: what else of the row a metric may read, e.g. the `options` of a choice.
+        fields: what else of the row a metric may read, e.g. the `options` of a choice; `metric`
+            names the row's own metrics.
         scores: score by name of the metric.
     """
 
@@ -33,6 +34,12 @@ class Answer:
     fields: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def own_metrics(self) -> tuple[str, ...]:
+        """The metrics that the row itself names; () if it leaves them to the data module."""
+        named = self.fields.get("metric") or ()
+        return (named,) if isinstance(named, str) else tuple(named)
+
     def to_json(self) -> dict[str, Any]:
         """The line of this answer in a file of answers."""
         return {
@@ -42,6 +49,7 @@ class Answer:
             "references": list(self.references),
             "answer": self.text,
             "complete": self.complete,
+            **self.fields,
             "scores": dict(self.scores),
         }
 

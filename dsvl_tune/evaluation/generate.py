@@ -122,6 +122,7 @@ def answer_prompts(
             text=text.strip(),
             complete=complete[row],
             number=prompts.numbers[row],
+            fields=prompts.scoring[row],
         )
         for row, text in enumerate(texts)
     ]

@@ -70,6 +70,7 @@ def majority_answers(
             question=conversation.question,
             references=conversation.accepted_answers,
             text=most_frequent(conversation.question_type, conversation.question),
+            fields=conversation.scoring,
         )
         for conversation in asked
     ]

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsvl_tune.evaluation.answers import Answer
-from dsvl_tune.evaluation.metrics import Metric
+from dsvl_tune.evaluation.metrics import Metric, find_metrics
+
+if TYPE_CHECKING:
+    from dsvl_tune.data.rows import Rows  # imports torch, which scoring does not need
 
 
 def score_answers(answers: Sequence[Answer], metrics: Sequence[Metric]) -> list[Answer]:
@@ -87,13 +91,40 @@ def score_tables(answers: Sequence[Answer], metrics: Sequence[Metric]) -> list[S
 
     Args:
         answers: of all processes. Those without a reference do not count.
-        metrics: what is measured.
+        metrics: what is measured, but for rows that name their own metrics.
 
     Raises:
-        UserError: a reference is not what a metric expects; names file and row.
+        UserError: a reference is not what a metric expects, or a row names no metric; names file
+            and row.
     """
     scored = [answer for answer in answers if answer.references]
-    return [_score_table(metric, scored) for metric in metrics] if scored else []
+    tables = []
+    for metric in [*metrics, *_own_metrics(scored, metrics)]:
+        rows = [one for one in scored if is_scored_by(one, metric, metrics)]
+        if rows:
+            tables.append(_score_table(metric, rows))
+    return tables
+
+
+def is_scored_by(answer: Answer, metric: Metric, metrics: Sequence[Metric]) -> bool:
+    """Whether a metric scores an answer: one that its row names, else one of the data module."""
+    named = answer.own_metrics
+    return metric.name in named if named else metric in metrics
+
+
+def _own_metrics(answers: Iterable[Answer], metrics: Sequence[Metric]) -> list[Metric]:
+    """The metrics that rows name and the data module does not.
+
+    Raises:
+        UserError: there is no such metric; names file and row.
+    """
+    known = {metric.name for metric in metrics}
+    found: dict[str, Metric] = {}
+    for answer in answers:
+        for name in answer.own_metrics:
+            if name not in known and name not in found:
+                (found[name],) = find_metrics([name], f"{answer.source}: metric")
+    return list(found.values())
 
 
 def _score_table(metric: Metric, answers: Sequence[Answer]) -> ScoreTable:
@@ -106,6 +137,27 @@ def _score_table(metric: Metric, answers: Sequence[Answer]) -> ScoreTable:
         return ScoreTable(metric, answers, scores, (), np.empty((len(answers), 0)))
     counts = metric.counts(answers, scores)
     return ScoreTable(metric, answers, scores, tuple(counts), np.column_stack([*counts.values()]))
+
+
+def reference_answers(rows: Rows) -> list[Answer]:
+    """The questions of rows, each answered with its first reference.
+
+    Scored, they have every figure that answers of a model can have, and find every reference that
+    a metric cannot read.
+    """
+    return [
+        Answer(
+            source=conversation.source,
+            question_type=conversation.question_type,
+            question=conversation.question,
+            references=conversation.accepted_answers,
+            text=conversation.accepted_answers[0],
+            fields=conversation.scoring,
+        )
+        for row in rows
+        for conversation in row
+        if conversation.accepted_answers
+    ]
 
 
 def with_scores(answers: Sequence[Answer], tables: Sequence[ScoreTable]) -> list[Answer]:

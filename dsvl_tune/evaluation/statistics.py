@@ -69,22 +69,24 @@ def changes(before: Sequence[ScoreTable], after: Sequence[ScoreTable]) -> dict[s
     """Changes of the figures of a set, with 95 % intervals of paired draws.
 
     Args:
-        before: of each metric.
+        before: of some metrics.
         after: of the same metrics and questions.
 
     Returns:
-        {} where the questions are not the same.
+        By the names of `set_figures`; none of a metric without sums or of other questions.
     """
     found: dict[str, Change] = {}
-    for one, other in zip(before, after, strict=True):
-        if not one.names or one.names != other.names or not _same_questions(one, other):
+    earlier = {table.metric.name: table for table in before}
+    for other in after:
+        one = earlier.get(other.metric.name)
+        if one is None or not one.names or not _same_questions(one, other):
             continue
         drawn_before, drawn_after = _draw(one, other)
         measured_before, measured_after = _measured(one), _measured(other)
-        for name in drawn_before.keys() & drawn_after.keys():
-            drawn = drawn_after[name] - drawn_before[name]
-            difference = measured_after[name] - measured_before[name]
-            found[name] = Change(difference, *_interval(drawn))
+        for name, drawn in drawn_after.items():
+            if name in drawn_before and name in measured_before and name in measured_after:
+                difference = measured_after[name] - measured_before[name]
+                found[name] = Change(difference, *_interval(drawn - drawn_before[name]))
     return found
 
 
@@ -92,8 +94,8 @@ def _same_questions(one: ScoreTable, other: ScoreTable) -> bool:
     """Whether two tables are of the same questions in the same order."""
     pairs = zip(one.answers, other.answers, strict=False)
     return len(one.answers) == len(other.answers) and all(
-        (first.source, first.question, first.references)
-        == (second.source, second.question, second.references)
+        (first.question, first.question_type, first.references)
+        == (second.question, second.question_type, second.references)
         for first, second in pairs
     )
 

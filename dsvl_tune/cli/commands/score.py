@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> None:
         "--metric",
         action="append",
         default=[],
-        help="what is measured; may be repeated (default: chosen by what the references are)",
+        help="what is measured; may be repeated (default: the `metric` of each line, else chosen "
+        "by what the references are)",
     )
     parser.add_argument(
         "--out",
@@ -86,6 +88,8 @@ def score(answers: Path, names: list[str], out: Path | None) -> None:
         check_output_file(out, "--out", is_own, inputs=[answers])
     metrics = metrics or _default_metrics(stored)
     own = [line.answer for line in stored]
+    if names:
+        own = [replace(answer, fields={**answer.fields, "metric": None}) for answer in own]
     tables = score_tables(own, metrics)
     if not tables:
         raise UserError(f"{answers}: no line has a reference. Expected at least one to score.")
@@ -142,7 +146,8 @@ def _default_metrics(stored: list[StoredAnswer]) -> tuple[Metric, ...]:
     from dsvl_tune.evaluation.default_metrics import default_metrics
     from dsvl_tune.evaluation.metrics import find_metrics
 
-    chosen = default_metrics([line.answer.references for line in stored])
+    unnamed = [line.answer for line in stored if not line.answer.own_metrics]
+    chosen = default_metrics([answer.references for answer in unnamed])
     if chosen.names:
         print(f"metrics: {chosen}; --metric NAME chooses others")
     return find_metrics(chosen.names)

@@ -69,6 +69,7 @@ def collate_prompts(
         image_counts=[len(prompt.images) for prompt in prompts],
         **stack_images([image for prompt in prompts for image in prompt.images]),
         references=[list(prompt.references) for prompt in prompts],
+        scoring=[prompt.scoring for prompt in prompts],
         question_types=[prompt.question_type for prompt in prompts],
         questions=[prompt.question for prompt in prompts],
         sources=[prompt.source for prompt in prompts],

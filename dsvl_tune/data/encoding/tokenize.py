@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerFast
 
@@ -58,6 +59,7 @@ class EncodedPrompt:
         input_ids: [T].
         images: one per image slot, in reading order.
         references: every accepted answer; () if there is none.
+        scoring: what else of the row scoring may need, see `Conversation`.
         question_type: "" without types.
         question: text of the last user turn.
         source: file and row.
@@ -66,6 +68,7 @@ class EncodedPrompt:
     input_ids: list[int]
     images: list[EncodedImage]
     references: tuple[str, ...]
+    scoring: Mapping[str, Any]
     question_type: str
     question: str
     source: str
@@ -142,6 +145,7 @@ def encode_prompt(
         input_ids=tokens.input_ids,
         images=load_images(tokens, processor, loader, conversation.source),
         references=conversation.accepted_answers,
+        scoring=conversation.scoring,
         question_type=conversation.question_type,
         question=conversation.question,
         source=conversation.source,

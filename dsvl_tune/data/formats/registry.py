@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dsvl_tune.core.errors import UserError, unknown_name
@@ -89,6 +90,9 @@ FORMATS: dict[str, RowFormat] = {
 ALIASES = {"scienceqa": "choices"}
 """Format by the name of a data set whose rows have it."""
 
+SCORING_KEYS = ("metric", "options", "dataset_name")
+"""Fields of any row that metrics read."""
+
 Format = str
 """A name in `FORMATS` or `ALIASES`, or "auto"."""
 
@@ -128,8 +132,32 @@ def read_row(
         else as_plain_row(row)
     )
     if format == "auto":
-        return _read_detected(plain, source, allowed, needs_answer)
-    return _read_as(ALIASES.get(format, format), plain, source, allowed, needs_answer)
+        conversation = _read_detected(plain, source, allowed, needs_answer)
+    else:
+        name = ALIASES.get(format, format)
+        conversation = _read_as(name, plain, source, allowed, needs_answer)
+    return replace(conversation, scoring=scoring_fields(row, source))
+
+
+def scoring_fields(row: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The fields of a row that scoring its answer may need.
+
+    Args:
+        row: `metric` names its own metrics (a name, or a list of names), in place of those of the
+            data module.
+        source: file and row, for errors.
+
+    Raises:
+        UserError: `metric` is no text and no list of texts.
+    """
+    fields = {key: row[key] for key in SCORING_KEYS if row.get(key) is not None}
+    if "metric" in fields:
+        named = fields["metric"]
+        names = [named] if isinstance(named, str) else named
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{source}: metric: {str(named)[:80]}, expected a name of a metric.")
+        fields["metric"] = names
+    return fields
 
 
 def _read_as(

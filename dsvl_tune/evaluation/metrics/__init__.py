@@ -50,6 +50,9 @@ METRICS: dict[str, type[Metric]] = {
 }
 
 
+CLASS_PATH = "the class path of a Metric"
+
+
 def find_metrics(given: Sequence[Metric | str], option: str = "data.metrics") -> tuple[Metric, ...]:
     """The metrics that a recipe or a command names.
 
@@ -75,4 +78,4 @@ def _named(name: str, option: str) -> Metric:
     """A new metric of that name with its default settings."""
     if name in METRICS:
         return METRICS[name]()
-    raise unknown_name(f"metric in {option}", name, [*METRICS, "the class path of a Metric"])
+    raise UserError(f"{option}: {unknown_name('metric', name, [*METRICS, CLASS_PATH])}")

@@ -8,9 +8,8 @@ from typing import Any, Literal
 import lightning as L
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics import Metric
-from dsvl_tune.evaluation.scoring import aggregate_scores
+from dsvl_tune.evaluation.scoring import aggregate_scores, reference_answers
 
 NO_MONITOR = "last"
 """Value of `monitor` that keeps the last step instead of the best one."""
@@ -34,8 +33,10 @@ def monitor_mode(monitor: str, metrics: Sequence[Metric]) -> Literal["min", "max
         metrics: of the data module.
     """
     for metric in metrics:
-        if metric.name in monitor.split("/"):
-            return "max" if metric.higher_is_better else "min"
+        for part in monitor.split("/"):
+            is_better_higher = metric.is_better_higher(part)
+            if is_better_higher is not None:
+                return "max" if is_better_higher else "min"
     return "min" if "loss" in monitor else "max"
 
 
@@ -54,19 +55,7 @@ def check_monitor(monitor: str, data: Any) -> None:
     known = ["val/loss", *(f"val/{metric.name}" for metric in data.metrics)]
     if monitor in (*known, NO_MONITOR) or monitor.startswith("train/"):
         return
-    # Scored against themselves, the references give every figure of these metrics and types.
-    perfect = [
-        Answer(
-            source=conversation.source,
-            question_type=conversation.question_type,
-            question=conversation.question,
-            references=conversation.accepted_answers,
-            text=conversation.accepted_answers[0],
-        )
-        for row in data.rows("validation")
-        for conversation in row
-        if conversation.accepted_answers
-    ]
+    perfect = reference_answers(data.rows("validation"))
     logged = ["val/loss", *(f"val/{name}" for name in aggregate_scores(perfect, data.metrics))]
     if monitor not in logged:
         raise unknown_monitor(monitor, logged)

@@ -57,6 +57,19 @@ def test_a_change_is_paired() -> None:
     assert interval.high - interval.low > 2 * (change.high - change.low)
 
 
+def test_fields_that_only_one_side_answers_have_no_change() -> None:
+    def json_table(*texts: str) -> list[ScoreTable]:
+        answers = [
+            Answer(source="", question_type="", question="", references=('{"a": 1}',), text=text)
+            for text in texts
+        ]
+        return score_tables(answers, [METRICS["json_fields"]()])
+
+    found = changes(json_table("{}", "{}"), json_table('{"a": 1, "b": 2}', '{"a": 1}'))
+    assert found["json_fields.a"] == (1.0, 1.0, 1.0)
+    assert "json_fields.b" not in found
+
+
 def test_types_are_drawn_apart_and_weigh_the_same() -> None:
     right = np.array([True] * 50 + [False, True] * 5)
     found = intervals(tables(right, ["easy"] * 50 + ["hard"] * 10))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from dsvl_tune.evaluation.metrics import RelaxedAccuracy
 from dsvl_tune.training.callbacks.heldout_evaluation import summary_text
 
+METRICS = [RelaxedAccuracy()]
 SUMMARY = {
     "before": {"relaxed_accuracy": 0.25},
     "after": {
@@ -16,6 +18,10 @@ SUMMARY = {
         "tables/relaxed_accuracy/count": 0.5,
     },
     "majority_baseline": {"relaxed_accuracy": 1 / 3},
+    "questions": {"test": 40, "tables": 300},
+    "intervals": {"relaxed_accuracy": [0.4, 0.6]},
+    "changes": {"relaxed_accuracy": {"difference": 0.25, "low": 0.125, "high": 0.375}},
+    "stopped_early": "no improvement",
     "steps": 1,
     "trainable_parameters": 1,
     "best_checkpoint": "best.ckpt",
@@ -26,16 +32,19 @@ SUMMARY = {
 
 
 def test_the_table_leaves_out_question_types_of_retention_sets() -> None:
-    lines = summary_text(SUMMARY, Path("run")).splitlines()
+    lines = summary_text(SUMMARY, Path("run"), METRICS).splitlines()
     rows = [line.split() for line in lines if "relaxed_accuracy" in line]
+    change = "+25.0 points, 95 % [12.5, 37.5]"
     assert rows == [
-        ["relaxed_accuracy", "25.0", "%", "50.0", "%", "33.3", "%"],
-        ["relaxed_accuracy/count", "-", "75.0", "%", "-"],
-        ["tables/relaxed_accuracy", "-", "12.5", "%", "-"],
+        ["relaxed_accuracy", "25.0", "%", "50.0", "%", *change.split(), "33.3", "%"],
+        ["relaxed_accuracy/count", "-", "75.0", "%", "-", "-"],
+        ["tables/relaxed_accuracy", "-", "12.5", "%", "-", "-"],
     ]
+    assert any(line.startswith("test: only 40 scored questions") for line in lines)
+    assert "stopped early: no improvement" in lines
 
 
 def test_the_next_command_can_be_pasted() -> None:
     folder = Path("my data/it's é")
-    command = summary_text(SUMMARY, folder).rpartition("next: ")[2]
+    command = summary_text(SUMMARY, folder, METRICS).rpartition("next: ")[2]
     assert shlex.split(command) == ["dsvl-tune", "merge", str(folder)]
