@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -102,6 +102,7 @@ class ConversationDataModule(L.LightningDataModule):
         self._metrics = metrics
         self.processor: Processor | None = None
         self.image_loader = ImageLoader()
+        self.answered: Collection[int] = ()  # numbers of test questions that predict leaves out
 
     # What a subclass serves.
 
@@ -264,8 +265,12 @@ class ConversationDataModule(L.LightningDataModule):
         return self.prompt_loader(self.rows("test"))
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Prompts over "test"."""
-        return self.test_dataloader()
+        """Prompts over "test", but for those in `answered`."""
+        questions = self.rows("test").flattened()
+        # Rank 0 decides: the parts of all processes must be of the same questions.
+        answered = set(self.trainer.strategy.broadcast(self.answered) if self.trainer else ())
+        numbers = [number for number in range(len(questions)) if number not in answered]
+        return self.held_out_loader(questions, self.eval_batch_size, make_prompts, numbers)
 
     def retention_dataloaders(self) -> dict[str, DataLoader[Any]]:
         """Prompts over each of `retention_sets`."""
@@ -276,7 +281,11 @@ class ConversationDataModule(L.LightningDataModule):
         return self.held_out_loader(rows.flattened(), self.eval_batch_size, make_prompts)
 
     def held_out_loader(
-        self, items: LazyItems[Any], batch_size: int, make: Callable[..., Any]
+        self,
+        items: LazyItems[Any],
+        batch_size: int,
+        make: Callable[..., Any],
+        numbers: Sequence[int] | None = None,
     ) -> DataLoader[Any]:
         """This process's part of numbered items, in order; they are read by the loader's workers.
 
@@ -284,9 +293,10 @@ class ConversationDataModule(L.LightningDataModule):
             items: rows or conversations.
             batch_size: items of a batch.
             make: makes a batch of (number, item) pairs.
+            numbers: of the items to serve; None serves all.
         """
         return DataLoader(
-            ProcessPart(items, *self.process()),
+            ProcessPart(items, range(len(items)) if numbers is None else numbers, *self.process()),
             batch_size=batch_size,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
@@ -385,17 +395,19 @@ class ProcessPart(Dataset[tuple[int, Any]]):
 
     Attributes:
         items: the items of all processes.
+        numbers: of the items that are served.
         rank: this process.
         world_size: number of processes.
     """
 
     items: LazyItems[Any]
+    numbers: Sequence[int]
     rank: int
     world_size: int
 
     def __len__(self) -> int:
-        return -(-len(self.items) // self.world_size)
+        return -(-len(self.numbers) // self.world_size)
 
     def __getitem__(self, index: int) -> tuple[int, Any]:
-        number = (self.rank + index * self.world_size) % len(self.items)
+        number = self.numbers[(self.rank + index * self.world_size) % len(self.numbers)]
         return number, self.items[number]

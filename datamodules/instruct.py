@@ -160,7 +160,7 @@ class InstructDataModule(ConversationDataModule):
         """
         for split in ("validation", "test"):
             rows = self.splits.get(split, LoadedRows())
-            if len(rows) <= self.check_rows:
+            if 0 < len(rows) <= self.check_rows:
                 score_tables(reference_answers(rows), self.metrics)
 
     def open(self, split: str, name: str) -> ConversationRows:

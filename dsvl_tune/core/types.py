@@ -283,6 +283,7 @@ class Prompts(VisionBatch):
         numbers: position of each prompt in the set that is answered; processes share a set, and may
             answer its first prompts twice to have equally many.
         scoring: what else of the row of each prompt scoring may need, see `Conversation`.
+        image_names: names of the images of each prompt, in reading order.
     """
 
     input_ids: Tensor
@@ -294,3 +295,4 @@ class Prompts(VisionBatch):
     sources: list[str]
     numbers: list[int]
     scoring: list[Mapping[str, Any]] = field(default_factory=list)
+    image_names: list[list[str]] = field(default_factory=list)

@@ -17,7 +17,12 @@ class Answer:
         question: text of the question.
         references: every accepted answer; () for a question without one, which is not scored.
         text: the answer, without outer white space.
+        images: names of the images of the prompt, in reading order; of a file, its path.
+        prompt: the whole prompt as the model got it, each image as one image token.
         complete: whether it ended by itself and not at the limit of tokens.
+        tokens: number of generated tokens, the end token counted.
+        seconds: seconds that it took, the time of its batch divided by the answers in it; None
+            where it is not recorded.
         number: position of the question in the set that was answered.
         fields: what else of the row a metric may read, e.g. the `options` of a choice; `metric`
             names the row's own metrics.
@@ -29,7 +34,11 @@ class Answer:
     question: str
     references: tuple[str, ...]
     text: str
+    images: Sequence[str] = ()
+    prompt: str = ""
     complete: bool = True
+    tokens: int = 0
+    seconds: float | None = None
     number: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
@@ -42,16 +51,22 @@ class Answer:
 
     def to_json(self) -> dict[str, Any]:
         """The line of this answer in a file of answers."""
-        return {
+        line = {
             "source": self.source,
+            "images": list(self.images),
             "question_type": self.question_type,
             "question": self.question,
+            "prompt": self.prompt,
             "references": list(self.references),
             "answer": self.text,
             "complete": self.complete,
+            "tokens": self.tokens,
             **self.fields,
             "scores": dict(self.scores),
         }
+        if self.seconds is not None:
+            line["seconds"] = round(self.seconds, 4)
+        return line
 
 
 def gather_answers(own: Sequence[Answer]) -> list[Answer]:

@@ -111,8 +111,11 @@ def answer_prompts(
         max_new_tokens: longest answer.
     """
     ids = generate_ids(model, prompts, max_new_tokens)
-    complete = (ids == tokenizer.eos_token_id).any(dim=1).tolist()
+    complete = (ids == tokenizer.eos_token_id).any(dim=1)
+    before_end = (ids == tokenizer.eos_token_id).cumsum(dim=1) == 0
+    tokens = (before_end.sum(dim=1) + complete).tolist()
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    asked = prompt_texts(model, tokenizer, prompts)
     return [
         Answer(
             source=prompts.sources[row],
@@ -120,9 +123,32 @@ def answer_prompts(
             question=prompts.questions[row],
             references=tuple(prompts.references[row]),
             text=text.strip(),
-            complete=complete[row],
+            images=tuple(prompts.image_names[row]),
+            prompt=asked[row],
+            complete=bool(complete[row]),
+            tokens=tokens[row],
             number=prompts.numbers[row],
             fields=prompts.scoring[row],
         )
         for row, text in enumerate(texts)
     ]
+
+
+def prompt_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Prompts
+) -> list[str]:
+    """Each prompt as text, with a single image token for each run of them.
+
+    Args:
+        model: whose config knows the image token.
+        tokenizer: of the checkpoint.
+        prompts: what is asked.
+    """
+    image_token = model.config.image_token_id
+    texts = []
+    for ids, mask in zip(prompts.input_ids.tolist(), prompts.attention_mask.tolist(), strict=True):
+        own = ids[mask.index(1) :]
+        pairs = zip([None, *own], own, strict=False)
+        kept = [one for before, one in pairs if one != image_token or before != image_token]
+        texts.append(tokenizer.decode(kept))
+    return texts

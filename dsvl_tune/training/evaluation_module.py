@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -144,5 +146,8 @@ class AnsweringModule(L.LightningModule):
         self.log_scores("test")
 
     def predict_step(self, batch: Prompts, batch_idx: int) -> list[Answer]:
-        """Generated answers, scored or not."""
-        return self.answer(batch)
+        """Generated answers, scored or not, with the time that they took."""
+        since = time.perf_counter()
+        answers = self.answer(batch)
+        seconds = (time.perf_counter() - since) / len(answers)
+        return [replace(answer, seconds=seconds) for answer in answers]

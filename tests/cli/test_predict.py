@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dsvl_tune.cli.main import main
+from dsvl_tune.evaluation.answer_log import AnswerLog
 from dsvl_tune.families import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -122,7 +123,8 @@ def test_the_best_checkpoint_answers_as_at_the_end_of_the_run(
     monkeypatch.chdir(finished)
     run(monkeypatch, "predict", "--config", config, "--ckpt_path", "best")
     kept = Path("runs") / "small" / "predictions"
-    assert read_lines(kept / "predict.jsonl") == read_lines(kept / "test_after.jsonl")
+    predicted = without_seconds(read_lines(kept / "predict.jsonl"))
+    assert predicted == read_lines(kept / "test_after.jsonl")
     assert read_lines(kept / "predict.jsonl") != read_lines(kept / "test_before.jsonl")
     assert "best-step" in capsys.readouterr().out
 
@@ -134,9 +136,8 @@ def test_without_a_checkpoint_the_base_answers(
     earlier = '{"source": "charts", "answer": "of yesterday", "complete": true}'
     Path("answers.jsonl").write_text(earlier, encoding="utf-8")
     run(monkeypatch, "predict", "--config", "small.yaml", "--out", "answers.jsonl")
-    assert read_lines(Path("answers.jsonl")) == read_lines(
-        Path("runs/small/predictions/test_before.jsonl")
-    )
+    predicted = without_seconds(read_lines(Path("answers.jsonl")))
+    assert predicted == read_lines(Path("runs/small/predictions/test_before.jsonl"))
     assert not list(Path().glob(".*partial"))
 
 
@@ -212,3 +213,50 @@ def test_questions_without_answers_need_no_training_data(
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, "fit", *data, *model)
     assert stopped.value.code == 2 and "data.train: null" in capsys.readouterr().err
+
+
+def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def test_a_line_holds_the_question_the_answer_and_what_it_took(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
+    run(monkeypatch, "predict", "--config", "small.yaml", "--out", "lines.jsonl")
+    lines = read_lines(Path("lines.jsonl"))
+    for line in lines:
+        assert len(line["images"]) == 1
+        assert line["prompt"].count("<image_placeholder>") == 1
+        assert line["question"] in line["prompt"]
+        assert 1 <= line["tokens"] <= 4 and line["seconds"] > 0
+        assert set(line["scores"]) == {"relaxed_accuracy"}
+
+
+def test_a_killed_command_answers_the_rest(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed by a full disk after one batch of three; the answers that are there are kept."""
+    monkeypatch.chdir(finished)
+    command = ["predict", "--config", "small.yaml", "--data.eval_batch_size", "4"]
+    run(monkeypatch, *command, "--out", "whole.jsonl")
+    whole = without_seconds(read_lines(Path("whole.jsonl")))
+    append = AnswerLog.append
+    batches = []
+
+    def append_one(log: AnswerLog, answers: list[Any]) -> None:
+        if batches:
+            raise KeyboardInterrupt
+        batches.append(answers)
+        append(log, answers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerLog, "append", append_one)
+        with pytest.raises(SystemExit):
+            run(patch, *command, "--out", "rest.jsonl")
+    assert not Path("rest.jsonl").exists()
+    capsys.readouterr()
+    run(monkeypatch, *command, "--out", "rest.jsonl", "--data.eval_batch_size", "3")
+    assert "resumed: 4 answers were kept" in capsys.readouterr().out
+    assert without_seconds(read_lines(Path("rest.jsonl"))) == whole
+    assert not list(Path().glob(".rest*"))

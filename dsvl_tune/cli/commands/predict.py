@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -19,7 +18,7 @@ predict: answer every question of the recipe's test rows, one JSON line each
 Without --ckpt_path, model.checkpoint answers as it is. Questions need no expected answer, and with
 data.test no other rows are read.
 --data.eval_batch_size sets how many are answered at once, --model.max_new_tokens the length of the
-longest answer."""
+longest answer. Stopped or killed, the same command resumes: answers are kept as they come."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -37,17 +36,21 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse_recipe("predict", DESCRIPTION, arguments, add_options)
 
-    from dsvl_tune.evaluation.answers import gather_answers
+    from dsvl_tune.evaluation.answer_log import AnswerLog
     from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
     from dsvl_tune.evaluation.scoring import score_answers
     from dsvl_tune.training.run.checks import set_up_test
+    from dsvl_tune.training.run.prediction import answer_test_rows, answers_identity
 
     model, data = recipe.model, recipe.data
     with evaluation_run(recipe) as run:
         out = answers_file(recipe.config.out, run.folder, recipe.first_run_folder)
         set_up_test(data)
-        batches: Any = run.trainer.predict(model, datamodule=data, ckpt_path=run.checkpoint)
-        answers = gather_answers([answer for batch in batches for answer in batch])
+        weights = run.checkpoint or model.base.folder
+        identity = answers_identity(recipe.settings, data.rows("test"), weights)
+        log = AnswerLog(out, identity, run.trainer.global_rank)
+        answers = answer_test_rows(run.trainer, model, data, log, run.checkpoint)
         if run.trainer.is_global_zero:
             write_answers(out, score_answers(answers, data.metrics))
-            print_answers_summary(out, answers, run.checkpoint or model.base.folder)
+            log.remove()
+            print_answers_summary(out, answers, weights)

@@ -70,6 +70,7 @@ def collate_prompts(
         **stack_images([image for prompt in prompts for image in prompt.images]),
         references=[list(prompt.references) for prompt in prompts],
         scoring=[prompt.scoring for prompt in prompts],
+        image_names=[[image.name for image in prompt.images] for prompt in prompts],
         question_types=[prompt.question_type for prompt in prompts],
         questions=[prompt.question for prompt in prompts],
         sources=[prompt.source for prompt in prompts],

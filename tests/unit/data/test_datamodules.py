@@ -334,4 +334,4 @@ def test_questions_without_an_answer_have_no_majority_baseline(
         questions = module(data, tiny_checkpoint, test=str(test))
         questions.setup("fit")
         baselines.append(questions.majority_baseline())
-    assert baselines == [{"relaxed_accuracy": 1.0}, {}]
+    assert baselines == [{"anls": 1.0, "exact_match": 1.0}, {}]

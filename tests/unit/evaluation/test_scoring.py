@@ -76,11 +76,14 @@ def test_a_line_of_an_answers_file() -> None:
     (answer,) = score_answers([answered("3", "three", "3")], [RelaxedAccuracy()])
     assert answer.to_json() == {
         "source": "rows.jsonl:1",
+        "images": [],
         "question_type": "",
         "question": "?",
+        "prompt": "",
         "references": ["three", "3"],
         "answer": "3",
         "complete": True,
+        "tokens": 0,
         "scores": {"relaxed_accuracy": 1.0},
     }
 
