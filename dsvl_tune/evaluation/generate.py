@@ -1,6 +1,7 @@
 """Answers by generation, greedy or sampled, in left-padded batches.
 
-Every distinct image of a batch is encoded once.
+Every distinct image of a batch is encoded once. Greedy answers also share the prefix of questions
+about one image, and an answer that ended leaves the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,23 @@ from transformers import (
 
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.answers import Answer
+from dsvl_tune.evaluation.shared_prefix import read_prompts, read_tokens
 from dsvl_tune.models.runtime.encode_images import encode_images
+from dsvl_tune.models.runtime.fsdp import is_sharded
+
+PLAIN_SETTINGS = {
+    "_from_model_config",
+    "bos_token_id",
+    "do_sample",
+    "eos_token_id",
+    "pad_token_id",
+    "temperature",
+    "top_k",
+    "top_p",
+    "transformers_version",
+    "use_cache",
+}
+"""Keys of a generation config that do not change greedy answers."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +113,44 @@ def generate_ids(
     return ids[:, width:]
 
 
+@torch.no_grad()
+def greedy_ids(model: PreTrainedModel, prompts: Prompts, max_new_tokens: int) -> Tensor:
+    """Ids of the model's greedy answers: those of `generate_ids`, sooner.
+
+    A model that is sharded, or whose generation config changes what is greedy, answers by
+    `generate_ids`.
+
+    Args:
+        model: in eval mode, on the device of the prompts.
+        prompts: what is asked.
+        max_new_tokens: longest answer.
+
+    Returns:
+        [B, N] int64 with N <= max_new_tokens; the pad id after each answer's end token.
+    """
+    config = model.generation_config
+    if is_sharded(model) or set(config.to_diff_dict()) - PLAIN_SETTINGS:
+        return generate_ids(model, prompts, max_new_tokens)
+    ends = torch.tensor(config.eos_token_id, device=model.device).reshape(-1)
+    padding = ends[0] if config.pad_token_id is None else config.pad_token_id
+    read = read_prompts(model, prompts)
+    going = torch.arange(len(read.logits), device=model.device)
+    columns = []
+    while True:
+        token = read.logits.argmax(dim=-1)
+        column = torch.full((len(prompts.input_ids),), int(padding), device=model.device)
+        column[going] = token
+        columns.append(column)
+        goes_on = ~torch.isin(token, ends)
+        if len(columns) == max_new_tokens or not goes_on.any():
+            return torch.stack(columns, dim=1)
+        if not goes_on.all():
+            rows = goes_on.nonzero().flatten()
+            read.select(rows)
+            going, token = going[rows], token[rows]
+        read = read_tokens(model, token[:, None].tolist(), after=read)
+
+
 def answer_prompts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
@@ -110,7 +165,7 @@ def answer_prompts(
         prompts: what is asked.
         max_new_tokens: longest answer.
     """
-    ids = generate_ids(model, prompts, max_new_tokens)
+    ids = greedy_ids(model, prompts, max_new_tokens)
     complete = (ids == tokenizer.eos_token_id).any(dim=1)
     before_end = (ids == tokenizer.eos_token_id).cumsum(dim=1) == 0
     tokens = (before_end.sum(dim=1) + complete).tolist()
