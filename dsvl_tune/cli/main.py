@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": "loss and scores on the recipe's validation rows",
     "test": "scores on the recipe's test rows",
     "predict": "answer every question of the recipe's test rows into a file",
+    "benchmark": "answer published benchmarks and score them by their rules",
     "score": "score stored answers by any metrics, without a model",
     "check-data": "read every row of a recipe's data and report what is wrong",
     "preview": "a page that shows rows as the model will see them",

@@ -117,12 +117,12 @@ class ChatModel:
             UserError: The conversation is longer than the model's context.
         """
         prompt = encode_prompt(conversation, self.processor, loader=self._loader)
-        prompts = self._on_device(collate_prompts([prompt], self.processor.pad_id))
+        prompts = self.on_device(collate_prompts([prompt], self.processor.pad_id))
         ids = generate_ids(self.network, prompts, max_new_tokens, sampling, streamer)[0]
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
         return Reply(text, complete=self.processor.eos_id in ids, tokens=len(ids))
 
-    def _on_device(self, prompts: Prompts) -> Prompts:
+    def on_device(self, prompts: Prompts) -> Prompts:
         """Move the tensors to the model's device; normalize vision inputs, in the model's dtype."""
         device = self.network.device
         on_device = {name: tensor.to(device) for name, tensor in prompts.vision_inputs.items()}

@@ -1,0 +1,68 @@
+"""Answers of a model to the rows of a benchmark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from dsvl_tune.core.types import Conversation, Turn
+from dsvl_tune.data.encoding.collate import collate_prompts
+from dsvl_tune.data.encoding.tokenize import encode_prompt
+from dsvl_tune.evaluation.answer_log import AnswerLog
+from dsvl_tune.evaluation.answers import Answer
+from dsvl_tune.evaluation.benchmarks.base import Benchmark
+from dsvl_tune.evaluation.benchmarks.tsv import TsvRow
+from dsvl_tune.evaluation.chat_model import ChatModel
+from dsvl_tune.evaluation.generate import answer_prompts
+
+
+def benchmark_conversation(benchmark: Benchmark, row: TsvRow) -> Conversation:
+    """A row as one turn of the user."""
+    return Conversation((Turn("user", benchmark.parts(row)),), row.source)
+
+
+def answer_benchmark(
+    model: ChatModel,
+    benchmark: Benchmark,
+    rows: Sequence[TsvRow],
+    log: AnswerLog,
+    *,
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[Answer]:
+    """Answer every row greedily; answers that the log has already are taken from there.
+
+    Args:
+        model: that answers.
+        benchmark: the benchmark.
+        rows: its rows.
+        log: where the answers are kept.
+        batch_size: rows that are answered at a time.
+        max_new_tokens: longest answer.
+
+    Returns:
+        In the order of the rows.
+
+    Raises:
+        UserError: an image cannot be read, or a prompt is longer than the model's context.
+    """
+    answers = {answer.number: answer for answer in log.read()}
+    log.start()
+    left = [number for number in range(len(rows)) if number not in answers]
+    batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
+    for numbers in tqdm(batches, desc=benchmark.name, unit="batch", leave=False):
+        since = time.perf_counter()
+        prompts = [
+            encode_prompt(benchmark_conversation(benchmark, rows[number]), model.processor)
+            for number in numbers
+        ]
+        batch = model.on_device(collate_prompts(prompts, model.processor.pad_id, numbers))
+        found = answer_prompts(model.network, model.processor.tokenizer, batch, max_new_tokens)
+        seconds = (time.perf_counter() - since) / len(found)
+        found = [replace(answer, seconds=seconds) for answer in found]
+        log.append(found)
+        answers |= {answer.number: answer for answer in found}
+    return [answers[number] for number in range(len(rows))]
