@@ -6,7 +6,9 @@ from dsvl_tune.evaluation.benchmarks.ai2d import AI2D
 from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
 from dsvl_tune.evaluation.benchmarks.chartqa import CHARTQA
 from dsvl_tune.evaluation.benchmarks.docvqa import DOCVQA, INFOVQA
+from dsvl_tune.evaluation.benchmarks.mathvista import MATHVISTA
 from dsvl_tune.evaluation.benchmarks.mmbench import MMBENCH, MMBENCH_CN
+from dsvl_tune.evaluation.benchmarks.mmmu import MMMU
 from dsvl_tune.evaluation.benchmarks.mmvet import MMVET
 from dsvl_tune.evaluation.benchmarks.ocrbench import OCRBENCH
 from dsvl_tune.evaluation.benchmarks.pope import POPE
@@ -22,6 +24,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         MMBENCH,
         MMBENCH_CN,
         SEED_BENCH,
+        MMMU,
+        MATHVISTA,
         MMVET,
         POPE,
         OCRBENCH,

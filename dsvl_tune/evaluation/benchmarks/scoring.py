@@ -87,7 +87,7 @@ def _by_rule(
     else:
         metric = rule.metric
         if isinstance(metric, Choice):
-            figures["choice_with_guesses"] = _with_guesses(metric, answers, scores)
+            figures[f"{metric.name}_with_guesses"] = _with_guesses(metric, answers, scores)
     groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for column in benchmark.breakdown:
         for number, row in enumerate(questions):
@@ -130,7 +130,8 @@ def _with_guesses(metric: Choice, answers: Sequence[Answer], scores: Sequence[fl
     total = 0.0
     for answer, score in zip(answers, scores, strict=True):
         options = row_options(answer.fields)
-        if CHOICE_READERS[metric.reader](answer.text, options) is None:
+        is_choice = bool(answer.fields.get("options"))
+        if is_choice and CHOICE_READERS[metric.reader](answer.text, options) is None:
             guess = generator.choice(sorted(options))
             score = metric.score_answer(replace(answer, text=guess))
         total += score

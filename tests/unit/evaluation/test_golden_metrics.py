@@ -14,6 +14,9 @@ from dsvl_tune.evaluation.metrics import METRICS, Metric
 from dsvl_tune.evaluation.metrics.choice import Choice, row_options
 from dsvl_tune.evaluation.metrics.choice_readers import CHOICE_READERS
 from dsvl_tune.evaluation.metrics.exact_match import ExactMatch
+from dsvl_tune.evaluation.metrics.mathvista import MathVista, extract
+from dsvl_tune.evaluation.metrics.mathvista import normalize as normalize_value
+from dsvl_tune.evaluation.metrics.mmmu import MMMU, open_candidates
 from dsvl_tune.evaluation.metrics.vqa_accuracy import normalize
 from dsvl_tune.evaluation.metrics.yes_no import read_yes_no
 from dsvl_tune.evaluation.scoring import aggregate_scores
@@ -166,3 +169,22 @@ def test_cider_is_that_of_pycocoevalcap() -> None:
         assert aggregate_scores(answers, [metric])["cider"] == pytest.approx(expected["cider"])
         each = [expected["cider_each"][key] for key in corpus["predictions"]]
         assert metric.score_answers(answers) == pytest.approx(each)
+
+
+def test_open_answers_are_read_as_mmmu_does() -> None:
+    for case in golden("mmmu_open"):
+        references = case["reference"]
+        references = [references] if isinstance(references, str) else references
+        assert MMMU().score(case["prediction"], references) == case["score"], case
+        candidates = {str(one) for one in open_candidates(case["prediction"])}
+        assert candidates == {str(one) for one in case["extracted"]}, case
+
+
+def test_mathvista_is_scored_by_its_quick_path() -> None:
+    for case in golden("mathvista"):
+        row = {**case["row"], "choices": case["row"]["choices"] or []}
+        answer = answered(case["prediction"], row["answer"], **row)
+        quick = case["results"]["official_quick"]
+        assert extract(answer.text, row) == quick["extraction"], case
+        assert normalize_value(extract(answer.text, row), row) == quick["prediction"], case
+        assert MathVista().score_answer(answer) == case["score"], case
