@@ -135,6 +135,14 @@ def hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def deepseek_vl2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny DeepSeek-VL2, of the base's attention and router."""
+    from tiny_deepseek_vl2 import build_deepseek_vl2
+
+    return build_deepseek_vl2(tmp_path_factory.mktemp("deepseek_vl2"))
+
+
+@pytest.fixture(scope="session")
 def janus_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny Janus."""
     from tiny_janus import build_janus

@@ -1,6 +1,7 @@
 """Every family from a random small checkpoint to answers: fit, kill, resume, merge, chat, predict.
 
-A family is walked by naming its fixture in `CHECKPOINTS`.
+A family is walked by naming its fixture in `CHECKPOINTS`, and what it trains in `PARTS` where its
+parts are not DeepSeek-VL's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import csv
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +23,20 @@ from dsvl_tune.demo.charts import chart_row
 CHECKPOINTS = {
     "DeepSeek-VL": "hybrid_checkpoint",
     "Janus": "janus_checkpoint",
+    "DeepSeek-VL2": "deepseek_vl2_checkpoint",
 }
 """Family -> session fixture that gives the folder of a random tiny checkpoint of it."""
+
+PARTS: dict[str, dict[str, Any]] = {
+    "DeepSeek-VL2": {
+        "projector": {"mode": "full"},
+        "tile_embeddings": {"mode": "full"},
+        "experts": {"mode": "full"},
+        "attention": {"mode": "lora", "rank": 4},
+        "mlp": {"mode": "lora", "rank": 4},
+    },
+}
+"""Family -> `model.parts` of its recipe, instead of a LoRA on language_model and a full aligner."""
 
 MERGED = {"transformers": "merged", "original": "merged_original"}
 WITHIN_S = 300
@@ -67,6 +81,7 @@ def walk(
             checkpoint,
             checkpoint_every_steps=1,
             trainer__log_every_n_steps=1,
+            **({"model__parts": PARTS[request.param]} if request.param in PARTS else {}),
         )
     fit = ("fit", "--config", "run.yaml")
     walk.run(*fit, within="whole")

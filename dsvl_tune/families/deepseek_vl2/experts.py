@@ -108,14 +108,15 @@ class Experts(nn.Module):
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
         ends = torch.bincount(flat, minlength=len(gate_up)).cumsum(0, dtype=torch.int32)
-        rows = hidden[order // chosen.shape[1]].to(dtype)
+        # Every index below is a permutation, so that no gradient is added up by atomic operations,
+        # whose order would differ from run to run.
+        copies = hidden.to(dtype)[:, None].expand(-1, chosen.shape[1], -1).flatten(0, 1)
+        rows = copies.index_select(0, order)
         gate, up = grouped_matmul(rows, gate_up.to(dtype).mT, ends).chunk(2, dim=-1)
         outputs = grouped_matmul(self.activation(gate) * up, down.to(dtype).mT, ends)
-        weighted = outputs * weights.flatten()[order, None]
-        # Back in the order of the tokens, so that the sum needs no atomic additions.
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        return weighted[back].view(*chosen.shape, -1).sum(1).to(hidden.dtype)
+        weighted = outputs * weights.flatten().index_select(0, order)[:, None]
+        in_order = weighted.index_select(0, order.argsort())
+        return in_order.view(*chosen.shape, -1).sum(1).to(hidden.dtype)
 
 
 def grouped_matmul(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from deepseek_vl2_checkpoint import build_deepseek_vl2
 from PIL import Image
+from tiny_deepseek_vl2 import build_deepseek_vl2
 
 from dsvl_tune.cli.data_report import check_data, details
 from dsvl_tune.core.errors import UserError
