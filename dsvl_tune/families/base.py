@@ -78,6 +78,8 @@ class ModelPart:
             loaded, and goes from the base's files into every export as it is.
         quantizable: whether its linear layers are put into 4 bits where a base is quantized. These
             parts hold every linear layer of `model.model.language_model`.
+        is_experts: whether its tensors hold one matrix for each expert, [E, N, K], of which a token
+            uses few: a step may give some experts no gradient.
     """
 
     prefixes: tuple[str, ...]
@@ -86,6 +88,7 @@ class ModelPart:
     checkpointed_module: str | None = None
     carried: bool = False
     quantizable: bool = False
+    is_experts: bool = False
 
 
 Parts = Mapping[str, ModelPart]

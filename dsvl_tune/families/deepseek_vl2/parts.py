@@ -41,6 +41,7 @@ PARTS: dict[str, ModelPart] = {
     ),
     "experts": ModelPart(
         prefixes=(f"{LAYERS}mlp.experts.",),
+        is_experts=True,
     ),
     "router": ModelPart(
         prefixes=(f"{LAYERS}mlp.gate.",),

@@ -8,7 +8,8 @@ root module, which sharding and `generate` need, and what is saved is the folder
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from peft import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, distributed, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
@@ -68,8 +70,9 @@ def apply_plan(
     model.requires_grad_(False)
     adapted = {part: how for part, how in plan.items() if how.mode == "lora"}
     if adapted:
+        wanted = targeted_layers(model, adapted, parts)
         model.add_adapter(lora_config(adapted, parts, variant, dropout))
-        assert_adapted_parts(model, set(adapted), parts)
+        assert_adapted(model, wanted)
         install_kernels(model)
     for name, parameter in model.named_parameters():
         trained = "lora_" in name or plan[part_of(name, parts)].mode == "full"
@@ -108,11 +111,31 @@ def lora_targets(part: str, parts: Parts) -> str:
     return targets
 
 
-def assert_adapted_parts(model: nn.Module, expected: set[str], parts: Parts) -> None:
-    """Exactly the parts of the plan have adapters; a pattern that hits none would train nothing."""
-    adapted = {part_of(name, parts) for name, _ in model.named_parameters() if "lora_" in name}
-    if adapted != expected:
-        raise RuntimeError(f"adapters went to {sorted(adapted)}, the plan says {sorted(expected)}")
+def targeted_layers(model: nn.Module, adapted: Collection[str], parts: Parts) -> set[str]:
+    """Names of the linear layers of some parts, in a model without adapters."""
+    found: set[str] = set()
+    for part in adapted:
+        targets = re.compile(lora_targets(part, parts))
+        own = {name for name, _ in model.named_modules() if targets.fullmatch(name)}
+        assert own, f"{part} has no linear layers in this model"
+        found |= own
+    return found
+
+
+def adapted_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that have adapters."""
+    return [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+
+
+def assert_adapted(model: nn.Module, wanted: set[str]) -> None:
+    """Exactly these layers have adapters: peft rewrites the targets of some architectures."""
+    found = set(adapted_layers(model))
+    if found != wanted:
+        wrong = sorted(found ^ wanted)
+        raise RuntimeError(
+            f"{len(found)} layers have adapters, the plan says {len(wanted)}: {wrong[0]} and "
+            f"{len(wrong) - 1} more differ"
+        )
 
 
 def save_trained(

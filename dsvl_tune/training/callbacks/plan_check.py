@@ -20,12 +20,13 @@ from dsvl_tune.core.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import PartPlan, Parts, Plan, part_of
+from dsvl_tune.models.finetuning.adapters import adapted_layers
 from dsvl_tune.models.finetuning.quantization import (
     four_bit_layers,
     parameter_sizes,
     quantized_parts,
 )
-from dsvl_tune.models.runtime.fsdp import local
+from dsvl_tune.models.runtime.fsdp import local, own_rows
 from dsvl_tune.training.module import FinetuneModule
 
 # Adam's first update of a weight is about its learning rate. Above this rate a float32 weight of
@@ -110,6 +111,8 @@ def plan_table(
         for kind in ("parameters", "tensors", "trained")
     ]
     table = format_table(COLUMNS, [*rows, ["total", "", *totals, ""]])
+    if adapters := adapters_line(model):
+        table += f"\n{adapters}"
     if quantization is not None:
         sizes = {part: found.parameters for part, found in counts.items()}
         table += f"\n{four_bit_line(model, sizes)}"
@@ -140,17 +143,38 @@ def four_bit_line(model: PreTrainedModel, parameters: Mapping[str, int]) -> str:
     return line
 
 
+def adapted_counts(model: PreTrainedModel) -> dict[str, Counter[str]]:
+    """Layers with adapters: of each part, how many of each name."""
+    parts = family_of_model(model).parts
+    counts: dict[str, Counter[str]] = {}
+    for name in adapted_layers(model):
+        part, leaf = part_of(f"{name}.", parts), name.rpartition(".")[2]
+        counts.setdefault(part, Counter())[leaf] += 1
+    return counts
+
+
+def adapters_line(model: PreTrainedModel) -> str:
+    """Which layers have adapters, in words; "" without adapters."""
+    shown = [
+        f"{part} {', '.join(f'{count} {leaf}' for leaf, count in own.items())}"
+        for part, own in adapted_counts(model).items()
+    ]
+    return f"adapters on: {'; '.join(shown)}" if shown else ""
+
+
 def plan_record(module: FinetuneModule) -> dict[str, Any]:
     """The content of `plan.json`: the plan of each part, and which one has a 4-bit base."""
     record = {part: asdict(how) for part, how in module.plan.items()}
+    parts = module.base.family.parts
+    for part, layers in adapted_counts(module.network).items():
+        record[part] |= {"adapted_layers": dict(layers)}
     if module.quantization is not None:
-        parts = module.base.family.parts
         names = four_bit_layers(module.network)
-        layers = Counter(part_of(f"{name}.weight", parts) for name in names)
+        quantized = Counter(part_of(f"{name}.weight", parts) for name in names)
         for part in quantized_parts(parts):
             record[part] |= {
                 "quantization": module.quantization,
-                "quantized_layers": layers[part],
+                "quantized_layers": quantized[part],
             }
     return record
 
@@ -171,7 +195,8 @@ class PlanCheck(L.Callback):
     After the first step no frozen tensor has changed and every tensor with a gradient has. A tensor
     whose gradient was zero is checked later, when it has one: LoRA's A matrices (their B starts at
     0), a neck behind alpha = 0, the vision side after a text-only batch. Tensors that have not
-    changed when training ends are reported.
+    changed when training ends are reported. So are experts that no token chose: a run is right
+    without them, but they learned nothing.
 
     Args:
         run_folder: `plan.json` is written there.
@@ -184,6 +209,8 @@ class PlanCheck(L.Callback):
         self.with_gradient: dict[str, float] = {}
         self.frozen_checked = False
         self.steps = 0
+        self.experts = 0
+        self.unused_experts: dict[str, set[int]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -200,13 +227,15 @@ class PlanCheck(L.Callback):
             self.before[name] = fingerprint(parameter)
             if parameter.requires_grad:
                 self.waiting.add(name)
+                self._watch(name, parameter, pl_module.base.family.parts)
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        assert isinstance(pl_module, FinetuneModule)
+        self._cross_off_experts(pl_module.network)
         if not self.waiting:
             return
-        assert isinstance(pl_module, FinetuneModule)
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
         parameters = {
             name: parameter
@@ -219,6 +248,22 @@ class PlanCheck(L.Callback):
             if parameter.grad is not None and bool(local(parameter.grad).any())
         }
         self.with_gradient = {name: rates[id(parameters[name])] for name in on_any_rank(found)}
+
+    def _watch(self, name: str, parameter: nn.Parameter, parts: Parts) -> None:
+        """Note this process's rows of a trained tensor of experts, [E, N, K]."""
+        if parts[part_of(name, parts)].is_experts and "lora_" not in name:
+            self.experts += len(parameter)
+            first = own_rows(parameter).start or 0
+            self.unused_experts[name] = set(range(first, first + len(local(parameter))))
+
+    def _cross_off_experts(self, network: nn.Module) -> None:
+        """Cross off the experts that have a gradient."""
+        for name, unused in self.unused_experts.items():
+            parameter = network.get_parameter(name)
+            if unused and parameter.grad is not None:
+                first = own_rows(parameter).start or 0
+                used = local(parameter.grad).flatten(1).any(1).nonzero().flatten().tolist()
+                unused.difference_update(first + row for row in used)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -270,6 +315,24 @@ class PlanCheck(L.Callback):
             rank_zero_only(tqdm.write)(
                 f"plan check: {len(never)} planned tensors were never updated, e.g. {min(never)}"
             )
+        self._report_experts()
+
+    def _report_experts(self) -> None:
+        """Say which experts have learned nothing.
+
+        A replicated tensor has the same gradient on all ranks, a sharded one its own rows on each.
+        """
+        if not self.experts:
+            return
+        own = {f"{name}[{row}]" for name, rows in self.unused_experts.items() for row in rows}
+        unused = on_any_rank(own)
+        line = f"plan check: all {self.experts:,} matrices of experts had a gradient"
+        if unused:
+            line = (
+                f"plan check: {len(unused):,} of {self.experts:,} matrices of experts never had a "
+                f"gradient, because no token chose the expert, e.g. {min(unused)}"
+            )
+        rank_zero_only(tqdm.write)(line)
 
 
 def on_any_rank(names: set[str]) -> set[str]:
