@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -147,10 +147,13 @@ class ImageCost:
     Attributes:
         tokens: that it occupies in a row.
         inputs: shape of each of its vision inputs (float32), crops first.
+        values: of vision inputs whose values decide shapes, e.g. the grid of an image's tiles:
+            nested lists of numbers, which the estimate has no other way to know.
     """
 
     tokens: int
     inputs: Shapes
+    values: Mapping[str, list[list[int]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,9 @@ class Experts(nn.Module):
         dtype = gate_up.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        flat = chosen.flatten()
-        order = flat.argsort(stable=True)
-        ends = torch.bincount(flat, minlength=len(gate_up)).cumsum(0, dtype=torch.int32)
+        experts, order = chosen.flatten().sort(stable=True)
+        numbers = torch.arange(len(gate_up), device=experts.device)
+        ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)
         # Every index below is a permutation, so that no gradient is added up by atomic operations,
         # whose order would differ from run to run.
         copies = hidden.to(dtype)[:, None].expand(-1, chosen.shape[1], -1).flatten(0, 1)

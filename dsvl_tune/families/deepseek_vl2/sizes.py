@@ -27,7 +27,9 @@ def image_cost(config: PretrainedConfig, images: int) -> ImageCost:
     """What an image of the costliest size takes in a training step."""
     grids, side = possible_grids(config, images), view_side(config)
     tile = config.vision_config.image_size
+    costliest = max(grids, key=lambda grid: visual_tokens(grid, side))
     return ImageCost(
-        tokens=max(visual_tokens(grid, side) for grid in grids),
-        inputs={TILES: (max(map(encoded_tiles, grids)), 3, tile, tile), GRIDS: (1, 2)},
+        tokens=visual_tokens(costliest, side),
+        inputs={TILES: (encoded_tiles(costliest), 3, tile, tile)},
+        values={GRIDS: [list(costliest)]},
     )

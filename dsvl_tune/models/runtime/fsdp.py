@@ -99,9 +99,9 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
         weights: of its checkpoint.
         dtype: that the model was created in; the base values of what trains have it too.
     """
-    model._apply(
-        lambda t: torch.empty_like(t, device=t.device_mesh.device_type) if t.is_meta else t
-    )
+    sharded = (parameter for parameter in model.parameters() if isinstance(parameter, DTensor))
+    device = next(sharded).device_mesh.device_type
+    model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
     for name, buffer in model.named_buffers():
         if name in weights.shapes:  # every process keeps the whole of it
             buffer.copy_(weights.read(name))

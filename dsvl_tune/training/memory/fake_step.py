@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
@@ -171,22 +172,24 @@ def autocast(precision: str) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16) if precision.endswith("-mixed") else nullcontext()
 
 
-def make_vision_inputs(model: PreTrainedModel, shape: RowShape) -> dict[str, Tensor]:
+def make_vision_inputs(model: PreTrainedModel, shape: RowShape) -> dict[str, Any]:
     """Vision inputs of the micro-batch, all images distinct and of the costliest size; {} without.
 
     Returns:
-        By name [I * C, ...] float32.
+        By name [I * C, ...] float32; and inputs whose values decide shapes as arrays of NumPy,
+        because fake tensors have no values.
     """
     images = shape.rows * shape.images
     if not images:
         return {}
     cost = family_of_model(model).image_cost(model.config, shape.images)
-    return {
+    inputs = {
         name: torch.empty(images * crops, *rest) for name, (crops, *rest) in cost.inputs.items()
     }
+    return {**inputs, **{name: np.array(rows * images) for name, rows in cost.values.items()}}
 
 
-def encode(model: PreTrainedModel, vision_inputs: dict[str, Tensor]) -> Tensor | None:
+def encode(model: PreTrainedModel, vision_inputs: dict[str, Any]) -> Tensor | None:
     """Encode all images.
 
     Args:
