@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from dsvl_tune.core.checkpoint import Checkpoint
@@ -464,6 +464,16 @@ class Family(Protocol):
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         """The vision inputs of a blank image, by name [C, ...] float32, normalized, on the CPU."""
+
+    # Mixtures of experts.
+
+    def routers(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The routers of a model's layers, in order; [] without experts.
+
+        The forward of each returns scores of all experts [N, E], the numbers of the chosen ones
+        [N, k] and their weights [N, k].
+        """
+        return []
 
     # Cached features: what the frozen beginning of the vision side computes of an image, once.
 

@@ -23,6 +23,7 @@ from dsvl_tune.families.deepseek_vl2 import config as configurations
 from dsvl_tune.families.deepseek_vl2 import key_map, pixels, prompt, settings, vision_features
 from dsvl_tune.families.deepseek_vl2.card import CARD
 from dsvl_tune.families.deepseek_vl2.configuration import MODEL_TYPE
+from dsvl_tune.families.deepseek_vl2.experts import Router
 from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGeneration
 from dsvl_tune.families.deepseek_vl2.parts import PARTS, PRESETS
 from dsvl_tune.families.deepseek_vl2.processor import read_processor
@@ -31,7 +32,7 @@ from dsvl_tune.families.deepseek_vl2.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from dsvl_tune.core.checkpoint import Checkpoint
@@ -150,6 +151,9 @@ class DeepSeekVL2(Family):
 
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         return pixels.blank_inputs(processor.image_settings)
+
+    def routers(self, model: PreTrainedModel) -> list[nn.Module]:
+        return [module for module in model.modules() if isinstance(module, Router)]
 
     def cacheable_features(self, plan: Plan) -> dict[str, set[str]]:
         return vision_features.cacheable_features(plan)

@@ -1,5 +1,6 @@
 """Objectives: what a step minimizes, one file each.
 
 `base` says what an objective is (`Objective`, `Sums`), `supervised` is the token loss of
-supervised fine-tuning, `chunked_cross_entropy` its head and cross entropy in small memory.
+supervised fine-tuning, `balanced` the same with a loss for evenly used experts, and
+`chunked_cross_entropy` head and cross entropy in small memory.
 """

@@ -1,0 +1,104 @@
+"""Supervised fine-tuning of a mixture of experts, with a loss for evenly used experts on top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch
+from dsvl_tune.families import family_of_model
+from dsvl_tune.training.objectives.base import Sums
+from dsvl_tune.training.objectives.supervised import supervised_loss
+
+
+class BalancedLoss:
+    """Cross entropy of the supervised tokens plus `alpha` times the balance loss.
+
+    It matters where a router trains; DeepSeek-VL2 was trained with it in all stages (arXiv
+    2412.10302, table 2). Validation reports the cross entropy alone.
+
+    Args:
+        alpha: weight of the balance loss: 0.001 for DeepSeek-VL2-Tiny and -Small, 0.0001 for the
+            largest.
+    """
+
+    def __init__(self, alpha: float = 0.001) -> None:
+        self.alpha = alpha
+
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> Sums:
+        """The sums over all supervised tokens, and the balance loss as `loss_balance`.
+
+        The balance loss of a micro-batch weighs as much as its supervised tokens, so accumulation
+        and several processes change nothing but which rows a mean is taken over first.
+
+        Args:
+            model: the complete model.
+            batch: on the model's device.
+
+        Raises:
+            UserError: the model has no router.
+        """
+        routers = family_of_model(model).routers(model)
+        if not routers:
+            raise UserError(
+                "model.objective: BalancedLoss needs a mixture of experts, and this model has no "
+                "router. Leave model.objective out."
+            )
+        if not torch.is_grad_enabled():
+            return supervised_loss(model, batch)
+        with recorded(routers) as outputs:
+            loss, weight, logged = supervised_loss(model, batch)
+        real = batch.segment_ids >= 0
+        layers = [balance_loss(scores, chosen, real) for scores, chosen, _ in outputs]
+        balance = torch.stack(layers).sum() * weight
+        logged = {**logged, "loss_balance": torch.stack([balance.detach(), weight])}
+        return Sums(loss + self.alpha * balance, weight, logged)
+
+
+@contextmanager
+def recorded(routers: Sequence[nn.Module]) -> Iterator[list[Any]]:
+    """Within this context, what each router's forward returns, in the order of the calls."""
+    outputs: list[Any] = []
+    hooks = [
+        router.register_forward_hook(lambda _, __, output: outputs.append(output))
+        for router in routers
+    ]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def balance_loss(scores: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
+    """The balance loss of one layer: 1 if every expert is used alike, more if not.
+
+    Sum over the experts of f_e p_e, with f_e the share of the choices that fell on expert e times
+    the number of experts, and p_e the mean score of e; computed for each row of the batch, whose
+    mean is taken. Padding counts in neither, visual tokens in both. Rows without any token but
+    padding do not exist. Sources: MoEGate with `seq_aux` in deepseek_vl2/models/
+    modeling_deepseek.py; arXiv 2412.19437, equations 17 to 20, also for sigmoid scores, which are
+    divided by their sum.
+
+    Args:
+        scores: [B * T, E], of all experts before any is chosen.
+        chosen: [B * T, k] int64.
+        real: [B, T] bool, False on padding.
+
+    Returns:
+        A float32 scalar.
+    """
+    rows, experts = len(real), scores.shape[1]
+    shares = (scores / scores.sum(-1, keepdim=True)).view(rows, -1, experts)
+    used = F.one_hot(chosen, experts).sum(1).view(rows, -1, experts)
+    tokens = real.sum(1, keepdim=True)
+    frequency = (used * real[..., None]).sum(1) * experts / (tokens * chosen.shape[1])
+    mean_score = (shares * real[..., None]).sum(1) / tokens
+    return (frequency * mean_score).sum(1).mean()
