@@ -167,7 +167,7 @@ def _fetch_headers(name: str, folder: Path, pickled: bool) -> dict[str, Stored]:
             return {}
         raise hub_error(name, error, "the headers of its weights") from error
     headers = {}
-    for file, metadata in files.items():
+    for file, metadata in found.files_metadata.items():
         for tensor, info in metadata.tensors.items():
             headers[tensor] = Stored(folder / file, tensor, info.dtype, tuple(info.shape))
     return headers

@@ -60,7 +60,7 @@ def record() -> Record:
     return lambda software, what, result: ROWS.append((software, what, result))
 
 
-@pytest.fixture(scope="session", params=["hybrid", "siglip"])
+@pytest.fixture(scope="session", params=["hybrid", "siglip", "janus"])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The golden checkpoint of each kind, trained at random."""
     home = tmp_path_factory.mktemp(request.param)

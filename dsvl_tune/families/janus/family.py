@@ -83,6 +83,9 @@ class Janus(DeepSeekVL):
     def current_name(self, name: str) -> str:
         return name
 
+    def written_name(self, name: str) -> str:
+        return name
+
     def write_settings(
         self, checkpoint: Checkpoint, target: Path, layout: Layout, dtype: str
     ) -> None:

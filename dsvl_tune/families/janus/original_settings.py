@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from dsvl_tune.families.deepseek_vl.config import EPS, ORIGINAL, PROJECTOR_DEPTH
 from dsvl_tune.families.deepseek_vl.original_settings import (
     check_fixed,
     language_json,
+    original_tokenizer,
     tokenizer_json,
 )
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings
@@ -62,7 +62,7 @@ def write_original_settings(checkpoint: Checkpoint, target: Path, dtype: str) ->
     check_fixed(checkpoint.config, FIXED)
     for name, content in original_settings(checkpoint, dtype).items():
         write_json(target / name, content)
-    shutil.copyfile(checkpoint.folder / "tokenizer.json", target / "tokenizer.json")
+    write_json(target / "tokenizer.json", original_tokenizer(checkpoint.folder / "tokenizer.json"))
     write_template(checkpoint, target)
 
 

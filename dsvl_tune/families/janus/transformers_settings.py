@@ -10,11 +10,11 @@ from transformers import GenerationConfig, JanusForConditionalGeneration
 
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.files import write_json
-from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.deepseek_vl.transformers_settings import image_processor_settings
 from dsvl_tune.families.janus.tokenizer import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_TOKEN
+from dsvl_tune.families.transformers_files import write_config, write_tokenizer
 
 if TYPE_CHECKING:
     from dsvl_tune.core.checkpoint import Checkpoint
@@ -34,30 +34,24 @@ def write_transformers_settings(checkpoint: Checkpoint, target: Path, dtype: str
     config = copy.deepcopy(checkpoint.config)
     config.architectures = [JanusForConditionalGeneration.__name__]
     config.dtype = DTYPES[dtype]
-    config.save_pretrained(target)
+    write_config(config, target)
     # Image generation asks the settings for the token that begins an image.
     begin = checkpoint.tokenizer.convert_tokens_to_ids(BEGIN_OF_IMAGE)
     GenerationConfig(
         **checkpoint.special_ids, do_sample=False, generation_kwargs={"boi_token_id": begin}
     ).save_pretrained(target)
 
-    tokenizer = copy.deepcopy(checkpoint.tokenizer)
-    tokenizer.chat_template = chat_template(processor.default_system, processor.roles)
-    tokenizer.save_pretrained(target)
-    settings = read_json(target / "tokenizer_config.json")
-    # The processor class of transformers asks its tokenizer for these tokens by these names.
-    settings |= {
-        "image_token": IMAGE_TOKEN,
-        "boi_token": BEGIN_OF_IMAGE,
-        "eoi_token": END_OF_IMAGE,
-        "processor_class": PROCESSOR,
-        # The name that releases before transformers 5 know, too.
-        "tokenizer_class": "PreTrainedTokenizerFast",
-    }
-    for name in ("is_local", "local_files_only"):
-        settings.pop(name, None)
-    write_json(target / "tokenizer_config.json", settings)
-
+    write_tokenizer(
+        checkpoint.tokenizer,
+        target,
+        template=chat_template(processor.default_system, processor.roles),
+        named_tokens={
+            "image_token": IMAGE_TOKEN,
+            "boi_token": BEGIN_OF_IMAGE,
+            "eoi_token": END_OF_IMAGE,
+        },
+        processor_class=PROCESSOR,
+    )
     image_settings = image_processor_settings(processor.image_settings, "Janus")
     write_json(target / "preprocessor_config.json", image_settings)
     processor_settings = {
