@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Set
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dsvl_tune
-from dsvl_tune.core.checksums import SUMS, check_own_sums
+from dsvl_tune.core.checksums import check_own_sums
 from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import sha256
+from dsvl_tune.core.hub import download_checkpoint, hub_name
 from dsvl_tune.core.weight_headers import (
     Stored,
     has_weights,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(dsvl_tune.__file__).parent / "demo" / "embedded"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS)
 
 
 class Checkpoint:
@@ -73,19 +73,20 @@ class Checkpoint:
         self._hashes: dict[tuple[Path, int, int], str] = {}
 
     @property
-    def commit(self) -> str | None:
-        """The commit of a checkpoint that the hub gave; None for a local folder."""
-        return self.folder.name if self.is_from_hub else None
+    def repository(self) -> str | None:
+        """Owner and name on the hub; None where the folder is no snapshot in the hub's cache."""
+        found = hub_name(self.name) if is_snapshot(self.folder) else None
+        return found.repository if found else None
 
     @property
-    def is_from_hub(self) -> bool:
-        """Whether the folder is a snapshot in the hub's cache."""
-        return is_snapshot(self.folder) and is_hub_name(self.name)
+    def commit(self) -> str | None:
+        """The commit of a checkpoint that the hub gave; None for a local folder."""
+        return self.folder.name if self.repository else None
 
     @property
     def address(self) -> str:
         """What others find the checkpoint by: its hub name, or the absolute path of its folder."""
-        return self.name if self.is_from_hub else str(self.folder.resolve())
+        return self.repository or str(self.folder.resolve())
 
     @cached_property
     def layout(self) -> Layout:
@@ -274,20 +275,13 @@ def refuse_quantized(place: str, settings: Mapping[str, Any]) -> None:
             )
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a name can only be one on the Hugging Face hub: owner/name, and no such folder."""
-    if name.count("/") != 1 or name.startswith((".", "~", "/")):
-        return False
-    return not Path(name).exists()
-
-
 def resolve_checkpoint(name: str) -> Path:
     """Folder of a checkpoint.
 
     Args:
         name: "embedded" (the small trained model inside the package), a local folder, or a name on
-            the Hugging Face hub, whose files are then downloaded (safetensors and JSON only). The
-            network is not touched for a folder.
+            the Hugging Face hub, with a revision after an "@" if any, whose files are then
+            downloaded (safetensors and JSON only). The network is not touched for a folder.
 
     Raises:
         UserError: neither a folder nor a name that the hub knows.
@@ -297,38 +291,10 @@ def resolve_checkpoint(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if not is_hub_name(name):
+    on_hub = hub_name(name)
+    if on_hub is None:
         raise UserError(
             f"checkpoint {name!r}: no such folder. Expected 'embedded', a folder with config.json "
             "and safetensors, or a hub name such as deepseek-ai/deepseek-vl-1.3b-chat."
         )
-    return download(name)
-
-
-@cache
-def download(name: str, patterns: tuple[str, ...] = HUB_FILES) -> Path:
-    """Folder with the files of a checkpoint on the Hugging Face hub; asked for once a process.
-
-    Args:
-        name: on the hub.
-        patterns: of the files' names.
-
-    Raises:
-        UserError: the hub does not give them.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
-    except (OSError, HFValidationError) as error:
-        raise hub_error(name, error, "its files") from error
-
-
-def hub_error(name: str, error: Exception, wanted: str) -> UserError:
-    """The message for a checkpoint that is neither a folder here nor given by the hub."""
-    return UserError(
-        f"checkpoint {name!r}: no such folder here, and the Hugging Face hub did not give "
-        f"{wanted} ({type(error).__name__}: {str(error).splitlines()[0]}). Check the name and the "
-        "network, or download it and give its folder."
-    )
+    return download_checkpoint(on_hub)

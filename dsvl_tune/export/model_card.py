@@ -9,7 +9,8 @@ import transformers
 import yaml
 
 import dsvl_tune
-from dsvl_tune.core.checkpoint import Checkpoint, is_hub_name
+from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.hub import hub_name
 from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.export.pixel_difference import Difference, pixel_differences
 
@@ -57,8 +58,8 @@ def front_matter(base: str, target: Checkpoint) -> dict[str, Any]:
     keys: dict[str, Any] = {"license": "mit"}
     if base != "embedded":
         keys = dict(target.family.card.license_front_matter)
-    if is_hub_name(base):
-        keys["base_model"] = base
+    if (on_hub := hub_name(base)) is not None:
+        keys["base_model"] = on_hub.repository
     if target.layout == "transformers":
         keys["library_name"] = "transformers"
     return {**keys, "pipeline_tag": "image-text-to-text"}

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.checkpoint import (
     Checkpoint,
-    download,
-    hub_error,
-    is_hub_name,
     refuse_quantized,
     resolve_checkpoint,
 )
 from dsvl_tune.core.checksums import check_own_sums, read_own_sums
 from dsvl_tune.core.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.hub import HubName, download_checkpoint, fetch_config, fetch_headers, hub_name
 from dsvl_tune.core.pickled_weights import PICKLED_FILES
 from dsvl_tune.core.weight_headers import Stored, check_regular, has_weights, read_json
 from dsvl_tune.families.base import Family
@@ -81,11 +79,12 @@ def checkpoint_folder(name: str) -> Path:
         UserError: neither a folder nor a name that the hub knows, or a hub name of no known family.
     """
     folder = resolve_checkpoint(name)
-    if not is_hub_name(name) or has_weights(folder):
+    on_hub = hub_name(name)
+    if on_hub is None or has_weights(folder):
         return folder
     settings = read_json(folder / "config.json")
     if has_pickles(settings, family_of(settings, f"{name}/config.json")):
-        return download(name, PICKLED_FILES)
+        return download_checkpoint(on_hub, PICKLED_FILES)
     return folder
 
 
@@ -127,29 +126,20 @@ def open_sizes(name: str | Path) -> Checkpoint:
         UserError: no such checkpoint, one of no known family, or of quantized weights.
     """
     name = str(name)
-    hub = is_hub_name(name)
-    folder = _fetch_config(name) if hub else resolve_checkpoint(name)
+    on_hub = hub_name(name)
+    folder = resolve_checkpoint(name) if on_hub is None else fetch_config(on_hub)
     settings = read_json(folder / "config.json")
     place = f"{name}/config.json"
     refuse_quantized(place, settings)
     check_numbers(place, settings)
     family = family_of(settings, place)
-    headers = _fetch_headers(name, folder, has_pickles(settings, family)) if hub else None
+    headers = None
+    if on_hub is not None:
+        headers = _headers_of(on_hub, folder, has_pickles(settings, family))
     return Checkpoint(name, folder, settings, family, headers=headers, complete=False)
 
 
-def _fetch_config(name: str) -> Path:
-    """Folder with config.json of a hub name."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(hf_hub_download(name, "config.json")).parent
-    except (OSError, HFValidationError) as error:
-        raise hub_error(name, error, "its config.json") from error
-
-
-def _fetch_headers(name: str, folder: Path, pickled: bool) -> dict[str, Stored]:
+def _headers_of(name: HubName, folder: Path, pickled: bool) -> dict[str, Stored]:
     """The headers of the weight files of a hub name; {} of pickles, which have none.
 
     Args:
@@ -157,17 +147,9 @@ def _fetch_headers(name: str, folder: Path, pickled: bool) -> dict[str, Stored]:
         folder: that they would be in.
         pickled: whether its weights may be in pickles.
     """
-    from huggingface_hub import get_safetensors_metadata
-    from huggingface_hub.errors import HFValidationError, NotASafetensorsRepoError
-
-    try:
-        files = get_safetensors_metadata(name).files_metadata
-    except (OSError, HFValidationError, NotASafetensorsRepoError) as error:
-        if pickled and isinstance(error, NotASafetensorsRepoError):
-            return {}
-        raise hub_error(name, error, "the headers of its weights") from error
+    found = fetch_headers(name, pickled)
     headers = {}
-    for file, metadata in found.files_metadata.items():
+    for file, metadata in found.items():
         for tensor, info in metadata.tensors.items():
             headers[tensor] = Stored(folder / file, tensor, info.dtype, tuple(info.shape))
     return headers

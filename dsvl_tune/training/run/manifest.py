@@ -34,7 +34,12 @@ def manifest(
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "libraries": {name: version(name) for name in libraries},
-        "checkpoint": {"folder": str(checkpoint.folder), "sha256": checkpoint.weight_hashes},
+        "checkpoint": {
+            "name": checkpoint.name,
+            "commit": checkpoint.commit,
+            "folder": str(checkpoint.folder),
+            "sha256": checkpoint.weight_hashes,
+        },
         "quantization": quantization,
         "inputs": dict(inputs),
     }

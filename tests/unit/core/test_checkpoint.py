@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 import dsvl_tune
 from dsvl_tune.core import weight_headers
-from dsvl_tune.core.checkpoint import is_hub_name
 from dsvl_tune.core.checksums import write_sums
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.hub import is_hub_name
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families import open_checkpoint, open_sizes
 from dsvl_tune.training.module import FinetuneModule
@@ -182,6 +182,8 @@ def test_janus_is_not_taken_for_deepseek_vl(copy: Path) -> None:
         ("/root/model", False),
         ("~/model", False),
         ("a/b/c", False),
+        ("deepseek-ai/deepseek-vl-1.3b-chat@refs/pr/1", True),
+        ("embedded@main", False),
     ],
 )
 def test_names_on_the_hub(name: str, expected: bool) -> None:

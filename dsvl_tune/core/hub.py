@@ -1,0 +1,206 @@
+"""Checkpoints on the Hugging Face hub: names with revisions, downloads, and what can go wrong.
+
+The endpoint, the cache and the token are huggingface_hub's own (HF_ENDPOINT, HF_HUB_CACHE,
+HF_TOKEN). It resumes a connection that breaks where it broke, a few times; after that, the next
+command downloads the files that are not complete.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsvl_tune.core.checksums import SUMS
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.terminal import escape
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import SafetensorsFileMetadata
+
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS)
+TOKEN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+class HubName(NamedTuple):
+    """A checkpoint on the hub.
+
+    Attributes:
+        repository: owner/name.
+        revision: branch, tag or commit; None is the repository's main branch.
+    """
+
+    repository: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
+
+
+def hub_name(name: str) -> HubName | None:
+    """The parts of a name that can only be one on the hub; None for any other name.
+
+    Args:
+        name: owner/name or owner/name@revision, where there is no such folder.
+    """
+    repository, _, revision = name.partition("@")
+    if repository.count("/") != 1 or repository.startswith((".", "~", "/")) or Path(name).exists():
+        return None
+    return HubName(repository, revision or None)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name can only be one on the hub: owner/name, and no such folder."""
+    return hub_name(name) is not None
+
+
+@cache
+def download_checkpoint(name: HubName, patterns: tuple[str, ...] = HUB_FILES) -> Path:
+    """Folder with the files of a checkpoint on the hub; asked for once a process.
+
+    Args:
+        name: on the hub.
+        patterns: of the files' names.
+
+    Raises:
+        UserError: the hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        repository, revision = current_name(name)
+        found = snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
+    except Exception as error:  # any: the errors of the client's transport have no common class
+        raise hub_error(name, error) from error
+    return Path(found)
+
+
+@cache
+def fetch_config(name: HubName) -> Path:
+    """Folder with config.json alone of a checkpoint on the hub; asked for once a process.
+
+    Raises:
+        UserError: the hub does not give it.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        repository, revision = current_name(name)
+        return Path(hf_hub_download(repository, "config.json", revision=revision)).parent
+    except Exception as error:  # any: as above
+        raise hub_error(name, error) from error
+
+
+@cache
+def fetch_headers(name: HubName, pickled: bool) -> Mapping[str, SafetensorsFileMetadata]:
+    """Headers of the weight files of a checkpoint on the hub, by file; asked for once a process.
+
+    Args:
+        name: on the hub.
+        pickled: whether its weights may be in pickles, which have none.
+
+    Raises:
+        UserError: the hub does not give them.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import NotASafetensorsRepoError
+
+    try:
+        found = HfApi().get_safetensors_metadata(name.repository, revision=name.revision)
+    except Exception as error:  # any: as above
+        if pickled and isinstance(error, NotASafetensorsRepoError):
+            return {}
+        raise hub_error(name, error) from error
+    return found.files_metadata
+
+
+def current_name(name: HubName) -> HubName:
+    """The name that the hub has for a checkpoint now.
+
+    A repository that was renamed is found by its old name; the user is told the new one. Where the
+    hub cannot be asked, the name is returned as it is: the cache may have it.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        current = HfApi().model_info(name.repository, revision=name.revision).id
+    except Exception:  # any: the download that follows says what is wrong
+        return name
+    if current != name.repository:
+        print(
+            f"dsvl-tune: {name.repository} is called {escape(current)} on the hub now. Give that "
+            "name.",
+            file=sys.stderr,
+        )
+    return HubName(current, name.revision)
+
+
+def hub_error(name: HubName, error: Exception) -> UserError:
+    """The message for a checkpoint that the hub did not give: its own line, and what to do.
+
+    Args:
+        name: of the checkpoint.
+        error: that the client raised.
+    """
+    from huggingface_hub import constants
+
+    causes = list(_causes(error))
+    told = next((text for cause in causes if (text := getattr(cause, "server_message", None))), "")
+    if not told:
+        told = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
+    own = f"{type(causes[-1]).__name__}: {told}" if told else type(causes[-1]).__name__
+    page = f"{constants.ENDPOINT}/{name.repository}"
+    return UserError(
+        f"checkpoint '{name}': no such folder here, and the Hugging Face hub did not give it "
+        f"({own}). {_advice(causes, name, page)}"
+    )
+
+
+def _advice(causes: list[BaseException], name: HubName, page: str) -> str:
+    """What to do about an error of the hub.
+
+    Args:
+        causes: the error and what it was raised from.
+        name: of the checkpoint.
+        page: of the repository.
+    """
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
+        NotASafetensorsRepoError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if is_any(GatedRepoError):
+        return f"It is gated: accept its license at {page}, then {TOKEN}."
+    if is_any(RepositoryNotFoundError):
+        return f"Check the name at {page}; if the repository is private, {TOKEN}."
+    if is_any(RevisionNotFoundError):
+        return f"It has no revision {name.revision}: see {page}/commits for those that it has."
+    if is_any(DisabledRepoError):
+        return "The hub has disabled the repository. Give the folder of a copy."
+    if is_any(NotASafetensorsRepoError):
+        return "Weights are read from safetensors files only, and it has none."
+    if is_any(OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set and the cache lacks it. Unset it, or give a folder."
+    if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in causes):
+        return "The disk is full. Free some space, or set HF_HUB_CACHE to a folder on another one."
+    return (
+        "Check the network and start the command again, which downloads what is not complete yet. "
+        "Or download it elsewhere and give its folder."
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from, the last one first raised."""
+    while error is not None:
+        yield error
+        error = error.__cause__
