@@ -1,6 +1,6 @@
-"""Other people's software that exports were loaded in by this project's tests.
+"""Other people's software that the tests load exports in: releases, for model cards and READMEs.
 
-Model cards and the READMEs of adapters name these releases; `make interop` runs them.
+`make interop` runs them; docs/interop.md has what came out.
 """
 
 from __future__ import annotations
@@ -10,3 +10,6 @@ TRANSFORMERS = ("5.23.0", "4.57.6")
 
 PEFT = "0.21.2"
 """Release of peft that loads an adapter, on the first of `TRANSFORMERS`."""
+
+ORIGINAL_TRANSFORMERS = "4.38.2"
+"""Release of transformers that the original code of DeepSeek-VL was run with."""

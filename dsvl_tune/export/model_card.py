@@ -20,6 +20,9 @@ loading.
 """
 
 
+UNTESTED = "No software but dsvl-tune has loaded an export of this family in this layout.\n"
+
+
 def write_card(target: Checkpoint, base: str, sections: dict[str, str]) -> None:
     """Write README.md into a checkpoint folder whose other files are complete.
 
@@ -34,6 +37,7 @@ def write_card(target: Checkpoint, base: str, sections: dict[str, str]) -> None:
         general["Pixels"] = text.pixels
         if text.has_image_processor:
             general["Pixels"] += differences_text(pixel_differences(target))
+    general["Tested"] = text.tested.get(layout, UNTESTED)
     general["Files"] = FILES
     general["License"] = text.license
     body = "\n".join(

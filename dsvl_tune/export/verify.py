@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -90,51 +90,93 @@ def verify(
     Raises:
         UserError: a tensor is not the trained one, or the answers differ by more than a bound.
     """
-    dtype, weights = main_dtype(written.headers.values()), Weights(written)
-    model = load_trained_model(base, adapter)
-    trained = answer(model, prompts)
-    exact_prompts = first_rows(prompts, EXACT_ROWS)
-    exact_trained = exact_logits(model, exact_prompts)
-    take_other_neighbors(model, weights)
-    other = exact_logits(model, exact_prompts)
-    take_written(model, weights)
-    expected = exact_logits(model, exact_prompts)
-    del model
-
+    expected = answers_of_trained(base, adapter, Weights(written), prompts)
     model = load_written(written)
     found = answer(model, prompts)
-    reloaded = exact_logits(model, exact_prompts)
+    exact = exact_logits(model, first_rows(prompts, EXACT_ROWS))
     del model
-
-    spread, noise = float(exact_trained.std()), found[0][: len(reloaded)] - reloaded
-    limit, rounding = LIMIT * spread, mean(other - exact_trained)
-    reload_bound = FLOAT64_SHARE * min(largest(noise), limit)
-    report: dict[str, Any] = {
+    report = {
         "layout": written.layout,
-        "dtype": dtype,
-        "rows": len(found[1]),
-        **differences(trained, found),
-        "mean_bound": min(NOISE_FACTOR * mean(noise) + ROUNDING_FACTOR * rounding, limit),
-        "logit_spread": spread,
-        "float32_noise": {"max": largest(noise), "mean": mean(noise)},
-        "float64": {
-            "rows": len(exact_prompts.input_ids),
-            "max_logit_difference": largest(reloaded - exact_trained),
-            "mean_logit_difference": mean(reloaded - exact_trained),
-            "mean_bound": min(ROUNDING_FACTOR * rounding + reload_bound, limit),
-            "reload_difference": largest(reloaded - expected),
-            "reload_bound": reload_bound,
-        },
+        "dtype": main_dtype(written.headers.values()),
+        **measured(expected, found, exact),
     }
     if quantization is not None:
         model = load_trained_model(base, adapter, quantization)
         report["trained_in_4_bits"] = {
             "quantization": quantization,
-            "logit_spread": float(trained[0].std()),
-            **differences(trained, answer(model, prompts)),
+            "logit_spread": float(expected.answers[0].std()),
+            **differences(expected.answers, answer(model, prompts)),
         }
     check(report)
     return report
+
+
+class Expected(NamedTuple):
+    """What base + adapter answer; logits in float64 are of the first `EXACT_ROWS` prompts.
+
+    Attributes:
+        answers: in float32, of every prompt.
+        exact: [*, vocabulary] float64.
+        other: likewise, with the written weights rounded to their other neighbors.
+        written: likewise, with the weights that were written.
+    """
+
+    answers: Answers
+    exact: Tensor
+    other: Tensor
+    written: Tensor
+
+
+def answers_of_trained(
+    base: Checkpoint, adapter: Path, weights: Weights, prompts: Prompts
+) -> Expected:
+    """Answer by base + adapter, and by what was written of them.
+
+    Args:
+        base: the checkpoint that the adapter was trained on.
+        adapter: folder of what was trained.
+        weights: what was written.
+        prompts: to answer.
+
+    Raises:
+        UserError: a written tensor is not the trained one, rounded once.
+    """
+    model = load_trained_model(base, adapter)
+    answers = answer(model, prompts)
+    exact_prompts = first_rows(prompts, EXACT_ROWS)
+    exact = exact_logits(model, exact_prompts)
+    take_other_neighbors(model, weights)
+    other = exact_logits(model, exact_prompts)
+    take_written(model, weights)
+    return Expected(answers, exact, other, exact_logits(model, exact_prompts))
+
+
+def measured(expected: Expected, found: Answers, exact: Tensor) -> dict[str, Any]:
+    """Differences of a written checkpoint from what it should answer, and their bounds.
+
+    Args:
+        expected: from base + adapter.
+        found: answers of the written checkpoint in float32.
+        exact: its logits [*, vocabulary] float64 of the first `EXACT_ROWS` prompts.
+    """
+    spread, noise = float(expected.exact.std()), found[0][: len(exact)] - exact
+    limit, rounding = LIMIT * spread, mean(expected.other - expected.exact)
+    reload_bound = FLOAT64_SHARE * min(largest(noise), limit)
+    return {
+        "rows": len(found[1]),
+        **differences(expected.answers, found),
+        "mean_bound": min(NOISE_FACTOR * mean(noise) + ROUNDING_FACTOR * rounding, limit),
+        "logit_spread": spread,
+        "float32_noise": {"max": largest(noise), "mean": mean(noise)},
+        "float64": {
+            "rows": min(EXACT_ROWS, len(found[1])),
+            "max_logit_difference": largest(exact - expected.exact),
+            "mean_logit_difference": mean(exact - expected.exact),
+            "mean_bound": min(ROUNDING_FACTOR * rounding + reload_bound, limit),
+            "reload_difference": largest(exact - expected.written),
+            "reload_bound": reload_bound,
+        },
+    }
 
 
 def check(report: dict[str, Any]) -> None:

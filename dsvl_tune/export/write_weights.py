@@ -84,15 +84,9 @@ def write_weights(
     with tqdm(total=len(weights.shapes), desc=f"writing {layout} layout", unit="tensor") as bar:
         for file, planned in files.items():
             tensors: dict[str, Tensor] = {}
-            for names, sources in planned:
-                parts = [
-                    cast(source, alter(source, weights.read(source)), dtype, weights)
-                    for source in sources
-                ]
-                if layout == "original":
-                    parts = list(weights.groups[sources[0]].to_original(parts))
-                tensors |= dict(zip(names, parts, strict=True))
-                bar.update(len(sources))
+            for group in planned:
+                tensors |= make_tensors(group, weights, layout, alter, dtype)
+                bar.update(len(group.sources))
             if layout == "original" and file == first:
                 tensors |= {name: read_tensor(stored) for name, stored in weights.unused.items()}
             atomic_write(target / file, partial(save_tensors, tensors=tensors))
@@ -102,9 +96,43 @@ def write_weights(
         content = {"metadata": {"total_size": total_bytes}, "weight_map": index}
         write_json(target / WEIGHTS_INDEX, content)
     if layout == "transformers" and weights.unused:
-        side = {name: read_tensor(stored) for name, stored in weights.unused.items()}
-        (target / UNUSED).parent.mkdir(exist_ok=True)
-        atomic_write(target / UNUSED, partial(save_tensors, tensors=side))
+        write_unused(weights, target / UNUSED)
+
+
+def make_tensors(
+    planned: Planned, weights: Weights, layout: Layout, alter: Alter, dtype: torch.dtype | None
+) -> dict[str, Tensor]:
+    """Tensors that are written together, by the names that they get in the file.
+
+    Args:
+        planned: their names, and those of the tensors that they are made of.
+        weights: the base.
+        layout: of the files written.
+        alter: applied to every tensor.
+        dtype: of the written weights; None keeps each tensor's.
+
+    Raises:
+        UserError: a value does not fit `dtype`.
+    """
+    tensors = [
+        cast(source, alter(source, weights.read(source)), dtype, weights)
+        for source in planned.sources
+    ]
+    if layout == "original":
+        tensors = list(weights.groups[planned.sources[0]].to_original(tensors))
+    return dict(zip(planned.names, tensors, strict=True))
+
+
+def write_unused(weights: Weights, path: Path) -> None:
+    """Write what transformers has no place for.
+
+    Args:
+        weights: the base.
+        path: side file; its folder is created.
+    """
+    side = {name: read_tensor(stored) for name, stored in weights.unused.items()}
+    path.parent.mkdir(exist_ok=True)
+    atomic_write(path, partial(save_tensors, tensors=side))
 
 
 def cast(name: str, tensor: Tensor, dtype: torch.dtype | None, weights: Weights) -> Tensor:

@@ -167,6 +167,8 @@ class CardText:
         use: how each layout is loaded, in Markdown; FOLDER stands for the checkpoint's folder.
         pixels: how transformers' image processor differs from the one that training used.
         has_image_processor: whether transformers has one, which is then compared.
+        tested: other software that exports of each layout were loaded in, in Markdown; a layout
+            that is missing was loaded by dsvl-tune alone.
     """
 
     title: str
@@ -175,6 +177,7 @@ class CardText:
     use: Mapping[Layout, str]
     pixels: str
     has_image_processor: bool = True
+    tested: Mapping[Layout, str] = field(default_factory=dict)
 
 
 class TensorGroup(Protocol):

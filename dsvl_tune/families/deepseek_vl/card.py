@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsvl_tune.core.interop import ORIGINAL_TRANSFORMERS, TRANSFORMERS
 from dsvl_tune.families.base import CardText
 
 LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
@@ -25,7 +26,8 @@ USE_IN_TRANSFORMERS = """\
 
 The chat template takes plain strings or lists of parts, puts a system message in the place of the
 default prompt, ends every answer with the end token and marks what the assistant says
-(`return_assistant_tokens_mask`).
+(`return_assistant_tokens_mask`). TRL trains on every token of a conversation, those of the images
+included, unless it is told `assistant_only_loss=True`, which reads these marks.
 """
 
 USE_IN_THE_ORIGINAL = """\
@@ -41,6 +43,18 @@ of a resized image where the original truncates, which on some sizes moves the i
 row, and it makes SigLIP's input of the hybrid models from 8-bit pixels. Its processor also refuses
 images that are not RGB (`image.convert("RGB")` first). """
 
+TESTED_IN_TRANSFORMERS = f"""\
+The tests of dsvl-tune load exports of small models of this family in transformers
+{TRANSFORMERS[0]} and {TRANSFORMERS[1]}: no missing keys, the same token ids, logits and greedy
+answers as dsvl-tune, by `generate` and by `pipeline`. Other releases were not run.
+"""
+
+TESTED_IN_THE_ORIGINAL = f"""\
+The tests of dsvl-tune load exports of small models of this family in the code of
+github.com/deepseek-ai/DeepSeek-VL (commit 681bffb) with transformers {ORIGINAL_TRANSFORMERS}: the
+same token ids, logits and greedy answers as dsvl-tune.
+"""
+
 CARD = CardText(
     title="DeepSeek-VL",
     license_front_matter={
@@ -51,4 +65,5 @@ CARD = CardText(
     license=LICENSE,
     use={"transformers": USE_IN_TRANSFORMERS, "original": USE_IN_THE_ORIGINAL},
     pixels=PIXELS,
+    tested={"transformers": TESTED_IN_TRANSFORMERS, "original": TESTED_IN_THE_ORIGINAL},
 )

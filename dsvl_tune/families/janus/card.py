@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dsvl_tune.families.base import CardText
+from dsvl_tune.families.deepseek_vl.card import TESTED_IN_TRANSFORMERS
 
 LICENSE_LINK = "https://github.com/deepseek-ai/Janus/blob/main/LICENSE-MODEL"
 
@@ -57,4 +58,5 @@ CARD = CardText(
     license=LICENSE,
     use={"transformers": USE_IN_TRANSFORMERS, "original": USE_IN_THE_ORIGINAL},
     pixels=PIXELS,
+    tested={"transformers": TESTED_IN_TRANSFORMERS},
 )
