@@ -71,8 +71,10 @@ def download_checkpoint(name: HubName, patterns: tuple[str, ...] = HUB_FILES) ->
     from huggingface_hub import snapshot_download
 
     try:
-        repository, revision = current_name(name)
-        found = snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
+        note_new_name(name)
+        found = snapshot_download(
+            name.repository, revision=name.revision, allow_patterns=list(patterns)
+        )
     except Exception as error:  # any: the errors of the client's transport have no common class
         raise hub_error(name, error) from error
     return Path(found)
@@ -88,8 +90,9 @@ def fetch_config(name: HubName) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        repository, revision = current_name(name)
-        return Path(hf_hub_download(repository, "config.json", revision=revision)).parent
+        note_new_name(name)
+        config = hf_hub_download(name.repository, "config.json", revision=name.revision)
+        return Path(config).parent
     except Exception as error:  # any: as above
         raise hub_error(name, error) from error
 
@@ -117,25 +120,24 @@ def fetch_headers(name: HubName, pickled: bool) -> Mapping[str, SafetensorsFileM
     return found.files_metadata
 
 
-def current_name(name: HubName) -> HubName:
-    """The name that the hub has for a checkpoint now.
+@cache
+def note_new_name(name: HubName) -> None:
+    """Print the new name of a repository that was renamed, which the old one still finds.
 
-    A repository that was renamed is found by its old name; the user is told the new one. Where the
-    hub cannot be asked, the name is returned as it is: the cache may have it.
+    The old one is kept: what is in the cache under it is not downloaded again.
     """
     from huggingface_hub import HfApi
 
     try:
         current = HfApi().model_info(name.repository, revision=name.revision).id
-    except Exception:  # any: the download that follows says what is wrong
-        return name
+    except Exception:  # any: the download that follows has it from the cache, or says what is wrong
+        return
     if current != name.repository:
         print(
             f"dsvl-tune: {name.repository} is called {escape(current)} on the hub now. Give that "
             "name.",
             file=sys.stderr,
         )
-    return HubName(current, name.revision)
 
 
 def hub_error(name: HubName, error: Exception) -> UserError:

@@ -47,6 +47,7 @@ def own_hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     hub.download_checkpoint.cache_clear()
     hub.fetch_headers.cache_clear()
     hub.fetch_config.cache_clear()
+    hub.note_new_name.cache_clear()
 
 
 def test_a_name_with_a_revision() -> None:

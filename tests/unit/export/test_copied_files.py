@@ -47,7 +47,7 @@ def test_a_linked_folder_is_refused(source: Path, name: str, tmp_path: Path) -> 
 
 def test_a_pipe_is_refused(source: Path, tmp_path: Path) -> None:
     os.mkfifo(source / "LICENSE")
-    with pytest.raises(UserError, match="LICENSE: is not a regular file"):
+    with pytest.raises(UserError, match="LICENSE: neither a file nor a folder"):
         convert(source, tmp_path / "out")
 
 
