@@ -60,7 +60,7 @@ from dsvl_tune.training.run.manifest import manifest
 from dsvl_tune.training.run.quiet import quiet_lightning
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 from dsvl_tune.training.run.threads import use_free_cores
-from dsvl_tune.training.run.trainer import training_trainer
+from dsvl_tune.training.run.trainer import configuration_errors, training_trainer
 from dsvl_tune.training.run.trainer_keys import TRAINER_DEFAULTS, check_trainer
 
 __all__ = [
@@ -204,7 +204,12 @@ def fit(
         )
         try:
             use_free_cores(lightning_trainer.num_devices)
-            with stop, one_at_a_time(folder), explained_errors(lightning_trainer, folder):
+            with (
+                stop,
+                one_at_a_time(folder),
+                configuration_errors(),
+                explained_errors(lightning_trainer, folder),
+            ):
                 _set_up(model, data)
                 if not trainer.get("callbacks"):  # which may log names that are not known here
                     check_monitor(monitor, data)

@@ -57,14 +57,14 @@ def evaluation_run(recipe: Recipe) -> Iterator[EvaluationRun]:
     from dsvl_tune.training.run.folder import checkpoint_to_evaluate, run_of
     from dsvl_tune.training.run.quiet import quiet_lightning
     from dsvl_tune.training.run.threads import use_free_cores
-    from dsvl_tune.training.run.trainer import evaluation_trainer
+    from dsvl_tune.training.run.trainer import configuration_errors, evaluation_trainer
     from dsvl_tune.training.run.trainer_keys import check_trainer
 
     check_trainer(recipe.trainer, recipe.data.num_workers)
     folder = run_of(recipe.config_file, recipe.first_run_folder)
     checkpoint = checkpoint_to_evaluate(recipe.config.ckpt_path, folder, recipe.first_run_folder)
     L.seed_everything(recipe.config.seed_everything, workers=True, verbose=False)
-    with quiet_lightning(), keyboard_interrupts():
+    with quiet_lightning(), keyboard_interrupts(), configuration_errors():
         trainer = evaluation_trainer(recipe.trainer)
         use_free_cores(trainer.num_devices)
         yield EvaluationRun(trainer, folder, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 
 import torch
 
@@ -28,14 +29,20 @@ def use_free_cores(processes: int) -> None:
     if not is_first():
         return
     if not let_threads_sleep():
-        print(
-            "note: torch was imported before OMP_WAIT_POLICY was set, so threads spin while they "
-            "wait for one another. On a machine that does other work, start Python with "
-            "OMP_WAIT_POLICY=PASSIVE.",
-            flush=True,
-        )
+        _note_spinning()
     print(
         f"threads: {torch.get_num_threads()} in each of {processes} process(es), of {cores} CPU "
         "cores",
+        flush=True,
+    )
+
+
+@cache
+def _note_spinning() -> None:
+    """Say once that threads spin, because torch was imported before it could be changed."""
+    print(
+        "note: torch was imported before OMP_WAIT_POLICY was set, so threads spin while they wait "
+        "for one another. On a machine that does other work, start Python with "
+        "OMP_WAIT_POLICY=PASSIVE.",
         flush=True,
     )

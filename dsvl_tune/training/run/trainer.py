@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,28 @@ def _make_trainer(settings: Mapping[str, Any]) -> L.Trainer:
         UserError: Lightning does not take a value, or lacks a package for it.
     """
     try:
-        return L.Trainer(**settings)
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
-        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+        with configuration_errors():
+            return L.Trainer(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise _trainer_error(error) from error
+
+
+@contextmanager
+def configuration_errors() -> Iterator[None]:
+    """Turn what Lightning says about its own settings, also once it runs, into one message.
+
+    Raises:
+        UserError: Settings that contradict each other or the data.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise _trainer_error(error) from error
+
+
+def _trainer_error(error: Exception) -> UserError:
+    """Make the error for a value that Lightning's Trainer does not take."""
+    return UserError(f"trainer: {' '.join(str(error).split())}")
 
 
 def _with_strategy(settings: Mapping[str, Any], *, save_optimizer: bool) -> dict[str, Any]:
