@@ -18,6 +18,8 @@ GRID = 999
 them by default and DeepSeek-VL2 does (its README, "visual grounding")."""
 TEXT_KEYS = ("messages", "conversations", "history", "query", "response", "question", "answer")
 """Where the texts of a row are, in reading order."""
+MAX_COORDINATE = 1e9
+"""Larger numbers are no px; of JSON's, some cannot even be divided."""
 MAX_DEPTH = 6
 """Lists and objects around a text: messages, a message, its content, a part."""
 BOX_TYPES = ("real", "norm1")
@@ -91,7 +93,7 @@ def boxes(
     images = row_images(row, source, allowed) if listed else []
     for place, box in enumerate(listed):
         is_box = isinstance(box, list) and len(box) in (2, 4)
-        if not is_box or not all(type(value) in (int, float) and value >= 0 for value in box):
+        if not is_box or not all(map(is_coordinate, box)):
             raise UserError(f"{where}.bbox[{place}]: {shown(box)}, expected two or four numbers.")
         size: tuple[float, float] = (1, 1)
         if box_type == "real":
@@ -108,6 +110,11 @@ def boxes(
                 f"{where}.bbox[{place}]: {box}, outside its image of {size[0]} x {size[1]}."
             )
         yield f"[{', '.join(str(round(GRID * value)) for value in scaled)}]"
+
+
+def is_coordinate(value: Any) -> bool:
+    """Whether a value is a number that a coordinate may be."""
+    return type(value) in (int, float) and 0 <= value <= MAX_COORDINATE
 
 
 def in_texts(value: Any, replace: Callable[[re.Match[str]], str], depth: int = 0) -> Any:

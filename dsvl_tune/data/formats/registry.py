@@ -169,9 +169,9 @@ def _read_as(
     read |= {key for key in form.more if is_text(row.get(key))}
     try:
         conversation = form.read(row, source, allowed)
-    except UnmatchedImages:
+    except UnmatchedImages as error:
         refuse_unread(row, read, source, allowed)  # says where the image is that has no place
-        raise
+        raise UserError(str(error)) from None  # the class that workers hand over without traceback
     refuse_unread(row, read, source, allowed, conversation.images)
     if needs_answer and form.answer and conversation.turns[-1].role != "assistant":
         raise UserError(

@@ -233,6 +233,7 @@ def test_objects_of_swift(root: Path) -> None:
         ({"bbox": [[1, 2, 3, 4]]}, "more <bbox> in the texts than the 1 listed"),
         ({"bbox": [[1, 2, 3, 4]] * 3}, "2 <bbox> in the texts, but 3 are listed"),
         ({"bbox": [[1, 2], [3, "4"]]}, r"bbox\[1\]: a list of 2, expected two or four numbers"),
+        ({"bbox": [[1, 2], [3, 10**400]]}, r"bbox\[1\]: a list of 2, expected two or four numbers"),
         ({"bbox": [[1, 2], [3, 99]]}, r"bbox\[1\]: .*outside its image of 9 x 9"),
         ({"bbox": [[1, 2], [3, 4]], "image_id": [0, 1]}, r"bbox\[1\]: its image is not among"),
     ):
