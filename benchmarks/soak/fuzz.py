@@ -23,9 +23,10 @@ from frame import Kind, run_cases
 def all_kinds() -> dict[str, Kind]:
     """Every kind of input by name."""
     from data_kinds import DATA_KINDS
+    from run_kinds import RUN_KINDS
     from settings_kinds import SETTINGS_KINDS
 
-    return {**DATA_KINDS, **SETTINGS_KINDS}
+    return {**DATA_KINDS, **SETTINGS_KINDS, **RUN_KINDS}
 
 
 def main() -> None:

@@ -48,12 +48,12 @@ def limited(seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Itera
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     previous = signal.signal(signal.SIGALRM, stop)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)  # of somebody else, who may set it anew
     try:
         resource.setrlimit(resource.RLIMIT_AS, (_address_space(memory_bytes, soft), hard))
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
         signal.signal(signal.SIGALRM, previous)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 

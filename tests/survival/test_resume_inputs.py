@@ -1,4 +1,4 @@
-"""What a resume depends on: other rows, weights, code or checkpoints are refused or named."""
+"""What a resume depends on: other weights, code or run checkpoints are refused or named."""
 
 from __future__ import annotations
 
@@ -61,25 +61,6 @@ def test_files_of_the_base_checkpoint(name: str, hybrid_checkpoint: Path, tmp_pa
     with pytest.raises(UserError, match=f"has changed: base checkpoint: {name}"):
         fit(recipe)
     assert fit(recipe, "--ckpt_path", "last") == 0  # as the message says
-
-
-@pytest.mark.parametrize("split", ["validation", "test"])
-def test_held_out_rows(split: str, hybrid_checkpoint: Path, tmp_path: Path) -> None:
-    rows = [{"question": f"How much is {i}?", "answer": str(i)} for i in range(6)]
-    for name in ("train", "validation", "test"):
-        lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (tmp_path / f"{name}.jsonl").write_text(lines, encoding="utf-8")
-    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "validation", "test")}
-    data = {
-        "class_path": "dsvl_tune.datamodules.InstructDataModule",
-        "init_args": {**files, "batch_size": 2, "system_prompt": ""},
-    }
-    recipe = write_recipe(tmp_path, hybrid_checkpoint, data=data)
-    assert fit(recipe, *STOP) == 75
-    with Path(files[split]).open("a", encoding="utf-8") as file:
-        file.write('{"question": "One more?", "answer": "yes"}\n')
-    with pytest.raises(UserError, match=f"has changed: {split} rows"):
-        fit(recipe)
 
 
 def test_a_checkpoint_of_another_run_is_named_and_the_one_before_taken(

@@ -1,7 +1,8 @@
-"""What the result of a run depends on besides its recipe: its files, and code of one's own.
+"""What the result of a run depends on besides recipe and rows: base checkpoint, code of one's own.
 
-A run that is resumed on other rows, pictures, weights or code would end with a result that nobody
-could repeat. So their hashes are in the run's `manifest.json`, and a difference is refused.
+A run that is resumed on other weights or code would end with a result that nobody could repeat. So
+their hashes are in the run's `manifest.json`, and a difference is refused. Rows and pictures have
+their checksums in the run checkpoint, next to the position that depends on them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from dsvl_tune.core.errors import UserError
 
 MANIFEST = "manifest.json"
 """What a run was made with, in its folder."""
-SPLITS = ("train", "validation", "test")
 SMALL_FILES = ("*.json", "*.jinja")
 """Files of a base checkpoint that say how rows become tokens and pixels."""
 
@@ -30,7 +30,7 @@ def run_inputs(base: Checkpoint, data: Any, others: Iterable[Any]) -> dict[str, 
 
     Args:
         base: The base checkpoint.
-        data: A data module that is set up.
+        data: A data module.
         others: Objects and functions that the recipe names: objective, metrics, callbacks.
 
     Returns:
@@ -40,8 +40,6 @@ def run_inputs(base: Checkpoint, data: Any, others: Iterable[Any]) -> dict[str, 
     for pattern in SMALL_FILES:
         for path in sorted(base.folder.glob(pattern)):
             found[f"base checkpoint: {path.name}"] = base.file_hash(path)
-    for split in SPLITS:
-        found[f"{split} rows"] = str(data.rows(split).checksum)
     modules = [data, *getattr(data, "sources", {}).values()]
     for path in sorted({path for thing in [*modules, *others] for path in own_sources(thing)}):
         found[f"code: {path}"] = hashlib.sha256(path.read_bytes()).hexdigest()

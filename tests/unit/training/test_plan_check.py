@@ -9,9 +9,7 @@ import lightning as L
 import pytest
 import torch
 from quiet_trainer import quiet_trainer
-from tqdm import tqdm
 
-from dsvl_tune.cli import main
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families.base import PartPlan
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
@@ -68,14 +66,6 @@ def test_adapters_whose_b_has_just_left_zero_are_no_alarm(
 ) -> None:
     train(hybrid_checkpoint, tmp_path, "none", steps=1)
     assert "never updated" not in capsys.readouterr().out
-
-
-def test_an_error_begins_a_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    bar = tqdm(total=3, leave=False)
-    bar.update()
-    with pytest.raises(SystemExit):
-        main._fail("a row is bad")
-    assert "\ndsvl-tune: error: a row is bad" in capsys.readouterr().err
 
 
 def test_a_frozen_tensor_that_moved(hybrid_checkpoint: Path, tmp_path: Path) -> None:
