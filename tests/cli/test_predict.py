@@ -213,6 +213,9 @@ def test_questions_without_answers_need_no_training_data(
     with pytest.raises(SystemExit) as stopped:
         run(monkeypatch, "fit", *data, *model)
     assert stopped.value.code == 2 and "data.train: null" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "test", *data, *model)
+    assert "no test row has an answer" in capsys.readouterr().err
 
 
 def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse_recipe("test", DESCRIPTION, arguments, add_checkpoint_option)
 
-    from dsvl_tune.training.run.checks import set_up_test
+    from dsvl_tune.training.run.checks import check_answers, set_up_test
 
     with evaluation_run(recipe) as run:
         set_up_test(recipe.data)
+        check_answers(recipe.data)
         run.trainer.test(recipe.model, datamodule=recipe.data, ckpt_path=run.checkpoint)

@@ -68,3 +68,20 @@ def set_up_test(data: Any) -> None:
         raise UserError(
             "data: there are no test rows to answer. Give some, e.g. --data.test questions.jsonl."
         )
+
+
+def check_answers(data: Any) -> None:
+    """Raise if no test question has an answer to score by.
+
+    Args:
+        data: A `ConversationDataModule` that was set up.
+
+    Raises:
+        UserError: Scores would be empty.
+    """
+    rows = data.rows("test").flattened()
+    if not any(conversation.accepted_answers for conversation in rows):
+        raise UserError(
+            "data: no test row has an answer, so nothing can be scored. Give rows with answers, or "
+            "answer these questions with dsvl-tune predict."
+        )
