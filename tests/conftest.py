@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from tiny_janus import build_janus
 
 if TYPE_CHECKING:
     from runs import Commands
@@ -19,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = {"deepseek_vl_hybrid": "hybrid", "deepseek_vl": "siglip"}
 
 
-def build_checkpoint(folder: Path, model_type: str, width: int = 48, inner: int = 80) -> Path:
+def build_checkpoint(folder: Path, width: int = 48, inner: int = 80, *, model_type: str) -> Path:
     """A random model of the family in transformers' layout, with the golden tokenizer.
 
     An image has 16 visual tokens. `width` is the language model's, `inner` that of its MLPs;
@@ -106,32 +108,40 @@ def write_image_settings(folder: Path, model_type: str) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-@pytest.fixture(scope="session", params=list(FAMILIES))
+BUILDERS: dict[str, Callable[[Path, int, int], Path]] = {
+    "deepseek_vl_hybrid": partial(build_checkpoint, model_type="deepseek_vl_hybrid"),
+    "deepseek_vl": partial(build_checkpoint, model_type="deepseek_vl"),
+    "janus": build_janus,
+}
+"""Writes a random tiny checkpoint: its folder, the language model's width and that of its MLPs."""
+
+
+@pytest.fixture(scope="session", params=BUILDERS)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny checkpoint of each family in turn."""
-    return build_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
+    return BUILDERS[request.param](tmp_path_factory.mktemp(request.param), 48, 80)
 
 
-@pytest.fixture(scope="session", params=list(FAMILIES))
+@pytest.fixture(scope="session", params=BUILDERS)
 def wide_checkpoint(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A random tiny checkpoint of each family in turn, that can be quantized."""
-    return build_checkpoint(
-        tmp_path_factory.mktemp(f"wide_{request.param}"), request.param, 64, 128
-    )
+    return BUILDERS[request.param](tmp_path_factory.mktemp(f"wide_{request.param}"), 64, 128)
 
 
 @pytest.fixture(scope="session")
 def wide_hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny hybrid checkpoint that can be quantized."""
-    return build_checkpoint(tmp_path_factory.mktemp("wide_hybrid"), "deepseek_vl_hybrid", 64, 128)
+    return build_checkpoint(
+        tmp_path_factory.mktemp("wide_hybrid"), 64, 128, model_type="deepseek_vl_hybrid"
+    )
 
 
 @pytest.fixture(scope="session")
 def hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny hybrid checkpoint."""
-    return build_checkpoint(tmp_path_factory.mktemp("hybrid"), "deepseek_vl_hybrid")
+    return build_checkpoint(tmp_path_factory.mktemp("hybrid"), model_type="deepseek_vl_hybrid")
 
 
 @pytest.fixture(scope="session")
@@ -145,8 +155,6 @@ def deepseek_vl2_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def janus_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny Janus."""
-    from tiny_janus import build_janus
-
     return build_janus(tmp_path_factory.mktemp("janus"))
 
 

@@ -269,7 +269,7 @@ def build(root: Path) -> Path:
         f"sys.path.insert(0, {str(TESTS)!r})",
         "from pathlib import Path",
         "from conftest import build_checkpoint",
-        f"build_checkpoint(Path({str(folder)!r}), 'deepseek_vl_hybrid')",
+        f"build_checkpoint(Path({str(folder)!r}), model_type='deepseek_vl_hybrid')",
     ]
     code = "\n".join(lines)
     subprocess.run(

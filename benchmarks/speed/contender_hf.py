@@ -50,14 +50,15 @@ class Collator:
 
     def tokens(self, row: Row) -> tuple[Tensor, Tensor]:
         """Ids and labels of a conversation, each [T] int64; answers and end tokens count."""
-        image = self.processor.image_token * self.processor.image_settings.tokens
+        tokens = self.processor.family.image_token_ids(self.processor, None, 1)
+        image = "".join(self.processor.tokenizer.convert_ids_to_tokens(tokens))
+        user, assistant = self.processor.roles
         system = self.processor.default_system
         ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
         for message in row["messages"]:
             if message["role"] == "user":
-                text += (
-                    f"User: {message['content'].strip().replace('<image>', image)}\n\nAssistant:"
-                )
+                content = message["content"].strip().replace("<image>", image)
+                text += f"{user}: {content}\n\n{assistant}:"
                 continue
             for piece, supervised in (
                 (text, False),

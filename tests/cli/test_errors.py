@@ -40,6 +40,10 @@ def recipe(tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         (["--model.parts.alinger.mode", "full"], ["alinger", "Did you mean 'aligner'"]),
         (["--model.parts.downsample.mode", "lora"], ["downsample cannot have lora"]),
         (["--model.preset", "lroa"], ["model.preset", "'lora'"]),
+        (
+            ["--model.family", "Janus"],
+            ["is a DeepSeek-VL checkpoint, and this recipe is for Janus", "recipe for DeepSeek-VL"],
+        ),
         (["--model.checkpoint", "/no/such/folder"], ["/no/such/folder", "no such folder"]),
         (["--data.kinds", "[uprigth]"], ["kinds", "'upright'", "'pie'"]),
         (["--ckpt_path", "best"], ["best: no such file. Give a run checkpoint, or last."]),

@@ -92,7 +92,8 @@ def test_cached_images_are_used_and_belong_to_bytes_and_settings(
     cache = padded_image_cache(processor, 1.0)
     assert len(list(cache.root.rglob("*.safetensors"))) == 3
 
-    ref, tokens = ImageRef(rows.parent / "0.png", "it"), processor.image_settings.tokens
+    ref = ImageRef(rows.parent / "0.png", "it")
+    tokens = len(processor.family.image_token_ids(processor, None, 1))
     _, key = read_with_key(ref, tokens, processor, "test")
     entry = cache.get(key)
     assert entry is not None

@@ -21,7 +21,7 @@ from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.export.merge_adapter import merge_into
-from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families import family_of_model, open_checkpoint
 from dsvl_tune.families.base import PartPlan, part_of
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl.parts import PARTS
@@ -63,7 +63,8 @@ def adapted(
 ) -> Any:
     """A model on a 4-bit base whose adapters are no longer at their start."""
     model = create_model(open_checkpoint(folder), dtype, "nf4")
-    apply_plan(model, fit_plan(make_plan(DEEPSEEK_VL, "qlora", parts), model, set()), variant)
+    plan = make_plan(family_of_model(model), "qlora", parts)
+    apply_plan(model, fit_plan(plan, model, set()), variant)
     torch.manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -78,7 +78,7 @@ def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
     return found
 
 
-@pytest.mark.parametrize("pack_tokens", [None, 190, 1000])
+@pytest.mark.parametrize("pack_tokens", [None, 330, 1000])
 def test_conversations_in_a_batch_equal_conversations_alone(
     checkpoint: Path, rows: list[list[Conversation]], pack_tokens: int | None
 ) -> None:
@@ -87,7 +87,7 @@ def test_conversations_in_a_batch_equal_conversations_alone(
     model = create_model(open_checkpoint(checkpoint))
     batch = make_batch(rows, processor, None, "error", pack_tokens)
     batch = normalize_images(batch, processor)
-    assert len(batch.input_ids) == {None: 3, 190: 2, 1000: 1}[pack_tokens]
+    assert len(batch.input_ids) == {None: 3, 330: 2, 1000: 1}[pack_tokens]
     assert len(batch.vision_inputs["pixel_values"]) == 3  # four slots show three pictures
     sums = supervised_loss(model, batch)
     sums.loss.backward()
