@@ -109,6 +109,7 @@ DATA_BOUNDS: dict[str, Bound] = {
     "data.seed": SEED,
     "data.max_tokens": COUNT,
     "data.pack_tokens": COUNT,
+    "data.max_tiles": Bound(1, 1_000, whole=True),
     "data.pixel_cache_gb": Bound(0, 1_000_000),
 }
 """Of every data module, one's own too."""
@@ -189,6 +190,9 @@ BOUNDS = {
 FOREIGN = ("trainer.callbacks", "trainer.logger", "trainer.plugins", "trainer.strategy")
 """Keys whose values are arguments of other packages' classes, where inf may be a default."""
 
+NULLABLE = ("max_tokens", "pack_tokens", "max_tiles", "epoch_rows", "text_ratio")
+"""Keys of data modules that may be null; jsonargparse takes null for each of a nested class."""
+
 SHIPPED = "dsvl_tune.datamodules."
 """Beginning of the class paths of this package's data modules."""
 
@@ -206,6 +210,10 @@ def check_numbers(settings: Mapping[str, Any], prefix: str = "") -> None:
     for key, number, class_path in _numbers(settings, ()):
         name = ".".join(key)
         bound = bound_of(prefix + name, class_path)
+        if number is None:
+            if bound is not None and key[-1] not in NULLABLE:
+                raise UserError(f"{_shown(key, prefix)}: null, expected {bound}.")
+            continue
         is_foreign = name.startswith(FOREIGN)
         if bound is not None and not bound.allows(number):
             raise UserError(f"{_shown(key, prefix)}: {number!r}, expected {bound}.")
@@ -240,11 +248,13 @@ def _shown(key: Sequence[str], prefix: str) -> str:
 
 def _numbers(
     value: Any, key: tuple[str, ...], class_path: str | None = None
-) -> Iterator[tuple[tuple[str, ...], float, str | None]]:
+) -> Iterator[tuple[tuple[str, ...], float | None, str | None]]:
     """Go through nested settings: keys without `init_args`, numbers, and the class they belong to.
 
     Items of a list have the key of the list.
     """
+    if value is None and key[:1] == ("data",):
+        yield key, None, class_path
     if isinstance(value, bool) or value is None:
         return
     if isinstance(value, (int, float)):

@@ -52,6 +52,9 @@ class Recipe:
         """
         with _as_user_error():
             config = parser.parse_args(find_recipes(arguments))
+        for section in ("trainer", "model"):
+            if not isinstance(config[section], Namespace):
+                raise UserError(f"{section}: {config[section]!r}, expected keys and their values.")
         values = config.as_dict()
         check_numbers({key: values.pop(key) for key in RECIPE_KEYS})
         check_numbers(values, prefix=f"{parser.prog.split()[-1]}.")  # the command's own options

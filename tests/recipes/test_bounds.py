@@ -207,6 +207,22 @@ def test_sources_of_a_mixture_are_checked_too() -> None:
         complete_settings({"data": data})
 
 
+@pytest.mark.parametrize("key", ["num_workers", "batch_size", "train_charts"])
+def test_null_is_no_number(key: str) -> None:
+    data = {"class_path": "dsvl_tune.datamodules.ChartsDataModule", "init_args": {key: None}}
+    with pytest.raises(UserError, match=rf"^data\.{key}: null, expected a whole number"):
+        check_numbers({"data": data})
+    check_numbers({"data": {**data, "init_args": {"max_tokens": None}}})
+
+
+@pytest.mark.parametrize("text", ["trainer: text", "model: 3", "trainer: []"])
+def test_a_section_that_is_no_mapping(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    files = ["--config", "charts_lora", "--config", str(tmp_path / "mine.yaml")]
+    with pytest.raises(UserError):
+        Recipe.parse(recipe_parser(), files)
+
+
 def test_a_class_of_ones_own_gives_its_keys_their_own_meaning() -> None:
     own = {"class_path": "mydata.MyData", "init_args": {"questions": -1}}
     check_numbers({"data": own})
