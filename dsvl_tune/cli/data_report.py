@@ -81,7 +81,7 @@ def details(split: str, report: SplitReport) -> str:
         lines.append(f"  an image takes: {shown}")
     for text, count in report.literals.items():
         lines.append(
-            f"  warning: {count:,} conversations contain {text!r} as text; no image is shown there"
+            f"  note: {count:,} conversations contain {text!r} as a word; no image is shown there"
         )
     return "\n".join(lines)
 

@@ -11,15 +11,11 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, Processor
 from dsvl_tune.data.encoding.packing import tree_key
 from dsvl_tune.data.encoding.tokenize import OnOverflow, image_lengths, tokenize
+from dsvl_tune.data.formats.tags import TAG
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.validation.perceptual_hash import perceptual_hash
 from dsvl_tune.families.base import RenderMode
 
-PLACEHOLDERS = re.compile(
-    r"<image>|<image_placeholder>|<\|image[\w]*\|>|<img>|<ImageHere>|<\|vision_start\|>|\[IMG\]",
-    re.I,
-)
-"""How other tools write an image into text; here it would be read as these letters."""
 NO_LIMIT = 1 << 60
 """Tokens that no conversation has."""
 
@@ -40,7 +36,7 @@ class RowStats:
         image_lengths: tokens of each, and its tiles if the family cuts images, in words.
         hashes: perceptual hash of each image; () unless asked for.
         question: digest of its first question, without case, punctuation and images.
-        literals: placeholder strings of other tools in its text.
+        literals: tags in its text that are words there.
         tree: equal for conversations that one message tree can hold; None for one that stays alone.
     """
 
@@ -182,6 +178,6 @@ def question_digest(conversation: Conversation) -> str:
 
 
 def literal_placeholders(conversation: Conversation) -> tuple[str, ...]:
-    """Placeholder strings of other tools in the conversation's text."""
+    """Tags in the conversation's text, which the row wrote as words (`tags.TAG`)."""
     texts = (part for turn in conversation.turns for part in turn.parts if isinstance(part, str))
-    return tuple(sorted({found for text in texts for found in PLACEHOLDERS.findall(text)}))
+    return tuple(sorted({found["tag"] for text in texts for found in TAG.finditer(text)}))
