@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class ResultCache:
     """
 
     def __init__(self, identity: str, num_rows: int, piece_rows: int) -> None:
-        key = blake2b(f"{dsvl_tune.__version__}{identity}".encode(), digest_size=16).hexdigest()
+        key = blake2b(f"{code_digest()}{identity}".encode(), digest_size=16).hexdigest()
         self.folder = cache_folder("validation") / key
         self.num_rows = num_rows
         self.piece_rows = piece_rows
@@ -88,6 +88,15 @@ class ResultCache:
             except OSError:
                 self.stamps[name] = None
         return self.stamps[name]
+
+
+@lru_cache
+def code_digest() -> str:
+    """Of the version and of the code that reads rows: other code may find other errors."""
+    digest = blake2b(dsvl_tune.__version__.encode(), digest_size=16)
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def as_tuple(value: Any) -> Any:
