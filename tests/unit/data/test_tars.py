@@ -219,3 +219,23 @@ def test_a_compressed_tar_is_called_so(read: Any, mode: Any, tmp_path: Path) -> 
         add(tar, "0.json", row(0))
     with pytest.raises(UserError, match=f"compressed by {mode[:2]}.*Unpack it first"):
         read(path)
+
+
+@pytest.mark.parametrize("read", WAYS)
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"),
+        ("mp4", b"\0\0\0\x18ftypmp42\0\0\0\0"),
+        ("wav", b"RIFF\x24\0\0\0WAVEfmt "),
+        ("npy", b"\x93NUMPY\x01\0\xff"),
+        ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+    ],
+)
+def test_members_that_no_row_reads(read: Any, ending: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "rows.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, f"0.{ending}", content)
+        add(tar, "0.json", row(0))
+    with pytest.raises(UserError, match=f"rows.tar: sample 1: .*'{ending}'"):
+        read(path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import read_row
+from dsvl_tune.data.images.load import load_image
 
 
 def encoded(color: str, kind: str = "PNG") -> bytes:
@@ -382,3 +385,20 @@ def test_rows_as_deep_as_json_may_be(root: Path) -> None:
     for row in ({"question": deep, "answer": "x"}, {**QUESTION, "image": deep}, {"messages": deep}):
         with pytest.raises(UserError, match="^rows:1"):
             read(row, root)
+
+
+def test_a_large_picture_in_base64_takes_linear_time(root: Path) -> None:
+    start = time.process_time()
+    large = base64.b64encode(PNG + bytes(6_000_000)).decode()
+    (ref,) = read({**QUESTION, "image": large}, root).images
+    assert len(ref.content) == len(PNG) + 6_000_000  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="is not base64") as error:
+        read({**QUESTION, "image": BASE64 + "/" * 6_000_000 + "!"}, root)
+    assert time.process_time() - start < 5 and len(str(error.value)) < 300
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_called_so(root: Path) -> None:
+    (root / "a.png").chmod(0)
+    with pytest.raises(UserError, match="may not be read"):
+        load_image(read({**QUESTION, "image": "a.png"}, root).images[0], "rows:1")
