@@ -57,8 +57,8 @@ class ResumableLoader(DataLoader[Any]):
             UserError: other rows or pictures, another seed, mixture or size of a micro-batch over
                 all processes.
         """
-        check_settings(self.checksums, state)
         self.batch_sampler.load_state(state)
+        check_settings(self.checksums, state)
 
 
 def check_endless(trainer: L.Trainer) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -23,6 +23,10 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Parse, Record, RowFile
 from dsvl_tune.data.readers.checksum import buffers_checksum, file_checksum
 
+ROW_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".tar")
+"""Endings of files that hold rows."""
+OTHER_JSON = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files that datasets writes about a data set."""
 FILE_MAGIC = b"ARROW1"
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 """How Arrow's two formats begin and end (arrow.apache.org/docs/format/Columnar.html)."""
@@ -286,7 +290,33 @@ def named_files(name: str, split: str) -> list[str]:
         files = load_dataset_builder(path, config or None).config.data_files or {}
     if split not in files:
         raise unknown_split(name, split, list(map(str, files)))
+    if folder.is_dir():
+        refuse_left_out(folder, {str(file) for listed in files.values() for file in listed})
     return [str(file) for file in files[split]]
+
+
+def refuse_left_out(folder: Path, read: Collection[str]) -> None:
+    """Raise if datasets leaves out a file of rows: of a mixed folder it reads one kind of files.
+
+    Args:
+        folder: what it reads.
+        read: the files of all splits that it found.
+
+    Raises:
+        UserError: with the first file that is left out.
+    """
+    root = folder.resolve()
+    for path in sorted(root.rglob("*")):
+        parts = path.relative_to(root).parts
+        is_hidden = any(part.startswith((".", "__")) for part in parts)
+        if path.suffix.lower() not in ROW_ENDINGS or is_hidden or not path.is_file():
+            continue
+        if str(path) not in read and path.name not in OTHER_JSON:
+            raise UserError(
+                f"{folder}: holds {path.relative_to(root)}, too, which would be left out: of a "
+                "folder with several kinds of files one kind is read. Name the files by a pattern, "
+                f"e.g. {folder}/*{path.suffix}."
+            )
 
 
 def unknown_split(name: str, split: str, known: Sequence[str]) -> UserError:
@@ -320,7 +350,8 @@ def datasets_errors(name: str) -> Iterator[None]:
     """
     from datasets.exceptions import DatasetsError
 
-    errors = (OSError, ValueError, LookupError, TypeError, RuntimeError, EOFError, zlib.error)
+    known = (OSError, ValueError, LookupError, RuntimeError, EOFError, zlib.error)
+    errors = (*known, TypeError, AttributeError, AssertionError)  # of files about a data set
     try:
         yield
     except (DatasetsError, pa.ArrowException, *errors) as error:

@@ -442,3 +442,21 @@ def test_a_data_file_whose_name_looks_the_same(root: Path) -> None:
     as_jsonl(root)
     with pytest.raises(UserError, match="cannot be read .No such file.*Did you mean 'rows.jsonl'"):
         read(root / "Rows.jsonl")
+
+
+def test_a_folder_of_mixed_files(root: Path) -> None:
+    """datasets would read the kind that is most frequent, and leave the others out."""
+    folder = root / "set"
+    folder.mkdir()
+    for name in ("1.jsonl", "2.jsonl"):
+        (folder / name).write_text('{"question": "a", "answer": "b"}\n')
+    (folder / "dataset_infos.json").write_text('{"question": "a"}')
+    with pytest.raises(UserError, match="datasets cannot read it"):
+        read(folder)
+    (folder / "dataset_infos.json").write_text("{}")
+    assert len(read(folder)) == 2
+    (folder / "3.csv").write_text("question,answer\na,b\n")
+    with pytest.raises(UserError, match="set: holds 3.csv, too, which would be left out"):
+        read(folder)
+    with pytest.raises(UserError, match="holds 3.csv, too"):
+        list(open_conversations(str(folder), stream_seed=1).reader.iterate())
