@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from damage import damage_bytes, damage_value, places
@@ -254,6 +255,20 @@ def table_file(folder: Path, chance: Random, ending: str) -> Case:
     return Case(partial(read_both_ways, path), same_rows)
 
 
+def saved_set(folder: Path, chance: Random) -> Case:
+    """A data set as `Dataset.save_to_disk` writes it, one of its files damaged."""
+    rows = small_rows(chance)
+    place = folder / "saved"
+    datasets.Dataset.from_list(rows).save_to_disk(str(place))
+    path = chance.choice(sorted(place.iterdir()))
+    path.write_bytes(damage_bytes(path.read_bytes(), chance))
+
+    def act() -> object:
+        return read_rows(ConversationRows(open_conversations(str(place))))
+
+    return Case(act)
+
+
 DATA_KINDS: dict[str, Kind] = {
     "rows": mutated_row,
     "moved_pictures": moved_picture,
@@ -265,5 +280,6 @@ DATA_KINDS: dict[str, Kind] = {
     "parquet": partial(table_file, ending="parquet"),
     "arrow": partial(table_file, ending="arrow"),
     "feather": partial(table_file, ending="feather"),
+    "saved": saved_set,
 }
 """Name of a kind -> what makes its cases."""

@@ -9,7 +9,7 @@ import pytest
 from data_kinds import DATA_KINDS
 from frame import run_cases
 
-CASES = {"rows": 250, "parquet": 5}
+CASES = {"rows": 250, "parquet": 5, "saved": 20}
 """Cases of a kind; 40 of the others."""
 
 

@@ -81,7 +81,8 @@ class TableRows:
     def record(self, index: int) -> Record:
         """The row of that number."""
         source = f"{self.name}: row {index + 1}"
-        (row,) = checked_rows(self.table[index : index + 1], source)
+        with table_errors(source):
+            (row,) = checked_rows(self.table[index : index + 1])
         return Record(row, without_nulls, source, self.root)
 
     def iterate(self, start: int = 0) -> Iterator[Record]:
@@ -100,21 +101,30 @@ class TableRows:
                 writer.write_table(pa.concat_tables(rows).combine_chunks())
 
 
-def checked_rows(table: pa.Table | pa.RecordBatch, source: str) -> list[dict[str, Any]]:
+@contextmanager
+def table_errors(source: str) -> Iterator[None]:
+    """Turn what Arrow raises on damaged content into one message.
+
+    Args:
+        source: file and row, for the error.
+
+    Raises:
+        UserError: Arrow raised an error.
+    """
+    try:
+        yield
+    except (pa.ArrowException, ValueError, OverflowError, OSError, SystemError) as error:
+        raise UserError(f"{source}: damaged ({error}). Write the file again.") from None
+
+
+def checked_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     """The rows of a few rows' table, none of which points outside its buffers.
 
     Args:
         table: as it was mapped or decoded; Arrow itself checks nothing while it reads.
-        source: file and row, for the error.
-
-    Raises:
-        UserError: the table is damaged there.
     """
-    try:
-        table.validate(full=True)
-        rows: list[dict[str, Any]] = table.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError, SystemError) as error:
-        raise UserError(f"{source}: damaged ({error}). Write the file again.") from None
+    table.validate(full=True)
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 
@@ -217,7 +227,9 @@ def group_rows(table: pq.ParquetFile, group: int, path: str) -> Iterator[dict[st
     rows = 0
     for batch in table.iter_batches(batch_size=64, row_groups=[group]):
         rows += batch.num_rows
-        yield from checked_rows(batch, f"{path}: row group {group + 1}")
+        with table_errors(f"{path}: row group {group + 1}"):
+            found = checked_rows(batch)
+        yield from found
     expected = table.metadata.row_group(group).num_rows
     if rows != expected:
         raise UserError(
@@ -263,10 +275,8 @@ def load_saved(folder: Path, name: str, split: str) -> Any:
     """
     from datasets import DatasetDict, load_from_disk
 
-    try:
+    with datasets_errors(name):
         saved = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise UserError(f"{name}: not a saved data set that can be read ({error}).") from None
     if not isinstance(saved, DatasetDict):
         return saved
     if split not in saved:
