@@ -119,7 +119,7 @@ def test_every_recipe_named_exists() -> None:
         shipped = {name for name in named if "/" not in name and not name.endswith(".yaml")}
         assert shipped - {"NAME"} <= recipes | presets, words
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Recipes")[1]
-    listed = set(re.findall(r"`((?:charts|deepseek|stages|embedded)_\w[\w.]*)`", table))
+    listed = set(re.findall(r"`((?:charts|deepseek|janus|stages|embedded)_\w[\w.]*)`", table))
     assert recipes - listed <= {"deepseek_vl_stage2", "deepseek_vl_stage3"}
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert {name for name in presets if f"`{name}`" in page} == presets
