@@ -109,6 +109,7 @@ def train(options: argparse.Namespace, meter: Meter) -> None:
         use_distributed_sampler=False,
         limit_val_batches=0,
         logger=False,
+        log_every_n_steps=1,  # the logged loss is a mean since the last logged step
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
