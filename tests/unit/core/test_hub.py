@@ -64,7 +64,7 @@ def test_a_revision_is_downloaded_and_recorded(revision: str, context: int) -> N
     commit = COMMITS["v1" if revision else "main"]
     assert checkpoint.processor.context_tokens == context
     assert (checkpoint.address, checkpoint.commit) == ("owner/model", commit)
-    assert manifest(checkpoint)["checkpoint"]["commit"] == commit
+    assert manifest(checkpoint, None, {}, "run")["checkpoint"]["commit"] == commit
     assert Weights(checkpoint).shapes
 
 
