@@ -161,7 +161,8 @@ def damaged_checkpoints(folder: Path, chance: Random) -> Case:
 @cache
 def whole_settings() -> dict[str, Any]:
     """Settings of a run."""
-    return complete_settings({"run_name": "run"})
+    data = {"class_path": "dsvl_tune.datamodules.ChartsDataModule"}
+    return complete_settings({"run_name": "run", "data": data})
 
 
 def damaged_run_folder(folder: Path, chance: Random) -> Case:

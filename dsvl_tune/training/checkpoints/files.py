@@ -122,7 +122,8 @@ def newest_whole(run_folder: Path, run_id: str | None = None) -> Path | None:
         problem = problem_of(path, run_id)
         if problem is None:
             return path
-        print(f"{path} {problem}; trying the checkpoint before it", flush=True)
+        following = "trying the checkpoint before it" if name == LAST else "there is none before it"
+        print(f"{path} {problem}; {following}", flush=True)
     return None
 
 
