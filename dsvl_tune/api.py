@@ -35,7 +35,6 @@ from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
-from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.families import open_checkpoint
@@ -191,7 +190,7 @@ def fit(
     stop = StopRequest(time_limit_s)
     folder, checkpoint = _place(Path(run_dir) / run_name, ckpt_path, resume, settings)
     if checkpoint is None and (folder / SUMMARY).is_file():
-        _print_finished(folder, data.metrics)
+        _print_finished(folder, data)
         return Run(folder)
     with quiet_lightning(), keyboard_interrupts():
         lightning_trainer = training_trainer(
@@ -418,11 +417,11 @@ def _write_description(
     write_json(folder / MANIFEST, content)
 
 
-def _print_finished(folder: Path, metrics: Sequence[Metric]) -> None:
+def _print_finished(folder: Path, data: ConversationDataModule) -> None:
     """Print the result of a run whose process was killed just after it had written it."""
     if is_first():
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        print(f"{folder} is finished\n{summary_text(summary, folder, metrics)}", flush=True)
+        print(f"{folder} is finished\n{summary_text(summary, folder, data.metrics)}", flush=True)
 
 
 def _write_run_report(folder: Path, data: ConversationDataModule) -> None:

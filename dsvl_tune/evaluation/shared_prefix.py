@@ -24,8 +24,6 @@ from dsvl_tune.models.runtime.encode_images import encode_images
 
 LEAST_SHARED = 0.5
 """Prompts share a prefix that is at least this part of the longest of them."""
-PADDING = 0
-"""Token id on masked positions; any id but that of the image token does."""
 
 
 @dataclass
@@ -108,7 +106,8 @@ def read_tokens(
         The rows with these tokens.
     """
     width = max(len(row) for row in ids)
-    padded = [[PADDING] * (width - len(row)) + list(row) for row in ids]
+    padding = int(model.config.image_token_id == 0)  # any id but that of the image token does
+    padded = [[padding] * (width - len(row)) + list(row) for row in ids]
     own_mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
     mask = torch.tensor(own_mask, device=model.device)
     if after is None:

@@ -284,24 +284,25 @@ def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Me
         if name.count("/") > 1:
             continue  # the question types of a retention set are in summary.json
         set_name, _, figure = name.partition("/")
-        percent = is_percent(figure if set_name in summary["questions"] else name, metrics)
+        percent = is_percent(figure if set_name in summary.get("questions", {}) else name, metrics)
         columns = [summary[column].get(name) for column in ("before", "after", "majority_baseline")]
         before, after, majority = (figure_text(one, percent=percent) for one in columns)
-        change = summary["changes"].get(name)
+        change = summary.get("changes", {}).get(name)
         changed = change_text(Change(**change) if change else None, percent=percent)
         rows.append([name, before, after, changed, majority])
     table = format_table(["metric", "before", "after", "change", "majority baseline"], rows)
+    stopped_early = summary.get("stopped_early")
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
     memory = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
     if summary["peak_gpu_bytes"]:
         memory += f", on the GPU {summary['peak_gpu_bytes'] / 2**30:.2f} GiB"
     lines = [
         f"\nheld-out questions\n{table}\n",
-        *small_sets(summary["questions"]),
+        *small_sets(summary.get("questions", {})),
         f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}",
         f"time: {minutes} min {seconds} s, peak memory: {memory}",
         f"best checkpoint: {summary['best_checkpoint']}",
-        *([f"stopped early: {summary['stopped_early']}"] if summary["stopped_early"] else []),
+        *([f"stopped early: {stopped_early}"] if stopped_early else []),
         f"run folder: {run_folder}",
         f"next: dsvl-tune merge {shlex.quote(str(run_folder))}",
     ]
