@@ -299,6 +299,7 @@ def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Me
     lines = [
         f"\nheld-out questions\n{table}\n",
         *small_sets(summary.get("questions", {})),
+        *forgotten(summary, metrics),
         f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}",
         f"time: {minutes} min {seconds} s, peak memory: {memory}",
         f"best checkpoint: {summary['best_checkpoint']}",
@@ -307,6 +308,29 @@ def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Me
         f"next: dsvl-tune merge {shlex.quote(str(run_folder))}",
     ]
     return "\n".join(lines)
+
+
+def forgotten(summary: dict[str, Any], metrics: Sequence[Metric]) -> list[str]:
+    """A warning for each figure of a retention set that fell, beyond what chance explains.
+
+    Args:
+        summary: content of `summary.json`.
+        metrics: of the data module.
+    """
+    lines = []
+    for name, change in summary.get("changes", {}).items():
+        set_name, _, figure = name.partition("/")
+        for metric in metrics:
+            if set_name == "test" or figure != metric.name:
+                continue
+            is_worse = change["high"] < 0 if metric.higher_is_better else change["low"] > 0
+            if is_worse:
+                text = change_text(Change(**change), percent=metric.percent)
+                lines.append(
+                    f"warning: {set_name} got worse ({text}): the model forgets. Mix rows of its "
+                    "kind into the training data (MixtureDataModule), or train less."
+                )
+    return lines
 
 
 def small_sets(questions: Mapping[str, int]) -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
 from dsvl_tune.training.callbacks.heldout_evaluation import summary_text
 
 METRICS = [RelaxedAccuracy()]
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "before": {"relaxed_accuracy": 0.25},
     "after": {
         "relaxed_accuracy": 0.5,
@@ -42,6 +45,14 @@ def test_the_table_leaves_out_question_types_of_retention_sets() -> None:
     ]
     assert any(line.startswith("test: only 40 scored questions") for line in lines)
     assert "stopped early: no improvement" in lines
+
+
+@pytest.mark.parametrize(("high", "warned"), [(-0.1, True), (0.1, False)])
+def test_a_retention_set_that_fell_is_warned_about(high: float, warned: bool) -> None:
+    change = {"difference": -0.4, "low": -0.5, "high": high}
+    changes = {**SUMMARY["changes"], "tables/relaxed_accuracy": change}
+    text = summary_text({**SUMMARY, "changes": changes}, Path("run"), METRICS)
+    assert ("warning: tables got worse (-40.0 points" in text) is warned
 
 
 def test_the_next_command_can_be_pasted() -> None:
