@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsvl_tune.core.files import format_bytes
+from dsvl_tune.evaluation.figures_table import (
+    NO_FIGURE,
+    figure_text,
+    interval_text,
+    is_percent,
+)
+from dsvl_tune.evaluation.metrics import METRICS
+from dsvl_tune.evaluation.statistics import Interval
 from dsvl_tune.report.run_record import WHEN, Question, RunRecord
 
 MOST_CHOICES = 12
 """Different references up to which a table shows which answer was given for which."""
 OTHER = "(other)"
 """Column of the answers that no question accepts."""
+KNOWN = [metric() for metric in METRICS.values()]
+"""The metrics of this package: they say how their figures are printed, and which are better."""
 UNTOLD = ("run_name", "resume", "time_limit_s", "checkpoint_every_steps")
 """Settings that do not tell how two runs differ in what they compute."""
 
@@ -47,16 +57,27 @@ class Table:
 
 
 def results_tables(run: RunRecord) -> list[Table]:
-    """Figures before and after training: a table for each held-out set and metric.
+    """Figures before and after training: a table for each held-out set and figure.
 
     Args:
         run: A finished run.
     """
-    return [
-        _result_table(run, name, metric)
-        for name, questions in run.questions.items()
-        for metric in metric_names(questions)
-    ]
+    tables = []
+    for name in run.questions:
+        prefix = "" if name == "test" else f"{name}/"
+        of_set = {
+            key.removeprefix(prefix): key
+            for key in run.summary.get("after", {})
+            if _set_of(key, run) == name
+        }
+        for figure in dict.fromkeys(key.partition("/")[0] for key in of_set):
+            keys = {
+                key.partition("/")[2]: full
+                for key, full in of_set.items()
+                if key.partition("/")[0] == figure
+            }
+            tables.append(_result_table(run, name, figure, keys))
+    return tables
 
 
 def metric_names(questions: Sequence[Question]) -> list[str]:
@@ -69,31 +90,57 @@ def metric_names(questions: Sequence[Question]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _result_table(run: RunRecord, name: str, metric: str) -> Table:
-    """Figures of one set and metric: all questions, then each question type."""
+def _set_of(key: str, run: RunRecord) -> str:
+    """The held-out set that a key of the summary belongs to."""
+    first, slash, _ = key.partition("/")
+    return first if slash and first in run.questions else "test"
+
+
+def _result_table(run: RunRecord, name: str, figure: str, keys: Mapping[str, str]) -> Table:
+    """A figure of one set: of all questions, then of each question type.
+
+    Args:
+        run: A finished run.
+        name: Of the set.
+        figure: Of a metric, e.g. "anls".
+        keys: Key in the summary by question type, "" for all questions.
+    """
     asked = Counter(question.question_type for question in run.questions[name])
-    prefix = metric if name == "test" else f"{name}/{metric}"
-    columns = [run.summary.get(when, {}) for when in WHEN]
-    baseline = run.summary.get("majority_baseline", {})
+    columns = [run.summary.get(column, {}) for column in (*WHEN, "majority_baseline")]
+    in_percent, higher = is_percent(figure, KNOWN), _is_better_higher(figure)
     rows = []
-    for figure in [prefix, *(key for key in columns[-1] if key.startswith(f"{prefix}/"))]:
-        question_type = figure.removeprefix(prefix).removeprefix("/")
-        before, after = (column.get(figure) for column in columns)
-        count = asked[question_type] if question_type else asked.total()
+    for question_type, key in keys.items():
+        before, after, baseline = (column.get(key) for column in columns)
         rows.append(
             [
                 Cell(question_type or "all questions"),
-                Cell(f"{count:,}"),
-                Cell(percent(before)),
-                Cell(percent(after)),
-                change_cell(before, after),
-                Cell(percent(baseline.get(figure))),
+                Cell(f"{asked[question_type] if question_type else asked.total():,}"),
+                Cell(figure_text(before, percent=in_percent)),
+                Cell(figure_text(after, percent=in_percent)),
+                change_cell(before, after, percent=in_percent, higher=higher),
+                Cell(_change_interval(run, key, in_percent)),
+                Cell(figure_text(baseline, percent=in_percent)),
             ]
         )
     where = "held-out test rows" if name == "test" else f"{name}, outside the trained domain"
-    caption = f"{_title(metric)}: {where}"
-    header = ["", "questions", "before", "after", "change", "majority baseline"]
+    better = "" if higher else "; lower is better"
+    caption = f"{_title(figure)}: {where}{better}"
+    header = ["", "questions", "before", "after", "change", "95 % interval", "majority baseline"]
     return Table(header, rows, caption)
+
+
+def _change_interval(run: RunRecord, key: str, in_percent: bool) -> str:
+    """The interval of a change by paired draws; "-" where the run has none."""
+    change = run.summary.get("changes", {}).get(key)
+    if not change:
+        return NO_FIGURE
+    return interval_text(Interval(change["low"], change["high"]), percent=in_percent)
+
+
+def _is_better_higher(figure: str) -> bool:
+    """Direction of a figure; figures of metrics that are not of this package count as higher."""
+    directions = (metric.is_better_higher(figure) for metric in KNOWN)
+    return next((higher for higher in directions if higher is not None), True)
 
 
 def facts_table(run: RunRecord) -> Table:
@@ -177,9 +224,15 @@ def results_side_by_side(runs: Sequence[RunRecord]) -> Table:
     rows = []
     for name in names:
         figures = [column.get(name) for column in columns]
-        best = max((figure for figure in figures if figure is not None), default=None)
+        figure_name = name if _set_of(name, runs[0]) == "test" else name.partition("/")[2]
+        in_percent = is_percent(figure_name, KNOWN)
+        choose = max if _is_better_higher(figure_name.partition("/")[0]) else min
+        best = choose((figure for figure in figures if figure is not None), default=None)
         cells = [
-            Cell(percent(figure), "right" if figure is not None and figure == best else "")
+            Cell(
+                figure_text(figure, percent=in_percent),
+                "right" if figure is not None and figure == best else "",
+            )
             for figure in figures
         ]
         rows.append([Cell(name.replace("_", " ")), *cells])
@@ -215,19 +268,34 @@ def confusion_table(questions: Sequence[Question]) -> Table | None:
     return Table(["reference", *choices, OTHER], rows, "Answers after training, by reference")
 
 
-def percent(figure: float | None) -> str:
-    """A figure in percent; "-" where there is none."""
-    return "-" if figure is None else f"{100 * figure:.1f} %"
+def known_figure(name: str, figures: Mapping[str, float]) -> str:
+    """A figure of the test rows as its metric prints it; "-" where there is none.
+
+    Args:
+        name: Of the figure.
+        figures: By name.
+    """
+    return figure_text(figures.get(name), percent=is_percent(name, KNOWN))
 
 
-def change_cell(before: float | None, after: float | None) -> Cell:
-    """The change of a figure in points; green where it rose, red where it fell."""
+def change_cell(
+    before: float | None, after: float | None, *, percent: bool, higher: bool = True
+) -> Cell:
+    """The change of a figure; green where it became better, red where worse.
+
+    Args:
+        before: The figure before training.
+        after: The figure after training.
+        percent: Whether the figures are shown in percent, and their change in points.
+        higher: Whether higher is better.
+    """
     if before is None or after is None:
-        return Cell("-")
-    points = 100 * (after - before)
-    if abs(points) < 0.05:
-        return Cell("0.0")
-    return Cell(f"{points:+.1f}", "good" if points > 0 else "bad")
+        return Cell(NO_FIGURE)
+    change = 100 * (after - before) if percent else after - before
+    text = f"{change:+.1f}" if percent else f"{change:+.3f}"
+    if not text.strip("+-0."):
+        return Cell(text.strip("+-"))
+    return Cell(text, "good" if (change > 0) is higher else "bad")
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run_row(folder: Path) -> list[str]:
         UserError: A file of it is damaged.
     """
     from dsvl_tune.report.run_record import read_object
-    from dsvl_tune.report.tables import percent
+    from dsvl_tune.report.tables import known_figure
 
     settings = read_object(folder / "config.yaml")
     summary = read_object(folder / "summary.json")
@@ -53,15 +53,15 @@ def run_row(folder: Path) -> list[str]:
         str(settings.get("model", {}).get("checkpoint", "-")),
         f"{summary['steps']:,}" if "steps" in summary else "unfinished",
         metric or "-",
-        percent(summary.get("before", {}).get(metric)),
-        percent(summary.get("after", {}).get(metric)),
+        known_figure(metric, summary.get("before", {})),
+        known_figure(metric, summary.get("after", {})),
         f"{started:%Y-%m-%d %H:%M}",
     ]
 
 
-def _first_figure(summary: dict[str, Any]) -> str | None:
-    """The first figure of the held-out test rows, or None."""
-    return next(iter(summary.get("after", {})), None)
+def _first_figure(summary: dict[str, Any]) -> str:
+    """Name of the first figure of the held-out test rows, "" without one."""
+    return next(iter(summary.get("after", {})), "")
 
 
 def main(arguments: list[str]) -> None:

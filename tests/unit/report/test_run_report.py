@@ -23,6 +23,7 @@ from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.report.pictures import LONGEST_SIDE
 from dsvl_tune.report.plots import plots_of, svg
 from dsvl_tune.report.run_record import read_curves, read_run
+from dsvl_tune.report.tables import Cell, results_tables
 from dsvl_tune.report.write_page import is_report, write_page
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -48,9 +49,10 @@ def write_run(folder: Path, after: list[str] | None = None, lr: float = 0.1) -> 
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "manifest.json").write_text(json.dumps({"libraries": {"torch": "2.13.0"}}))
     summary: dict[str, Any] = {
-        "before": {"exact": 0.25, "exact/choice": 0.0},
-        "after": {"exact": 0.75, "exact/choice": 1.0},
-        "majority_baseline": {"exact": 0.5},
+        "before": {"exact_match": 0.25, "exact_match/choice": 0.0},
+        "after": {"exact_match": 0.75, "exact_match/choice": 1.0},
+        "majority_baseline": {"exact_match": 0.5},
+        "changes": {"exact_match": {"difference": 0.5, "low": 0.25, "high": 0.75}},
         "wall_s": 61.0,
         "peak_rss_bytes": 2_000_000_000,
         "peak_gpu_bytes": 0,
@@ -68,7 +70,7 @@ def write_run(folder: Path, after: list[str] | None = None, lr: float = 0.1) -> 
                 "references": [REFERENCES[number]],
                 "answer": answer,
                 "complete": True,
-                "scores": {"exact": float(answer == REFERENCES[number])},
+                "scores": {"exact_match": float(answer == REFERENCES[number])},
             }
             for number, answer in enumerate(answers)
         ]
@@ -84,7 +86,7 @@ def write_metrics(run: Path, version: int, losses: list[tuple[int, float]]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", "step", "train/loss", "val/exact"])
+        writer.writerow(["epoch", "step", "train/loss", "val/exact_match"])
         writer.writerows([0, step, loss, ""] for step, loss in losses)
 
 
@@ -104,8 +106,10 @@ def test_it_shows_figures_answers_and_images(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert is_report(page)
     table = re.sub(r"<[^>]+>|\s+", " ", text[text.index("<table>") : text.index("</table>")])
-    assert re.search(r"all questions +4 +25\.0 % +75\.0 % +\+50\.0 +50\.0 %", table)
-    assert re.search(r"choice +2 +0\.0 % +100\.0 % +\+100\.0 +-", table)
+    assert re.search(
+        r"all questions +4 +25\.0 % +75\.0 % +\+50\.0 +\[25\.0, 75\.0\] +50\.0 %", table
+    )
+    assert re.search(r"choice +2 +0\.0 % +100\.0 % +\+100\.0 +- +-", table)
     pictures = [Image.open(io.BytesIO(base64.b64decode(found))) for found in data_urls(text)]
     assert [picture.size for picture in pictures] == [(LONGEST_SIDE, LONGEST_SIDE // 2)] * 2
     assert all(abs(picture.getpixel((9, 9))[0] - 200) < 5 for picture in pictures)
@@ -115,6 +119,18 @@ def test_it_shows_figures_answers_and_images(tmp_path: Path) -> None:
     assert drawn == ["loss.png"]
     with Image.open(tmp_path / "page_plots" / "loss.png") as image:
         assert image.size == (1440, 810)
+
+
+def test_each_figure_is_printed_as_its_metric_prints_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine")
+    summary = json.loads((run / "summary.json").read_text())
+    summary["before"] |= {"cer": 0.5, "own": 1.5}
+    summary["after"] |= {"cer": 0.25, "own": 2.5}
+    (run / "summary.json").write_text(json.dumps(summary))
+    tables = {table.caption.partition(":")[0]: table for table in results_tables(read_run(run))}
+    assert [cell.text for cell in tables["Own"].rows[0][2:5]] == ["1.500", "2.500", "+1.000"]
+    assert tables["Cer"].rows[0][4] == Cell("-25.0", "good")
+    assert tables["Cer"].caption.endswith("lower is better")
 
 
 def data_urls(text: str) -> list[str]:
