@@ -19,7 +19,7 @@ class DeepseekVL2TextConfig(PretrainedConfig):
     The defaults are those of DeepSeek's own class, which published files leave out. Source:
     deepseek_vl2/models/configuration_deepseek.py of deepseek-ai/DeepSeek-VL2.
 
-    Args:
+    Attributes:
         vocab_size: rows of the embedding and the head.
         hidden_size: width of the decoder (D).
         intermediate_size: width inside the dense MLP.
@@ -117,7 +117,7 @@ class DeepseekVL2TextConfig(PretrainedConfig):
 class DeepseekVL2Config(PretrainedConfig):
     """SigLIP, a downsampling projector, and the decoder.
 
-    Args:
+    Attributes:
         text_config: of the decoder.
         vision_config: of SigLIP, which encodes one tile.
         image_token_id: stands for every visual token, newlines and the separator included.
