@@ -172,6 +172,12 @@ def commands() -> Iterator[Commands]:
         server.stdin.close()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take longest, so that no core waits for one at the end."""
+    slow = ("tests/distributed", "tests/survival", "tests/cli/test_families_walk", "tests/examples")
+    items.sort(key=lambda item: not item.nodeid.startswith(slow))
+
+
 @pytest.fixture(autouse=True)
 def first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that plays another rank sets Lightning's; the next test is the first rank again."""

@@ -152,3 +152,9 @@ def wait_for(condition: Callable[[], bool], within_s: float) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def answers_in(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of answers, without the time that each took."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: row[key] for key in row if key != "seconds"} for row in rows]

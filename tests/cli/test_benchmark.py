@@ -32,7 +32,8 @@ def test_every_benchmark_runs_and_says_its_rule(
         report = json.loads(Path(f"results/{name}.json").read_text(encoding="utf-8"))
         assert [one["rule"] for one in report["rules"]] == [one.name for one in benchmark.rules]
         for rule in benchmark.rules:
-            line = next(one for one in printed.splitlines() if one.split()[:2] == [name, rule.name])
+            lines = (" ".join(line.split()) for line in printed.splitlines())
+            line = next(line for line in lines if line.startswith(f"{name} {rule.name} "))
             assert "%" in line
         answers = Path(f"results/{name}_answers.jsonl").read_text(encoding="utf-8").splitlines()
         stem = Path(benchmark.file).stem

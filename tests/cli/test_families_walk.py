@@ -7,7 +7,6 @@ parts are not DeepSeek-VL's.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import Commands, assert_equal_runs, last, wait_for, write_recipe
+from runs import Commands, answers_in, assert_equal_runs, last, wait_for, write_recipe
 from safetensors.torch import load_file
 
 from dsvl_tune.core.weight_headers import weight_files
@@ -139,9 +138,3 @@ def test_predict_answers_as_the_run_did_at_its_end(walk: Walk, out: str) -> None
     )
     kept = walk.folder / "killed" / "runs" / "run" / "predictions" / "test_after.jsonl"
     assert answers_in(walk.folder / f"{out}.jsonl") == answers_in(kept)
-
-
-def answers_in(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of answers, without the time that each took."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [{key: row[key] for key in row if key != "seconds"} for row in rows]

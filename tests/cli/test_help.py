@@ -84,7 +84,7 @@ def test_the_recipes_class_is_explained() -> None:
     assert "--data.batch_size" in shown.stdout
     named = run("fit", "--data.help", "InstructDataModule")
     assert "--data.images_root" in named.stdout
-    assert "(type: str, required)" in named.stdout
+    assert "--data.train TRAIN" in named.stdout
 
 
 OWN = '''

@@ -187,7 +187,7 @@ def test_no_memory_says_which_keys_to_change_and_by_how_much(
         data__init_args__batch_size=512,
         data__init_args__train_charts=512,
     )
-    process = commands.start(tmp_path, "fit", "--config", "run.yaml", memory_bytes=800 * 2**20)
+    process = commands.start(tmp_path, "fit", "--config", "run.yaml", memory_bytes=1700 * 2**20)
     assert commands.ends(process, within_s=300) == 2
     message = (tmp_path / "log").read_text(encoding="utf-8")
     assert "error: out of memory (tried to allocate" in message and "512 rows of up to" in message

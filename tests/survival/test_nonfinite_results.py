@@ -33,13 +33,6 @@ def watch(callback: L.Callback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dsvl_tune.training.run.trainer.run_callbacks", callbacks)
 
 
-def test_a_learning_rate_that_float32_does_not_hold(
-    hybrid_checkpoint: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(UserError, match="too large for float32.*model.lr"):
-        fit(write_recipe(tmp_path, hybrid_checkpoint, model__lr=1e39, model__warmup_steps=0))
-
-
 @pytest.mark.parametrize("monitor", ["last", "val/loss"])
 def test_weights_that_become_infinite_in_the_last_step_are_not_saved(
     monitor: str, hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

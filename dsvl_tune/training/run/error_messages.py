@@ -21,8 +21,6 @@ LOST_RANK = (
     r"|nccl.*(abort|watchdog|remote)"
 )
 """What errors of gloo and NCCL contain if the process at the other end is gone."""
-FLOAT_OVERFLOW = "cannot be converted to type float without overflow"
-"""What torch says of a learning rate, or of its product with the weight decay, beyond float32."""
 NO_MEMORY = (
     "DefaultCPUAllocator",
     "Cannot allocate memory",
@@ -70,8 +68,6 @@ def _message(error: Exception, trainer: L.Trainer) -> str | None:
     """Describe what happened and what to do; None for any other error."""
     if _is_out_of_memory(error):
         return _memory_message(error, trainer)
-    if FLOAT_OVERFLOW in str(error):
-        return "the learning rate is too large for float32: lower model.lr or model.weight_decay."
     if re.search(LOST_WORKER, str(error)):
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         return (

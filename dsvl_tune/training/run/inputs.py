@@ -38,8 +38,10 @@ def run_inputs(base: Checkpoint, data: Any, others: Iterable[Any]) -> dict[str, 
     """
     found = {f"base checkpoint: {name}": digest for name, digest in base.weight_hashes.items()}
     for pattern in SMALL_FILES:
-        for path in sorted(base.folder.glob(pattern)):
+        for path in sorted(set(base.folder.glob(pattern)) - {base.folder / "config.json"}):
             found[f"base checkpoint: {path.name}"] = base.file_hash(path)
+    settings = json.dumps(base.settings, sort_keys=True)  # read when the checkpoint was opened
+    found["base checkpoint: config.json"] = hashlib.sha256(settings.encode()).hexdigest()
     modules = [data, *getattr(data, "sources", {}).values()]
     for path in sorted({path for thing in [*modules, *others] for path in own_sources(thing)}):
         found[f"code: {path}"] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -81,8 +83,13 @@ def check_inputs(run_folder: Path, inputs: dict[str, str]) -> None:
     before = read_manifest(run_folder).get("inputs")
     if not isinstance(before, dict):
         return
+    # Code that is named no more, or only now, shows in the settings; a callback that was given from
+    # Python may stay away.
     changed = sorted(
-        name for name in before.keys() | inputs.keys() if before.get(name) != inputs.get(name)
+        name
+        for name in before.keys() | inputs.keys()
+        if before.get(name) != inputs.get(name)
+        and not (name.startswith("code: ") and (name not in before or name not in inputs))
     )
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""

@@ -169,7 +169,7 @@ def test_janus_is_not_taken_for_deepseek_vl(copy: Path) -> None:
     """The trap: both have the same `model_type` in the original layout."""
     settings = {"model_type": "multi_modality", "gen_vision_config": {}}
     (copy / "config.json").write_text(json.dumps(settings), encoding="utf-8")
-    with pytest.raises(UserError, match="no known family"):
+    with pytest.raises(UserError, match="image generation of Janus without its understanding"):
         open_checkpoint(copy)
 
 

@@ -245,4 +245,4 @@ def test_a_pipe_is_not_waited_for(
         monkeypatch.chdir(folder)  # the names of sockets are short
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(name)
-    assert "is not a regular file" in opened(folder)
+    assert "neither a file nor a folder (a pipe, socket or device)" in opened(folder)

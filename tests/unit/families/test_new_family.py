@@ -23,6 +23,7 @@ import torch
 import yaml
 from peft import PeftModel
 from PIL import Image
+from runs import answers_in
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -327,9 +328,8 @@ def test_float64_holds_in_its_norms_too() -> None:
 def test_predictions_are_those_of_the_run() -> None:
     run("predict", "--config", "runs/new/config.yaml", "--ckpt_path", "best")
     folder = Path("runs/new/predictions")
-    after = (folder / "test_after.jsonl").read_text(encoding="utf-8")
-    assert (folder / "predict.jsonl").read_text(encoding="utf-8") == after
-    assert len(after.splitlines()) == 3
+    assert answers_in(folder / "predict.jsonl") == answers_in(folder / "test_after.jsonl")
+    assert len(answers_in(folder / "predict.jsonl")) == 3
 
 
 def test_check_data_counts_its_tokens(capsys: pytest.CaptureFixture[str]) -> None:
