@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import reprlib
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -179,7 +180,7 @@ def damaged_run_folder(folder: Path, chance: Random) -> Case:
         target.write_bytes(damaged_json(manifest, chance))
     elif target.name == "config.yaml" and chance.random() < 0.5:
         key = chance.choice(list(whole_settings()))
-        value = str(chance.choice(VALUES))[:1000]
+        value = reprlib.repr(chance.choice(VALUES))
         target.write_text(f"{key}: {value}\n", encoding="utf-8", errors="replace")
     else:
         target.write_bytes(damage_bytes(target.read_bytes(), chance))
