@@ -76,12 +76,22 @@ LANGUAGE_RULES = (
 )
 
 
+def siglip_rules(original: str, transformers: str) -> tuple[Rule, ...]:
+    """The rules of a SigLIP tower.
+
+    Args:
+        original: prefix of its tensors in the original layout.
+        transformers: prefix of its tensors in transformers' layout.
+    """
+    return tuple(
+        Rule(original + rule.original, transformers + rule.transformers, rule.change)
+        for rule in SIGLIP_RULES
+    )
+
+
 def rules_of(model_type: str) -> tuple[Rule, ...]:
     """Every rule of the SigLIP-only ("deepseek_vl") or the hybrid models ("deepseek_vl_hybrid")."""
-    siglip = []
-    for rule in SIGLIP_RULES:
-        original, name = SIGLIP[model_type] + rule.original, SIGLIP_HF + rule.transformers
-        siglip.append(Rule(original, name, rule.change))
+    siglip = siglip_rules(SIGLIP[model_type], SIGLIP_HF)
     sam = SAM_RULES if model_type == "deepseek_vl_hybrid" else ()
     return (*sam, *siglip, *ALIGNER_RULES[model_type], *LANGUAGE_RULES)
 

@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from dsvl_tune.families.base import ModelPart, PartPlan, Plan
 
+LANGUAGE_PARTS: dict[str, ModelPart] = {
+    "embed_tokens": ModelPart(
+        prefixes=("model.language_model.embed_tokens.",),
+    ),
+    "language_model": ModelPart(
+        prefixes=("model.language_model.",),
+        lora_targets=(
+            r"model\.language_model\.layers\.\d+"
+            r"\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+        ),
+        checkpointed_module="language_model",
+        quantizable=True,
+    ),
+    "lm_head": ModelPart(
+        prefixes=("lm_head.",),
+        lora_targets=r"lm_head",
+    ),
+}
+"""Parts of the LLaMA-style language model."""
+
 # LoRA targets are anchored at their part: bare names such as "q_proj" would also match SigLIP's
 # layers, and "all-linear" of peft its unused pooling head.
 PARTS: dict[str, ModelPart] = {
@@ -40,22 +60,7 @@ PARTS: dict[str, ModelPart] = {
         prefixes=("model.aligner.",),
         lora_targets=r"model\.aligner\.(vision_proj|high_res_vision_proj|proj|linear[12])",
     ),
-    "embed_tokens": ModelPart(
-        prefixes=("model.language_model.embed_tokens.",),
-    ),
-    "language_model": ModelPart(
-        prefixes=("model.language_model.",),
-        lora_targets=(
-            r"model\.language_model\.layers\.\d+"
-            r"\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-        ),
-        checkpointed_module="language_model",
-        quantizable=True,
-    ),
-    "lm_head": ModelPart(
-        prefixes=("lm_head.",),
-        lora_targets=r"lm_head",
-    ),
+    **LANGUAGE_PARTS,
 }
 
 SAM_PARTS = tuple(name for name, part in PARTS.items() if part.optional)

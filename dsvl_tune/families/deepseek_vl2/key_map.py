@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from dsvl_tune.families.base import Shapes, TensorGroup
+from dsvl_tune.families.deepseek_vl.key_map import attention_pool, siglip_rules
 from dsvl_tune.families.key_rules import Rule, group_of_transformers
 
 SIGLIP = "vision."
@@ -24,26 +25,7 @@ LAYERS = "language.model.layers."
 LAYERS_HF = "model.language_model.layers."
 
 RULES = (
-    Rule(SIGLIP + "pos_embed", SIGLIP_HF + "embeddings.position_embedding.weight", "batch"),
-    Rule(SIGLIP + "patch_embed.proj.{leaf}", SIGLIP_HF + "embeddings.patch_embedding.{leaf}"),
-    Rule(
-        SIGLIP + "blocks.{layer}.norm{n}.{leaf}",
-        SIGLIP_HF + "encoder.layers.{layer}.layer_norm{n}.{leaf}",
-    ),
-    Rule(
-        SIGLIP + "blocks.{layer}.attn.qkv.{leaf}",
-        SIGLIP_HF + "encoder.layers.{layer}.self_attn.{qkv}_proj.{leaf}",
-        "qkv",
-    ),
-    Rule(
-        SIGLIP + "blocks.{layer}.attn.proj.{leaf}",
-        SIGLIP_HF + "encoder.layers.{layer}.self_attn.out_proj.{leaf}",
-    ),
-    Rule(
-        SIGLIP + "blocks.{layer}.mlp.fc{n}.{leaf}",
-        SIGLIP_HF + "encoder.layers.{layer}.mlp.fc{n}.{leaf}",
-    ),
-    Rule(SIGLIP + "norm.{leaf}", SIGLIP_HF + "post_layernorm.{leaf}"),
+    *siglip_rules(SIGLIP, SIGLIP_HF),
     Rule("projector.layers.0.{leaf}", "model.projector.linear1.{leaf}"),
     Rule("projector.layers.2.{leaf}", "model.projector.linear2.{leaf}"),
     Rule("image_newline", "model.image_newline"),
@@ -101,21 +83,5 @@ def tensor_group(name: str, config: PretrainedConfig) -> TensorGroup | None:
 
 def unused_tensors(config: PretrainedConfig) -> Shapes:
     """SigLIP's attention pooling, which the original builds and `ignore_head` bypasses."""
-    width = config.vision_config.hidden_size
-    mlp = config.vision_config.intermediate_size
-    pool: Shapes = {
-        "latent": (1, 1, width),
-        "q.weight": (width, width),
-        "q.bias": (width,),
-        "kv.weight": (2 * width, width),
-        "kv.bias": (2 * width,),
-        "proj.weight": (width, width),
-        "proj.bias": (width,),
-        "norm.weight": (width,),
-        "norm.bias": (width,),
-        "mlp.fc1.weight": (mlp, width),
-        "mlp.fc1.bias": (mlp,),
-        "mlp.fc2.weight": (width, mlp),
-        "mlp.fc2.bias": (width,),
-    }
-    return {f"{SIGLIP}attn_pool.{name}": shape for name, shape in pool.items()}
+    vision = config.vision_config
+    return attention_pool(SIGLIP, vision.hidden_size, vision.intermediate_size)

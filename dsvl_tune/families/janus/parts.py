@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dsvl_tune.families.base import ModelPart, PartPlan, Plan
+from dsvl_tune.families.deepseek_vl.parts import LANGUAGE_PARTS
 
 GENERATION = ("vqmodel", "generation_embeddings", "generation_aligner", "generation_head")
 """Modules of transformers' JanusModel that only image generation uses."""
@@ -22,22 +23,7 @@ PARTS: dict[str, ModelPart] = {
         prefixes=("model.aligner.",),
         lora_targets=r"model\.aligner\.(fc1|hidden_layers\.\d+)",
     ),
-    "embed_tokens": ModelPart(
-        prefixes=("model.language_model.embed_tokens.",),
-    ),
-    "language_model": ModelPart(
-        prefixes=("model.language_model.",),
-        lora_targets=(
-            r"model\.language_model\.layers\.\d+"
-            r"\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-        ),
-        checkpointed_module="language_model",
-        quantizable=True,
-    ),
-    "lm_head": ModelPart(
-        prefixes=("lm_head.",),
-        lora_targets=r"lm_head",
-    ),
+    **LANGUAGE_PARTS,
     "gen_vision": ModelPart(prefixes=("model.vqmodel.",), carried=True),
     "gen_embed": ModelPart(prefixes=("model.generation_embeddings.",), carried=True),
     "gen_aligner": ModelPart(prefixes=("model.generation_aligner.",), carried=True),

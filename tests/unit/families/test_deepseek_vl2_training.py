@@ -90,7 +90,10 @@ def test_cached_features_change_nothing(
     plan = make_plan(
         family,
         "none",
-        {"projector": PartPlan(projector), "tile_embeddings": PartPlan("full")},  # type: ignore[arg-type]
+        {
+            "projector": PartPlan(projector),  # type: ignore[arg-type]
+            "tile_embeddings": PartPlan("full"),
+        },
     )
     apply_plan(model, plan)
     producers = family.cacheable_features(plan)
