@@ -41,8 +41,6 @@ from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import Layout, PartPlan
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import Recipe, read_settings
-from dsvl_tune.report.run_record import read_run
-from dsvl_tune.report.write_page import HeldOutRows, is_report, write_page
 from dsvl_tune.training.callbacks.heldout_evaluation import held_out_sets, summary_text
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.distributed.rank_agreement import (
@@ -315,6 +313,10 @@ def write_report(
         UserError: A folder holds no finished run, the data of the run is gone, or `out` exists and
             is no such page.
     """
+    # Imported here because it draws by matplotlib, which training does not need.
+    from dsvl_tune.report.run_record import read_run
+    from dsvl_tune.report.write_page import HeldOutRows, is_report, write_page
+
     records = [read_run(Path(run)) for run in runs]
     if not records:
         raise UserError("report: no run was given. Give the folder of a run (runs/NAME).")
@@ -428,6 +430,9 @@ def _write_run_report(folder: Path, data: ConversationDataModule) -> None:
     """Write `report.html`. The run is finished: what fails here does not make it fail."""
     if not is_first():
         return
+    from dsvl_tune.report.run_record import read_run
+    from dsvl_tune.report.write_page import write_page
+
     try:
         write_page([read_run(folder)], folder / "report.html", held_out_sets(data))
         print(f"report: {folder / 'report.html'}", flush=True)

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from dsvl_tune import __version__
 from dsvl_tune.cli.parser import command_parser
+from dsvl_tune.core.machine import available_cores
 
 LIBRARIES = (
     "torch",
@@ -36,7 +37,7 @@ def env() -> None:
     import torch
 
     memory = psutil.virtual_memory().total / 2**30
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cores()
     facts = {
         "dsvl-tune": __version__,
         "Python": platform.python_version(),
