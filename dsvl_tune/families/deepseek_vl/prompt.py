@@ -36,23 +36,12 @@ def render(conversation: Conversation, processor: Processor, mode: RenderMode) -
         UserError: turns that do not alternate, an empty turn, an image in an answer, a special
             token as text, or, for training, no supervised answer.
     """
-    turns = conversation.turns
-    if mode == "generation" and turns and turns[-1].role == "assistant":
-        turns = turns[:-1]
-    check_order(turns, mode, conversation.source)
-
+    turns = prompt_turns(conversation, mode)
     segments = render_system(conversation, processor)
     for number, turn in enumerate(turns):
         where = f"{conversation.source}: turn {number + 1} ({turn.role})"
         segments += render_turn(turn, number, processor, where)
-    if mode == "generation":
-        segments = [Segment(segment.content, turn=segment.turn) for segment in segments]
-    elif not any(segment.supervised for segment in segments):
-        raise UserError(
-            f"{conversation.source}: every answer has weight 0, so nothing is supervised. Drop the "
-            "row."
-        )
-    return join_unsupervised(segments)
+    return join_unsupervised(supervised_by_mode(segments, mode, conversation.source))
 
 
 def render_system(conversation: Conversation, processor: Processor) -> list[Segment]:
@@ -64,6 +53,45 @@ def render_system(conversation: Conversation, processor: Processor) -> list[Segm
 
 def render_turn(turn: Turn, number: int, processor: Processor, where: str) -> list[Segment]:
     """One turn with its role, and after a question the opening of the answer."""
+    parts = turn_parts(turn, processor, where)
+    if turn.role == "user":
+        user, assistant = processor.roles
+        contents = [f"{user}: ", *parts, f"\n\n{assistant}:"]
+        return [Segment(content, turn=number) for content in contents]
+    eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
+    return [Segment(f" {''.join(map(str, parts))}{eos}", weight=turn.weight, turn=number)]
+
+
+def prompt_turns(conversation: Conversation, mode: RenderMode) -> tuple[Turn, ...]:
+    """The turns of a prompt, in order: for generation without a last turn of the assistant."""
+    turns = conversation.turns
+    if mode == "generation" and turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    check_order(turns, mode, conversation.source)
+    return turns
+
+
+def supervised_by_mode(segments: list[Segment], mode: RenderMode, source: str) -> list[Segment]:
+    """The segments as they are for training, unsupervised for generation.
+
+    Raises:
+        UserError: for training, nothing is supervised.
+    """
+    if mode == "generation":
+        return [Segment(segment.content, turn=segment.turn) for segment in segments]
+    if not any(segment.supervised for segment in segments):
+        raise UserError(
+            f"{source}: every answer has weight 0, so nothing is supervised. Drop the row."
+        )
+    return segments
+
+
+def turn_parts(turn: Turn, processor: Processor, where: str) -> list[Part]:
+    """The parts of a turn as `strip_parts` leaves them.
+
+    Raises:
+        UserError: a text that cannot be tokenized as text, an empty turn, an image in an answer.
+    """
     for part in turn.parts:
         if isinstance(part, str):
             check_text(part, processor, where)
@@ -71,16 +99,11 @@ def render_turn(turn: Turn, number: int, processor: Processor, where: str) -> li
     if not parts:
         expected = "text or an image" if turn.role == "user" else "text"
         raise UserError(f"{where}: empty. Expected {expected}; drop the row.")
-    if turn.role == "user":
-        user, assistant = processor.roles
-        contents = [f"{user}: ", *parts, f"\n\n{assistant}:"]
-        return [Segment(content, turn=number) for content in contents]
-    if any(isinstance(part, ImageRef) for part in parts):
+    if turn.role == "assistant" and any(isinstance(part, ImageRef) for part in parts):
         raise UserError(
             f"{where}: an image in an answer. The model answers in text; move it to a user turn."
         )
-    eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
-    return [Segment(f" {''.join(map(str, parts))}{eos}", weight=turn.weight, turn=number)]
+    return parts
 
 
 def strip_parts(parts: tuple[Part, ...]) -> list[Part]:

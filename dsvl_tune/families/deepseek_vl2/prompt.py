@@ -11,10 +11,14 @@ are stripped and tokenized apart. Supervised are the answer and the end token af
 
 from __future__ import annotations
 
-from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
 from dsvl_tune.families.base import RenderMode, Segment
-from dsvl_tune.families.deepseek_vl.prompt import check_order, check_text, strip_parts
+from dsvl_tune.families.deepseek_vl.prompt import (
+    check_text,
+    prompt_turns,
+    supervised_by_mode,
+    turn_parts,
+)
 
 
 def render(conversation: Conversation, processor: Processor, mode: RenderMode) -> list[Segment]:
@@ -30,23 +34,12 @@ def render(conversation: Conversation, processor: Processor, mode: RenderMode) -
         UserError: turns that do not alternate, an empty turn, an image in an answer, a special
             token other than a grounding mark as text, or, for training, no supervised answer.
     """
-    turns = conversation.turns
-    if mode == "generation" and turns and turns[-1].role == "assistant":
-        turns = turns[:-1]
-    check_order(turns, mode, conversation.source)
-
+    turns = prompt_turns(conversation, mode)
     segments = render_system(conversation, processor)
     for number, turn in enumerate(turns):
         where = f"{conversation.source}: turn {number + 1} ({turn.role})"
         segments += render_turn(turn, number, processor, where)
-    if mode == "generation":
-        return [Segment(segment.content, turn=segment.turn) for segment in segments]
-    if not any(segment.supervised for segment in segments):
-        raise UserError(
-            f"{conversation.source}: every answer has weight 0, so nothing is supervised. Drop the "
-            "row."
-        )
-    return segments
+    return supervised_by_mode(segments, mode, conversation.source)
 
 
 def render_system(conversation: Conversation, processor: Processor) -> list[Segment]:
@@ -58,20 +51,10 @@ def render_system(conversation: Conversation, processor: Processor) -> list[Segm
 
 def render_turn(turn: Turn, number: int, processor: Processor, where: str) -> list[Segment]:
     """One turn with its role, and after a question the opening of the answer."""
-    for part in turn.parts:
-        if isinstance(part, str):
-            check_text(part, processor, where)
-    parts = strip_parts(turn.parts)
-    if not parts:
-        expected = "text or an image" if turn.role == "user" else "text"
-        raise UserError(f"{where}: empty. Expected {expected}; drop the row.")
+    parts = turn_parts(turn, processor, where)
     if turn.role == "user":
         pieces = question_pieces(parts, processor.roles)
         return [Segment(content, turn=number) for content in pieces]
-    if any(isinstance(part, ImageRef) for part in parts):
-        raise UserError(
-            f"{where}: an image in an answer. The model answers in text; move it to a user turn."
-        )
     eos = processor.tokenizer.convert_ids_to_tokens(processor.eos_id)
     return [Segment(f"{''.join(map(str, parts))}{eos}", weight=turn.weight, turn=number)]
 
