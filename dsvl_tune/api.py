@@ -38,7 +38,8 @@ from dsvl_tune.evaluation.chat_model import ChatModel, load_model
 from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Layout, PartPlan
+from dsvl_tune.families.base import Layout
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import Recipe, read_settings
 from dsvl_tune.training.callbacks.heldout_evaluation import held_out_sets, summary_text

@@ -36,8 +36,8 @@ def build_deepseek_vl2(folder: Path, size: str = "base", width: int = 64) -> Pat
         size: tiny, small or base.
         width: of the decoder; bitsandbytes needs multiples of 64.
     """
-    from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2Config
     from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGeneration
+    from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2Config
 
     bos, eos, pad = SPECIAL_IDS[size]
     text = {

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
-from dsvl_tune.evaluation.generate import generate_ids, greedy_ids
+from dsvl_tune.evaluation.generation.generate import generate_ids, greedy_ids
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 

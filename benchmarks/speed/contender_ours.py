@@ -14,7 +14,7 @@ from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.holdout import group_trees
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.quiet import quiet_lightning
 

@@ -14,7 +14,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.evaluation.chat_model import ChatModel, image_ref, question_parts
-from dsvl_tune.evaluation.generate import Sampling
+from dsvl_tune.evaluation.generation.generate import Sampling
 
 IMAGE_COMMAND = "/image"
 

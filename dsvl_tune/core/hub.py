@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dsvl_tune.core.checksums import SUMS
+from dsvl_tune.core.checkpoint.checksums import SUMS
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.terminal import escape
 

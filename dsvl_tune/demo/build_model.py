@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from dsvl_tune.demo.init_weights import prepare_weights
-from dsvl_tune.families.deepseek_vl.chat_template import chat_template
+from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"

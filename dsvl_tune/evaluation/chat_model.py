@@ -20,7 +20,7 @@ from dsvl_tune.data.formats.messages import Message, fill_placeholders
 from dsvl_tune.data.formats.tags import split_placeholders
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.images.loader import ImageLoader
-from dsvl_tune.evaluation.generate import Sampling, generate_ids
+from dsvl_tune.evaluation.generation.generate import Sampling, generate_ids
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import load_trained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsvl_tune.core.checksums import (
+from dsvl_tune.core.checkpoint.checksums import (
     check_sums,
     is_written_checkpoint,
     read_sums,

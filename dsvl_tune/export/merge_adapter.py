@@ -13,8 +13,8 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
 from dsvl_tune.families.base import Layout

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dsvl_tune.core.checkpoint import Checkpoint
-from dsvl_tune.core.checksums import write_sums
+from dsvl_tune.core.checkpoint.checksums import write_sums
+from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_folder, write_json
 from dsvl_tune.core.types import Prompts
-from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
 from dsvl_tune.export.model_card import run_sections, write_card
 from dsvl_tune.export.verify import compare_processors, verify
 from dsvl_tune.export.write_settings import REPORT, main_dtype
 from dsvl_tune.export.write_weights import compare_weights
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Layout, part_of
+from dsvl_tune.families.base import Layout
+from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 
 MergeDtype = Literal["base", "float32", "bfloat16", "float16"]

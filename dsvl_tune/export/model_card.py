@@ -10,8 +10,8 @@ import yaml
 
 import dsvl_tune
 from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.hub import hub_name
-from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.export.pixel_difference import Difference, pixel_differences
 
 FILES = """\

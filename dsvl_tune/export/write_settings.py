@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.checkpoint.pickled_weights import PICKLED_INDEX
+from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX, Stored, read_headers, read_json
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.files import write_json
-from dsvl_tune.core.pickled_weights import PICKLED_INDEX
-from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, Stored, read_headers, read_json
 from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
 

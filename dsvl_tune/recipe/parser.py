@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError, nearest_name, unknown_name
 from dsvl_tune.core.renamed_keys import rename_keys, renamed_text
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.help import HelpFormatter
 from dsvl_tune.recipe.keys import add_recipe_keys
 from dsvl_tune.recipe.messages import plain_types

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Batch, Processor, Prompts
 from dsvl_tune.evaluation.answers import Answer, gather_answers
-from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.generation.generate import answer_prompts
 from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.runtime.attention_mask import answering

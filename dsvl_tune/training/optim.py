@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel
 
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Plan, part_of
+from dsvl_tune.families.model_parts import Plan, part_of
 
 VECTORS = "/vectors"
 """Ending of the names of groups that have no weight decay."""

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dsvl_tune.core.weight_headers import WEIGHTS_INDEX
+from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX
 
 Damage = Callable[[Path, random.Random], object]
 

@@ -17,7 +17,7 @@ from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
-from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.generation.generate import answer_prompts
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 

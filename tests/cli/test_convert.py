@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli.main import main
+from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX, weight_files
 from dsvl_tune.core.files import sha256
-from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, weight_files
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -17,8 +17,8 @@ from damages import EVERYWHERE, ORIGINAL, TRANSFORMERS, Damage, flip
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli.main import main
-from dsvl_tune.core.checksums import SUMS, write_sums
-from dsvl_tune.core.weight_headers import WEIGHTS_INDEX
+from dsvl_tune.core.checkpoint.checksums import SUMS, write_sums
+from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights

@@ -17,7 +17,7 @@ import torch
 from runs import Commands, answers_in, assert_equal_runs, last, wait_for, write_recipe
 from safetensors.torch import load_file
 
-from dsvl_tune.core.weight_headers import weight_files
+from dsvl_tune.core.checkpoint.weight_headers import weight_files
 from dsvl_tune.demo.charts import chart_row
 
 CHECKPOINTS = {

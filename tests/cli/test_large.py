@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DeepseekVLHybridConfig
 
-from dsvl_tune.core.weight_headers import WEIGHTS_INDEX, read_headers
+from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX, read_headers
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes, read_tensor
 

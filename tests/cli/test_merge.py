@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli.main import main
+from dsvl_tune.core.checkpoint.weight_headers import read_headers
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import read_headers
 from dsvl_tune.export import verify as verification
 from dsvl_tune.export.write_weights import compare_weights, unchanged
 from dsvl_tune.families import open_checkpoint

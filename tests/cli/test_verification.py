@@ -19,7 +19,7 @@ from dsvl_tune.export.merge_adapter import Change, apply_changes, merge_into, re
 from dsvl_tune.export.verify import answer, exact_logits, first_rows, other_neighbor, verify
 from dsvl_tune.export.write_weights import compare_weights, is_rounded
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import save_trained

@@ -23,7 +23,7 @@ from forking import fork
 from quiet_trainer import quiet_trainer
 
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.callbacks.plan_check import PlanCheck

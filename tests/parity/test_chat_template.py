@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.deepseek_vl.chat_template import chat_template
+from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.processor import ORIGINAL_SYSTEM_PROMPT
 
 FOLDER = Path(__file__).parents[1] / "golden" / "hybrid"

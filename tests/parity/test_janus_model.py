@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.types import IGNORE_INDEX, Processor, Prompts
 from dsvl_tune.data.encoding.collate import collate, collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
-from dsvl_tune.evaluation.generate import generate_ids
+from dsvl_tune.evaluation.generation.generate import generate_ids
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.encode_images import encode_images

@@ -16,7 +16,7 @@ from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.base import Benchmark
 from dsvl_tune.evaluation.benchmarks.tsv import TsvRow
 from dsvl_tune.evaluation.chat_model import ChatModel
-from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.generation.generate import answer_prompts
 
 
 def benchmark_conversation(benchmark: Benchmark, row: TsvRow) -> Conversation:

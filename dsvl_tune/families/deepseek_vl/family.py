@@ -11,31 +11,31 @@ from dsvl_tune.families.base import (
     Family,
     ImageCost,
     Layout,
-    Plan,
     RenderMode,
     Segment,
     Shapes,
     TensorGroup,
 )
 from dsvl_tune.families.deepseek_vl import pixels, prompt, vision_features
-from dsvl_tune.families.deepseek_vl.card import CARD
 from dsvl_tune.families.deepseek_vl.config import MODELS, ORIGINAL, read_config
+from dsvl_tune.families.deepseek_vl.files.card import CARD
+from dsvl_tune.families.deepseek_vl.files.original_settings import (
+    conversion_notes,
+    write_original_settings,
+)
+from dsvl_tune.families.deepseek_vl.files.transformers_settings import write_transformers_settings
 from dsvl_tune.families.deepseek_vl.key_map import (
     RULES,
     SIGLIP_HF,
     SIGLIP_IN_FILES,
     unused_tensors,
 )
-from dsvl_tune.families.deepseek_vl.original_settings import (
-    conversion_notes,
-    write_original_settings,
-)
 from dsvl_tune.families.deepseek_vl.parts import PARTS, PRESETS
 from dsvl_tune.families.deepseek_vl.processor import read_processor
 from dsvl_tune.families.deepseek_vl.sizes import image_cost
 from dsvl_tune.families.deepseek_vl.tokenizer import read_tokenizer
-from dsvl_tune.families.deepseek_vl.transformers_settings import write_transformers_settings
 from dsvl_tune.families.key_rules import group_of_transformers
+from dsvl_tune.families.model_parts import Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import read_json
 
 IMAGE_TOKEN = "<image_placeholder>"
 

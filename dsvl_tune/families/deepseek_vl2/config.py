@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2Config
+from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2Config
 from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:

@@ -13,22 +13,23 @@ from dsvl_tune.families.base import (
     Family,
     ImageCost,
     Layout,
-    Plan,
     RenderMode,
     Segment,
     Shapes,
     TensorGroup,
 )
 from dsvl_tune.families.deepseek_vl2 import config as configurations
-from dsvl_tune.families.deepseek_vl2 import key_map, pixels, prompt, settings, vision_features
-from dsvl_tune.families.deepseek_vl2.card import CARD
-from dsvl_tune.families.deepseek_vl2.configuration import MODEL_TYPE
-from dsvl_tune.families.deepseek_vl2.experts import Router
+from dsvl_tune.families.deepseek_vl2 import key_map, pixels, prompt, vision_features
+from dsvl_tune.families.deepseek_vl2.files import settings
+from dsvl_tune.families.deepseek_vl2.files.card import CARD
 from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGeneration
+from dsvl_tune.families.deepseek_vl2.modeling.configuration import MODEL_TYPE
+from dsvl_tune.families.deepseek_vl2.modeling.experts import Router
 from dsvl_tune.families.deepseek_vl2.parts import PARTS, PRESETS
 from dsvl_tune.families.deepseek_vl2.processor import read_processor
 from dsvl_tune.families.deepseek_vl2.sizes import image_cost
 from dsvl_tune.families.deepseek_vl2.tokenizer import read_tokenizer
+from dsvl_tune.families.model_parts import Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
-from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl2.layout import view_side
 from dsvl_tune.families.deepseek_vl2.pixels import ImageSettings
 from dsvl_tune.families.deepseek_vl2.tokenizer import ASSISTANT, IMAGE_TOKEN, USER

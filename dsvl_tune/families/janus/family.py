@@ -17,19 +17,19 @@ from dsvl_tune.core.types import Processor
 from dsvl_tune.families.base import ImageCost, Layout, Shapes, TensorGroup
 from dsvl_tune.families.deepseek_vl.config import ORIGINAL
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
-from dsvl_tune.families.janus.card import CARD
 from dsvl_tune.families.janus.config import MODEL_TYPE, is_original, read_config, relative
-from dsvl_tune.families.janus.key_map import RULES, unused_tensors
-from dsvl_tune.families.janus.modeling import JanusUnderstanding
-from dsvl_tune.families.janus.original_settings import (
+from dsvl_tune.families.janus.files.card import CARD
+from dsvl_tune.families.janus.files.original_settings import (
     complete_settings,
     conversion_notes,
     write_original_settings,
 )
+from dsvl_tune.families.janus.files.transformers_settings import write_transformers_settings
+from dsvl_tune.families.janus.key_map import RULES, unused_tensors
+from dsvl_tune.families.janus.modeling import JanusUnderstanding
 from dsvl_tune.families.janus.parts import PARTS, PRESETS
 from dsvl_tune.families.janus.processor import read_processor
 from dsvl_tune.families.janus.tokenizer import BEGIN_OF_IMAGE, END_OF_IMAGE, read_tokenizer
-from dsvl_tune.families.janus.transformers_settings import write_transformers_settings
 from dsvl_tune.families.key_rules import group_of_transformers
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
-from dsvl_tune.core.weight_headers import read_json
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.processor import (
     ORIGINAL_SYSTEM_PROMPT,

@@ -17,9 +17,9 @@ from typing import Any
 
 from peft import LoraConfig
 
+from dsvl_tune.core.checkpoint.weight_headers import Stored, read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.limits import LimitExceeded, limited
-from dsvl_tune.core.weight_headers import Stored, read_json
 
 IGNORED = {
     "peft_type",

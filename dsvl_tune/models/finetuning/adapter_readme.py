@@ -11,7 +11,7 @@ import transformers
 import dsvl_tune
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.interop import PEFT, TRANSFORMERS
-from dsvl_tune.families.base import part_of
+from dsvl_tune.families.model_parts import part_of
 
 PLAIN = """\
     from peft import PeftModel

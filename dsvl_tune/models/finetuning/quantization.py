@@ -22,7 +22,8 @@ from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Parts, Plan, Shapes, part_of
+from dsvl_tune.families.base import Shapes
+from dsvl_tune.families.model_parts import Parts, Plan, part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 
 Quantization = Literal["nf4"]

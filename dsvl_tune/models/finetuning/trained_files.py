@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from peft import LoraConfig
 
+from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import Stored
 from dsvl_tune.models.checkpoint.weights import read_floating_header
 from dsvl_tune.models.finetuning.adapter_files import check_adapters, read_adapter_config
 

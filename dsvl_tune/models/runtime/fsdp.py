@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import part_of
+from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.quantization import pack
 

@@ -19,7 +19,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family, ImageCost, Parts, Plan, part_of
+from dsvl_tune.families.base import Family, ImageCost
+from dsvl_tune.families.model_parts import Parts, Plan, part_of
 from dsvl_tune.models.finetuning.plan import part_names
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES, quantized_targets
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes, dry_steps

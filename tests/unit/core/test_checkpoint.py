@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 import dsvl_tune
-from dsvl_tune.core import weight_headers
-from dsvl_tune.core.checksums import write_sums
+from dsvl_tune.core.checkpoint import weight_headers
+from dsvl_tune.core.checkpoint.checksums import write_sums
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.hub import is_hub_name
 from dsvl_tune.datamodules import ChartsDataModule

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dsvl_tune.core.config_numbers import check_numbers
+from dsvl_tune.core.checkpoint.config_numbers import check_numbers
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import open_checkpoint, open_sizes
 

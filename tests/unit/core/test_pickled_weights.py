@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from dsvl_tune.core.checkpoint.pickled_weights import pickled_tensors
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.pickled_weights import pickled_tensors
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights

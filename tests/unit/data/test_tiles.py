@@ -26,11 +26,12 @@ from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode, tokenize
 from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.data.images.missing_features import MissingImages, image_keys
-from dsvl_tune.evaluation.generate import generate_ids
+from dsvl_tune.evaluation.generation.generate import generate_ids
 from dsvl_tune.export.verify import inputs_of
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Plan, Shapes
+from dsvl_tune.families.base import Shapes
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
+from dsvl_tune.families.model_parts import Plan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.report.data_preview import preview_page
 from dsvl_tune.training.feature_cache import FeatureExtractor

@@ -6,7 +6,7 @@ from dsvl_tune.core.checkpoint import EMBEDDED
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.scenes import scene_row
-from dsvl_tune.evaluation.generate import answer_prompts
+from dsvl_tune.evaluation.generation.generate import answer_prompts
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
 from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.families import open_checkpoint

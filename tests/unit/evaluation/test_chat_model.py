@@ -48,7 +48,7 @@ def test_errors_name_the_image_and_the_places(tmp_path: Path) -> None:
 def test_sampled_answers_follow_torchs_seed() -> None:
     import torch
 
-    from dsvl_tune.evaluation.generate import Sampling
+    from dsvl_tune.evaluation.generation.generate import Sampling
 
     model = dsvl_tune.load_model("embedded", device="cpu")
     answers = []

@@ -11,7 +11,7 @@ from dsvl_tune.core.types import Conversation, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
-from dsvl_tune.evaluation.generate import Sampling, answer_prompts, generate_ids
+from dsvl_tune.evaluation.generation.generate import Sampling, answer_prompts, generate_ids
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.runtime.encode_images import encode_images

@@ -12,9 +12,9 @@ from dsvl_tune.core.types import Conversation, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
-from dsvl_tune.evaluation.generate import generate_ids, greedy_ids
-from dsvl_tune.evaluation.growing_cache import growing_cache
-from dsvl_tune.evaluation.shared_prefix import PrefixGroup, prefix_groups
+from dsvl_tune.evaluation.generation.generate import generate_ids, greedy_ids
+from dsvl_tune.evaluation.generation.growing_cache import growing_cache
+from dsvl_tune.evaluation.generation.shared_prefix import PrefixGroup, prefix_groups
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from dsvl_tune.core.checkpoint.weight_headers import read_headers
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import read_headers
 from dsvl_tune.export.convert_checkpoint import convert_checkpoint
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.deepseek_vl.original_settings import original_tokenizer
+from dsvl_tune.families.deepseek_vl.files.original_settings import original_tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

@@ -7,8 +7,8 @@ import torch
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts
 
-from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2TextConfig
-from dsvl_tune.families.deepseek_vl2.experts import Experts
+from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2TextConfig
+from dsvl_tune.families.deepseek_vl2.modeling.experts import Experts
 
 SHAPE = {"hidden_size": 32, "moe_intermediate_size": 16, "n_routed_experts": 8}
 

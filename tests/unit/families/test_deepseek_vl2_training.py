@@ -19,9 +19,9 @@ from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import PartPlan, part_of
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.deepseek_vl2.parts import PARTS, PRESETS
+from dsvl_tune.families.model_parts import PartPlan, part_of
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import adapted_layers, apply_plan
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import DeepseekVLConfig, DeepseekVLHybridConfig
 
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.deepseek_vl.files.original_settings import config_json
 from dsvl_tune.families.deepseek_vl.key_map import RULES
-from dsvl_tune.families.deepseek_vl.original_settings import config_json
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.key_rules import RuleGroup, group_of_original, group_of_transformers
 from dsvl_tune.models.checkpoint.weights import expected_shapes, original_shapes

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
+from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families import open_checkpoint

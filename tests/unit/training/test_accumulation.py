@@ -10,7 +10,7 @@ from reference import assert_trained_alike
 from torch import Tensor
 
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing
 
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import PartPlan
+from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant
 from dsvl_tune.models.finetuning.quantization import four_bit_layers

@@ -29,13 +29,13 @@ from dsvl_tune.families.base import (
     Family,
     ImageCost,
     Layout,
-    Plan,
     RenderMode,
     Segment,
     Shapes,
     TensorGroup,
 )
 from dsvl_tune.families.key_rules import RuleGroup
+from dsvl_tune.families.model_parts import Plan
 from vipllava import pixels
 from vipllava.parts import PARTS, PRESETS
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.answers import Answer
-from dsvl_tune.evaluation.shared_prefix import read_prompts, read_tokens
+from dsvl_tune.evaluation.generation.shared_prefix import read_prompts, read_tokens
 from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.models.runtime.fsdp import is_sharded
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write, write_json
-from dsvl_tune.core.weight_headers import read_json
-from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
     ORIGINAL,
@@ -22,6 +21,7 @@ from dsvl_tune.families.deepseek_vl.config import (
     Tower,
     has_published_towers,
 )
+from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.sizes import downsampled_widths, visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dsvl_tune
-from dsvl_tune.core.checksums import check_own_sums
-from dsvl_tune.core.config_numbers import check_numbers
-from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import sha256
-from dsvl_tune.core.hub import download_checkpoint, hub_name
-from dsvl_tune.core.weight_headers import (
+from dsvl_tune.core.checkpoint.checksums import check_own_sums
+from dsvl_tune.core.checkpoint.config_numbers import check_numbers
+from dsvl_tune.core.checkpoint.weight_headers import (
     Stored,
     has_weights,
     read_headers,
     read_json,
 )
+from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import sha256
+from dsvl_tune.core.hub import download_checkpoint, hub_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast

@@ -10,8 +10,8 @@ from transformers import GenerationConfig
 
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.files import write_json
-from dsvl_tune.families.deepseek_vl.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.config import MODELS
+from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN

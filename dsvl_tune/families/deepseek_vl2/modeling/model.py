@@ -26,9 +26,9 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithPast,
 )
 
-from dsvl_tune.families.deepseek_vl2.configuration import MODEL_TYPE, DeepseekVL2Config
-from dsvl_tune.families.deepseek_vl2.decoder import DeepseekVL2TextModel, init_experts
 from dsvl_tune.families.deepseek_vl2.layout import join_tiles, split_tiles, view_side
+from dsvl_tune.families.deepseek_vl2.modeling.configuration import MODEL_TYPE, DeepseekVL2Config
+from dsvl_tune.families.deepseek_vl2.modeling.decoder import DeepseekVL2TextModel, init_experts
 
 
 class DownsampleProjector(nn.Module):

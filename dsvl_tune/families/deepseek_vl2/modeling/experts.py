@@ -12,7 +12,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.integrations.moe import _grouped_mm
 
-from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2TextConfig
+from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2TextConfig
 
 
 class Router(nn.Module):

@@ -23,8 +23,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 )
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from dsvl_tune.families.deepseek_vl2.configuration import DeepseekVL2TextConfig
-from dsvl_tune.families.deepseek_vl2.experts import Experts, Router, init_experts
+from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2TextConfig
+from dsvl_tune.families.deepseek_vl2.modeling.experts import Experts, Router, init_experts
 
 
 class LatentAttention(DeepseekV3Attention):

@@ -12,7 +12,6 @@ from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
 from dsvl_tune.families.base import Layout
-from dsvl_tune.families.deepseek_vl2.chat_template import TEMPLATE
 from dsvl_tune.families.deepseek_vl2.config import (
     EPS,
     FIXED_TOP,
@@ -20,6 +19,7 @@ from dsvl_tune.families.deepseek_vl2.config import (
     PROJECTOR_DEFAULTS,
     VISION_DEFAULTS,
 )
+from dsvl_tune.families.deepseek_vl2.files.chat_template import TEMPLATE
 from dsvl_tune.families.deepseek_vl2.pixels import ImageSettings
 from dsvl_tune.families.deepseek_vl2.processor import PROCESSOR_FILE
 from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from dsvl_tune.core.types import Prompts
-from dsvl_tune.evaluation.growing_cache import growing_cache
+from dsvl_tune.evaluation.generation.growing_cache import growing_cache
 from dsvl_tune.models.runtime.encode_images import encode_images
 
 LEAST_SHARED = 0.5

@@ -10,9 +10,9 @@ from transformers import GenerationConfig, JanusForConditionalGeneration
 
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.files import write_json
-from dsvl_tune.families.deepseek_vl.chat_template import chat_template
+from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
+from dsvl_tune.families.deepseek_vl.files.transformers_settings import image_processor_settings
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
-from dsvl_tune.families.deepseek_vl.transformers_settings import image_processor_settings
 from dsvl_tune.families.janus.tokenizer import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_TOKEN
 from dsvl_tune.families.transformers_files import write_config, write_tokenizer
 

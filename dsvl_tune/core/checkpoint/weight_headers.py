@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from dsvl_tune.core.checkpoint.pickled_weights import (
+    PICKLED_INDEX,
+    PICKLED_WEIGHTS,
+    pickled_tensors,
+)
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.pickled_weights import PICKLED_INDEX, PICKLED_WEIGHTS, pickled_tensors
 
 ORIGINAL = "multi_modality"
 """`model_type` of the original layout."""
