@@ -21,7 +21,7 @@ from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor
 from dsvl_tune.data.encoding.collate import collate, collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.data.images.load import load_image
-from dsvl_tune.evaluation.generate import generate_ids
+from dsvl_tune.evaluation.generation.generate import generate_ids
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.pixels import normalize, pad_image, split_image
 from dsvl_tune.models.checkpoint.load import create_model
