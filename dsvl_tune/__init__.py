@@ -13,8 +13,9 @@ is imported when it is first used.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dsvl_tune.core.package import ROOTS, VERSION
 
 if TYPE_CHECKING:
     from dsvl_tune.api import ChatModel as ChatModel
@@ -41,14 +42,8 @@ __all__ = [
     "write_report",
 ]
 
-__version__ = "0.2.0"
-
-# `datamodules/` and `recipes/` are at the top of the repository and are packed into the wheel below
-# this package. In a checkout the root joins the package's search path, so that both are found under
-# the same names.
-_checkout = Path(__file__).resolve().parent.parent
-if (_checkout / "pyproject.toml").is_file() and (_checkout / "datamodules").is_dir():
-    __path__.append(str(_checkout))
+__version__ = VERSION
+__path__[:] = [str(root) for root in ROOTS]
 
 
 if not TYPE_CHECKING:  # type checkers see the imports above

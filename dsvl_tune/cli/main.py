@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
-from dsvl_tune import __version__
 from dsvl_tune.cli.process import end_on_scheduler_signals, prepare_process
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.package import VERSION
 
 COMMANDS = {
     "fit": "train by a recipe; score held-out questions before and after",
@@ -82,7 +82,7 @@ def main() -> None:
         if name in ("-h", "--help", "help"):
             print(help_text(), end="")
         elif name == "--version":
-            print(f"dsvl-tune {__version__}")
+            print(f"dsvl-tune {VERSION}")
         else:
             if name == "fit":
                 end_on_scheduler_signals()
@@ -93,7 +93,7 @@ def main() -> None:
 def help_text() -> str:
     """What `dsvl-tune --help` prints."""
     commands = "\n".join(f"  {name:<15} {purpose}" for name, purpose in COMMANDS.items())
-    return HELP.format(version=__version__, commands=commands)
+    return HELP.format(version=VERSION, commands=commands)
 
 
 def _import_command(name: str) -> Any:

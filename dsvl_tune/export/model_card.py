@@ -8,10 +8,10 @@ from typing import Any
 import transformers
 import yaml
 
-import dsvl_tune
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.hub import hub_name
+from dsvl_tune.core.package import VERSION
 from dsvl_tune.export.pixel_difference import Difference, pixel_differences
 
 FILES = """\
@@ -44,10 +44,7 @@ def write_card(target: Checkpoint, base: str, sections: dict[str, str]) -> None:
         f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **general}.items()
     )
     front = yaml.safe_dump(front_matter(base, target), sort_keys=False)
-    made = (
-        f"Written by dsvl-tune {dsvl_tune.__version__} with transformers "
-        f"{transformers.__version__}."
-    )
+    made = f"Written by dsvl-tune {VERSION} with transformers {transformers.__version__}."
     card = f"---\n{front}---\n\n# {text.title} from {base}\n\n{made}\n\n{body}"
     (target.folder / "README.md").write_text(card, encoding="utf-8")
 

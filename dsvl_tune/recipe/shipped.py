@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import dsvl_tune
+from dsvl_tune.core.package import ROOTS
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -13,11 +13,7 @@ def shipped_recipes() -> dict[str, Path]:
     Returns:
         Their files by name, in alphabetical order of the files.
     """
-    files = [
-        path
-        for root in dsvl_tune.__path__
-        for path in sorted((Path(root) / "recipes").rglob("*.yaml"))
-    ]
+    files = [path for root in ROOTS for path in sorted((root / "recipes").rglob("*.yaml"))]
     return {path.stem: path for path in files}
 
 

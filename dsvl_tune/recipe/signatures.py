@@ -15,7 +15,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import dsvl_tune
+from dsvl_tune.core.package import ROOTS
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,11 @@ def _module_file(file: Path, node: ast.ImportFrom) -> Path:
 def _source_of(module: str) -> Path:
     """Find the source file of a module of this package, in a checkout or installed."""
     parts = module.split(".")[1:]
-    for root in dsvl_tune.__path__:
-        for path in (Path(root, *parts).with_suffix(".py"), Path(root, *parts, "__init__.py")):
+    for root in ROOTS:
+        for path in (
+            root.joinpath(*parts).with_suffix(".py"),
+            root.joinpath(*parts, "__init__.py"),
+        ):
             if path.is_file():
                 return path
     raise LookupError(module)

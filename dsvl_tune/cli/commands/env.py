@@ -6,9 +6,9 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from dsvl_tune import __version__
 from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.machine import available_cores
+from dsvl_tune.core.package import VERSION
 
 LIBRARIES = (
     "torch",
@@ -39,7 +39,7 @@ def env() -> None:
     memory = psutil.virtual_memory().total / 2**30
     cores = available_cores()
     facts = {
-        "dsvl-tune": __version__,
+        "dsvl-tune": VERSION,
         "Python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor_name(),

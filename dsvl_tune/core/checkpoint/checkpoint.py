@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dsvl_tune
 from dsvl_tune.core.checkpoint.checksums import check_own_sums
 from dsvl_tune.core.checkpoint.config_numbers import check_numbers
 from dsvl_tune.core.checkpoint.weight_headers import (
@@ -24,6 +23,7 @@ from dsvl_tune.core.checkpoint.weight_headers import (
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import sha256
 from dsvl_tune.core.hub import download_checkpoint, hub_name
+from dsvl_tune.core.package import FOLDER
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dsvl_tune.core.types import Processor
     from dsvl_tune.families.base import Family, Layout
 
-EMBEDDED = Path(dsvl_tune.__file__).parent / "demo" / "embedded"
+EMBEDDED = FOLDER / "demo" / "embedded"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 

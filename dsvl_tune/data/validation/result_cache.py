@@ -15,9 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import dsvl_tune
 from dsvl_tune.core.cache_folder import cache_folder
 from dsvl_tune.core.files import write_cached
+from dsvl_tune.core.package import VERSION
 from dsvl_tune.data.validation.row_stats import RowStats
 
 Stamp = tuple[int, int]
@@ -93,7 +93,7 @@ class ResultCache:
 @lru_cache
 def code_digest() -> str:
     """Of the version and of the code that reads rows: other code may find other errors."""
-    digest = blake2b(dsvl_tune.__version__.encode(), digest_size=16)
+    digest = blake2b(VERSION.encode(), digest_size=16)
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

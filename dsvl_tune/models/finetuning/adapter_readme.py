@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import peft
 import transformers
 
-import dsvl_tune
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.interop import PEFT, TRANSFORMERS
+from dsvl_tune.core.package import VERSION
 from dsvl_tune.families.model_parts import part_of
 
 PLAIN = """\
@@ -83,7 +83,7 @@ def adapter_readme(
     }
     body = "\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
     made = (
-        f"Written by dsvl-tune {dsvl_tune.__version__} with transformers "
+        f"Written by dsvl-tune {VERSION} with transformers "
         f"{transformers.__version__} and peft {peft.__version__}."
     )
     return f"# Trained on {base.name}\n\n{made}\n\n{body}"

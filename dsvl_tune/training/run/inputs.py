@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import dsvl_tune
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.package import FOLDER, ROOTS
 
 MANIFEST = "manifest.json"
 """What a run was made with, in its folder."""
@@ -56,8 +56,7 @@ def own_sources(thing: Any) -> set[Path]:
             have no code of the user's own.
     """
     parts = [thing] if inspect.isroutine(thing) else type(thing).__mro__
-    package = Path(dsvl_tune.__file__).resolve().parent
-    foreign = [package, package.parent / "datamodules"]
+    foreign = [FOLDER, *(root / "datamodules" for root in ROOTS)]
     foreign += [Path(path).resolve() for path in sysconfig.get_paths().values()]
     found = set()
     for part in parts:

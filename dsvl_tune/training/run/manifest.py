@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-import dsvl_tune
 from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.package import VERSION
 
 LIBRARIES = ("torch", "lightning", "transformers", "peft", "safetensors", "tokenizers", "pillow")
 
@@ -30,7 +30,7 @@ def manifest(
     libraries = LIBRARIES if quantization is None else (*LIBRARIES, "bitsandbytes")
     return {
         "run": run_id,
-        "dsvl_tune": dsvl_tune.__version__,
+        "dsvl_tune": VERSION,
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "libraries": {name: version(name) for name in libraries},
