@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.evaluation.stored_answers import read_answers
 
 Curve = list[tuple[int, float]]
 """(optimizer step, value) in the order of the steps."""
@@ -136,9 +136,7 @@ def read_questions(folder: Path) -> dict[str, list[Question]]:
     for name in sorted(names, key=lambda name: (name != "test", name)):
         asked: dict[tuple[str, str, int], Question] = {}
         for when in WHEN:
-            path = folder / f"{name}_{when}.jsonl"
-            if path.is_file():
-                _add_answers(asked, path, when)
+            _add_answers(asked, folder / f"{name}_{when}.jsonl", when)
         sets[name] = list(asked.values())
     return sets
 
@@ -168,21 +166,28 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def _add_answers(asked: dict[tuple[str, str, int], Question], path: Path, when: str) -> None:
     """Add the answers of a file to the questions that it answers."""
+    if not path.is_file() or not path.stat().st_size:  # a set without rows
+        return
     repeated: dict[tuple[str, str], int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            answer = json.loads(line)
-            source, text = answer["source"], answer["question"]
-            place = repeated.get((source, text), 0)  # a row may ask the same question twice
-            repeated[source, text] = place + 1
-            question = asked.setdefault(
-                (source, text, place),
-                Question(source, answer["question_type"], text, tuple(answer["references"])),
-            )
-            question.answers[when] = str(answer["answer"])
-            question.scores[when] = {k: float(v) for k, v in answer["scores"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}, line {number}: is not an answer of this program.") from None
+    for number, stored in enumerate(read_answers(path), start=1):
+        answer = stored.answer
+        source = str(stored.row.get("source", answer.source))
+        place = repeated.get((source, answer.question), 0)  # a row may ask a question twice
+        repeated[source, answer.question] = place + 1
+        question = asked.setdefault(
+            (source, answer.question, place),
+            Question(source, answer.question_type, answer.question, answer.references),
+        )
+        question.answers[when] = answer.text
+        question.scores[when] = _scores(stored.row, f"{path}:{number}")
+
+
+def _scores(row: Mapping[str, Any], place: str) -> dict[str, float]:
+    """Score by name of the metric that a line of answers has."""
+    try:
+        return {name: float(score) for name, score in row["scores"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{place}: scores: expected numbers by name of the metric.") from None
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

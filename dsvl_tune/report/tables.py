@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dsvl_tune.core.dotted_keys import by_dotted_key
 from dsvl_tune.core.files import format_bytes
 from dsvl_tune.evaluation.figures_table import (
     NO_FIGURE,
@@ -193,7 +194,7 @@ def data_table(run: RunRecord) -> Table:
         run: A finished run.
     """
     data = run.settings.get("data", {})
-    given = flat_settings(data.get("init_args", {}))
+    given = by_dotted_key(data.get("init_args", {}))
     return _two_columns("Data", {"class": data.get("class_path", "-"), **given})
 
 
@@ -203,7 +204,7 @@ def settings_differences(runs: Sequence[RunRecord]) -> Table:
     Args:
         runs: At least two.
     """
-    flat = [flat_settings(run.settings) for run in runs]
+    flat = [by_dotted_key(run.settings) for run in runs]
     names = sorted(set().union(*flat))
     rows = []
     for name in names:
@@ -296,22 +297,6 @@ def change_cell(
     if not text.strip("+-0."):
         return Cell(text.strip("+-"))
     return Cell(text, "good" if (change > 0) is higher else "bad")
-
-
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into values by dotted key.
-
-    Args:
-        settings: As YAML holds them.
-        prefix: Of every key.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= flat_settings(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _title(name: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from dsvl_tune.core.dotted_keys import by_dotted_key
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
@@ -223,7 +224,7 @@ def _unfinished_run(
 
 def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """List the dotted keys whose values differ between two settings, in alphabetical order."""
-    values, other_values = _flatten(one), _flatten(other)
+    values, other_values = by_dotted_key(one), by_dotted_key(other)
     missing = object()
     differing = []
     for key in sorted(values.keys() | other_values.keys()):
@@ -231,18 +232,6 @@ def _differing_keys(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[st
         if not same and key not in MAY_DIFFER:
             differing.append(key)
     return differing
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into values by dotted key; an empty mapping is a value."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{key}.")
-        else:
-            flat[key] = value
-    return flat
 
 
 def _best_checkpoint(run: Path) -> Path | None:

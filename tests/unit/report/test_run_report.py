@@ -193,8 +193,8 @@ def test_runs_beside_each_other(tmp_path: Path) -> None:
         ("config.yaml", None, "no config.yaml"),
         ("summary.json", "[1]", "summary.json: is damaged"),
         ("plan.json", "{", "plan.json: is damaged"),
-        ("predictions/test_after.jsonl", '{"source": 1}\n', "test_after.jsonl, line 1"),
-        ("predictions/test_after.jsonl", "[]\n", "test_after.jsonl, line 1"),
+        ("predictions/test_after.jsonl", '{"source": 1}\n', "test_after.jsonl:1"),
+        ("predictions/test_after.jsonl", "[]\n", "test_after.jsonl:1"),
         ("metrics/version_0/metrics.csv", "step,train/loss\n1,x\n", "metrics.csv, line 2"),
     ],
 )
