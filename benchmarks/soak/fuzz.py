@@ -25,8 +25,9 @@ def all_kinds() -> dict[str, Kind]:
     from data_kinds import DATA_KINDS
     from run_kinds import RUN_KINDS
     from settings_kinds import SETTINGS_KINDS
+    from shard_kinds import SHARD_KINDS
 
-    return {**DATA_KINDS, **SETTINGS_KINDS, **RUN_KINDS}
+    return {**DATA_KINDS, **SETTINGS_KINDS, **RUN_KINDS, **SHARD_KINDS}
 
 
 def main() -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import distributed
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.training.checkpoints.files import LAST, is_whole, newest_whole
-from dsvl_tune.training.checkpoints.shard_reader import METADATA, fill_from_shards
+from dsvl_tune.training.checkpoints.shard_metadata import METADATA
+from dsvl_tune.training.checkpoints.shard_reader import fill_from_shards
 from dsvl_tune.training.checkpoints.sharded_io import read_folder, write_folder
 
 
@@ -113,6 +114,50 @@ def test_metadata_of_another_object_is_refused(sharded: Path) -> None:
     (sharded / METADATA).write_bytes(pickle.dumps(empty))
     with pytest.raises(UserError, match="missing or damaged"):
         read_folder_tensors(sharded)
+
+
+def test_metadata_cannot_ask_for_more_memory_than_the_folder_has_bytes(sharded: Path) -> None:
+    found = dcp.FileSystemReader(sharded).read_metadata()
+    entry = found.state_dict_metadata["state_dict.model.weight"]
+    entry.size = entry.chunks[0].sizes = torch.Size((1 << 40, 5))
+    (sharded / METADATA).write_bytes(pickle.dumps(found))
+    with pytest.raises(UserError, match=r"a chunk of 'state_dict\.model\.weight' is not in the"):
+        read_folder(sharded, {}, optimizer=True)
+
+
+def test_tensors_cannot_share_bytes(sharded: Path) -> None:
+    found = dcp.FileSystemReader(sharded).read_metadata()
+    key = "state_dict.model.weight"
+    place = found.storage_data[MetadataIndex(key, torch.Size((0, 0)))]
+    for copy in range(100):
+        found.state_dict_metadata[f"{key}{copy}"] = found.state_dict_metadata[key]
+        found.storage_data[MetadataIndex(f"{key}{copy}", torch.Size((0, 0)))] = place
+    (sharded / METADATA).write_bytes(pickle.dumps(found))
+    with pytest.raises(UserError, match="tensors share bytes"):
+        read_folder(sharded, {}, optimizer=True)
+
+
+def test_a_pickle_of_few_bytes_takes_little_memory(sharded: Path) -> None:
+    """Python's unpickler makes a table as long as the highest number that an object gets."""
+    put = pickle.LONG_BINPUT + (1 << 30).to_bytes(4, "little")
+    (sharded / METADATA).write_bytes(pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + put + b".")
+    with pytest.raises(UserError, match="numbers an object 1073741824"):
+        read_folder_tensors(sharded)
+
+
+def test_a_rest_without_what_a_run_writes(sharded: Path) -> None:
+    rest = torch.load(sharded / "rest.pt", weights_only=True)
+    rest["optimizer_states"][0]["param_groups"][0]["params"] = [7]
+    torch.save(rest, sharded / "rest.pt")
+    assert read_folder(sharded, {}, optimizer=True)["optimizer_states"][0]["state"].keys() == {7}
+    rest["optimizer_states"][0]["param_groups"][0]["param_names"] = ["other"]
+    torch.save(rest, sharded / "rest.pt")
+    with pytest.raises(UserError, match="optimizer state of 'model.weight'"):
+        read_folder(sharded, {}, optimizer=True)
+    rest["optimizer_states"][0]["param_groups"] = 7
+    torch.save(rest, sharded / "rest.pt")
+    with pytest.raises(UserError, match="param_groups of the optimizer are missing"):
+        read_folder(sharded, {}, optimizer=True)
 
 
 @pytest.mark.parametrize("command", ["resume", "fit", "merge", "test", "predict"])

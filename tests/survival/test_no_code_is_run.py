@@ -19,7 +19,7 @@ from runs import write_recipe
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.checkpoint import EMBEDDED
 from dsvl_tune.training.checkpoints.files import LAST, PREVIOUS
-from dsvl_tune.training.checkpoints.shard_reader import METADATA
+from dsvl_tune.training.checkpoints.shard_metadata import METADATA
 
 
 class Payload:

@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_write, free_bytes, remove, sync_folder
+from dsvl_tune.training.checkpoints.contents import problem_in_content
 from dsvl_tune.training.checkpoints.shard_checksums import has_intact_shards
 
 FOLDER = Path("checkpoints")
@@ -29,8 +30,6 @@ REST = "rest.pt"
 
 RUN_ID = "run"
 """Key of a checkpoint: the run that it is of."""
-NEEDED = {"state_dict", "global_step"}
-"""Keys that every run checkpoint has."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -164,11 +163,12 @@ def load_torch_file(path: Path, *, mapped: bool = False) -> dict[str, Any]:
         except Exception as error:  # any: torch raises whatever its parsers of zip and pickle do
             # torch goes on to explain how to run what the file brings.
             reason = (str(error).strip().splitlines() or [""])[0].partition(". ")[0]
-            content = None
-        if isinstance(content, dict) and content.keys() >= NEEDED:
-            return content
-        if content is not None:
-            reason = "other content"
+        else:
+            problem = problem_in_content(content)
+            if problem is None:
+                checked: dict[str, Any] = content
+                return checked
+            reason = problem
     raise UserError(
         f"{path}: not a run checkpoint ({reason}); nothing was loaded from it. Give another one, "
         "or start a new run with --resume never."

@@ -18,7 +18,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, distributed
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
 from dsvl_tune.core.errors import UserError
@@ -26,7 +26,8 @@ from dsvl_tune.core.files import atomic_write, partial_of, put_in_place, remove
 from dsvl_tune.models.runtime.fsdp import cut_like
 from dsvl_tune.training.checkpoints.files import REST, AtomicCheckpointIO, load_torch_file
 from dsvl_tune.training.checkpoints.shard_checksums import write_checksums
-from dsvl_tune.training.checkpoints.shard_reader import fill_from_shards, read_metadata
+from dsvl_tune.training.checkpoints.shard_metadata import read_metadata
+from dsvl_tune.training.checkpoints.shard_reader import fill_from_shards
 
 MODEL_PREFIX = "state_dict."
 """Prefix of the trained tensors' keys in the shards."""
@@ -150,11 +151,17 @@ def read_folder(path: Path, like: dict[str, Tensor], optimizer: bool) -> RunChec
     checkpoint = without_shards(path)
     checkpoint["state_dict"] = read_tensors(path, MODEL_PREFIX, like)
     if optimizer:
-        (state,) = checkpoint["optimizer_states"]
+        states = checkpoint.get("optimizer_states") or [{"state": {}, "param_groups": []}]
+        (state,) = checkpoint["optimizer_states"] = states
         numbers = {name: number for number, name in optimizer_names(state).items()}
         state["state"] = {number: {} for number in numbers.values()}
         for key, tensor in read_tensors(path, OPTIMIZER_PREFIX, like).items():
             name, _, slot = key.rpartition(".")
+            if name not in numbers:
+                raise UserError(
+                    f"{path}: the optimizer state of {name!r}, which {REST} does not list. Use "
+                    "another checkpoint, or start a new run with --resume never."
+                )
             state["state"][numbers[name]][slot] = tensor
     return checkpoint
 
@@ -171,7 +178,8 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
         Of the shapes and dtypes that were saved.
     """
     wanted: dict[str, Tensor] = {}
-    for key, stored in read_metadata(path).state_dict_metadata.items():
+    found = read_metadata(path)
+    for key, stored in found.state_dict_metadata.items():
         if not key.startswith(prefix):
             continue
         assert isinstance(stored, TensorStorageMetadata), key
@@ -182,20 +190,21 @@ def read_tensors(path: Path, prefix: str, like: dict[str, Tensor]) -> dict[str, 
             wanted[key] = torch.empty_like(template, dtype=dtype, requires_grad=False)
         else:
             wanted[key] = torch.empty(stored.size, dtype=dtype)
-    _fill_quietly(wanted, path)
+    _fill_quietly(wanted, path, found)
     return {key.removeprefix(prefix): tensor for key, tensor in wanted.items()}
 
 
-def _fill_quietly(tensors: dict[str, Tensor], path: Path) -> None:
+def _fill_quietly(tensors: dict[str, Tensor], path: Path, found: Metadata) -> None:
     """`fill_from_shards` without torch's warning that no process group is used.
 
     Args:
         tensors: by key, of the shapes and dtypes that were saved; filled in place.
         path: of the folder.
+        found: its metadata.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended
-        fill_from_shards(tensors, path)
+        fill_from_shards(tensors, path, found)
 
 
 def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
@@ -206,9 +215,10 @@ def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
     if path.is_file():
         state: dict[str, Tensor] = read_checkpoint(path, {}, optimizer=False)["state_dict"]
         return set(state), state.__getitem__
+    found = read_metadata(path)
     stored = {
         key.removeprefix(MODEL_PREFIX): entry
-        for key, entry in read_metadata(path).state_dict_metadata.items()
+        for key, entry in found.state_dict_metadata.items()
         if key.startswith(MODEL_PREFIX)
     }
 
@@ -216,7 +226,7 @@ def trained_tensors(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
         entry = stored[name]
         assert isinstance(entry, TensorStorageMetadata), name
         tensor = torch.empty(entry.size, dtype=entry.properties.dtype)
-        _fill_quietly({f"{MODEL_PREFIX}{name}": tensor}, path)
+        _fill_quietly({f"{MODEL_PREFIX}{name}": tensor}, path, found)
         return tensor
 
     return set(stored), read
