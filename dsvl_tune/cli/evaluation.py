@@ -53,7 +53,7 @@ def evaluation_run(recipe: Recipe) -> Iterator[EvaluationRun]:
     """
     import lightning as L
 
-    from dsvl_tune.training.run.error_messages import keyboard_interrupts
+    from dsvl_tune.training.run.error_messages import explained_errors, keyboard_interrupts
     from dsvl_tune.training.run.folder import checkpoint_to_evaluate, run_of
     from dsvl_tune.training.run.quiet import quiet_lightning
     from dsvl_tune.training.run.threads import use_free_cores
@@ -67,4 +67,5 @@ def evaluation_run(recipe: Recipe) -> Iterator[EvaluationRun]:
     with quiet_lightning(), keyboard_interrupts(), configuration_errors():
         trainer = evaluation_trainer(recipe.trainer)
         use_free_cores(trainer.num_devices)
-        yield EvaluationRun(trainer, folder, checkpoint)
+        with explained_errors(trainer, run_folder=None):
+            yield EvaluationRun(trainer, folder, checkpoint)

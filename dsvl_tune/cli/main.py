@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 
 from dsvl_tune.cli.process import end_on_scheduler_signals, prepare_process
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.lost_memory import lost_memory
 from dsvl_tune.core.package import VERSION
 
 COMMANDS = {
@@ -44,6 +45,13 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Errors of a process or a machine that may not open another file."""
+
+LESS_MEMORY = {
+    "merge": "give --rows below 16 (0 verifies without loading the model)",
+    "benchmark": "lower --batch_size or --max_new_tokens",
+    "chat": "give --dtype bfloat16, a shorter question or fewer images",
+}
+"""Command -> what makes it need less memory. Commands with a recipe name its keys themselves."""
 
 HELP = """\
 dsvl-tune {version}: fine-tune DeepSeek-VL
@@ -78,7 +86,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     name = arguments[0] if arguments else "--help"
     prepare_process()
-    with _silent_broken_pipe(), _exit_codes(debug):
+    with _silent_broken_pipe(), _exit_codes(name, debug):
         if name in ("-h", "--help", "help"):
             print(help_text(), end="")
         elif name == "--version":
@@ -118,10 +126,11 @@ def _with_new_names(options: list[str]) -> list[str]:
 
 
 @contextmanager
-def _exit_codes(debug: bool) -> Iterator[None]:
+def _exit_codes(command: str, debug: bool) -> Iterator[None]:
     """Turn errors of the block into one message and an exit code.
 
     Args:
+        command: Name of the command.
         debug: Whether to raise them instead.
     """
     try:
@@ -130,17 +139,24 @@ def _exit_codes(debug: bool) -> Iterator[None]:
         if debug:
             raise
         _fail(str(error))
-    except OSError as error:
-        message = _file_message(error)
+    except (OSError, RuntimeError, ImportError, MemoryError) as error:
+        message = _memory_message(error, command)
+        if message is None and isinstance(error, OSError):
+            message = _file_message(error)
         if debug or message is None:
             raise
         _fail(message)
-    except MemoryError:
-        if debug:
-            raise
-        _fail("out of memory. Close other programs, or lower what the command holds at a time.")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _memory_message(error: Exception, command: str) -> str | None:
+    """Describe that memory ran out, and what to do; None for any other error."""
+    problem = lost_memory(error)
+    if problem is None:
+        return None
+    remedy = LESS_MEMORY.get(command, "lower what the command holds at a time")
+    return f"{problem}. Close other programs, or {remedy}."
 
 
 def _file_message(error: OSError) -> str | None:

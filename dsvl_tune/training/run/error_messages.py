@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.lost_memory import lost_memory
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.training.checkpoints.files import newest_whole
 
@@ -21,15 +20,6 @@ LOST_RANK = (
     r"|nccl.*(abort|watchdog|remote)"
 )
 """What errors of gloo and NCCL contain if the process at the other end is gone."""
-NO_MEMORY = (
-    "DefaultCPUAllocator",
-    "Cannot allocate memory",
-    "could not create a primitive",  # oneDNN, whose scratch space did not fit
-    "could not create a memory",
-    "std::bad_alloc",
-    "_ALLOC_FAILED",  # of cuBLAS and cuDNN
-)
-"""What a RuntimeError contains if memory ran out."""
 LOST_WORKER = r"DataLoader worker \(pid\(?s?\)? .*(killed by signal|exited unexpectedly)"
 
 
@@ -43,12 +33,13 @@ def keyboard_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def explained_errors(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
+def explained_errors(trainer: L.Trainer, run_folder: Path | None) -> Iterator[None]:
     """Turn errors that the user can do something about into one message.
 
     Args:
         trainer: Trainer that runs in the block.
-        run_folder: Folder of the run, to name the run checkpoint to resume from.
+        run_folder: Folder of the run, to name the run checkpoint to resume from; None if nothing is
+            trained.
 
     Raises:
         UserError: Out of memory, or a data worker or another rank is gone.
@@ -59,6 +50,8 @@ def explained_errors(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
         message = _message(error, trainer)
         if message is None:
             raise
+        if run_folder is None:
+            raise UserError(message) from error
         saved = newest_whole(run_folder)
         kept = f"Saved: {saved}." if saved else "No run checkpoint was saved yet."
         raise UserError(f"{message} {kept}") from error
@@ -66,8 +59,8 @@ def explained_errors(trainer: L.Trainer, run_folder: Path) -> Iterator[None]:
 
 def _message(error: Exception, trainer: L.Trainer) -> str | None:
     """Describe what happened and what to do; None for any other error."""
-    if _is_out_of_memory(error):
-        return _memory_message(error, trainer)
+    if problem := lost_memory(error):
+        return _memory_message(problem, trainer)
     if re.search(LOST_WORKER, str(error)):
         workers = trainer.datamodule.num_workers  # type: ignore[attr-defined]
         return (
@@ -91,21 +84,11 @@ def _first_line(error: Exception) -> str:
     return type(error).__name__
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on a device or in the machine (there torch raises RuntimeError)."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return any(text in str(error) for text in NO_MEMORY)
-
-
-def _memory_message(error: Exception, trainer: L.Trainer) -> str:
+def _memory_message(problem: str, trainer: L.Trainer) -> str:
     """Name what did not fit, and the keys that lower memory, those without side effects first."""
     module: Any = trainer.lightning_module  # None before and after training
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batch: Batch | Prompts | None = module.in_work if module is not None else None
-    problem = f"out of memory{_requested_bytes(error)}"
     if batch is None or data is None:
         return (
             f"{problem} outside of a batch: set model.dtype to bfloat16, or lower "
@@ -116,13 +99,6 @@ def _memory_message(error: Exception, trainer: L.Trainer) -> str:
         changes.append("model.gradient_checkpointing true")
     changes.append(f"data.max_tokens below {batch.input_ids.shape[1]:,}")
     return f"{problem} on {_batch_size(batch)}. Change one: {'; '.join(changes)}."
-
-
-def _requested_bytes(error: Exception) -> str:
-    """Quote the size of the failed allocation if the error tells it."""
-    text = str(error).replace("\n", " ")
-    found = re.search(r"[Tt]ried to allocate ([^.]*?\w)(?:\.\s|\.$|$)", text)
-    return f" (tried to allocate {found[1]})" if found else ""
 
 
 def _batch_size(batch: Batch | Prompts) -> str:
