@@ -26,6 +26,7 @@ from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER, Weights
 from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.models.finetuning.quantization import Quantization
 from dsvl_tune.models.float64 import in_float64
+from dsvl_tune.models.runtime.finite_outputs import nonfinite_error
 
 LIMIT = 0.05
 """What noise may explain at most, as a fraction of the logits' spread (standard deviation). Beyond
@@ -365,9 +366,14 @@ def answer(model: PreTrainedModel, prompts: Prompts) -> Answers:
     Args:
         model: in eval mode.
         prompts: on the model's device, with normalized vision inputs.
+
+    Raises:
+        UserError: logits are not finite.
     """
     inputs = inputs_of(model, prompts)
     logits = model(**inputs).logits[prompts.attention_mask.bool()]
+    if not bool(logits.isfinite().all()):
+        raise nonfinite_error("logits of the merged model are", model, lambda: model(**inputs))
     ids = model.generate(**inputs, max_new_tokens=GREEDY_TOKENS, do_sample=False)
     return logits, list(ids[:, prompts.input_ids.shape[1] :])
 

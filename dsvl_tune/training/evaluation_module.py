@@ -19,6 +19,7 @@ from dsvl_tune.evaluation.generation.generate import answer_prompts
 from dsvl_tune.evaluation.scoring import aggregate_scores
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.runtime.attention_mask import answering
+from dsvl_tune.models.runtime.finite_outputs import blamed_part
 from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.callbacks.nonfinite_steps import check_finite_values
 from dsvl_tune.training.distributed.blank_image import add_blank_image
@@ -89,6 +90,16 @@ class AnsweringModule(L.LightningModule):
             batch = add_blank_image(batch, self.processor)
         return self.network.run(function, batch)
 
+    def blamed_part(self) -> str:
+        """Say which module's output is the first that is not finite on the last batch.
+
+        Every rank of a sharded model must call this. "" if none is.
+        """
+        batch = self.in_work
+        if not isinstance(batch, Batch):
+            return ""
+        return blamed_part(self.network, lambda: self.compute(self.objective, batch))
+
     # Validation: the objective's loss over all rows, and answers by generation.
 
     def validation_step(
@@ -109,7 +120,7 @@ class AnsweringModule(L.LightningModule):
             )
             self.validation_sums.clear()
             loss = sums[0] / sums[1]
-            check_finite_values({"val/loss": loss})
+            check_finite_values({"val/loss": loss}, self.blamed_part)
             self.log("val/loss", loss, prog_bar=True)
         self.log_scores("val")
 

@@ -13,6 +13,7 @@ import torch
 from runs import STEPS, fit, last, write_recipe
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import Batch
 from dsvl_tune.training.run.trainer import run_callbacks
 
 
@@ -59,8 +60,18 @@ def test_a_validation_loss_that_is_not_finite(
     hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SpoilValidation(L.Callback):
-        def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-            pl_module.network.get_input_embeddings().weight.data[:] = float("nan")
+        """For losses alone: answers are right again."""
+
+        def on_validation_batch_start(
+            self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any
+        ) -> None:
+            self.embeddings = pl_module.network.get_input_embeddings().weight
+            self.whole = self.embeddings.data.clone()
+            if isinstance(batch, Batch):
+                self.embeddings.data[:] = float("nan")
+
+        def on_validation_batch_end(self, *_: Any) -> None:
+            self.embeddings.data.copy_(self.whole)
 
     watch(SpoilValidation(), monkeypatch)
     with pytest.raises(UserError, match="val/loss is nan"):

@@ -23,6 +23,7 @@ from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.generation.shared_prefix import read_prompts, read_tokens
 from dsvl_tune.models.runtime.encode_images import encode_images
+from dsvl_tune.models.runtime.finite_outputs import finite_logits
 from dsvl_tune.models.runtime.fsdp import is_sharded
 
 PLAIN_SETTINGS = {
@@ -97,20 +98,35 @@ def generate_ids(
 
     Returns:
         [B, N] int64 with N <= max_new_tokens; the pad id after each answer's end token.
+
+    Raises:
+        UserError: logits are not finite.
     """
     width = prompts.input_ids.shape[1]
     images = encode_images(model, prompts)
     settings: dict[str, Any] = sampling.settings(width) if sampling else {"do_sample": False}
     if images:
         settings["mm_encoder_outputs"] = images
-    ids: Tensor = model.generate(
+    with finite_logits(model, lambda: _read(model, prompts)):
+        ids: Tensor = model.generate(
+            input_ids=prompts.input_ids,
+            attention_mask=prompts.attention_mask,
+            max_new_tokens=max_new_tokens,
+            streamer=streamer,
+            **settings,
+        )
+    return ids[:, width:]
+
+
+def _read(model: PreTrainedModel, prompts: Prompts) -> None:
+    """Compute prompts once, from their images on."""
+    images = encode_images(model, prompts)
+    model(
         input_ids=prompts.input_ids,
         attention_mask=prompts.attention_mask,
-        max_new_tokens=max_new_tokens,
-        streamer=streamer,
-        **settings,
+        logits_to_keep=1,
+        **({"mm_encoder_outputs": images} if images else {}),
     )
-    return ids[:, width:]
 
 
 @torch.no_grad()
@@ -127,10 +143,20 @@ def greedy_ids(model: PreTrainedModel, prompts: Prompts, max_new_tokens: int) ->
 
     Returns:
         [B, N] int64 with N <= max_new_tokens; the pad id after each answer's end token.
+
+    Raises:
+        UserError: logits are not finite.
     """
     config = model.generation_config
     if is_sharded(model) or set(config.to_diff_dict()) - PLAIN_SETTINGS:
         return generate_ids(model, prompts, max_new_tokens)
+    with finite_logits(model, lambda: _read(model, prompts)):
+        return _greedy_ids(model, prompts, max_new_tokens)
+
+
+def _greedy_ids(model: PreTrainedModel, prompts: Prompts, max_new_tokens: int) -> Tensor:
+    """`greedy_ids` of a model with plain settings that is not sharded."""
+    config = model.generation_config
     ends = torch.tensor(config.eos_token_id, device=model.device).reshape(-1)
     padding = ends[0] if config.pad_token_id is None else config.pad_token_id
     read = read_prompts(model, prompts)

@@ -26,6 +26,10 @@ ORIGINAL_FOLDER = "original"
 
 UNUSED = f"{ORIGINAL_FOLDER}/unused.safetensors"
 
+LARGEST_WEIGHT = 1e18
+"""Norms and AdamW square: the squares of larger values, added over a layer's width, are not finite
+in float32. A norm then makes zeros of everything, and every result is finite and useless."""
+
 
 class Weights:
     """Every tensor of a checkpoint, compared with its config before one is read.
@@ -113,7 +117,7 @@ class Weights:
             [rows, ...] in the dtype of its file.
 
         Raises:
-            UserError: it holds a value that is not finite.
+            UserError: it holds a value that is not finite, or above `LARGEST_WEIGHT`.
         """
         if not self.is_original:
             return read_tensors(self.stored[name], lambda tensors: tensors[0][rows])
@@ -142,7 +146,7 @@ def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], 
         Of the shape and dtype that `select` gives.
 
     Raises:
-        UserError: it holds a value that is not finite.
+        UserError: it holds a value that is not finite, or above `LARGEST_WEIGHT`.
     """
     with ExitStack() as opened:
         tensors = []
@@ -153,19 +157,29 @@ def read_tensors(places: Sequence[Stored], select: Callable[[Sequence[Tensor]], 
             file = opened.enter_context(safe_open(stored.path, framework="pt"))
             tensors.append(file.get_tensor(stored.name))
         tensor = select(tensors).clone()
-    if tensor.numel() and not all(bound.isfinite() for bound in tensor.aminmax()):
+    if not is_usable(tensor):
         raise UserError(
-            f"{places[0].path}: tensor {places[0].name} holds values that are not finite. Copy the "
-            "file again."
+            f"{places[0].path}: tensor {places[0].name} holds values that are not finite, or above "
+            f"{LARGEST_WEIGHT:g}. Copy the file again; if it was trained, the steps were too large."
         )
     return tensor
+
+
+def is_usable(tensor: Tensor) -> bool:
+    """Whether all values of a weight can be computed with.
+
+    Args:
+        tensor: of any shape and floating dtype.
+    """
+    bounds = tensor.aminmax() if tensor.numel() else ()
+    return all(abs(float(bound)) <= LARGEST_WEIGHT for bound in bounds)  # False for NaN
 
 
 def read_tensor(stored: Stored) -> Tensor:
     """One tensor of a file, copied, of the file's shape and dtype.
 
     Raises:
-        UserError: it holds a value that is not finite.
+        UserError: it holds a value that is not finite, or above `LARGEST_WEIGHT`.
     """
     return read_tensors([stored], lambda tensors: tensors[0])
 

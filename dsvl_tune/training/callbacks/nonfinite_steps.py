@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
@@ -12,7 +13,11 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.models.checkpoint.weights import LARGEST_WEIGHT, is_usable
 from dsvl_tune.models.runtime.fsdp import local
+
+if TYPE_CHECKING:
+    from dsvl_tune.training.evaluation_module import AnsweringModule
 
 SHOWN_SAMPLES = 16
 """Samples of a non-finite step that its message names."""
@@ -37,7 +42,7 @@ class NonfiniteSteps:
         self.sources: list[list[str]] = []
 
     def judge(
-        self, module: L.LightningModule, loss: Tensor, losses: Tensor, gradient_norm: Tensor
+        self, module: AnsweringModule, loss: Tensor, losses: Tensor, gradient_norm: Tensor
     ) -> bool:
         """Whether the current step is non-finite.
 
@@ -58,8 +63,10 @@ class NonfiniteSteps:
             check_finite_weights(module)
             self.seen += 1
             samples = nonfinite_samples(self.sources, losses)
-            message = nonfinite_message(trainer.global_step + 1, loss, samples)
-            if self.seen > self.allowed:
+            ends = self.seen > self.allowed
+            part = module.blamed_part() if ends else ""
+            message = nonfinite_message(trainer.global_step + 1, loss, samples, part)
+            if ends:
                 raise UserError(
                     f"{message} Lower model.lr, or inspect the samples (dsvl-tune preview). To "
                     f"skip such a step: --model.max_nonfinite_steps {self.seen} --ckpt_path last."
@@ -99,7 +106,7 @@ def norm_of(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def check_finite_weights(module: L.LightningModule) -> None:
-    """Raise if a trained weight is not finite; every rank must call it and raises alike.
+    """Raise if a trained weight is not finite, or too large; on every rank, which must all call it.
 
     Args:
         module: of a run, its model built.
@@ -108,21 +115,24 @@ def check_finite_weights(module: L.LightningModule) -> None:
         UserError: an earlier step has made it so: no rows are to blame, and nothing can be saved.
     """
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    bad = [name for name, p in trained.items() if not bool(local(p.detach()).isfinite().all())]
+    bad = [name for name, p in trained.items() if not is_usable(local(p.detach()))]
     if module.trainer.strategy.reduce_boolean_decision(bool(bad), all=False):
         named = f", e.g. of {bad[0].removeprefix('model.')}" if bad else ""
         raise UserError(
-            f"after step {module.trainer.global_step}: weights are not finite{named}; they are not "
-            "saved. The steps before it were too large: lower model.lr or raise "
-            "model.warmup_steps, and start a new run (--resume never)."
+            f"after step {module.trainer.global_step}: weights are not finite, or above "
+            f"{LARGEST_WEIGHT:g}{named}; they are not saved. The steps before it were too large: "
+            "lower model.lr or raise model.warmup_steps, and start a new run (--resume never)."
         )
 
 
-def check_finite_values(values: Mapping[str, float | Tensor]) -> None:
+def check_finite_values(
+    values: Mapping[str, float | Tensor], blamed: Callable[[], str] = str
+) -> None:
     """Raise if a loss or score is not finite.
 
     Args:
         values: numbers or scalars of any floating dtype, by the name that they are logged under.
+        blamed: says which part of the model is to blame.
 
     Raises:
         UserError: the message names the first.
@@ -130,8 +140,8 @@ def check_finite_values(values: Mapping[str, float | Tensor]) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise UserError(
-                f"{name} is {float(value):g}: a result that is not finite is none. If it is a "
-                "loss, weights or activations overflowed: lower model.lr, or use a wider "
+                f"{name} is {float(value):g}{blamed()}: a result that is not finite is none. If it "
+                "is a loss, weights or activations overflowed: lower model.lr, or use a wider "
                 "trainer.precision. If it is a score, its metric does not fit the answers."
             )
 
@@ -158,10 +168,10 @@ def nonfinite_samples(sources: list[list[str]], losses: Tensor) -> list[str]:
     return list(dict.fromkeys(source for names in named for source in names))
 
 
-def nonfinite_message(step: int, loss: Tensor, samples: list[str]) -> str:
-    """What went wrong in a step (its loss: float32 scalar), and its samples."""
+def nonfinite_message(step: int, loss: Tensor, samples: list[str], part: str) -> str:
+    """What went wrong in a step (its loss: float32 scalar), in which part, and its samples."""
     shown = ", ".join(samples[:SHOWN_SAMPLES])
     if len(samples) > SHOWN_SAMPLES:
         shown += f" and {len(samples) - SHOWN_SAMPLES} more"
     what = "a gradient is not finite" if bool(loss.isfinite()) else f"loss is {loss.item():g}"
-    return f"step {step}: {what}; weights unchanged. Samples in this step: {shown}."
+    return f"step {step}: {what}{part}; weights unchanged. Samples in this step: {shown}."
