@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import gzip
 import io
 import json
 import re
@@ -191,6 +192,23 @@ def text_file(folder: Path, chance: Random, ending: str) -> Case:
     return Case(partial(read_both_ways, path), same_rows)
 
 
+def gzipped_file(folder: Path, chance: Random) -> Case:
+    """Streamed rows in a gzipped file, its bytes damaged: all rows, or an error."""
+    rows = small_rows(chance)
+    content = gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+    path = folder / "rows.jsonl.gz"
+    path.write_bytes(damage_bytes(content, chance))
+
+    def act() -> object:
+        return read_rows(ConversationRows(open_conversations(str(path), stream_seed=1)))
+
+    def check(result: object) -> None:
+        # A copy of the whole behind itself is what gzip calls a file of two members.
+        assert len(result) in (len(rows), 2 * len(rows))  # type: ignore[arg-type]
+
+    return Case(act, check)
+
+
 def tar_file(folder: Path, chance: Random) -> Case:
     """A WebDataset shard: bytes damaged anywhere, or one odd member added."""
     rows = small_rows(chance)
@@ -276,6 +294,7 @@ DATA_KINDS: dict[str, Kind] = {
     "json": partial(text_file, ending="json"),
     "csv": partial(text_file, ending="csv"),
     "tsv": partial(text_file, ending="tsv"),
+    "gzipped": gzipped_file,
     "tar": tar_file,
     "parquet": partial(table_file, ending="parquet"),
     "arrow": partial(table_file, ending="arrow"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Parse, RowFile
@@ -70,8 +71,11 @@ FORMATS: dict[str, FileFormat] = {
 """Ending of a file's name -> its format."""
 
 
-COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".rar")
-"""Endings of compressed files: rows in them cannot be read by number."""
+GZIPPED = {".gz": "", ".tgz": ".tar"}
+"""Ending of a gzipped file's name -> the ending of what is in it, "" if the name has that too."""
+
+COMPRESSED = (*GZIPPED, ".bz2", ".xz", ".zst", ".lz4", ".zip", ".7z", ".rar")
+"""Endings of compressed files: rows in them cannot be read by number. Gzipped ones are streamed."""
 
 
 def file_format(path: str) -> FileFormat:
@@ -103,6 +107,8 @@ def stream_format(path: str) -> Callable[[BinaryIO, str, int], Found]:
         UserError: no format that can be streamed has that ending.
     """
     ending = file_ending(path)
+    if ending in GZIPPED:
+        return _stream_gzipped(path)
     refuse_compressed(path)
     stream = FORMATS[ending].stream if ending in FORMATS else None
     if stream is None:
@@ -113,10 +119,36 @@ def stream_format(path: str) -> Callable[[BinaryIO, str, int], Found]:
     return stream
 
 
+def _stream_gzipped(path: str) -> Callable[[BinaryIO, str, int], Found]:
+    """What streams a gzipped shard: as its content is streamed, and to the end that gzip says."""
+    inner = path.partition("?")[0].removesuffix(Path(path.partition("?")[0]).suffix)
+    ending = GZIPPED[file_ending(path)] or file_ending(inner)
+    known = FORMATS.get(ending)
+    if known is None or known.stream is None or known.is_table:
+        raise UserError(
+            f"{path}: expected text or a tar in a gzipped file (.jsonl.gz, .csv.gz, .tar.gz)."
+        )
+    stream = known.stream
+
+    def unzipped(file: BinaryIO, name: str, start: int) -> Found:
+        if not file.read(1):
+            raise EOFError("it is empty")
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) as content:
+            yield from stream(cast(BinaryIO, content), name, start)
+            while content.read(STREAM_BLOCK_BYTES):  # checks the checksum of all
+                pass
+
+    return unzipped
+
+
 def refuse_compressed(path: str) -> None:
     """Raise if a file is compressed, by its name."""
     if file_ending(path) in COMPRESSED:
-        raise UserError(f"{path}: compressed files are not read. Unpack it first.")
+        remedy = "Unpack it first"
+        if file_ending(path) in GZIPPED:
+            remedy += ", or stream it (data.streaming: true)"
+        raise UserError(f"{path}: compressed files are not read by number. {remedy}.")
 
 
 def file_ending(path: str) -> str:

@@ -16,6 +16,7 @@ import fsspec
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers.base import Record, RowFile
 from dsvl_tune.data.readers.file_formats import (
+    COMPRESSED,
     FORMATS,
     file_ending,
     file_format,
@@ -156,7 +157,7 @@ def find_shards(name: str) -> list[str]:
         found = matching_files(name) if "*" in name else [name]
     elif WILDCARD.search(name) and not path.exists():
         found = matching_files(str(path))
-    elif file_ending(name) in FORMATS:
+    elif file_ending(name) in FORMATS or file_ending(name) in COMPRESSED:
         found = [str(path)]
     elif Path(whole).expanduser().is_dir() or HUB_NAME.fullmatch(whole):
         found = named_files(whole, split or "train")

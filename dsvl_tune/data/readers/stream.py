@@ -6,6 +6,7 @@ and "NA" in CSV, "2020-01-01" in JSON), and parses every row that a resumed run 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -20,7 +21,10 @@ from dsvl_tune.data.readers.base import Reader, Record, RowFile
 from dsvl_tune.data.readers.checksum import files_checksum
 from dsvl_tune.data.readers.file_formats import stream_format
 
-READ_ERRORS = (OSError, ValueError, ImportError, EOFError, MemoryError, pa.ArrowException)
+READ_ERRORS = (
+    *(OSError, ValueError, ImportError, EOFError, MemoryError),
+    *(pa.ArrowException, zlib.error),
+)
 """What fsspec, its protocols and Arrow raise on what they cannot read."""
 WINDOW_ROWS = 1000
 """Rows that are shuffled together; up to twice as many are in memory."""
@@ -179,10 +183,15 @@ def read_shard(path: str, start: int = 0) -> Iterator[Record]:
     """
     stream = stream_format(path)
     root = Path() if "://" in path else Path(path).parent
+    number = start
     try:
         with fsspec.open(path, "rb") as file:
             for content, parse, source in stream(file, path, start):
                 yield Record(content, parse, source, root)
+                number += 1
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({reason}). Check it and its name.") from None
+        where = f" after row {number:,}" if number else ""
+        raise UserError(
+            f"{path}: cannot be read{where} ({reason}). Check it and its name."
+        ) from None

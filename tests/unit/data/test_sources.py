@@ -320,8 +320,14 @@ BAD = {
     "utf16.jsonl": ('{"messages": []}'.encode("utf-16"), "not UTF-8"),
     "pretty.jsonl": (b'{\n  "messages": []\n}\n', "pretty.jsonl: its JSON is written over several"),
     "pretty.ndjson": (b'[\r\n  {"messages": []}\r\n]', "pretty.ndjson: its JSON is written over"),
-    "rows.jsonl.gz": (b"\x1f\x8b", "compressed files are not read. Unpack it first"),
-    "rows.tar.gz": (b"\x1f\x8b", "compressed files are not read. Unpack it first"),
+    "rows.jsonl.gz": (
+        b"\x1f\x8b",
+        "not read by number. Unpack it first, or stream",
+    ),
+    "rows.tar.gz": (
+        b"\x1f\x8b",
+        "not read by number. Unpack it first, or stream",
+    ),
     "unnamed.csv": (b"question,answer,\na,b,c\n", "column 3 has no name"),
     "index.csv": (b",question,answer\nx y,a,b\na.png,c,d\n", "row 2: .*no image is read from ''"),
     "open.json": (b'[{"messages": []}, {"mess', "row 2: not JSON"),

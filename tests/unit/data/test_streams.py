@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -113,6 +114,57 @@ def test_streamed_rows_are_those_of_opened_files(
     remote = list(streamed(f"file://{pattern}"))
     assert [row[0].turns for row in remote] == [row[0].turns for row in opened]
     assert remote[0][0].source.startswith("file://")
+
+
+@pytest.mark.parametrize("folder", ["jsonl", "json", "csv", "tar"], indirect=True)
+def test_gzipped_shards_have_the_rows_of_plain_ones(folder: Path) -> None:
+    kind = folder.name
+    plain = [row for (row,) in streamed(f"{folder}/*.{kind}")]
+    for path in list(folder.iterdir()):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    gzipped = [row for (row,) in streamed(f"{folder}/*.{kind}.gz")]
+    assert [row.turns for row in gzipped] == [row.turns for row in plain]
+    assert ".gz:" in gzipped[0].source
+    shard = str(folder / f"part1.{kind}.gz")
+    assert sources(read_shard(shard, 4)) == sources(read_shard(shard))[4:]
+
+
+def test_a_gzipped_tar_of_the_short_name(tmp_path: Path) -> None:
+    write_shard("tar", tmp_path / "rows.tar", [{"question": "q", "answer": "a"}] * 3)
+    (tmp_path / "rows.tgz").write_bytes(gzip.compress((tmp_path / "rows.tar").read_bytes()))
+    assert len(sources(read_shard(str(tmp_path / "rows.tgz")))) == 3
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "tar"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "more", "empty", "no end"])
+def test_a_damaged_gzipped_shard_is_an_error(kind: str, damage: str, tmp_path: Path) -> None:
+    write_shard(kind, tmp_path / f"rows.{kind}", [{"question": "q", "answer": "a"}] * 400)
+    content = bytearray(gzip.compress((tmp_path / f"rows.{kind}").read_bytes()))
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "flipped": content[:-8] + bytes(byte ^ 1 for byte in content[-8:]),
+        "more": content + b"more",
+        "empty": b"",
+        "no end": content[:-8],
+    }
+    (tmp_path / f"rows.{kind}.gz").write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=rf"rows\.{kind}\.gz: "):
+        sources(read_shard(str(tmp_path / f"rows.{kind}.gz")))
+
+
+def test_the_row_where_a_gzipped_shard_was_cut(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"question": str(i), "answer": "a"}) + "\n" for i in range(100_000))
+    content = gzip.compress(lines.encode())
+    (tmp_path / "rows.jsonl.gz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"rows.jsonl.gz: cannot be read after row \d\d,\d+ \(Comp"):
+        sources(read_shard(str(tmp_path / "rows.jsonl.gz")))
+
+
+@pytest.mark.parametrize("name", ["rows.parquet.gz", "rows.gz", "rows.jsonl.bz2", "rows.zip"])
+def test_what_is_not_streamed_of_compressed_files(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match="expected text or a tar|not read by number. Unpack it"):
+        streamed(str(tmp_path / name))
 
 
 def test_a_stream_is_a_reader_as_files_are(lines: Path) -> None:
