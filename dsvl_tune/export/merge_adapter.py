@@ -6,6 +6,7 @@ Peak memory is a file, not a model.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,18 +18,19 @@ from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
-from dsvl_tune.families.base import Layout
+from dsvl_tune.families.base import Layout, Shapes
 from dsvl_tune.models.checkpoint.weights import Weights, read_tensor
+from dsvl_tune.models.finetuning.expert_adapters import stacked_factors, wrapped_parameters
 from dsvl_tune.models.finetuning.trained_files import open_trained
 
 
 @dataclass
 class Change:
-    """What training did to one base tensor [N, K].
+    """What training did to one base tensor, [N, K] or [E, N, K].
 
     Attributes:
-        lora_a: [rank, K], any floating dtype; None where the whole tensor was trained.
-        lora_b: [N, rank], likewise.
+        lora_a: [..., rank, K], any floating dtype; None where the whole tensor was trained.
+        lora_b: [..., N, rank], likewise.
         scaling: of the adapter.
         magnitude: [N], of DoRA; None without it.
         replacement: the whole trained tensor, read when it is needed.
@@ -46,7 +48,7 @@ class Change:
         if self.replacement is not None:
             return self.replacement.shape
         assert self.lora_a is not None and self.lora_b is not None
-        return self.lora_b.shape[0], self.lora_a.shape[-1]
+        return (*self.lora_b.shape[:-1], self.lora_a.shape[-1])
 
     def apply(self, base: Tensor) -> Tensor:
         """The trained tensor.
@@ -57,15 +59,17 @@ class Change:
         every processor writes the same tensors, and they can be compared with a single rounding.
 
         Args:
-            base: [N, K], any floating dtype.
+            base: [N, K] or [E, N, K], any floating dtype.
 
         Returns:
-            [N, K]: float32 where the whole tensor was trained, float64 of a merged adapter.
+            [N, K] or [E, N, K]: float32 where the whole tensor was trained, float64 of a merged
+            adapter.
         """
         if self.replacement is not None:
             return read_tensor(self.replacement).float()
         assert self.lora_a is not None and self.lora_b is not None
-        merged = torch.addmm(
+        add_product = torch.addmm if base.ndim == 2 else torch.baddbmm
+        merged = add_product(
             base.double(), self.lora_b.double(), self.lora_a.double(), alpha=self.scaling
         )
         if self.magnitude is not None:
@@ -73,8 +77,13 @@ class Change:
         return merged
 
 
-def read_changes(folder: Path) -> dict[str, Change]:
+def read_changes(folder: Path, shapes: Shapes | None = None) -> dict[str, Change]:
     """Every change that an adapter folder holds, by the base tensor's name.
+
+    Args:
+        folder: of the adapter.
+        shapes: of the base's tensors, in the order of its modules: adapters of stacked experts can
+            be assigned by them alone.
 
     Raises:
         UserError: the adapter trains nothing, a file is damaged, or a tensor cannot be merged.
@@ -82,8 +91,12 @@ def read_changes(folder: Path) -> dict[str, Change]:
     files = open_trained(folder)
     changes: dict[str, Change] = {}
     if files.config is not None:
+        wrapped = wrapped_parameters(files.config, shapes or {})
         for name, stored in files.adapters.items():
-            add_adapter_tensor(changes, name, read_tensor(stored), files.config)
+            add_adapter_tensor(changes, name, read_tensor(stored), files.config, wrapped)
+        for name in wrapped.values():
+            if name in changes and shapes is not None:
+                split_experts(changes[name], shapes[name], f"{folder}: the adapter of {name}")
     for name, change in changes.items():
         if change.lora_a is None or change.lora_b is None:
             raise UserError(
@@ -93,7 +106,11 @@ def read_changes(folder: Path) -> dict[str, Change]:
 
 
 def add_adapter_tensor(
-    changes: dict[str, Change], name: str, tensor: Tensor, config: LoraConfig
+    changes: dict[str, Change],
+    name: str,
+    tensor: Tensor,
+    config: LoraConfig,
+    wrapped: Mapping[str, str],
 ) -> None:
     """Add one tensor of a peft adapter to the change of its base tensor.
 
@@ -102,6 +119,7 @@ def add_adapter_tensor(
         name: of the adapter's tensor, in peft's words.
         tensor: [rank, K], [N, rank] or [N], by its name; of any floating dtype.
         config: of the adapter.
+        wrapped: parameters that are adapted themselves, by the layer's name in the file.
 
     Raises:
         UserError: the tensor is of a kind that cannot be merged.
@@ -111,23 +129,49 @@ def add_adapter_tensor(
         raise UserError(
             f"adapter tensor {name}: only LoRA, rsLoRA and DoRA on linear layers can be merged."
         )
-    module, kind = match[1], match[2]
-    change = changes.setdefault(f"{module}.weight", Change())
+    layer, kind = match[1], match[2]
+    target = wrapped.get(layer, layer)
+    change = changes.setdefault(target if layer in wrapped else f"{layer}.weight", Change())
     if kind == "lora_A":
-        change.lora_a, change.scaling = tensor, scaling_of(module, tensor.shape[0], config)
+        change.lora_a, change.scaling = tensor, scaling_of(target, config)
     elif kind == "lora_B":
         change.lora_b = tensor
     else:
         change.magnitude = tensor
 
 
-def scaling_of(module: str, rank: int, config: LoraConfig) -> float:
+def split_experts(change: Change, shape: tuple[int, ...], place: str) -> None:
+    """Give the change of a stack of experts its factors expert by expert, in place.
+
+    Args:
+        change: with both factors as the file has them.
+        shape: [E, N, K] of the base's tensor.
+        place: of the adapter, for the message.
+
+    Raises:
+        UserError: the factors do not fit the tensor.
+    """
+    if change.lora_a is not None and change.lora_b is not None:
+        factors = stacked_factors(change.lora_a, change.lora_b, shape, place)
+        change.lora_a, change.lora_b = factors
+
+
+def scaling_of(target: str, config: LoraConfig) -> float:
     """Scaling of an adapter: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
 
-    Alpha is that of the pattern that fits the module, as peft matches it.
+    Both are those of the pattern that fits the layer or parameter, as peft matches it.
     """
-    patterns = [key for key in config.alpha_pattern or {} if re.match(rf"(.*\.)?({key})$", module)]
-    alpha = config.alpha_pattern[patterns[0]] if patterns else config.lora_alpha
+
+    def value_of(patterns: Mapping[str, float] | None, default: float) -> float:
+        fitting = (
+            value
+            for pattern, value in (patterns or {}).items()
+            if re.match(rf"(.*\.)?({pattern})$", target)
+        )
+        return next(fitting, default)
+
+    alpha = value_of(config.alpha_pattern, config.lora_alpha)
+    rank = value_of(config.rank_pattern, config.r)
     return float(alpha / rank**0.5 if config.use_rslora else alpha / rank)
 
 

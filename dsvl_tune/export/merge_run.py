@@ -113,7 +113,8 @@ def _write_weights(
     Returns:
         Names of the tensors that differ from the base's.
     """
-    weights, changes = Weights(base), read_changes(adapter)
+    weights = Weights(base)
+    changes = read_changes(adapter, weights.shapes)
     check_changes(weights, changes)
     torch_dtype = None if dtype == "base" else DTYPES[dtype]
     merge_into(weights, changes, target, layout, torch_dtype)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForImageTextToText, PreTrainedModel
@@ -25,6 +25,7 @@ from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER, Weights
 from dsvl_tune.models.finetuning.adapters import load_trained
 from dsvl_tune.models.finetuning.quantization import Quantization
+from dsvl_tune.models.finetuning.trained_files import base_name
 from dsvl_tune.models.float64 import in_float64
 from dsvl_tune.models.runtime.finite_outputs import nonfinite_error
 
@@ -254,7 +255,7 @@ def take_written(model: PreTrainedModel, weights: Weights) -> None:
 def base_parameters(model: PreTrainedModel) -> dict[str, Parameter]:
     """The parameters that a written checkpoint has, by their names there; tied ones once."""
     return {
-        name.replace(".base_layer.", "."): parameter
+        base_name(name): parameter
         for name, parameter in model.named_parameters()
         if "lora_" not in name
     }
@@ -271,8 +272,11 @@ def exact_weight(model: PreTrainedModel, name: str, parameter: Parameter) -> Ten
     Returns:
         [...]: float64 where there was an adapter, else float32.
     """
-    layer = model.get_submodule(name.rpartition(".")[0])
-    if not (isinstance(layer, LoraLayer) and name.endswith(".weight")):
+    module, _, leaf = name.rpartition(".")
+    layer: Any = model.get_submodule(module)
+    while isinstance(layer, ParamWrapper) and layer.parameter_name != leaf:
+        layer = layer.base_layer  # the wrappers of other parameters of the module are outside
+    if not (isinstance(layer, LoraLayer) and (leaf == "weight" or isinstance(layer, ParamWrapper))):
         return parameter.data
     layer.double()
     layer.merge()

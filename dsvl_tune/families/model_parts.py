@@ -21,7 +21,7 @@ class PartPlan:
 
     Args:
         mode: frozen (no gradient), full (every tensor trained) or lora (low-rank adapters on its
-            linear layers).
+            linear layers or experts).
         lr: learning rate; None takes `model.lr`.
         rank: rank of the adapters (lora only).
         alpha: adapters are scaled by alpha / rank; None takes 2 x rank.
@@ -51,8 +51,8 @@ class ModelPart:
     Attributes:
         prefixes: of its tensors' names in transformers' layout, with "*" for any one component,
             e.g. the number of a layer; the longest prefix that fits wins, over all parts.
-        lora_targets: regular expression of the full names of its linear layers; None where LoRA
-            cannot go (convolutions, embeddings, bare parameters).
+        lora_targets: regular expression of the full names of its linear layers, of experts' tensors
+            instead; None where LoRA cannot go (convolutions, embeddings, bare parameters).
         optional: whether some checkpoints of the family lack this part.
         checkpointed_module: attribute of `model.model` whose layers activation checkpointing can
             recompute; None for parts without layers.
@@ -60,8 +60,9 @@ class ModelPart:
             loaded, and goes from the base's files into every export as it is.
         quantizable: whether its linear layers are put into 4 bits where a base is quantized. These
             parts hold every linear layer of `model.model.language_model`.
-        is_experts: whether its tensors hold one matrix for each expert, [E, N, K], of which a token
-            uses few: a step may give some experts no gradient.
+        is_experts: whether its tensors hold one matrix for each expert, [E, N, K], in modules of
+            `families.experts.StackedExperts`. A token uses few of them: a step may give some
+            experts no gradient.
     """
 
     prefixes: tuple[str, ...]

@@ -16,6 +16,7 @@ from dsvl_tune.kernels.install import Kernels, remove_kernels
 from dsvl_tune.models.checkpoint.load import Storage, create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import Variant, apply_plan
+from dsvl_tune.models.finetuning.expert_adapters import check_expert_adapters
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan
 from dsvl_tune.models.finetuning.quantization import Quantization, check_quantization
 from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
@@ -51,6 +52,7 @@ class Adaptation:
             UserError: there is no such preset or part, or one that cannot be trained like this.
         """
         plan = make_plan(family, self.preset, self.parts)
+        check_expert_adapters(plan, family.parts, self.variant, self.dropout)
         if self.quantization is not None:
             check_quantization(plan, family.parts)
         return plan

@@ -23,6 +23,11 @@ PLANS: dict[str, dict[str, Any]] = {
         "steps": 3,
         "validate": True,
     },
+    "adapted": {
+        "model": {"preset": "lora", "lr": 2e-3},
+        "parts": {"experts": {"mode": "lora", "rank": 3}},
+        "steps": 3,
+    },
     "recomputed": {
         "model": {"preset": "full", "lr": 1e-3, "gradient_checkpointing": True},
         "parts": {},

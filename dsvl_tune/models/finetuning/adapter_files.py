@@ -2,8 +2,8 @@
 
 peft takes most values as they are: it matches regular expressions that may never end, imports the
 module that `megatron_core` names, changes the base's weights for some values of `init_lora_weights`
-and converts tensors of any dtype. Here only what LoRA, rsLoRA and DoRA on linear layers need is
-accepted, and everything else is refused by file and key.
+and converts tensors of any dtype. Here only what LoRA, rsLoRA and DoRA on linear layers need, and
+LoRA and rsLoRA on stacked experts, is accepted; everything else is refused by file and key.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ READ = {
     "r",
     "lora_alpha",
     "target_modules",
+    "target_parameters",
     "rank_pattern",
     "alpha_pattern",
     "use_rslora",
@@ -62,7 +63,7 @@ def read_adapter_config(path: Path) -> LoraConfig:
 
     Raises:
         UserError: a key is missing, has a value out of its bounds, or asks for something else than
-            LoRA, rsLoRA or DoRA on linear layers.
+            LoRA, rsLoRA or DoRA.
     """
     settings = read_json(path)
     if settings.get("peft_type") != "LORA":
@@ -106,9 +107,14 @@ def _check_settings(path: Path, settings: Mapping[str, Any]) -> None:
     modules = settings.get("modules_to_save") or []
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
         raise refuse("modules_to_save", "a list of names")
-    targets = settings.get("target_modules")
+    parameters = settings.get("target_parameters") or []
+    if not isinstance(parameters, list) or not all(isinstance(name, str) for name in parameters):
+        raise refuse("target_parameters", "a list of names")
+    targets = settings.get("target_modules") or (parameters and [])
     names = [targets] if isinstance(targets, str) else targets
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise refuse("target_modules", "a regular expression, or a list of names")
+    if not names and not parameters:
         raise refuse("target_modules", "a regular expression, or a list of names")
 
 
@@ -123,6 +129,8 @@ def _is_positive(value: Any) -> bool:
 
 def check_adapters(config: LoraConfig, adapters: Mapping[str, Stored], path: Path) -> None:
     """Compare the tensors of adapters with their configuration.
+
+    The ranks of adapters on stacked experts are compared where the base is known.
 
     Args:
         config: of the adapters.
@@ -146,19 +154,32 @@ def check_adapters(config: LoraConfig, adapters: Mapping[str, Stored], path: Pat
     matched(config.alpha_pattern, list(layers), config.lora_alpha, f"{path}: alpha_pattern")
     for layer, tensors in layers.items():
         file = next(iter(tensors.values())).path
-        _check_layer(file, layer, tensors, int(ranks[layer]), config.use_dora)
+        rank = None if wraps_parameters(config, layer) else int(ranks[layer])
+        _check_layer(file, layer, tensors, rank, config.use_dora)
+
+
+def wraps_parameters(config: LoraConfig, layer: str) -> bool:
+    """Whether the adapter of a layer is of a parameter, not of a linear layer.
+
+    Args:
+        config: of the adapter.
+        layer: its name in peft's file, such as "layers.1.mlp.experts.base_layer".
+    """
+    module = f".{layer.partition('.base_layer')[0]}"
+    parents = (target.rpartition(".")[0] for target in config.target_parameters or ())
+    return any(parent and module.endswith(f".{parent}") for parent in parents)
 
 
 def _check_layer(
-    path: Path, layer: str, tensors: Mapping[str, Stored], rank: int, dora: bool
+    path: Path, layer: str, tensors: Mapping[str, Stored], rank: int | None, dora: bool
 ) -> None:
     """Raise unless a layer has its tensors, in shapes that make an adapter of that rank.
 
     Args:
         path: of the file, for the message.
-        layer: name of the linear layer.
+        layer: name of the adapted layer.
         tensors: of the layer, by kind.
-        rank: that the configuration gives it.
+        rank: that the configuration gives it; None leaves it open.
         dora: whether it has a magnitude.
     """
     kinds = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if dora else set())
@@ -166,6 +187,8 @@ def _check_layer(
         state = "is missing" if wrong[0] in kinds else "is there, but use_dora is not true"
         raise UserError(f"{path}: {wrong[0]} of {layer} {state}. Copy the adapter again.")
     a, b = tensors["lora_A"].shape, tensors["lora_B"].shape
+    if rank is None and a:
+        rank = a[0]
     if len(a) != 2 or len(b) != 2 or a[0] != rank or b[1] != rank:
         raise UserError(
             f"{path}: lora_A and lora_B of {layer} have shapes {list(a)} and {list(b)}; of rank "

@@ -11,7 +11,6 @@ import copy
 import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from peft import (
@@ -20,7 +19,7 @@ from peft import (
     inject_adapter_in_model,
     set_peft_model_state_dict,
 )
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor, distributed, nn
 from torch.nn import Parameter
 from transformers import PreTrainedModel
@@ -34,20 +33,25 @@ from dsvl_tune.families import family_of_model
 from dsvl_tune.families.model_parts import PartPlan, Parts, Plan, part_of
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checkpoint.weights import read_tensor
-from dsvl_tune.models.finetuning.adapter_files import target_layers
+from dsvl_tune.models.finetuning.adapter_fit import check_fits
 from dsvl_tune.models.finetuning.adapter_readme import adapter_readme
+from dsvl_tune.models.finetuning.expert_adapters import (
+    Variant,
+    adapted_parameter,
+    quiet_patterns,
+    use_grouped_adapters,
+)
 from dsvl_tune.models.finetuning.trained_files import (
     ADAPTER_WEIGHTS,
     FULL_WEIGHTS,
     OWN_CONFIG,
     PEFT_CONFIG,
     PREFIX,
+    base_name,
     open_trained,
 )
 from dsvl_tune.models.finetuning.whole_modules import whole_modules
 from dsvl_tune.models.runtime.fsdp import whole
-
-Variant = Literal["lora", "rslora", "dora"]
 
 
 def apply_plan(
@@ -70,10 +74,11 @@ def apply_plan(
     model.requires_grad_(False)
     adapted = {part: how for part, how in plan.items() if how.mode == "lora"}
     if adapted:
-        wanted = targeted_layers(model, adapted, parts)
-        model.add_adapter(lora_config(adapted, parts, variant, dropout))
-        assert_adapted(model, wanted)
-        install_kernels(model)
+        layers, tensors = targeted_layers(model, adapted, parts), expert_tensors(model, adapted)
+        with quiet_patterns():
+            model.add_adapter(lora_config(adapted, parts, variant, dropout, tensors))
+        assert_adapted(model, layers | set(tensors))
+        use_faster_forwards(model)
     for name, parameter in model.named_parameters():
         trained = "lora_" in name or plan[part_of(name, parts)].mode == "full"
         parameter.requires_grad_(trained)
@@ -81,10 +86,28 @@ def apply_plan(
             parameter.data = parameter.data.float()
 
 
+def use_faster_forwards(model: nn.Module) -> None:
+    """Give layers with adapters the forwards that replace peft's, in place."""
+    install_kernels(model)
+    use_grouped_adapters(model)
+
+
 def lora_config(
-    adapted: dict[str, PartPlan], parts: Parts, variant: Variant, dropout: float
+    adapted: dict[str, PartPlan],
+    parts: Parts,
+    variant: Variant,
+    dropout: float,
+    tensors: list[str],
 ) -> LoraConfig:
-    """One peft config for all parts: rank and alpha of each by pattern."""
+    """One peft config for all parts: rank and alpha of each by pattern.
+
+    Args:
+        adapted: the parts that get adapters.
+        parts: of the family.
+        variant: of the adapters.
+        dropout: on their input.
+        tensors: names of the experts' tensors that get adapters.
+    """
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     for part, how in adapted.items():
@@ -95,7 +118,8 @@ def lora_config(
         r=first.rank,
         lora_alpha=first.scale_alpha,
         lora_dropout=dropout,
-        target_modules="|".join(f"({targets})" for targets in ranks),
+        target_modules=layer_targets(adapted, parts) or [],
+        target_parameters=tensors or None,
         rank_pattern=ranks,
         alpha_pattern=alphas,
         use_rslora=variant == "rslora",
@@ -111,10 +135,18 @@ def lora_targets(part: str, parts: Parts) -> str:
     return targets
 
 
+def layer_targets(adapted: Collection[str], parts: Parts) -> str:
+    """The linear layers of some parts, as one regular expression; "" without any."""
+    targets = [lora_targets(part, parts) for part in adapted if not parts[part].is_experts]
+    return "|".join(f"({one})" for one in targets)
+
+
 def targeted_layers(model: nn.Module, adapted: Collection[str], parts: Parts) -> set[str]:
     """Names of the linear layers of some parts, in a model without adapters."""
     found: set[str] = set()
     for part in adapted:
+        if parts[part].is_experts:
+            continue
         targets = re.compile(lora_targets(part, parts))
         own = {name for name, _ in model.named_modules() if targets.fullmatch(name)}
         assert own, f"{part} has no linear layers in this model"
@@ -122,9 +154,24 @@ def targeted_layers(model: nn.Module, adapted: Collection[str], parts: Parts) ->
     return found
 
 
+def expert_tensors(model: PreTrainedModel, adapted: Collection[str]) -> list[str]:
+    """Names of the experts' tensors of some parts, in a model without adapters."""
+    parts = family_of_model(model).parts
+    found: list[str] = []
+    for part in adapted:
+        if parts[part].is_experts:
+            targets = re.compile(lora_targets(part, parts))
+            found += [name for name, _ in model.named_parameters() if targets.fullmatch(name)]
+    return found
+
+
 def adapted_layers(model: nn.Module) -> list[str]:
-    """Names of the layers that have adapters."""
-    return [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+    """Names of the layers that have adapters, and of the experts' tensors that do."""
+    return [
+        adapted_parameter(module, name) if isinstance(module, ParamWrapper) else name
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    ]
 
 
 def assert_adapted(model: nn.Module, wanted: set[str]) -> None:
@@ -281,9 +328,7 @@ def load_full_weights(model: PreTrainedModel, full: Mapping[str, Stored], folder
     Raises:
         UserError: a tensor does not fit the base.
     """
-    plain = {
-        name.replace(".base_layer.", "."): parameter for name, parameter in model.named_parameters()
-    }
+    plain = {base_name(name): parameter for name, parameter in model.named_parameters()}
     unknown = [
         name
         for name, stored in full.items()
@@ -314,8 +359,9 @@ def load_adapter(
     check_fits(model, config, adapters, folder)
     config = copy.deepcopy(config)
     config.modules_to_save = None
-    inject_adapter_in_model(config, model, "default")
-    install_kernels(model)
+    with quiet_patterns():
+        inject_adapter_in_model(config, model, "default")
+    use_faster_forwards(model)
     state = {name: read_tensor(stored) for name, stored in adapters.items()}
     expected = set(get_peft_model_state_dict(model, adapter_name="default"))
     if expected != set(state):
@@ -325,45 +371,3 @@ def load_adapter(
             f"{wrong[0]})."
         )
     set_peft_model_state_dict(model, state, adapter_name="default")
-
-
-def check_fits(
-    model: PreTrainedModel, config: LoraConfig, adapters: Mapping[str, Stored], folder: Path
-) -> None:
-    """Compare an adapter with the layers of a base.
-
-    Args:
-        model: the base.
-        config: of the adapter.
-        adapters: its tensors by peft's names.
-        folder: of the adapter, for the message.
-
-    Raises:
-        UserError: a layer is missing, on either side, or of another size.
-    """
-    adapted = {adapted_layer(name) for name in adapters}
-    linear = {
-        name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    }
-    targets = target_layers(config, list(linear), str(folder))
-    if config.target_modules == "all-linear":  # for peft this leaves some out
-        targets &= adapted
-    if wrong := sorted(targets ^ adapted):
-        problem = "is not there" if wrong[0] in targets else "has no place in the base"
-        raise UserError(
-            f"{folder}: the adapter does not fit the base ({len(wrong)} layers differ, e.g. the "
-            f"adapter of {wrong[0]} {problem})."
-        )
-    for name, stored in adapters.items():
-        layer = linear[adapted_layer(name)]
-        axis, size = (1, layer.in_features) if ".lora_A" in name else (0, layer.out_features)
-        if stored.shape[axis] != size:
-            raise UserError(
-                f"{stored.path}: tensor {name} has shape {list(stored.shape)}, the layer of the "
-                f"base has {layer.in_features} inputs and {layer.out_features} outputs."
-            )
-
-
-def adapted_layer(name: str) -> str:
-    """The layer of the base that a tensor of an adapter belongs to."""
-    return name.rpartition(".lora_")[0]

@@ -11,6 +11,7 @@ A folder that peft could load in part only has its settings under a name that pe
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,11 @@ FULL_WEIGHTS = "full_parts.safetensors"
 """Fully trained tensors under their names in the base checkpoint."""
 PREFIX = "base_model.model."
 """Of every tensor in peft's file: the path to the base in a `PeftModel`."""
+
+
+def base_name(name: str) -> str:
+    """The name of a parameter in the base, from its name below peft's wrappers."""
+    return re.sub(r"(\.base_layer)+\.", ".", name)
 
 
 class TrainedFiles(NamedTuple):

@@ -23,9 +23,11 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dsvl_tune.families import family_of_model
+from dsvl_tune.families.experts import StackedExperts
 from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.quantization import pack
+from dsvl_tune.models.finetuning.trained_files import base_name
 
 
 @contextmanager
@@ -42,22 +44,23 @@ def adapter_initialization(model: PreTrainedModel, adapted: set[str]) -> Iterato
         adapted: parts that get adapters.
     """
     parts = family_of_model(model).parts
-    layers = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and part_of(f"{name}.", parts) in adapted
+    places = [
+        (module, name, parameter)
+        for path, module in model.named_modules()
+        if isinstance(module, (nn.Linear, StackedExperts)) and part_of(f"{path}.", parts) in adapted
+        for name, parameter in module.named_parameters(recurse=False)
     ]
-    weights = [layer.weight for layer in layers]
     packed_zeros = cache(lambda *shape: pack(torch.zeros(shape)))
-    for layer, weight in zip(layers, weights, strict=True):
-        if weight.dtype == torch.uint8:
-            layer.weight = packed_zeros(layer.out_features, layer.in_features)
+    for module, name, parameter in places:
+        if parameter.dtype == torch.uint8:
+            setattr(module, name, packed_zeros(module.out_features, module.in_features))
             continue
-        zeros = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
-        layer.weight = nn.Parameter(zeros, requires_grad=False)
+        zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+        setattr(module, name, nn.Parameter(zeros, requires_grad=False))
     yield
-    for layer, weight in zip(layers, weights, strict=True):
-        layer.weight = weight.requires_grad_(layer.weight.requires_grad)
+    for module, name, parameter in places:
+        trained = getattr(module, name).requires_grad
+        setattr(module, name, parameter.requires_grad_(trained))
 
 
 def shard(model: PreTrainedModel, mesh: DeviceMesh) -> None:
@@ -109,7 +112,7 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
     for name, parameter in parameters.items():
         if "lora_" in name:
             continue
-        source = name.replace(".base_layer.", ".")
+        source = base_name(name)
         magnitude = None
         if name.endswith("base_layer.weight"):
             adapted = name.removesuffix("base_layer.weight")

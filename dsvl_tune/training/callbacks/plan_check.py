@@ -209,8 +209,8 @@ class PlanCheck(L.Callback):
         self.with_gradient: dict[str, float] = {}
         self.frozen_checked = False
         self.steps = 0
-        self.experts = 0
-        self.unused_experts: dict[str, set[int]] = {}
+        self.experts: dict[str, int] = {}
+        self.used_experts: dict[str, set[int]] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -227,13 +227,14 @@ class PlanCheck(L.Callback):
             self.before[name] = fingerprint(parameter)
             if parameter.requires_grad:
                 self.waiting.add(name)
-                self._watch(name, parameter, pl_module.base.family.parts)
+        self.experts = trained_experts(pl_module.network)
+        self.used_experts = {name: set() for name in self.experts}
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         assert isinstance(pl_module, FinetuneModule)
-        self._cross_off_experts(pl_module.network)
+        self._note_used_experts(pl_module.network)
         if not self.waiting:
             return
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
@@ -249,21 +250,20 @@ class PlanCheck(L.Callback):
         }
         self.with_gradient = {name: rates[id(parameters[name])] for name in on_any_rank(found)}
 
-    def _watch(self, name: str, parameter: nn.Parameter, parts: Parts) -> None:
-        """Note this process's rows of a trained tensor of experts, [E, N, K]."""
-        if parts[part_of(name, parts)].is_experts and "lora_" not in name:
-            self.experts += len(parameter)
-            first = own_rows(parameter).start or 0
-            self.unused_experts[name] = set(range(first, first + len(local(parameter))))
-
-    def _cross_off_experts(self, network: nn.Module) -> None:
-        """Cross off the experts that have a gradient."""
-        for name, unused in self.unused_experts.items():
+    def _note_used_experts(self, network: nn.Module) -> None:
+        """Note the experts that have a gradient, in this rank's rows."""
+        for name, used in self.used_experts.items():
             parameter = network.get_parameter(name)
-            if unused and parameter.grad is not None:
-                first = own_rows(parameter).start or 0
-                used = local(parameter.grad).flatten(1).any(1).nonzero().flatten().tolist()
-                unused.difference_update(first + row for row in used)
+            is_adapter = "lora_" in name
+            watched = self.experts[name] if is_adapter else len(local(parameter))
+            if parameter.grad is None or len(used) == watched:
+                continue
+            grad, first = local(parameter.grad), 0
+            if is_adapter:  # B [N, rank * E], in the order of `stacked_factors`
+                found = grad.unflatten(1, (-1, watched)).flatten(0, 1).any(0)
+            else:
+                found, first = grad.flatten(1).any(1), own_rows(parameter).start or 0
+            used.update(first + row for row in found.nonzero().flatten().tolist())
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         assert isinstance(pl_module, FinetuneModule)
@@ -318,21 +318,35 @@ class PlanCheck(L.Callback):
         self._report_experts()
 
     def _report_experts(self) -> None:
-        """Say which experts have learned nothing.
-
-        A replicated tensor has the same gradient on all ranks, a sharded one its own rows on each.
-        """
+        """Say which experts have learned nothing."""
         if not self.experts:
             return
-        own = {f"{name}[{row}]" for name, rows in self.unused_experts.items() for row in rows}
-        unused = on_any_rank(own)
-        line = f"plan check: all {self.experts:,} matrices of experts had a gradient"
-        if unused:
+        used = on_any_rank(
+            {f"{name}[{row}]" for name in self.experts for row in self.used_experts[name]}
+        )
+        every = {f"{name}[{row}]" for name, count in self.experts.items() for row in range(count)}
+        line = f"plan check: all {len(every):,} matrices of experts had a gradient"
+        if unused := every - used:
             line = (
-                f"plan check: {len(unused):,} of {self.experts:,} matrices of experts never had a "
+                f"plan check: {len(unused):,} of {len(every):,} matrices of experts never had a "
                 f"gradient, because no token chose the expert, e.g. {min(unused)}"
             )
         rank_zero_only(tqdm.write)(line)
+
+
+def trained_experts(model: PreTrainedModel) -> dict[str, int]:
+    """The trained tensors of experts, of adapters those of B alone, and the number of experts."""
+    parts = family_of_model(model).parts
+    found: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if not (parameter.requires_grad and parts[part_of(name, parts)].is_experts):
+            continue
+        wrapper, is_adapter, _ = name.partition(".lora_B.")
+        if is_adapter:
+            found[name] = int(model.get_submodule(wrapper).num_experts)
+        elif "lora_" not in name:
+            found[name] = len(parameter)
+    return found
 
 
 def on_any_rank(names: set[str]) -> set[str]:

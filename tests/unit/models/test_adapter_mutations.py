@@ -112,6 +112,7 @@ def test_every_key_of_the_configuration(copied: Path, hybrid_checkpoint: Path) -
     assert serious <= {
         *(("alpha_pattern", kind) for kind in ("null", "object", "zero")),
         *(("target_modules", kind) for kind in ("text", "list")),
+        ("target_parameters", "list"),
         ("lora_alpha", "huge"),
         ("init_lora_weights", "zero"),
         ("use_rslora", "true"),

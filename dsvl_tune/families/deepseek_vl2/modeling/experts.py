@@ -5,14 +5,17 @@ No class of transformers computes both of its routing rules.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.integrations.moe import _grouped_mm
 
 from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2TextConfig
+from dsvl_tune.families.experts import LowRank, StackedExperts
 
 
 class Router(nn.Module):
@@ -73,7 +76,10 @@ class Router(nn.Module):
         return corrected.topk(self.top_k, sorted=False).indices
 
 
-class Experts(nn.Module):
+NO_ADAPTERS: Mapping[str, LowRank] = MappingProxyType({})
+
+
+class Experts(StackedExperts):
     """All routed experts of a layer: each token is computed by those that it chose, no others.
 
     The tokens are sorted by expert, and each matrix product is one grouped matmul over all experts.
@@ -84,57 +90,46 @@ class Experts(nn.Module):
         assert config.n_routed_experts is not None
         experts, width = config.n_routed_experts, config.hidden_size
         inner = config.moe_intermediate_size
+        self.count = experts
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, width))
         self.down_proj = nn.Parameter(torch.empty(experts, width, inner))
         self.activation = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        adapters: Mapping[str, LowRank] = NO_ADAPTERS,
+    ) -> Tensor:
         """The weighted sum of the chosen experts' outputs.
 
         Args:
             hidden: [N, D].
             chosen: [N, k] int64, numbers of experts.
             weights: [N, k] of their outputs, float32 at least.
+            adapters: by projection.
 
         Returns:
             [N, D] in the dtype of `hidden`.
         """
-        gate_up, down = self.gate_up_proj, self.down_proj
         device = hidden.device.type
         # Autocast does not know grouped matmuls: trained experts are float32, and would stay so.
-        dtype = gate_up.dtype
+        dtype = self.compute_dtype("gate_up_proj")
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         experts, order = chosen.flatten().sort(stable=True)
-        numbers = torch.arange(len(gate_up), device=experts.device)
+        numbers = torch.arange(self.count, device=experts.device)
         ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)
         # Every index below is a permutation, so that no gradient is added up by atomic operations,
         # whose order would differ from run to run.
         copies = hidden.to(dtype)[:, None].expand(-1, chosen.shape[1], -1).flatten(0, 1)
         rows = copies.index_select(0, order)
-        gate, up = grouped_matmul(rows, gate_up.to(dtype).mT, ends).chunk(2, dim=-1)
-        outputs = grouped_matmul(self.activation(gate) * up, down.to(dtype).mT, ends)
+        gate, up = self.product("gate_up_proj", rows, ends, adapters).chunk(2, dim=-1)
+        outputs = self.product("down_proj", self.activation(gate) * up, ends, adapters)
         weighted = outputs * weights.flatten().index_select(0, order)[:, None]
         in_order = weighted.index_select(0, order.argsort())
         return in_order.view(*chosen.shape, -1).sum(1).to(hidden.dtype)
-
-
-def grouped_matmul(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """Rows of each group times the group's matrix.
-
-    Args:
-        rows: [R, K], sorted by group.
-        weights: [G, K, N].
-        ends: [G] int32, where each group's rows end.
-
-    Returns:
-        [R, N].
-    """
-    if rows.dtype == torch.float64:  # not in torch's grouped matmul: group by group
-        product: Tensor = torch.ops.transformers.grouped_mm_fallback(rows, weights, ends)
-    else:
-        product = _grouped_mm(rows, weights, ends)
-    return product
 
 
 def init_experts(module: nn.Module, std: float) -> None:
