@@ -58,8 +58,8 @@ class ModelPart:
             recompute; None for parts without layers.
         carried: whether no step of training or answering uses the part: it stays frozen, is never
             loaded, and goes from the base's files into every export as it is.
-        quantizable: whether its linear layers are put into 4 bits where a base is quantized. These
-            parts hold every linear layer of `model.model.language_model`.
+        quantizable: whether its linear layers or experts are put into 4 bits where a base is
+            quantized. These parts hold all of them of `model.model.language_model`.
         is_experts: whether its tensors hold one matrix for each expert, [E, N, K], in modules of
             `families.experts.StackedExperts`. A token uses few of them: a step may give some
             experts no gradient.

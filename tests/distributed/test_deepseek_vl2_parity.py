@@ -28,6 +28,11 @@ PLANS: dict[str, dict[str, Any]] = {
         "parts": {"experts": {"mode": "lora", "rank": 3}},
         "steps": 3,
     },
+    "packed": {
+        "model": {"preset": "qlora", "lr": 2e-3, "gradient_checkpointing": True},
+        "parts": {"experts": {"mode": "lora", "rank": 3}},
+        "steps": 2,
+    },
     "recomputed": {
         "model": {"preset": "full", "lr": 1e-3, "gradient_checkpointing": True},
         "parts": {},

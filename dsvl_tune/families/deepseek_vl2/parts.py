@@ -42,6 +42,7 @@ PARTS: dict[str, ModelPart] = {
     "experts": ModelPart(
         prefixes=(f"{LAYERS}mlp.experts.",),
         lora_targets=LAYER + r"mlp\.experts\.(gate_up|down)_proj",
+        quantizable=True,
         is_experts=True,
     ),
     "router": ModelPart(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
@@ -12,14 +12,8 @@ from transformers.utils import logging as transformers_logging
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checkpoint.weights import Weights
-from dsvl_tune.models.finetuning.quantization import (
-    OnDemand,
-    Quantization,
-    check_widths,
-    empty_layers,
-    finish_quantization,
-    nf4_config,
-)
+from dsvl_tune.models.finetuning.quantization import Quantization, check_widths, empty_layers
+from dsvl_tune.models.runtime.fsdp import fill
 
 Storage = Literal["loaded", "empty", "shapes"]
 """What the parameters of a model are made of.
@@ -46,23 +40,26 @@ def create_model(
     Args:
         checkpoint: in either layout.
         dtype: of what is not quantized.
-        quantization: of the linear layers of the language model, each as its weights are read.
+        quantization: of the linear layers and experts of the language model, each as its weights
+            are read.
         storage: what the parameters are made of.
 
     Raises:
         UserError: a weight is missing, left over, of another shape or not finite, or a file differs
             from what SHA256SUMS lists.
     """
-    if storage == "loaded":
-        model = _load(checkpoint, dtype, quantization)
+    if storage == "loaded" and quantization is None:
+        model = _load(checkpoint, dtype)
     else:
         model = _create_on_meta(checkpoint, dtype)
-        if storage == "empty":
+        if storage != "shapes":
             _compute_buffers(model)
         if quantization is not None:
             shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
             check_widths(shapes, checkpoint.family.parts, checkpoint.folder)
             empty_layers(model, dtype)
+        if storage == "loaded":
+            fill(model, Weights(checkpoint), dtype)
     model.name_or_path = str(checkpoint.folder)
     if checkpoint.complete:
         model.generation_config = GenerationConfig(**checkpoint.special_ids, do_sample=False)
@@ -70,24 +67,15 @@ def create_model(
     return model.eval()
 
 
-def _load(
-    checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization | None
-) -> PreTrainedModel:
+def _load(checkpoint: Checkpoint, dtype: torch.dtype) -> PreTrainedModel:
     """The model with every weight read from the files."""
     family, config = checkpoint.family, copy.deepcopy(checkpoint.config)
     weights = Weights(checkpoint)
-    state: dict[str, Any]
-    settings: dict[str, Any] = {}
-    if quantization is None:
-        kept = float32_modules(family.model_class(config))
-        state = {
-            name: weights.read(name).to(torch.float32 if kept & set(name.split(".")) else dtype)
-            for name in weights.loaded_names
-        }
-    else:
-        check_widths(weights.shapes, family.parts, checkpoint.folder)
-        state = {name: OnDemand(weights, name) for name in weights.loaded_names}
-        settings = {"quantization_config": nf4_config(dtype), "device_map": "cpu"}
+    kept = float32_modules(family.model_class(config))
+    state = {
+        name: weights.read(name).to(torch.float32 if kept & set(name.split(".")) else dtype)
+        for name in weights.loaded_names
+    }
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # whatever it would warn of was raised above
     try:
@@ -97,14 +85,11 @@ def _load(
             config=config,
             dtype=dtype,
             output_loading_info=True,
-            **settings,
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
     for fault in ("missing", "unexpected", "mismatched"):
         assert not report[f"{fault}_keys"], report
-    if quantization is not None:
-        finish_quantization(model)
     return model
 
 

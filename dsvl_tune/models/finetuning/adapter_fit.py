@@ -14,6 +14,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.families.base import Shapes
 from dsvl_tune.models.finetuning.adapter_files import matched, target_layers
 from dsvl_tune.models.finetuning.expert_adapters import wrapped_parameters
+from dsvl_tune.models.finetuning.four_bit_experts import shaped_stacks
 
 
 def check_fits(
@@ -34,7 +35,8 @@ def check_fits(
     linear = {
         name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)
     }
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    with shaped_stacks(model):
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     wrapped = wrapped_parameters(config, shapes)
     targets = target_layers(config, list(linear), str(folder))
     if config.target_modules == "all-linear":  # for peft this leaves some out

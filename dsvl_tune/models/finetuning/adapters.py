@@ -41,6 +41,7 @@ from dsvl_tune.models.finetuning.expert_adapters import (
     quiet_patterns,
     use_grouped_adapters,
 )
+from dsvl_tune.models.finetuning.four_bit_experts import shaped_stacks
 from dsvl_tune.models.finetuning.trained_files import (
     ADAPTER_WEIGHTS,
     FULL_WEIGHTS,
@@ -75,7 +76,7 @@ def apply_plan(
     adapted = {part: how for part, how in plan.items() if how.mode == "lora"}
     if adapted:
         layers, tensors = targeted_layers(model, adapted, parts), expert_tensors(model, adapted)
-        with quiet_patterns():
+        with quiet_patterns(), shaped_stacks(model):
             model.add_adapter(lora_config(adapted, parts, variant, dropout, tensors))
         assert_adapted(model, layers | set(tensors))
         use_faster_forwards(model)
@@ -359,7 +360,7 @@ def load_adapter(
     check_fits(model, config, adapters, folder)
     config = copy.deepcopy(config)
     config.modules_to_save = None
-    with quiet_patterns():
+    with quiet_patterns(), shaped_stacks(model):
         inject_adapter_in_model(config, model, "default")
     use_faster_forwards(model)
     state = {name: read_tensor(stored) for name, stored in adapters.items()}

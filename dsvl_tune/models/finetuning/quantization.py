@@ -1,9 +1,10 @@
-"""The language model's linear layers in 4 bits, as in QLoRA: nf4 with double quantization.
+"""The language model's linear layers and experts in 4 bits, as in QLoRA: nf4, double quantization.
 
-bitsandbytes does it. transformers replaces the layers and quantizes them one by one while their
-weights stream in, so the 16-bit model is never in memory as a whole. Everything else (embeddings,
-norms, lm_head, aligner, vision towers) keeps its dtype: `prepare_model_for_kbit_training` of peft
-would make all of it float32, and pixels in bfloat16 would then not fit.
+bitsandbytes does it, and transformers replaces the linear layers; stacked experts, which neither
+knows, are ours. Weights are packed one by one as they are read, so the 16-bit model is never in
+memory as a whole. Everything else (embeddings, norms, routers, lm_head, aligner, vision towers)
+keeps its dtype: `prepare_model_for_kbit_training` of peft would make all of it float32, and pixels
+in bfloat16 would then not fit.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from transformers.quantizers import AutoHfQuantizer
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import Shapes
+from dsvl_tune.families.experts import StackedExperts
 from dsvl_tune.families.model_parts import Parts, Plan, part_of
-from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning.four_bit_experts import pack_stack
+from dsvl_tune.models.finetuning.trained_files import base_name
 
 Quantization = Literal["nf4"]
 BLOCK = 64
@@ -42,15 +45,21 @@ KEPT = ["lm_head", r"model\.(?!language_model\.).*"]
 
 
 def quantized_parts(parts: Parts) -> list[str]:
-    """The parts whose linear layers are quantized."""
+    """The parts whose linear layers or experts are quantized."""
     found = [name for name, part in parts.items() if part.quantizable]
     assert found, "a family has a part that can be quantized"
     return found
 
 
-def quantized_targets(parts: Parts) -> str:
-    """The linear layers that are quantized, as a regular expression of their full names."""
-    return "|".join(f"({parts[name].lora_targets})" for name in quantized_parts(parts))
+def quantized_weights(parts: Parts) -> re.Pattern[str]:
+    """The full names of the tensors that are quantized."""
+    own = [parts[name] for name in quantized_parts(parts)]
+    return re.compile(
+        "|".join(
+            f"({part.lora_targets})" if part.is_experts else rf"({part.lora_targets})\.weight"
+            for part in own
+        )
+    )
 
 
 def quantization_of(preset: str, given: Quantization | None) -> Quantization | None:
@@ -83,7 +92,7 @@ def check_quantization(plan: Plan, parts: Parts) -> None:
 
 
 def check_widths(shapes: Shapes, parts: Parts, folder: Path) -> None:
-    """Refuse layers that bitsandbytes cannot compute.
+    """Refuse weights that bitsandbytes cannot compute with.
 
     A block of 64 must not reach over the end of a row: where it does, bitsandbytes 0.50.2 quantizes
     correctly, but its AVX-512 kernel unpacks with the scales of other blocks (errors of 0.2 to 0.4
@@ -97,25 +106,13 @@ def check_widths(shapes: Shapes, parts: Parts, folder: Path) -> None:
     Raises:
         UserError: naming the first layer whose inputs are no multiple of 64.
     """
-    targets = quantized_targets(parts)
+    quantized = quantized_weights(parts)
     for name, shape in shapes.items():
-        if re.fullmatch(rf"({targets})\.weight", name) and shape[1] % BLOCK:
+        if quantized.fullmatch(name) and shape[-1] % BLOCK:
             raise UserError(
-                f"{folder}: {name} has rows of {shape[1]}, and a 4-bit base needs multiples of "
+                f"{folder}: {name} has rows of {shape[-1]}, and a 4-bit base needs multiples of "
                 f"{BLOCK}, as all published checkpoints have. Leave model.quantization out."
             )
-
-
-class OnDemand:
-    """A tensor of a checkpoint that is read when it is indexed, like transformers' slices."""
-
-    def __init__(self, weights: Weights, name: str) -> None:
-        self.weights = weights
-        self.name = name
-
-    def __getitem__(self, index: Any) -> Tensor:
-        """The indexed part of the tensor, in the dtype of its file."""
-        return self.weights.read(self.name)[index]
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -140,12 +137,12 @@ def pack(weight: Tensor) -> Any:
     """A weight in 4 bits.
 
     Args:
-        weight: [N, K], the whole of it: the mean of all scales is subtracted before the scales are
-            quantized themselves. On the CPU, so that the bits do not depend on the device that the
-            model is trained on.
+        weight: [N, K] or [E, N, K], the whole of it: the mean of all scales is subtracted before
+            the scales are quantized themselves. On the CPU, so that the bits do not depend on the
+            device that the model is trained on.
 
     Returns:
-        bitsandbytes' Params4bit: [N * K / 2, 1] uint8 of two parameters each, with its scales as
+        bitsandbytes' Params4bit: [weights / 2, 1] uint8 of two each, with its scales as
         `quant_state`.
     """
     from bitsandbytes.nn import Params4bit
@@ -162,7 +159,7 @@ def pack(weight: Tensor) -> Any:
 
 
 def empty_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Give a model on the meta device the 4-bit layers that loading would give it, still empty.
+    """Give a model on the meta device its 4-bit layers, still empty.
 
     Args:
         model: changed in place.
@@ -174,11 +171,15 @@ def empty_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for layer in four_bit_layers(model).values():
         packed = torch.empty(layer.weight.numel() // 2, 1, dtype=torch.uint8, device="meta")
         layer.weight = nn.Parameter(packed, requires_grad=False)
+    parts = family_of_model(model).parts
+    for name, module in model.named_modules():
+        if isinstance(module, StackedExperts) and parts[part_of(f"{name}.", parts)].quantizable:
+            pack_stack(module)
     finish_quantization(model)
 
 
 def finish_quantization(model: PreTrainedModel) -> None:
-    """After loading: check that the right layers are in 4 bits, and keep them as they are.
+    """Check that the right layers will be in 4 bits, and that they will stay as they are.
 
     On CPUs with AVX-512 BF16, bitsandbytes would repack a layer in place the first time it computes
     without gradient, into a form through which no gradient flows: a run would silently stop
@@ -199,31 +200,41 @@ def four_bit_layers(model: nn.Module) -> dict[str, nn.Linear]:
     }
 
 
+def four_bit_weights(model: nn.Module) -> list[str]:
+    """The names in the base of all tensors in 4 bits, those of layers and of experts."""
+    return [
+        base_name(name)
+        for name, parameter in model.named_parameters()
+        if parameter.dtype == torch.uint8
+    ]
+
+
 def assert_census(model: PreTrainedModel) -> None:
-    """Every linear layer of the language model is in 4 bits, and nothing else is."""
+    """Every linear layer and expert of the language model is in 4 bits, and nothing else is."""
     parts = family_of_model(model).parts
-    targets = quantized_targets(parts)
-    found = set(four_bit_layers(model))
-    wanted = {name for name, _ in model.named_modules() if re.fullmatch(targets, name)}
-    linear = {
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("model.language_model.")
+    quantized = quantized_weights(parts)
+    found = set(four_bit_weights(model))
+    names = [name for name, _ in model.named_parameters()]
+    wanted = {name for name in names if quantized.fullmatch(name)}
+    possible = {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if path.startswith("model.language_model.")
+        and isinstance(module, (nn.Linear, StackedExperts))
+        for name, _ in module.named_parameters(recurse=False)
+        if name != "bias"
     }
-    assert wanted == linear
+    assert wanted == possible
     if found != wanted:
         where = ", ".join(quantized_parts(parts))
-        census = dict(Counter(part_of(f"{name}.weight", parts) for name in found))
+        census = dict(Counter(part_of(name, parts) for name in found))
         raise RuntimeError(
-            f"in 4 bits are {census}, expected {len(wanted)} layers of {where} alone"
+            f"in 4 bits are {census}, expected {len(wanted)} weights of {where} alone"
         )
 
 
 def parameter_sizes(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, int]]:
-    """Name, tensor and true number of parameters: two to a byte where a layer is in 4 bits."""
+    """Name, tensor and true number of parameters: two to a byte in 4 bits."""
     for name, parameter in model.named_parameters():
-        layer = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(layer, nn.Linear) and parameter.dtype == torch.uint8:
-            yield name, parameter, layer.in_features * layer.out_features
-        else:
-            yield name, parameter, parameter.numel()
+        packed = parameter.dtype == torch.uint8
+        yield name, parameter, parameter.numel() * (2 if packed else 1)

@@ -26,6 +26,7 @@ from dsvl_tune.families import family_of_model
 from dsvl_tune.families.experts import StackedExperts
 from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning.four_bit_experts import FourBitExperts
 from dsvl_tune.models.finetuning.quantization import pack
 from dsvl_tune.models.finetuning.trained_files import base_name
 
@@ -47,7 +48,9 @@ def adapter_initialization(model: PreTrainedModel, adapted: set[str]) -> Iterato
     places = [
         (module, name, parameter)
         for path, module in model.named_modules()
-        if isinstance(module, (nn.Linear, StackedExperts)) and part_of(f"{path}.", parts) in adapted
+        if isinstance(module, (nn.Linear, StackedExperts))
+        and not isinstance(module, FourBitExperts)  # for these, see `shaped_stacks`
+        and part_of(f"{path}.", parts) in adapted
         for name, parameter in module.named_parameters(recurse=False)
     ]
     packed_zeros = cache(lambda *shape: pack(torch.zeros(shape)))
@@ -91,20 +94,23 @@ def call(model: PreTrainedModel, function: Callable[..., Any], *arguments: Any) 
 
 
 def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.float32) -> None:
-    """Read this process's rows of every tensor of the checkpoint into a sharded empty model.
+    """Read this process's rows of every tensor of the checkpoint into an empty model.
 
-    Adapters keep their initial values; the magnitudes of DoRA are those of the base's rows. A layer
-    in 4 bits is read and packed whole, because its scales belong to the whole tensor, and divided
-    before the next one is read. Every process keeps the scales, a thirtieth of what is packed.
+    Adapters keep their initial values; the magnitudes of DoRA are those of the base's rows. A
+    weight in 4 bits is read and packed whole, because its scales belong to the whole tensor, and
+    divided before the next one is read. Every process keeps the scales, a thirtieth of what is
+    packed.
 
     Args:
-        model: sharded.
+        model: on the meta device, sharded or not.
         weights: of its checkpoint.
         dtype: that the model was created in; the base values of what trains have it too.
     """
     sharded = (parameter for parameter in model.parameters() if isinstance(parameter, DTensor))
-    device = next(sharded).device_mesh.device_type
+    device = next((parameter.device_mesh.device_type for parameter in sharded), "cpu")
     model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
+    if not is_sharded(model):
+        model.tie_weights()  # tensors that modules share have become several
     for name, buffer in model.named_buffers():
         if name in weights.shapes:  # every process keeps the whole of it
             buffer.copy_(weights.read(name))
@@ -122,7 +128,8 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
                 packed = pack(weights.read(source).to(dtype))
                 if magnitude is not None:
                     values = dequantize_bnb_weight(packed)[own_rows(magnitude)]
-                fill_packed(model.get_submodule(name.removesuffix(".weight")), packed)
+                module, _, leaf = name.rpartition(".")
+                fill_packed(model.get_submodule(module), leaf, packed)
             else:
                 values = weights.read(source, own_rows(parameter)).to(dtype)
                 local(parameter).copy_(values)
@@ -131,12 +138,25 @@ def fill(model: PreTrainedModel, weights: Weights, dtype: torch.dtype = torch.fl
                 local(magnitude).copy_(torch.linalg.norm(values, dim=1))
 
 
-def fill_packed(layer: nn.Linear, packed: Any) -> None:
-    """Put this process's bytes of a weight in 4 bits into a sharded layer, and all its scales."""
-    own = local(layer.weight)
-    own.copy_(packed.data[own_rows(layer.weight)])
-    packed.quant_state.to(own.device)
-    layer.quant_state = packed.quant_state
+def fill_packed(module: Any, name: str, packed: Any) -> None:
+    """Put a weight in 4 bits into its empty place: this process's rows of it, and all scales.
+
+    Args:
+        module: a linear layer or experts.
+        name: of the weight in the module.
+        packed: from `pack`.
+    """
+    parameter = getattr(module, name)
+    if isinstance(parameter, DTensor):
+        own = local(parameter)
+        own.copy_(packed.data[own_rows(parameter)])
+        packed.quant_state.to(own.device)
+    else:
+        setattr(module, name, packed)
+    if isinstance(module, FourBitExperts):
+        module.quant_states[name] = packed.quant_state
+    else:
+        module.quant_state = packed.quant_state
 
 
 def is_sharded(model: nn.Module) -> bool:

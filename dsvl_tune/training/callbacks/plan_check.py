@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from dsvl_tune.families import family_of_model
 from dsvl_tune.families.model_parts import PartPlan, Parts, Plan, part_of
 from dsvl_tune.models.finetuning.adapters import adapted_layers
 from dsvl_tune.models.finetuning.quantization import (
-    four_bit_layers,
+    four_bit_weights,
     parameter_sizes,
     quantized_parts,
 )
@@ -33,9 +32,6 @@ from dsvl_tune.training.module import FinetuneModule
 # size 1 cannot round it away (spacing 1.2e-7); below it (early warm-up of a small rate) a tensor
 # may take several steps to change.
 SURE_TO_MOVE_LR = 1e-6
-
-MOST_OF_A_MODEL = 0.5
-"""Share of the parameters above which a part that is not quantized deserves a line."""
 
 COLUMNS = ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"]
 
@@ -114,33 +110,19 @@ def plan_table(
     if adapters := adapters_line(model):
         table += f"\n{adapters}"
     if quantization is not None:
-        sizes = {part: found.parameters for part, found in counts.items()}
-        table += f"\n{four_bit_line(model, sizes)}"
+        table += f"\n{four_bit_line(model)}"
     return table
 
 
-def four_bit_line(model: PreTrainedModel, parameters: Mapping[str, int]) -> str:
-    """What is in 4 bits, and the largest part that is not, if it is most of the model.
-
-    Args:
-        model: with a quantized base.
-        parameters: of each part.
-    """
+def four_bit_line(model: PreTrainedModel) -> str:
+    """What of a quantized base is in 4 bits, in words."""
     parts = family_of_model(model).parts
-    packed = quantized_parts(parts)
-    line = (
-        f"4-bit: the {len(four_bit_layers(model))} linear layers of {', '.join(packed)}, double "
-        "quantized; nothing else"
-    )
-    others = {part: count for part, count in parameters.items() if part not in packed}
-    largest = max(others, key=lambda part: others[part])
-    share = others[largest] / sum(parameters.values())
-    if share > MOST_OF_A_MODEL:
-        line += (
-            f"\nnote: {largest} holds {100 * share:.0f} % of all parameters and keeps its 16 or 32 "
-            "bits, so 4 bits save little here; estimate-memory shows how much"
-        )
-    return line
+    names = four_bit_weights(model)
+    stacks = [name for name in names if parts[part_of(name, parts)].is_experts]
+    experts = f" and the {len(stacks)} stacks of experts" if stacks else ""
+    where = ", ".join(part for part in quantized_parts(parts) if not parts[part].is_experts)
+    layers = len(names) - len(stacks)
+    return f"4-bit: the {layers} linear layers of {where}{experts}, double quantized; nothing else"
 
 
 def adapted_counts(model: PreTrainedModel) -> dict[str, Counter[str]]:
@@ -169,8 +151,7 @@ def plan_record(module: FinetuneModule) -> dict[str, Any]:
     for part, layers in adapted_counts(module.network).items():
         record[part] |= {"adapted_layers": dict(layers)}
     if module.quantization is not None:
-        names = four_bit_layers(module.network)
-        quantized = Counter(part_of(f"{name}.weight", parts) for name in names)
+        quantized = Counter(part_of(name, parts) for name in four_bit_weights(module.network))
         for part in quantized_parts(parts):
             record[part] |= {
                 "quantization": module.quantization,

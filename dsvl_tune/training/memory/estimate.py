@@ -20,9 +20,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.base import Family, ImageCost
-from dsvl_tune.families.model_parts import Parts, Plan, part_of
+from dsvl_tune.families.model_parts import Plan, part_of
 from dsvl_tune.models.finetuning.plan import part_names
-from dsvl_tune.models.finetuning.quantization import NF4_BYTES, quantized_targets
+from dsvl_tune.models.finetuning.quantization import NF4_BYTES, quantized_weights
+from dsvl_tune.models.finetuning.trained_files import base_name
 from dsvl_tune.training.memory.fake_step import RowShape, StepBytes, dry_steps
 
 MOMENTS = 2
@@ -45,13 +46,6 @@ class PartBytes(NamedTuple):
     weights: float
     gradients: float
     moments: float
-
-
-def quantized_weights(parts: Parts, quantization: str | None) -> re.Pattern[str] | None:
-    """The names of weights that are kept in 4 bits; None where none are."""
-    if quantization is None:
-        return None
-    return re.compile(rf"({quantized_targets(parts)})(\.base_layer)?\.weight")
 
 
 def part_bytes(model: PreTrainedModel, quantized: re.Pattern[str] | None) -> dict[str, PartBytes]:
@@ -78,9 +72,9 @@ def weight_bytes(name: str, parameter: Tensor, quantized: re.Pattern[str] | None
     Args:
         name: of the weight.
         parameter: of any shape and dtype, on the meta device.
-        quantized: names of weights in 4 bits.
+        quantized: names in the base of weights in 4 bits; None where none are.
     """
-    if quantized is not None and quantized.fullmatch(name):
+    if quantized is not None and quantized.fullmatch(base_name(name)):
         return parameter.numel() * NF4_BYTES
     return float(parameter.numel() * parameter.itemsize)
 
@@ -109,7 +103,7 @@ def dequantized_bytes(model: PreTrainedModel, quantized: re.Pattern[str] | None)
     sizes = [
         parameter.numel() * parameter.itemsize
         for name, parameter in model.named_parameters()
-        if quantized.fullmatch(name)
+        if quantized.fullmatch(base_name(name))
     ]
     return float(max(sizes))
 
@@ -192,7 +186,7 @@ def estimate(
     """
     family = family_of_model(model)
     image = family.image_cost(model.config, shape.images)
-    quantized = quantized_weights(family.parts, quantization)
+    quantized = None if quantization is None else quantized_weights(family.parts)
     parts = part_bytes(model, quantized)
     gathered = gathered_bytes(model, quantized)
     dequantized = dequantized_bytes(model, quantized)
