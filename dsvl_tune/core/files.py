@@ -21,6 +21,9 @@ from safetensors import SafetensorError
 
 from dsvl_tune.core.errors import UserError
 
+SUMS = "SHA256SUMS"
+"""File with the hashes of all files of a checkpoint; see `core.checkpoint.checksums`."""
+
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file atomically and sync it to disk.

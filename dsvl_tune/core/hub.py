@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dsvl_tune.core.checkpoint.checksums import SUMS
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.files import SUMS
 from dsvl_tune.core.terminal import escape
 
 if TYPE_CHECKING:
@@ -81,6 +81,31 @@ def download_checkpoint(name: HubName, patterns: tuple[str, ...] = HUB_FILES) ->
 
 
 @cache
+def download_data_set(name: HubName, patterns: tuple[str, ...]) -> Path:
+    """Folder with some files of a data set on the hub; asked for once a process.
+
+    Args:
+        name: on the hub.
+        patterns: of the files' names.
+
+    Raises:
+        UserError: the hub does not give them.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(
+            name.repository,
+            repo_type="dataset",
+            revision=name.revision,
+            allow_patterns=list(patterns),
+        )
+    except Exception as error:  # any: as above
+        raise hub_error(name, error, "data set", "datasets/") from error
+    return Path(found)
+
+
+@cache
 def fetch_config(name: HubName) -> Path:
     """Folder with config.json alone of a checkpoint on the hub; asked for once a process.
 
@@ -140,12 +165,16 @@ def note_new_name(name: HubName) -> None:
         )
 
 
-def hub_error(name: HubName, error: Exception) -> UserError:
-    """The message for a checkpoint that the hub did not give: its own line, and what to do.
+def hub_error(
+    name: HubName, error: Exception, what: str = "checkpoint", section: str = ""
+) -> UserError:
+    """The message for what the hub did not give: its own line, and what to do.
 
     Args:
-        name: of the checkpoint.
+        name: of the repository.
         error: that the client raised.
+        what: is in the repository.
+        section: of the hub that has it, as in its address.
     """
     from huggingface_hub import constants
 
@@ -154,9 +183,9 @@ def hub_error(name: HubName, error: Exception) -> UserError:
     if not told:
         told = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
     own = f"{type(causes[-1]).__name__}: {told}" if told else type(causes[-1]).__name__
-    page = f"{constants.ENDPOINT}/{name.repository}"
+    page = f"{constants.ENDPOINT}/{section}{name.repository}"
     return UserError(
-        f"checkpoint '{name}': no such folder here, and the Hugging Face hub did not give it "
+        f"{what} '{name}': no such folder here, and the Hugging Face hub did not give it "
         f"({own}). {_advice(causes, name, page)}"
     )
 

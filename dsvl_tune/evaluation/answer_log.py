@@ -85,6 +85,17 @@ class AnswerLog:
             path.unlink(missing_ok=True)
 
 
+def file_stats(path: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of the last change of a file, or of all files in a folder.
+
+    Args:
+        path: of weights: answers of other weights are not taken for theirs.
+    """
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = [(str(file), file.stat()) for file in files]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in found]
+
+
 def _line(answer: Answer) -> str:
     return json.dumps(asdict(answer), ensure_ascii=False) + "\n"
 

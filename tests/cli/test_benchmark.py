@@ -6,12 +6,15 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import refused
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.evaluation.benchmarks import BENCHMARKS
+from dsvl_tune.evaluation.benchmarks.results import write_vlmevalkit
+from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 
 SAMPLES = Path(__file__).parents[1] / "golden" / "benchmark_samples"
 
@@ -21,38 +24,177 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     main()
 
 
-def test_every_benchmark_runs_and_says_its_rule(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+TSV = [name for name in BENCHMARKS if name != "cmmmu"]
+OFFICIAL = {
+    "chartqa": "chartqa_official",
+    "cmmmu": "cmmmu_official",
+    "docvqa": "docvqa_official",
+    "mathvista": "mathvista_official",
+    "mmmu": "mmmu_official",
+    "mmvet": "mmvet_official",
+    "ocrbench": "ocrbench_official",
+    "pope": "pope_official",
+    "scienceqa": "scienceqa_official",
+    "seed_bench": "seed_official",
+    "textvqa": "textvqa_official",
+}
+HUB = {
+    "ai2d": "lmms_ai2d",
+    "chartqa": "lmms_ChartQA",
+    "docvqa": "lmms_DocVQA",
+    "infovqa": "lmms_DocVQA",
+    "mmbench": "lmms_MMBench",
+    "mmbench_cn": "lmms_MMBench",
+    "mmmu": "lmms_MMMU",
+    "mmvet": "lmms_MMVet",
+    "ocrbench": "lmms_OCRBench",
+    "pope": "lmms_POPE",
+    "scienceqa": "lmms_ScienceQA",
+    "seed_bench": "lmms_SEED-Bench",
+    "textvqa": "lmms_textvqa",
+}
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [dict.fromkeys(TSV, "."), OFFICIAL, HUB, {"chartqa": "hfm4_ChartQA"}],
+    ids=["tsv", "official", "hub", "hfm4"],
+)
+def test_every_layout_runs_and_says_its_rule(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folders: dict[str, str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ["--data", str(SAMPLES), "--out", "results", "--max_new_tokens", "4"]
-    call(monkeypatch, *BENCHMARKS, *options)
+    Path("data").mkdir()
+    for name, folder in folders.items():
+        (Path("data") / name).symlink_to(SAMPLES / folder)
+    call(monkeypatch, *folders, "--data", "data", "--out", "results", "--max_new_tokens", "4")
     printed = capsys.readouterr().out
-    for name, benchmark in BENCHMARKS.items():
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    for name in folders:
+        benchmark = BENCHMARKS[name]
         report = json.loads(Path(f"results/{name}.json").read_text(encoding="utf-8"))
         assert [one["rule"] for one in report["rules"]] == [one.name for one in benchmark.rules]
         for rule in benchmark.rules:
-            lines = (" ".join(line.split()) for line in printed.splitlines())
-            line = next(line for line in lines if line.startswith(f"{name} {rule.name} "))
-            assert "%" in line
+            assert any(line.startswith(f"{name} {rule.name} ") and "%" in line for line in lines)
         answers = Path(f"results/{name}_answers.jsonl").read_text(encoding="utf-8").splitlines()
-        stem = Path(benchmark.file).stem
-        with Path(f"results/embedded_{stem}.tsv").open(encoding="utf-8", newline="") as file:
+        result = Path(f"results/embedded_{benchmark.dataset}.tsv")
+        with result.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
         texts = [json.loads(line)["answer"] for line in answers]
         assert [row["prediction"] for row in rows] == texts
-        assert Path(f"results/{name}_submission.json").is_file() == bool(benchmark.submission)
-    assert "mmvet: no figure" in printed
     assert not list(Path("results").glob(".*"))
-    submission = json.loads(Path("results/docvqa_submission.json").read_text(encoding="utf-8"))
-    assert set(submission[0]) == {"questionId", "answer"}
+    submissions = {path.name.split("_submission")[0] for path in Path("results").glob("*_sub*")}
+    assert submissions == {name for name in folders if BENCHMARKS[name].submission}
+
+
+def test_submission_files_are_the_official_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["docvqa", "textvqa", "mmvet", "mmmu", "mathvista", "cmmmu"]
+    Path("data").mkdir()
+    for name in names:
+        (Path("data") / name).symlink_to(SAMPLES / OFFICIAL[name])
+    call(monkeypatch, *names, "--data", "data", "--out", "results", "--max_new_tokens", "4")
+
+    def read(path: Path) -> Any:
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    for name in ("docvqa", "textvqa"):
+        (expected,) = read(SAMPLES / f"{name}_official/submission_example.json")[:1]
+        found = read(Path(f"results/{name}_submission.json"))
+        assert {key: type(value) for key, value in found[0].items()} == {
+            key: type(value) for key, value in expected.items()
+        }
+    assert read(Path("results/mmvet_submission.json")).keys() == (
+        read(SAMPLES / "mmvet_official/result_example.json").keys()
+    )
+    assert read(Path("results/mmmu_submission.json")).keys() == (
+        read(SAMPLES / "mmmu_official/answer_dict_val.json").keys()
+    )
+    problems = read(SAMPLES / "mathvista_official/testmini.json")
+    solved = read(Path("results/mathvista_submission.json"))
+    assert solved.keys() == problems.keys()
+    for key, problem in problems.items():
+        named = set(solved[key]) - {"response"}
+        assert {name: solved[key][name] for name in named} == {
+            name: problem[name] for name in named
+        }
+    lines = Path("results/cmmmu_submission.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [set(json.loads(line)) for line in lines] == [{"id", "type", "response"}] * 6
+    assert "mmvet: no figure" in capsys.readouterr().out
+
+
+def test_files_without_answers_give_a_submission_and_no_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = SAMPLES / "docvqa_official"
+    hidden = json.loads((folder / "val_v1.0_withQT.json").read_text(encoding="utf-8"))
+    for record in hidden["data"]:
+        del record["answers"]
+    Path("documents").symlink_to(folder / "documents")
+    Path("test_v1.0.json").write_text(json.dumps(hidden), encoding="utf-8")
+    call(monkeypatch, "docvqa", "--data", "test_v1.0.json", "--max_new_tokens", "4")
+    assert "docvqa: no figure: these files have no answers" in capsys.readouterr().out
+    report = json.loads(Path("benchmark_results/docvqa.json").read_text(encoding="utf-8"))
+    assert report["rules"] == []
+    assert Path("benchmark_results/docvqa_submission.json").is_file()
+
+
+OWN = """
+from dataclasses import replace
+from dsvl_tune.evaluation.benchmarks.chartqa import CHARTQA
+MINE = replace(CHARTQA, name="mine", prompt=lambda row: row.text("question").upper())
+"""
+
+
+def test_a_benchmark_of_ones_own_is_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own_benchmark_of_a_test.py").write_text(OWN, encoding="utf-8")
+    data = ["--data", str(SAMPLES), "--max_new_tokens", "4"]
+    call(monkeypatch, "own_benchmark_of_a_test.MINE", *data)
+    answers = Path("benchmark_results/mine_answers.jsonl").read_text(encoding="utf-8")
+    assert "WHAT IS THE VALUE OF THE SECOND BAR?" in answers
+    assert "mine " in capsys.readouterr().out
+    error = refused(["benchmark", "own_benchmark_of_a_test.OTHER", *data], capsys, monkeypatch)
+    assert "OTHER" in error and "Benchmark" in error
+
+
+def test_results_never_replace_a_strangers_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("benchmark_results").mkdir()
+    Path("benchmark_results/pope.json").write_text("mine", encoding="utf-8")
+    error = refused(["benchmark", "pope", "--data", str(SAMPLES)], capsys, monkeypatch)
+    assert "pope.json" in error and "was not written by this command" in error
+    assert [path.name for path in Path("benchmark_results").iterdir()] == ["pope.json"]
+
+
+def test_sheets_hold_texts_alone(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    row = BenchmarkRow("7", (), {"question": "=1+2", "answer": "None"}, "row 1")
+    write_vlmevalkit(tmp_path / "m_POPE.tsv", [(row, "\x0b=A1")])
+    sheet = openpyxl.load_workbook(tmp_path / "m_POPE.xlsx").active
+    assert list(sheet.values) == [
+        ("index", "question", "answer", "prediction"),
+        ("7", "=1+2", "None", "=A1"),
+    ]
+    assert {cell.data_type for line in sheet.rows for cell in line} == {"s"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["mmbnch", "--data", "."], ["mmbnch", "'mmbench'"]),
-        (["pope", "--data", "."], ["POPE.tsv", "could not be read"]),
+        (["pope", "--data", "."], ["no file of pope", "POPE.tsv"]),
         (["pope", "--data", ".", "--batch_size", "0"], ["--batch_size"]),
     ],
 )

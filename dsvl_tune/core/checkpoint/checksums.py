@@ -11,9 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write, sha256
+from dsvl_tune.core.files import SUMS, atomic_write, sha256
 
-SUMS = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 
 

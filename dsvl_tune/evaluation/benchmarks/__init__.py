@@ -1,10 +1,15 @@
-"""Benchmarks, one file each, read from VLMEvalKit's TSV files."""
+"""Benchmarks, one file each: their layouts, prompts, rules and submission files.
+
+`BENCHMARKS` has those that the command line can name without a path; one of your own is a
+`Benchmark` in any importable module.
+"""
 
 from __future__ import annotations
 
 from dsvl_tune.evaluation.benchmarks.ai2d import AI2D
 from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
 from dsvl_tune.evaluation.benchmarks.chartqa import CHARTQA
+from dsvl_tune.evaluation.benchmarks.cmmmu import CMMMU
 from dsvl_tune.evaluation.benchmarks.docvqa import DOCVQA, INFOVQA
 from dsvl_tune.evaluation.benchmarks.mathvista import MATHVISTA
 from dsvl_tune.evaluation.benchmarks.mmbench import MMBENCH, MMBENCH_CN
@@ -25,6 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         MMBENCH_CN,
         SEED_BENCH,
         MMMU,
+        CMMMU,
         MATHVISTA,
         MMVET,
         POPE,

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
+from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.base import Rule
-from dsvl_tune.evaluation.benchmarks.tsv import TsvRow
-from dsvl_tune.evaluation.metrics.choice import Choice
+from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
+from dsvl_tune.evaluation.metrics.choice import Choice, row_options
+from dsvl_tune.evaluation.metrics.choice_readers import CHOICE_READERS
 
 FIGURES = ("choice", "choice_unread")
 
 
-def letter(row: TsvRow) -> tuple[str, ...]:
+def letter(row: BenchmarkRow) -> tuple[str, ...]:
     """The right letter."""
     return (row.text("answer"),)
 
 
-def options(row: TsvRow) -> Mapping[str, Any]:
+def options(row: BenchmarkRow) -> Mapping[str, Any]:
     """The options, for readers that find one by its text."""
     return {"options": row.options}
 
 
+def guess_letter(reader: str) -> Callable[[Answer, Random], str | None]:
+    """A random option in place of an answer to a choice that a reader cannot read."""
+
+    def guess(answer: Answer, generator: Random) -> str | None:
+        letters = row_options(answer.fields)
+        if not answer.fields.get("options") or CHOICE_READERS[reader](answer.text, letters):
+            return None
+        return generator.choice(sorted(letters))
+
+    return guess
+
+
 def choice_rule(name: str, reader: str, *, circular: bool = False) -> Rule:
     """Accuracy with the letters read by a reader, unread answers being wrong."""
-    return Rule(name=name, metric=Choice(reader), figures=FIGURES, circular=circular)
+    return Rule(
+        name=name,
+        metric=Choice(reader),
+        figures=FIGURES,
+        circular=circular,
+        guess=None if circular else guess_letter(reader),
+    )

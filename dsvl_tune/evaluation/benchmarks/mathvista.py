@@ -5,13 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
+from dsvl_tune.evaluation.benchmarks.base import Answered, Benchmark, Rule
+from dsvl_tune.evaluation.benchmarks.layouts.base import FileRecord, Layout
+from dsvl_tune.evaluation.benchmarks.layouts.files import json_records, parquet_records
+from dsvl_tune.evaluation.benchmarks.layouts.tsv import tsv_layout
 from dsvl_tune.evaluation.benchmarks.prompts import ask_plainly
-from dsvl_tune.evaluation.benchmarks.tsv import TsvRow
+from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 from dsvl_tune.evaluation.metrics.mathvista import MathVista
 
+_FIELDS = ("pid", "query", "question_type", "answer_type", "metadata")
 
-def _expected(row: TsvRow) -> Mapping[str, Any]:
+
+def _cells(record: FileRecord) -> dict[str, str]:
+    """The cells of a record, which the JSON and the parquet file name alike."""
+    metadata = record.fields["metadata"]
+    if not isinstance(metadata, Mapping):
+        raise record.fail("metadata", "an object")
+    choices = record.texts("choices")
+    named = {name: metadata[name] for name in ("task", "category") if metadata.get(name)}
+    return {
+        "question": record.text("query"),
+        "answer": record.optional("answer"),
+        "question_type": record.text("question_type"),
+        "answer_type": record.text("answer_type"),
+        "choices": repr(list(choices)) if choices else "",
+        "precision": record.optional("precision"),
+        "unit": record.optional("unit"),
+        **{name: str(value) for name, value in named.items()},
+    }
+
+
+def _json_row(record: FileRecord) -> BenchmarkRow:
+    """The row of an entry of testmini.json."""
+    return record.row(record.text("pid"), record.images("image"), _cells(record))
+
+
+def _parquet_row(record: FileRecord) -> BenchmarkRow:
+    """The row of a record of AI4Math/MathVista."""
+    return record.row(record.text("pid"), record.images("decoded_image"), _cells(record))
+
+
+def _expected(row: BenchmarkRow) -> Mapping[str, Any]:
     """What kind of answer a row expects."""
     return {
         "question_type": row.text("question_type"),
@@ -21,9 +55,47 @@ def _expected(row: TsvRow) -> Mapping[str, Any]:
     }
 
 
+def _submission(answered: Answered) -> dict[str, dict[str, Any]]:
+    """The file that evaluation/extract_answer.py of lupantech/MathVista reads."""
+    found = {}
+    for row, text in answered:
+        expected = _expected(row)
+        found[row.index] = {
+            "pid": row.index,
+            "query": row.text("question"),
+            "question_type": expected["question_type"],
+            "answer_type": expected["answer_type"],
+            "choices": expected["choices"] or None,
+            "unit": row.cells.get("unit"),
+            "precision": int(float(row.cells["precision"])) if "precision" in row.cells else None,
+            "answer": row.cells.get("answer", ""),
+            "response": text,
+        }
+    return found
+
+
 MATHVISTA = Benchmark(
     name="mathvista",
-    file="MathVista_MINI.tsv",
+    layouts=(
+        tsv_layout("MathVista_MINI.tsv", "question_type", "answer_type", "task"),
+        Layout(
+            name="official parquet",
+            files=("testmini-*.parquet", "data/testmini-*.parquet"),
+            fields=(*_FIELDS, "decoded_image"),
+            records=parquet_records,
+            row=_parquet_row,
+            index="pid",
+        ),
+        Layout(
+            name="official JSON",
+            files=("testmini.json",),
+            fields=(*_FIELDS, "image"),
+            records=json_records(),
+            row=_json_row,
+            index="pid",
+        ),
+    ),
+    dataset="MathVista_MINI",
     prompt=ask_plainly,
     references=lambda row: (row.text("answer"),),
     fields=_expected,
@@ -35,6 +107,7 @@ MATHVISTA = Benchmark(
         ),
     ),
     breakdown=("question_type", "answer_type", "task"),
+    submission=_submission,
     paper=(31.1, 36.1),
     note="a lower bound: a judge model read the paper's answers; unread ones are wrong here",
 )

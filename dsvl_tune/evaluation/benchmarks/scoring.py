@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
-from dsvl_tune.evaluation.benchmarks.tsv import TsvRow
+from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 from dsvl_tune.evaluation.metrics import Metric
-from dsvl_tune.evaluation.metrics.choice import Choice, row_options
-from dsvl_tune.evaluation.metrics.choice_readers import CHOICE_READERS
 from dsvl_tune.evaluation.scoring import score_tables, set_figures
 from dsvl_tune.evaluation.statistics import intervals
 
@@ -38,20 +36,37 @@ class Hits(Metric):
         return float(prediction)
 
 
-def benchmark_answer(benchmark: Benchmark, row: TsvRow, text: str) -> Answer:
+class Questions(NamedTuple):
+    """What a rule counts.
+
+    Attributes:
+        rows: one a question.
+        answers: to score.
+        metric: scores them.
+    """
+
+    rows: Sequence[BenchmarkRow]
+    answers: Sequence[Answer]
+    metric: Metric
+
+
+def benchmark_answer(benchmark: Benchmark, row: BenchmarkRow, text: str) -> Answer:
     """An answer to a row of a benchmark, to be scored."""
     return Answer(
         source=row.source,
         question_type="",
         question=row.cells.get("question", ""),
-        references=benchmark.references(row),
+        references=benchmark.accepted(row),
         text=text,
         fields=benchmark.fields(row),
     )
 
 
 def score_benchmark(
-    benchmark: Benchmark, rows: Sequence[TsvRow], texts: Mapping[str, str]
+    benchmark: Benchmark,
+    rows: Sequence[BenchmarkRow],
+    texts: Mapping[str, str],
+    rules: Sequence[Rule] | None = None,
 ) -> list[dict[str, Any]]:
     """What is reported of a benchmark.
 
@@ -59,58 +74,89 @@ def score_benchmark(
         benchmark: the benchmark.
         rows: its rows.
         texts: the answer to each row by its index.
+        rules: None takes the benchmark's.
 
     Returns:
-        For each rule its name, the number of questions, figures, 95 % intervals, and the main
-        figure of every value of each column of the breakdown.
+        For each rule its name, the number of questions, figures, the 95 % interval of the first,
+        and the figures of every value of each column of the breakdown; [] for rows without answers.
     """
     answers = [benchmark_answer(benchmark, row, texts[row.index]) for row in rows]
-    return [_by_rule(benchmark, rule, rows, answers) for rule in benchmark.rules]
+    if not answers[0].references:
+        return []
+    chosen = benchmark.rules if rules is None else rules
+    return [_by_rule(benchmark, rule, rows, answers) for rule in chosen]
 
 
 def _by_rule(
-    benchmark: Benchmark, rule: Rule, rows: Sequence[TsvRow], answers: Sequence[Answer]
+    benchmark: Benchmark, rule: Rule, rows: Sequence[BenchmarkRow], answers: Sequence[Answer]
 ) -> dict[str, Any]:
     """The report of one rule."""
-    (single,) = score_tables(answers, [rule.metric])
-    figures = {name: set_figures([single])[name] for name in rule.figures}
     main = rule.figures[0]
-    scores = list(single.scores)
-    questions = list(rows)
+    questions = _questions(benchmark, rule, rows, answers)
+    (table,) = score_tables(questions.answers, [questions.metric])
+    alone = _single_rows(rule, answers)
+    measured = alone | set_figures([table])
+    figures = {name: measured[name] for name in rule.figures}
     if rule.circular:
-        figures["every_row_alone"] = figures[main]
-        questions, scores = _circular(rows, scores)
-        answers = _as_answers(scores)
-        metric: Metric = Hits(main)
-        (single,) = score_tables(answers, [metric])
-        figures[main] = set_figures([single])[main]
-    else:
-        metric = rule.metric
-        if isinstance(metric, Choice):
-            figures[f"{metric.name}_with_guesses"] = _with_guesses(metric, answers, scores)
-    groups: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for column in benchmark.breakdown:
-        for number, row in enumerate(questions):
-            for value in row.cells.get(column, "").split(benchmark.separator):
-                groups[column][value].append(number)
+        figures["every_row_alone"] = alone[main]
+    if rule.guess is not None:
+        figures[f"{main}_with_guesses"] = _with_guesses(rule, answers)
     return {
         "rule": rule.name,
-        "questions": len(questions),
+        "questions": len(questions.rows),
         "figures": figures,
-        "interval": list(intervals([single])[main]),
-        "breakdown": {
-            column: {
-                value: set_figures(score_tables([answers[n] for n in numbers], [metric]))
-                for value, numbers in sorted(of_column.items())
-            }
-            for column, of_column in groups.items()
-        },
+        "interval": list(intervals([table])[main]),
+        "breakdown": _breakdown(benchmark, questions),
     }
 
 
-def _circular(rows: Sequence[TsvRow], scores: Sequence[float]) -> tuple[list[TsvRow], list[float]]:
+def _questions(
+    benchmark: Benchmark, rule: Rule, rows: Sequence[BenchmarkRow], answers: Sequence[Answer]
+) -> Questions:
+    """What a rule counts: rows, questions with all their rotations, or rows in each group."""
+    if rule.circular:
+        (table,) = score_tables(answers, [rule.metric])
+        first_rows, hits = _circular(rows, table.scores)
+        return Questions(first_rows, _as_answers(hits), Hits(rule.figures[0]))
+    if rule.repeated:
+        (column,) = benchmark.breakdown
+        alone = [
+            (replace(row, cells={**row.cells, column: value}), answer)
+            for row, answer in zip(rows, answers, strict=True)
+            for value in row.cells.get(column, "").split(benchmark.separator)
+        ]
+        return Questions([row for row, _ in alone], [one for _, one in alone], rule.metric)
+    return Questions(rows, answers, rule.metric)
+
+
+def _single_rows(rule: Rule, answers: Sequence[Answer]) -> dict[str, float]:
+    """The figures of rows that are counted one by one."""
+    return set_figures(score_tables(answers, [rule.metric]))
+
+
+def _breakdown(
+    benchmark: Benchmark, questions: Questions
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The figures of every value of each column of the breakdown."""
+    groups: dict[str, dict[str, list[Answer]]] = defaultdict(lambda: defaultdict(list))
+    for column in benchmark.breakdown:
+        for row, answer in zip(questions.rows, questions.answers, strict=True):
+            for value in row.cells.get(column, "").split(benchmark.separator):
+                groups[column][value].append(answer)
+    return {
+        column: {
+            value: set_figures(score_tables(answers, [questions.metric]))
+            for value, answers in sorted(of_column.items())
+        }
+        for column, of_column in groups.items()
+    }
+
+
+def _circular(
+    rows: Sequence[BenchmarkRow], scores: Sequence[float]
+) -> tuple[list[BenchmarkRow], list[float]]:
     """The first row of each question, and 1 where all its rows are right."""
-    found: dict[int, tuple[TsvRow, float]] = {}
+    found: dict[int, tuple[BenchmarkRow, float]] = {}
     for row, score in zip(rows, scores, strict=True):
         key = int(row.index) % ROTATION
         first, hit = found.get(key, (row, 1.0))
@@ -124,15 +170,11 @@ def _as_answers(scores: Sequence[float]) -> list[Answer]:
     return [replace(empty, text=str(score)) for score in scores]
 
 
-def _with_guesses(metric: Choice, answers: Sequence[Answer], scores: Sequence[float]) -> float:
-    """Accuracy if every unread answer were a seeded random letter instead of wrong."""
-    generator = random.Random(0)
-    total = 0.0
-    for answer, score in zip(answers, scores, strict=True):
-        options = row_options(answer.fields)
-        is_choice = bool(answer.fields.get("options"))
-        if is_choice and CHOICE_READERS[metric.reader](answer.text, options) is None:
-            guess = generator.choice(sorted(options))
-            score = metric.score_answer(replace(answer, text=guess))
-        total += score
-    return total / len(answers)
+def _with_guesses(rule: Rule, answers: Sequence[Answer]) -> float:
+    """The main figure if every unread answer were a seeded random one instead of wrong."""
+    assert rule.guess is not None
+    generator = Random(0)
+    guesses = [rule.guess(answer, generator) for answer in answers]
+    pairs = zip(answers, guesses, strict=True)
+    guessed = [answer if guess is None else replace(answer, text=guess) for answer, guess in pairs]
+    return _single_rows(rule, guessed)[rule.figures[0]]

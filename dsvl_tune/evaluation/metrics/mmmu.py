@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -62,6 +63,34 @@ class MMMU(Choice):
         return {**counts, "unread": counts["unread"] * is_choice}
 
 
+class VLMEvalKitMMMU(Choice):
+    """MMMU as VLMEvalKit scores it: an open question is a choice of its answer or "Other Answers".
+
+    Rule: open-compass/VLMEvalKit, `vlmeval/dataset/image_mcq.py`, MMMUDataset; several accepted
+    answers are one option, written as a list.
+    """
+
+    name = "mmmu"
+
+    def __init__(self) -> None:
+        super().__init__("vlmevalkit")
+
+    def score_answer(self, answer: Answer) -> float:
+        return super().score_answer(_as_choice(answer))
+
+    def counts(self, answers: Sequence[Answer], scores: Sequence[float]) -> Counts:
+        return super().counts([_as_choice(answer) for answer in answers], scores)
+
+
+def _as_choice(answer: Answer) -> Answer:
+    """An answer to an open question as one of a choice whose option A is right."""
+    if answer.fields.get("options"):
+        return answer
+    accepted = list(answer.references)
+    options = {"A": accepted[0] if len(accepted) == 1 else str(accepted), "B": "Other Answers"}
+    return replace(answer, references=("A",), fields={**answer.fields, "options": options})
+
+
 def is_right_open(prediction: str, references: Sequence[str]) -> bool:
     """Whether a candidate of an open answer matches: texts as substrings, numbers as equals."""
     expected = [one for reference in references for one in _normalize(reference)]
@@ -92,19 +121,19 @@ def _sentence_ends(prediction: str) -> list[str]:
     for number, line in enumerate(lines):
         indicators = (*INDICATORS, "=") if number == len(lines) - 1 else INDICATORS
         tails = [line.split(one)[-1].strip() for one in indicators if one in line]
-        shortest = _shortest(tails)
-        if shortest and shortest not in TRIVIAL:
-            ends.append(shortest)
+        end = shortest(tails)
+        if end and end not in TRIVIAL:
+            ends.append(end)
     return ends or [text]
 
 
-def _shortest(tails: Sequence[str]) -> str:
+def shortest(tails: Sequence[str]) -> str:
     """The first of the shortest texts; an empty one gives way to the next, as officially."""
-    shortest = ""
+    found = ""
     for tail in tails:
-        if not shortest or len(tail) < len(shortest):
-            shortest = tail
-    return shortest
+        if not found or len(tail) < len(found):
+            found = tail
+    return found
 
 
 def _normalize(text: str) -> list[Candidate]:

@@ -58,12 +58,12 @@ class VQAAccuracy(Metric):
 def normalize(text: str) -> str:
     """The text as the official code compares it."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
-    text = _without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
+    text = without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
     words = [_NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def _without_punctuation(text: str) -> str:
+def without_punctuation(text: str) -> str:
     """Punctuation next to a blank is removed, other becomes a blank; periods before no digit go."""
     has_grouped_digits = re.search(r"(?<=\d),+(?=\d)", text) is not None
     out = text

@@ -9,6 +9,7 @@ import numpy as np
 
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics.base import Counts, Metric, UnreadableReference, ratio
+from dsvl_tune.evaluation.metrics.vqa_accuracy import without_punctuation
 
 
 def read_yes_no(text: str) -> Literal["yes", "no"]:
@@ -18,6 +19,18 @@ def read_yes_no(text: str) -> Literal["yes", "no"]:
     """
     words = text.split(".", 1)[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def read_yes_no_vlmevalkit(text: str) -> Literal["yes", "no"] | None:
+    """VLMEvalKit's reading: "yes" or "no", if only one of them is a word; else nothing is read.
+
+    Source: open-compass/VLMEvalKit, `vlmeval/dataset/utils/yorn.py`, YOrN_Extraction.
+    """
+    words = set(without_punctuation(text.lower()).split())
+    found = words & {"yes", "no"}
+    if len(found) != 1:
+        return None
+    return "yes" if "yes" in found else "no"
 
 
 class YesNo(Metric):
@@ -56,6 +69,42 @@ class YesNo(Metric):
             "recall": recall,
             "f1": ratio(2 * precision * recall, precision + recall),
             "yes_ratio": ratio(said_yes, answers),
+        }
+
+
+class VLMEvalKitYesNo(Metric):
+    """Yes-or-no answers as VLMEvalKit scores POPE: what it cannot read is wrong, and no yes."""
+
+    name = "yes_no"
+    percent = True
+    opposite_figures = frozenset({"unread"})
+
+    def score(self, prediction: str, references: Sequence[str]) -> float:
+        """1 if the answer is read as the reference, else 0."""
+        return float(read_yes_no_vlmevalkit(prediction) == _label(references))
+
+    def counts(self, answers: Sequence[Answer], scores: Sequence[float]) -> Counts:
+        read = [read_yes_no_vlmevalkit(answer.text) for answer in answers]
+        said_yes = np.array([one == "yes" for one in read])
+        is_yes = np.array([_label(answer.references) == "yes" for answer in answers])
+        return {
+            **super().counts(answers, scores),
+            "true_yes": np.float64(said_yes & is_yes),
+            "said_yes": np.float64(said_yes),
+            "is_yes": np.float64(is_yes),
+            "unread": np.array([one is None for one in read], np.float64),
+        }
+
+    def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
+        precision = ratio(sums["true_yes"], sums["said_yes"])
+        recall = ratio(sums["true_yes"], sums["is_yes"])
+        return {
+            "": ratio(sums["score"], sums["answers"]),
+            "precision": precision,
+            "recall": recall,
+            "f1": ratio(2 * precision * recall, precision + recall),
+            "yes_ratio": ratio(sums["said_yes"], sums["answers"]),
+            "unread": ratio(sums["unread"], sums["answers"]),
         }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from dsvl_tune.evaluation.answer_log import AnswerLog
+from dsvl_tune.evaluation.answer_log import AnswerLog, file_stats
 from dsvl_tune.evaluation.answers import Answer, gather_answers
 
 SETTINGS_WITHOUT_EFFECT = ("num_workers", "eval_batch_size")
@@ -54,9 +54,7 @@ def answers_identity(settings: Any, rows: Any, weights: Path) -> str:
     data = {**settings["data"]["init_args"]}
     for key in SETTINGS_WITHOUT_EFFECT:
         data.pop(key, None)
-    files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    content = [settings["model"], settings["data"]["class_path"], data, stats]
+    content = [settings["model"], settings["data"]["class_path"], data, file_stats(weights)]
     content += [rows.identity, rows.checksum, len(rows)]
     return hashlib.blake2b(json.dumps(content, default=str).encode(), digest_size=16).hexdigest()
 

@@ -13,12 +13,13 @@ from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics import METRICS, Metric
 from dsvl_tune.evaluation.metrics.choice import Choice, row_options
 from dsvl_tune.evaluation.metrics.choice_readers import CHOICE_READERS
+from dsvl_tune.evaluation.metrics.cmmmu import CHOICE, CMMMU
 from dsvl_tune.evaluation.metrics.exact_match import ExactMatch
 from dsvl_tune.evaluation.metrics.mathvista import MathVista, extract
 from dsvl_tune.evaluation.metrics.mathvista import normalize as normalize_value
-from dsvl_tune.evaluation.metrics.mmmu import MMMU, open_candidates
+from dsvl_tune.evaluation.metrics.mmmu import MMMU, VLMEvalKitMMMU, open_candidates
 from dsvl_tune.evaluation.metrics.vqa_accuracy import normalize
-from dsvl_tune.evaluation.metrics.yes_no import read_yes_no
+from dsvl_tune.evaluation.metrics.yes_no import read_yes_no, read_yes_no_vlmevalkit
 from dsvl_tune.evaluation.scoring import aggregate_scores
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "benchmarks"
@@ -178,6 +179,28 @@ def test_open_answers_are_read_as_mmmu_does() -> None:
         assert MMMU().score(case["prediction"], references) == case["score"], case
         candidates = {str(one) for one in open_candidates(case["prediction"])}
         assert candidates == {str(one) for one in case["extracted"]}, case
+
+
+def test_mmmu_is_scored_as_vlmevalkit_does() -> None:
+    metric = VLMEvalKitMMMU()
+    for case in golden("mmmu_open"):
+        answer = answered(case["prediction"], case["reference"])
+        assert metric.score_answer(answer) == case["scores"]["vlmevalkit"], case
+
+
+def test_cmmmu_is_scored_by_the_official_code() -> None:
+    for case in golden("cmmmu"):
+        row = case["row"]
+        options = {letter: row[f"option{n}"] for n, letter in enumerate("ABCD", 1)}
+        named = options if row["type"] == CHOICE else {}
+        answer = answered(case["prediction"], case["reference"], type=row["type"], options=named)
+        assert CMMMU().score_answer(answer) == case["score"], case
+
+
+def test_yes_and_no_are_read_as_vlmevalkit_does() -> None:
+    for case in golden("yes_no"):
+        expected = case["extracted_by"]["vlmevalkit"].lower()
+        assert (read_yes_no_vlmevalkit(case["prediction"]) or "unknown") == expected, case
 
 
 def test_mathvista_is_scored_by_its_quick_path() -> None:

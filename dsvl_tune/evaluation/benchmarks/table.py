@@ -1,0 +1,41 @@
+"""The table of all figures, next to those of DeepSeek-VL's paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dsvl_tune.core.text_table import format_table
+from dsvl_tune.evaluation.benchmarks.base import Benchmark
+from dsvl_tune.evaluation.figures_table import NO_FIGURE, figure_text, interval_text
+from dsvl_tune.evaluation.statistics import Interval
+
+HEADER = ("benchmark", "rule", "figure", "value", "95 % interval", "paper 1.3B", "paper 7B")
+
+
+def results_table(benchmarks: Sequence[Benchmark], reports: Mapping[str, Any]) -> str:
+    """A line for each figure of each rule; the first of a rule has its interval and the paper's.
+
+    Args:
+        benchmarks: in order.
+        reports: of each, by name.
+    """
+    lines = [line for one in benchmarks for line in _lines(one, reports[one.name]["rules"])]
+    return format_table(list(HEADER), lines)
+
+
+def _lines(benchmark: Benchmark, rules: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The lines of one benchmark."""
+    paper = [
+        figure_text(figure / 100 if figure else None, percent=True)
+        for figure in benchmark.paper or (0, 0)
+    ]
+    lines = []
+    for rule in rules:
+        interval = interval_text(Interval(*rule["interval"]), percent=True)
+        others = [interval, *paper]
+        for name, figure in rule["figures"].items():
+            value = figure_text(figure, percent=True, digits=2)
+            lines.append([benchmark.name, rule["rule"], name, value, *others])
+            others = [NO_FIGURE] * 3
+    return lines or [[benchmark.name, *[NO_FIGURE] * 4, *paper]]
