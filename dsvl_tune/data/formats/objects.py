@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.types import ImageRef
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.messages import required, row_images
 from dsvl_tune.data.formats.tags import escape_tags
@@ -92,24 +93,43 @@ def boxes(
     numbers = given.get("image_id") or [0] * len(listed)
     images = row_images(row, source, allowed) if listed else []
     for place, box in enumerate(listed):
-        is_box = isinstance(box, list) and len(box) in (2, 4)
-        if not is_box or not all(map(is_coordinate, box)):
-            raise UserError(f"{where}.bbox[{place}]: {shown(box)}, expected two or four numbers.")
+        at = f"{where}.bbox[{place}]"
+        check_box(box, at)
         size: tuple[float, float] = (1, 1)
         if box_type == "real":
-            number = numbers[place] if isinstance(numbers, list) and place < len(numbers) else None
-            if not isinstance(number, int) or not 0 <= number < len(images):
-                raise UserError(
-                    f"{where}.bbox[{place}]: its image is not among the {len(images)} that the row "
-                    "lists under 'images'."
-                )
-            size = image_size(images[number], source)
-        scaled = [value / size[index % 2] for index, value in enumerate(box)]
-        if max(scaled) > 1:
-            raise UserError(
-                f"{where}.bbox[{place}]: {box}, outside its image of {size[0]} x {size[1]}."
-            )
-        yield f"[{', '.join(str(round(GRID * value)) for value in scaled)}]"
+            size = image_size(image_of_box(numbers, images, place, at), source)
+        yield in_thousandths(box, size, at)
+
+
+def check_box(box: Any, at: str) -> None:
+    """Raise unless a box is two or four numbers."""
+    is_box = isinstance(box, list) and len(box) in (2, 4)
+    if not is_box or not all(map(is_coordinate, box)):
+        raise UserError(f"{at}: {shown(box)}, expected two or four numbers.")
+
+
+def image_of_box(numbers: Any, images: Sequence[ImageRef], place: int, at: str) -> ImageRef:
+    """The image that a box is drawn on, by the number that `image_id` has for it."""
+    number = numbers[place] if isinstance(numbers, list) and place < len(numbers) else None
+    if not isinstance(number, int) or not 0 <= number < len(images):
+        raise UserError(
+            f"{at}: its image is not among the {len(images)} that the row lists under 'images'."
+        )
+    return images[number]
+
+
+def in_thousandths(box: Sequence[float], size: tuple[float, float], at: str) -> str:
+    """A box as text.
+
+    Args:
+        box: x, y, and again x, y of the opposite corner where there are four.
+        size: (width, height) of its image, in the unit of the box.
+        at: the box in its file, for the message.
+    """
+    scaled = [value / size[index % 2] for index, value in enumerate(box)]
+    if max(scaled) > 1:
+        raise UserError(f"{at}: {box}, outside its image of {size[0]} x {size[1]}.")
+    return f"[{', '.join(str(round(GRID * value)) for value in scaled)}]"
 
 
 def is_coordinate(value: Any) -> bool:
