@@ -22,8 +22,13 @@ from dsvl_tune.data.readers.checksum import files_checksum
 from dsvl_tune.data.readers.file_formats import stream_format
 
 READ_ERRORS = (
-    *(OSError, ValueError, ImportError, EOFError, MemoryError),
-    *(pa.ArrowException, zlib.error),
+    OSError,
+    ValueError,
+    ImportError,
+    EOFError,
+    MemoryError,
+    pa.ArrowException,
+    zlib.error,
 )
 """What fsspec, its protocols and Arrow raise on what they cannot read."""
 WINDOW_ROWS = 1000
