@@ -29,7 +29,8 @@ COMMANDS = {
     "preview": "a page that shows rows as the model will see them",
     "cache-features": "compute the features of frozen vision towers before training",
     "estimate-memory": "memory that a recipe needs, without loading the model",
-    "report": "a page about a run, or about several side by side",
+    "sweep": "train with several values of some keys, and compare",
+    "report": "a page about a run, a sweep, or several runs side by side",
     "merge": "merge a run's adapter into its base checkpoint, verified",
     "convert": "a checkpoint in transformers' or the original layout",
     "init": "an untrained small checkpoint, to train from scratch",
@@ -92,7 +93,7 @@ def main() -> None:
         elif name == "--version":
             print(f"dsvl-tune {VERSION}")
         else:
-            if name == "fit":
+            if name in ("fit", "sweep"):
                 end_on_scheduler_signals()
             command = _import_command(name)
             command.main(_with_new_names(arguments[1:]))

@@ -175,6 +175,7 @@ OPTION_BOUNDS: dict[str, Bound] = {
     "init.seed": SEED,
     "merge.rows": Bound(0, 1_000_000, whole=True),
     "preview.rows": Bound(1, 100_000, whole=True),
+    "sweep.trials": Bound(1, 100_000, whole=True),
 }
 """Of the commands' own options, by COMMAND.OPTION."""
 

@@ -62,15 +62,25 @@ def plots_of(runs: Sequence[RunRecord]) -> list[Plot]:
 
 def svg(plot: Plot) -> str:
     """Draw a plot as an SVG element whose text has the color and font of the page."""
+    return figure_svg(_draw(plot), plot.name)
+
+
+def figure_svg(figure: Figure, name: str) -> str:
+    """Turn a figure into an SVG element whose text has the color and font of the page.
+
+    Args:
+        figure: Whose axes and texts have the color `INK`.
+        name: Of the plot, different from those of all other plots of the page.
+    """
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         untold = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        _draw(plot).savefig(buffer, format="svg", transparent=True, metadata=untold)
+        figure.savefig(buffer, format="svg", transparent=True, metadata=untold)
     element = buffer.getvalue()
     element = element[element.index("<svg") :].replace(INK, "currentColor")
     element = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", element)
     # Names inside an SVG are global in a page: two plots must not share one.
-    element = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{_identifier(plot.name)}-", element)
+    element = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{_identifier(name)}-", element)
     return re.sub(r' (width|height)="[\d.]+pt"', "", element, count=2)  # the page sets them
 
 
@@ -81,8 +91,19 @@ def write_png(plot: Plot, folder: Path) -> Path:
         plot: What to draw.
         folder: Where; it exists.
     """
-    path = folder / f"{_identifier(plot.name)}.png"
-    _draw(plot).savefig(path, dpi=180, facecolor="white")
+    return figure_png(_draw(plot), plot.name, folder)
+
+
+def figure_png(figure: Figure, name: str, folder: Path) -> Path:
+    """Write a figure as a PNG file.
+
+    Args:
+        figure: What to write.
+        name: Of the plot; the file is named after it.
+        folder: Where; it exists.
+    """
+    path = folder / f"{_identifier(name)}.png"
+    figure.savefig(path, dpi=180, facecolor="white")
     return path
 
 

@@ -95,7 +95,16 @@ def die_with_first() -> None:
     """End this process when rank 0, which started it, is gone; it would wait forever otherwise."""
     if was_launched_by_first():
         first, *_ = json.loads(os.environ[DECISION])
-        threading.Thread(target=_exit_without, args=(first,), daemon=True).start()
+        die_with(first)
+
+
+def die_with(parent: int) -> None:
+    """End this process when the one that started it is gone.
+
+    Args:
+        parent: Process id of that one.
+    """
+    threading.Thread(target=_exit_without, args=(parent,), daemon=True).start()
 
 
 def _exit_without(parent: int) -> None:
