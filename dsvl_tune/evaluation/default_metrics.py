@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from dsvl_tune.evaluation.metrics.box_iou import read_boxes
 from dsvl_tune.evaluation.metrics.json_fields import read_fields
+from dsvl_tune.evaluation.metrics.numeric_error import read_number
 
 LOOKED_AT = 1000
 """References that are looked at."""
@@ -59,14 +60,20 @@ def default_metrics(references: Sequence[Sequence[str]]) -> DefaultMetrics:
         return DefaultMetrics(("choice",), "the references are letters of options")
     if median(len(accepted) for accepted in sets) >= ANNOTATORS:
         return DefaultMetrics(("vqa_accuracy",), "each question has the answers of annotators")
-    if all(_NUMBER.fullmatch(text) for text in texts):
-        return DefaultMetrics(("exact_match", "numeric_error"), "the references are numbers")
+    if all(_is_number(text) for text in texts):
+        # Not exact_match, which drops punctuation: to it, 24.5 equals 245.
+        return DefaultMetrics(("numeric_error",), "the references are numbers")
     if len(distinct) <= min(FEW_ANSWERS, len(texts) / 5):
         reason = f"the references are one of {len(distinct)} answers"
         return DefaultMetrics(("exact_match",), reason)
     if median(len(text.split()) for text in texts) <= SHORT_WORDS:
         return DefaultMetrics(("anls", "exact_match"), "the references are short texts")
     return DefaultMetrics(("rouge_l",), "the references are long texts")
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is one number, with at most currency, percent or other signs around it."""
+    return _NUMBER.fullmatch(text) is not None and read_number(text) is not None
 
 
 def _is_json_object(text: str) -> bool:
