@@ -3,47 +3,43 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import Processor
-from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_share
+from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.data.encoding.tokenize import OnOverflow
 from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.data.images.missing_features import image_keys
 from dsvl_tune.data.images.padded_cache import padded_image_cache
-from dsvl_tune.data.rows import LazyItems, Rows
+from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
 from dsvl_tune.data.sampling.stream_sampler import StreamSampler
 from dsvl_tune.data.validation.inspect import row_lengths
 from dsvl_tune.data.validation.row_stats import RowInspector
-from dsvl_tune.evaluation.default_metrics import default_metrics
-from dsvl_tune.evaluation.majority_baseline import majority_baseline
-from dsvl_tune.evaluation.metrics import Metric, find_metrics
+from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import RenderMode
 
+from .held_out_module import HeldOutDataModule
+from .held_out_sets import HeldOutFile, check_held_out
 from .resumable_loader import ResumableLoader, check_endless, data_checksums
 
-FIRST_ROWS = 1000
-"""Rows whose references choose the metrics of data that name none."""
 SPLITS = ("train", "validation", "test")
 
 
-class ConversationDataModule(L.LightningDataModule):
+class ConversationDataModule(HeldOutDataModule):
     """Serves rows of conversations. A subclass says which, by `rows`.
 
     Args:
@@ -69,6 +65,13 @@ class ConversationDataModule(L.LightningDataModule):
             checkpoint unless `monitor` names another figure. null chooses them by what the
             references are (JSON, numbers, one of few answers, text) and says so. A row's own
             `metric` takes their place for that row.
+        heldout: further held-out sets by name, scored before, during and after training and logged
+            as `val/NAME/METRIC`: a file of questions, or a text (.txt) whose perplexity is
+            measured. A mapping gives a file with its `path`, `metrics`, `images_root`, `format`.
+        eval_rows: questions of each held-out set that are answered at a validation during
+            training, chosen once by the seed; null answers all.
+        eval_seconds: seconds of a validation, split between the held-out sets; questions that are
+            left over are not answered, and the figure is of fewer. null sets no limit.
     """
 
     def __init__(
@@ -86,6 +89,9 @@ class ConversationDataModule(L.LightningDataModule):
         max_tiles: int | None = None,
         pixel_cache_gb: float = 0.0,
         metrics: Sequence[Metric | str] | None = None,
+        heldout: Mapping[str, str | HeldOutFile] | None = None,
+        eval_rows: int | None = None,
+        eval_seconds: float | None = None,
     ) -> None:
         super().__init__()
         self.checkpoint = checkpoint
@@ -100,6 +106,9 @@ class ConversationDataModule(L.LightningDataModule):
         self.max_tiles = max_tiles
         self.pixel_cache_gb = pixel_cache_gb
         self._metrics = metrics
+        self.heldout = heldout or {}
+        self.eval_rows = eval_rows
+        self.eval_seconds = eval_seconds
         self.processor: Processor | None = None
         self.image_loader = ImageLoader()
         self.answered: Collection[int] = ()  # numbers of test questions that predict leaves out
@@ -145,8 +154,10 @@ class ConversationDataModule(L.LightningDataModule):
     # The checkpoint's processor.
 
     def setup(self, stage: str) -> None:
-        """Read the checkpoint's processor."""
+        """Read the checkpoint's processor, and the references of the held-out sets."""
         self.read_processor()
+        if stage in ("fit", "validate"):
+            check_held_out({name: self.held_out_sets[name] for name in self.heldout})
 
     def read_processor(self) -> Processor:
         """The checkpoint's processor, read once.
@@ -218,6 +229,7 @@ class ConversationDataModule(L.LightningDataModule):
             collate_fn=self.encoding(self.batching(make_batch)),
         )
         held_out = [self.rows(split) for split in SPLITS[1:]]
+        held_out += [self.held_out_sets[name].rows for name in self.heldout]
         loader.checksums = data_checksums(rows, [rows for rows in held_out if len(rows)])
         return loader
 
@@ -250,91 +262,16 @@ class ConversationDataModule(L.LightningDataModule):
         trained: int = progress.total.processed  # type: ignore[attr-defined]
         return trained
 
-    # Held-out rows.
-
-    def val_dataloader(self) -> list[DataLoader[Any]]:
-        """Two loaders over "validation": batches for the loss, and prompts to answer."""
-        rows = self.rows("validation")
-        if not len(rows):
-            return []
-        make = partial(self.batching(make_share), share=self.process())
-        return [self.held_out_loader(rows, self.batch_size, make), self.prompt_loader(rows)]
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Prompts over "test"."""
-        return self.prompt_loader(self.rows("test"))
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """Prompts over "test", but for those in `answered`."""
-        questions = self.rows("test").flattened()
-        # Rank 0 decides: the parts of all processes must be of the same questions.
-        answered = set(self.trainer.strategy.broadcast(self.answered) if self.trainer else ())
-        numbers = [number for number in range(len(questions)) if number not in answered]
-        return self.held_out_loader(questions, self.eval_batch_size, make_prompts, numbers)
-
-    def retention_dataloaders(self) -> dict[str, DataLoader[Any]]:
-        """Prompts over each of `retention_sets`."""
-        return {name: self.prompt_loader(rows) for name, rows in self.retention_sets().items()}
-
-    def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
-        """One prompt per conversation, in order."""
-        return self.held_out_loader(rows.flattened(), self.eval_batch_size, make_prompts)
-
-    def held_out_loader(
-        self,
-        items: LazyItems[Any],
-        batch_size: int,
-        make: Callable[..., Any],
-        numbers: Sequence[int] | None = None,
-    ) -> DataLoader[Any]:
-        """This process's part of numbered items, in order; they are read by the loader's workers.
-
-        Args:
-            items: rows or conversations.
-            batch_size: items of a batch.
-            make: makes a batch of (number, item) pairs.
-            numbers: of the items to serve; None serves all.
-        """
-        return DataLoader(
-            ProcessPart(items, range(len(items)) if numbers is None else numbers, *self.process()),
-            batch_size=batch_size,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=self.encoding(make),
-        )
-
-    # Scores.
-
-    @cached_property
-    def metrics(self) -> tuple[Metric, ...]:
-        """What scores generated answers.
-
-        Raises:
-            UserError: an unknown name, or two metrics of one name.
-        """
-        if self._metrics is not None:
-            return find_metrics(self._metrics)
-        chosen = default_metrics(self.sample_references())
-        rank_zero_only(print)(f"metrics: {chosen}; data.metrics names others", flush=True)
-        return find_metrics(chosen.names)
-
-    def sample_references(self) -> list[tuple[str, ...]]:
-        """Accepted answers of some held-out questions, also before `setup`."""
-        return references_of(self.rows("test"))
-
-    def majority_baseline(self) -> dict[str, float]:
-        """Figures of the best constant answers to "test", counted on training rows."""
-        return majority_baseline([self.rows("train")], self.rows("test"), self.metrics)
-
     # Cached features.
 
     def every_row(self) -> Dataset[Any]:
-        """All rows that a run may show: those of every split, then of the retention sets.
+        """All rows that a run may show: those of every split, then of the held-out sets.
 
         Raises:
             UserError: some rows are streamed, so that nobody knows them all.
         """
-        sets = [*(self.rows(split) for split in SPLITS), *self.retention_sets().values()]
+        held_out = [one.rows for one in self.held_out_sets.values()]
+        sets = [*(self.rows(split) for split in SPLITS), *held_out]
         if any(rows.num_rows is None for rows in sets):
             raise UserError(
                 "model.feature_cache: with data.streaming the images of the run are not known "
@@ -377,37 +314,3 @@ class ConversationDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Normalize pixels that came as levels, on the device."""
         return normalize_images(batch, self.read_processor())
-
-
-def references_of(rows: Rows) -> list[tuple[str, ...]]:
-    """Accepted answers to the first questions whose rows leave the metrics to the data module."""
-    return [
-        conversation.accepted_answers
-        for row in rows.head(FIRST_ROWS)
-        for conversation in row
-        if "metric" not in conversation.scoring
-    ]
-
-
-@dataclass(frozen=True)
-class ProcessPart(Dataset[tuple[int, Any]]):
-    """Every n-th item with its number; the first items are repeated until all parts are equal.
-
-    Attributes:
-        items: the items of all processes.
-        numbers: of the items that are served.
-        rank: this process.
-        world_size: number of processes.
-    """
-
-    items: LazyItems[Any]
-    numbers: Sequence[int]
-    rank: int
-    world_size: int
-
-    def __len__(self) -> int:
-        return -(-len(self.numbers) // self.world_size)
-
-    def __getitem__(self, index: int) -> tuple[int, Any]:
-        number = self.numbers[(self.rank + index * self.world_size) % len(self.numbers)]
-        return number, self.items[number]

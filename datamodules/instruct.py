@@ -17,8 +17,9 @@ from dsvl_tune.data.validation.row_stats import RowStats, inspect_outline
 from dsvl_tune.evaluation.scoring import reference_answers, score_tables
 from dsvl_tune.families.base import RenderMode
 
-from .base import SPLITS, ConversationDataModule, references_of
+from .base import SPLITS, ConversationDataModule
 from .checked_rows import check_holdout, check_not_empty, group_rows, load_held_out
+from .held_out_sets import references_of
 
 FIRST_ROWS = 100
 """Rows of a stream that are checked before training, and that baselines are counted on."""

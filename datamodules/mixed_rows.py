@@ -24,6 +24,8 @@ class SourceRows(Rows):
         text_only: whether its rows may not show an image.
         weight: loss weight of its answers.
         modality_weights: loss weight of answers in rows of "text" and of "image".
+        metrics: names of what scores its rows, but for those that name their own metrics; () if
+            all sources have the same.
     """
 
     name: str
@@ -31,6 +33,7 @@ class SourceRows(Rows):
     text_only: bool
     weight: float
     modality_weights: Mapping[str, float]
+    metrics: tuple[str, ...] = ()
 
     @property
     def num_rows(self) -> int | None:
@@ -50,7 +53,7 @@ class SourceRows(Rows):
         return WeightedConversations(self, self.rows.flattened())
 
     def weighted(self, conversation: Conversation) -> Conversation:
-        """The conversation with this source's weights; without a question type it takes the name.
+        """The conversation with the weights, metrics and, unless it has one, type of this source.
 
         Raises:
             UserError: it shows an image, and the source is text alone.
@@ -65,7 +68,9 @@ class SourceRows(Rows):
         if weight != 1:
             turns = tuple(replace(turn, weight=turn.weight * weight) for turn in turns)
         question_type = conversation.question_type or self.name
-        return replace(conversation, turns=turns, question_type=question_type)
+        own_metrics = {"metric": self.metrics} if self.metrics else {}
+        scoring = {**own_metrics, **conversation.scoring}
+        return replace(conversation, turns=turns, question_type=question_type, scoring=scoring)
 
 
 @dataclass(frozen=True)

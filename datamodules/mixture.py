@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -13,8 +14,10 @@ from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.mixture_sampler import MixtureSampler
 from dsvl_tune.data.sampling.mixture_schedule import Mixture, Ramp
 from dsvl_tune.evaluation.majority_baseline import majority_baseline
+from dsvl_tune.evaluation.metrics import Metric, find_metrics
 
 from .base import ConversationDataModule
+from .held_out_sets import HeldOutSet
 from .mixed_rows import MixedRows, SourceRows
 
 
@@ -22,12 +25,12 @@ class MixtureDataModule(ConversationDataModule):
     """Rows of several data modules, mixed in ratios. A micro-batch never strays a row from them.
 
     The order is exact: what a step sees follows from seed, mixture and step, also after a resume,
-        with
-    any number of workers, and with another number of processes if batch_size times processes
+    with any number of workers, and with another number of processes if batch_size times processes
     stays the same. A source that is smaller than its ratio demands is gone through again, in a
     new order. A streamed source is read on without an end; its epochs are its own.
 
-    Validation, test and retention rows of all sources are joined.
+    Validation and test rows of all sources are joined; each source's held-out sets stay apart, as
+    `SOURCE_NAME`. Without `metrics`, the rows of each source are scored by its own.
 
     Args:
         sources: data modules by name; this module sets their `checkpoint` and other common
@@ -90,7 +93,6 @@ class MixtureDataModule(ConversationDataModule):
         self.check_weights()
         for source in self.sources.values():
             source.take_settings(self)
-            source.metrics = self.metrics
             source.setup(stage)
         if stage == "fit":
             self.mixture()
@@ -143,6 +145,7 @@ class MixtureDataModule(ConversationDataModule):
                     name in self.text_only,
                     loss_weights.get(name, 1.0),
                     modality_weights,
+                    self.names_of_metrics(name),
                 )
                 for name, source in self.sources.items()
             ]
@@ -156,21 +159,51 @@ class MixtureDataModule(ConversationDataModule):
             for split, rows in source.unchecked().items()
         }
 
-    def retention_sets(self) -> dict[str, Rows]:
-        """Every source's retention sets, by source and name."""
-        return {
-            f"{name}_{own_name}": rows
+    @cached_property
+    def source_metrics(self) -> dict[str, tuple[Metric, ...]]:
+        """What the rows of each source are scored by.
+
+        Raises:
+            UserError: two sources mean different metrics by one name.
+        """
+        given = None if self._metrics is None else find_metrics(self._metrics)
+        by_name: dict[str, Metric] = {}
+        chosen = {}
+        for name, source in self.sources.items():
+            metrics = source.metrics if given is None else given
+            for metric in metrics:
+                if not same_metric(by_name.setdefault(metric.name, metric), metric):
+                    raise UserError(
+                        f"data.sources: {name!r} has another metric {metric.name!r} than a source "
+                        "before it. Give both the same settings, or a class with a name of its own."
+                    )
+            chosen[name] = source.metrics = tuple(by_name[metric.name] for metric in metrics)
+        return chosen
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of all sources, each once; a row is scored by those of its source."""
+        metrics = [metric for own in self.source_metrics.values() for metric in own]
+        return tuple({metric.name: metric for metric in metrics}.values())
+
+    def names_of_metrics(self, source: str) -> tuple[str, ...]:
+        """Names of the metrics of a source; () if those of the mixture score its rows as well."""
+        own = self.source_metrics[source]
+        return () if own == self.metrics else tuple(metric.name for metric in own)
+
+    @cached_property
+    def held_out_sets(self) -> dict[str, HeldOutSet]:
+        """The mixture's own held-out sets, and those of every source by source and name."""
+        _ = self.source_metrics  # which the sources' sets are scored by
+        return super().held_out_sets | {
+            f"{name}_{own_name}": held_out
             for name, source in self.sources.items()
-            for own_name, rows in source.retention_sets().items()
+            for own_name, held_out in source.held_out_sets.items()
         }
 
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of each training row, one source after another: [R] int64."""
         return np.concatenate([source.row_lengths() for source in self.sources.values()])
-
-    def sample_references(self) -> list[tuple[str, ...]]:
-        """Accepted answers of some held-out questions of every source."""
-        return [one for source in self.sources.values() for one in source.sample_references()]
 
     def majority_baseline(self) -> dict[str, float]:
         """As in `ConversationDataModule`, counted on rows of every source."""
@@ -224,3 +257,8 @@ class MixtureDataModule(ConversationDataModule):
             lengths=self.row_lengths() if self.length_grouped else None,
             **self.sampler_options(),
         )
+
+
+def same_metric(one: Metric, other: Metric) -> bool:
+    """Whether two metrics are of one class and have the same settings."""
+    return one is other or (type(one) is type(other) and vars(one) == vars(other))

@@ -33,8 +33,10 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.outputs import check_output_file
 from dsvl_tune.core.types import Prompts
+from dsvl_tune.data.rows import Rows
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
+from dsvl_tune.evaluation.run_summary import summary_text
 from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.families import open_checkpoint
@@ -42,7 +44,7 @@ from dsvl_tune.families.base import Layout
 from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.describe import describe_run
 from dsvl_tune.recipe.recipe import Recipe, read_settings
-from dsvl_tune.training.callbacks.heldout_evaluation import held_out_sets, summary_text
+from dsvl_tune.training.callbacks.forgetting_guard import check_floor
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.distributed.rank_agreement import (
     decided_by_first,
@@ -131,6 +133,7 @@ def fit(
     run_name: str = "fit",
     monitor: str | None = None,
     keep_best: int = 1,
+    floor: Mapping[str, float] | None = None,
     resume: Literal["auto", "never"] = "auto",
     checkpoint_every_steps: int | None = None,
     time_limit_s: float | None = None,
@@ -153,6 +156,9 @@ def fit(
         monitor: Logged name that selects the best run checkpoint, e.g. "val/loss"; "last" keeps the
             final step; None takes the first metric of `data`.
         keep_best: Number of best run checkpoints to keep.
+        floor: Figures of held-out sets that a best run checkpoint must keep, by logged name, e.g.
+            `{"val/scenes/relaxed_accuracy": 2}`: at most so much worse than the base model, in
+            points of a figure in percent, else in its own unit.
         resume: "auto" resumes an unfinished run; "never" always starts a new one.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations.
@@ -173,6 +179,7 @@ def fit(
         "run_name": run_name,
         "monitor": monitor,
         "keep_best": keep_best,
+        "floor": None if floor is None else dict(floor),
         "resume": resume,
         "checkpoint_every_steps": checkpoint_every_steps,
         "time_limit_s": time_limit_s,
@@ -197,8 +204,9 @@ def fit(
             folder,
             stop,
             monitor=monitor,
-            metrics=data.metrics,
+            metrics=data.all_metrics,
             keep_best=keep_best,
+            floor=floor or {},
             checkpoint_every_steps=checkpoint_every_steps,
         )
         try:
@@ -212,6 +220,7 @@ def fit(
                 _set_up(model, data)
                 if not trainer.get("callbacks"):  # which may log names that are not known here
                     check_monitor(monitor, data)
+                check_floor(floor or {}, monitor, data)
                 inputs = _inputs(model, data, trainer)
                 if checkpoint is not None and ckpt_path is None and is_first():
                     check_inputs(folder, inputs)
@@ -328,9 +337,14 @@ def write_report(
     if images:
         data = Recipe.load(records[0].folder / CONFIG).data
         data.setup("test")
-        rows = held_out_sets(data)
+        rows = _held_out_rows(data)
     write_page(records, page, rows)
     return page
+
+
+def _held_out_rows(data: ConversationDataModule) -> dict[str, Rows]:
+    """Rows of the sets that are answered before and after training, by name."""
+    return {name: held_out.rows for name, held_out in data.final_sets.items()}
 
 
 def held_out_prompts(data: ConversationDataModule) -> Prompts:
@@ -401,7 +415,7 @@ def _inputs(
         return {}
     callbacks = trainer.get("callbacks") or []
     others = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return run_inputs(model.base, data, [model.objective, *data.metrics, *others])
+    return run_inputs(model.base, data, [model.objective, *data.all_metrics, *others])
 
 
 def _write_description(
@@ -424,7 +438,9 @@ def _print_finished(folder: Path, data: ConversationDataModule) -> None:
     """Print the result of a run whose process was killed just after it had written it."""
     if is_first():
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        print(f"{folder} is finished\n{summary_text(summary, folder, data.metrics)}", flush=True)
+        print(
+            f"{folder} is finished\n{summary_text(summary, folder, data.all_metrics)}", flush=True
+        )
 
 
 def _write_run_report(folder: Path, data: ConversationDataModule) -> None:
@@ -435,7 +451,7 @@ def _write_run_report(folder: Path, data: ConversationDataModule) -> None:
     from dsvl_tune.report.write_page import write_page
 
     try:
-        write_page([read_run(folder)], folder / "report.html", held_out_sets(data))
+        write_page([read_run(folder)], folder / "report.html", _held_out_rows(data))
         print(f"report: {folder / 'report.html'}", flush=True)
     except UserError as error:
         print(f"no report was written: {error}", flush=True)

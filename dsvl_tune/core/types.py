@@ -269,6 +269,18 @@ class Batch(VisionBatch):
 
 
 @dataclass(kw_only=True)
+class Texts(Batch):
+    """Windows of a text, which a model reads to be scored on every token but the first.
+
+    Attributes:
+        numbers: position of each window in the text; processes share a text, and may read its
+            first windows twice to have equally many.
+    """
+
+    numbers: list[int]
+
+
+@dataclass(kw_only=True)
 class Prompts(VisionBatch):
     """What generation takes: left-padded prompts that end where the answer begins.
 

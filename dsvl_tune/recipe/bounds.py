@@ -83,6 +83,7 @@ ENDLESS = Bound(1, MOST, whole=True, special=-1, meaning="no limit")
 RUN_BOUNDS: dict[str, Bound] = {
     "seed_everything": SEED,
     "keep_best": Bound(1, 10_000, whole=True),
+    "floor.*": Bound(0, MOST),
     "checkpoint_every_steps": COUNT,
     "time_limit_s": Bound(0, MOST, above=True),
 }
@@ -111,6 +112,8 @@ DATA_BOUNDS: dict[str, Bound] = {
     "data.pack_tokens": COUNT,
     "data.max_tiles": Bound(1, 1_000, whole=True),
     "data.pixel_cache_gb": Bound(0, 1_000_000),
+    "data.eval_rows": COUNT,
+    "data.eval_seconds": Bound(0, MOST, above=True),
 }
 """Of every data module, one's own too."""
 
@@ -191,7 +194,15 @@ BOUNDS = {
 FOREIGN = ("trainer.callbacks", "trainer.logger", "trainer.plugins", "trainer.strategy")
 """Keys whose values are arguments of other packages' classes, where inf may be a default."""
 
-NULLABLE = ("max_tokens", "pack_tokens", "max_tiles", "epoch_rows", "text_ratio")
+NULLABLE = (
+    "max_tokens",
+    "pack_tokens",
+    "max_tiles",
+    "epoch_rows",
+    "text_ratio",
+    "eval_rows",
+    "eval_seconds",
+)
 """Keys of data modules that may be null; jsonargparse takes null for each of a nested class."""
 
 SHIPPED = "dsvl_tune.datamodules."

@@ -19,6 +19,7 @@ RUN_KEYS = (
     "run_name",
     "monitor",
     "keep_best",
+    "floor",
     "resume",
     "checkpoint_every_steps",
     "time_limit_s",
@@ -78,6 +79,14 @@ def add_run_keys(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep_best", type=int, default=1, help="number of best run checkpoints to keep"
+    )
+    parser.add_argument(
+        "--floor",
+        type=dict[str, float] | None,
+        default=None,
+        help="figures of held-out sets that a best run checkpoint must keep: logged name -> how "
+        "much worse than the base model it may be, in points of a figure in percent, else in its "
+        "own unit",
     )
     parser.add_argument(
         "--resume",

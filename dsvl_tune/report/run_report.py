@@ -124,6 +124,8 @@ def shown_questions(run: RunRecord) -> dict[str, list[Question]]:
     """
     shown = {}
     for name, questions in run.questions.items():
+        if not any(question.text for question in questions):
+            continue  # windows of a text, which are read and not answered
         ranked = sorted(questions, key=lambda q: (-abs(_change(q)), _after(q)))
         shown[name] = ranked[:MOST_SAMPLES]
     return shown

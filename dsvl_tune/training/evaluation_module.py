@@ -9,14 +9,17 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
-from dsvl_tune.core.types import Batch, Processor, Prompts
-from dsvl_tune.evaluation.answers import Answer, gather_answers
+from dsvl_tune.core.types import Batch, Processor, Prompts, Texts
+from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.generation.generate import answer_prompts
-from dsvl_tune.evaluation.scoring import aggregate_scores
+from dsvl_tune.evaluation.held_out_sets import SetAnswers, SetTables, set_prefix, sets_figures
+from dsvl_tune.evaluation.metrics import Metric
+from dsvl_tune.evaluation.metrics.token_scores import MOST_LOSS
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.runtime.attention_mask import answering
 from dsvl_tune.models.runtime.finite_outputs import blamed_part
@@ -25,6 +28,7 @@ from dsvl_tune.training.callbacks.nonfinite_steps import check_finite_values
 from dsvl_tune.training.distributed.blank_image import add_blank_image
 from dsvl_tune.training.feature_cache import FeatureExtractor
 from dsvl_tune.training.objectives.base import Objective, Sums
+from dsvl_tune.training.text_scores import score_texts
 
 
 class AnsweringModule(L.LightningModule):
@@ -46,8 +50,10 @@ class AnsweringModule(L.LightningModule):
         self.model: PreTrainedModel | None = None
         self.feature_extractor: FeatureExtractor | None = None
         self.in_work: Batch | Prompts | None = None
-        self.answers: list[Answer] = []
-        self.validation_sums: list[Tensor] = []
+        self.set_metrics: dict[str, tuple[Metric, ...]] = {}
+        self.answers = SetAnswers([])
+        self.tables: SetTables = {}
+        self.validation_sums: list[dict[str, Tensor]] = []
 
     @property
     def base(self) -> Checkpoint:
@@ -100,41 +106,110 @@ class AnsweringModule(L.LightningModule):
             return ""
         return blamed_part(self.network, lambda: self.compute(self.objective, batch))
 
-    # Validation: the objective's loss over all rows, and answers by generation.
+    # Validation: the objective's loss over all rows, and answers to each held-out set.
+
+    def on_validation_epoch_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        sets = data.validation_sets
+        self.set_metrics = {name: one.metrics for name, one in sets.items()}
+        self.answers = SetAnswers(list(sets), data.eval_seconds)
 
     def validation_step(
-        self, batch: Batch | Prompts, batch_idx: int, dataloader_idx: int = 0
+        self, batch: Batch | Prompts | Texts, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Loss on a `Batch`, generated answers on `Prompts`."""
-        if isinstance(batch, Prompts):
-            self.answers += self.answer(batch)
-        else:
-            self.in_work = batch
-            sums: Sums = self.compute(self.objective, batch)
-            self.validation_sums.append(torch.stack([sums.loss, sums.weight]))
+        """Loss on a `Batch` of the first loader; answers, or scores of texts, on the others."""
+        if dataloader_idx:
+            self.answer_in_time(batch, dataloader_idx)
+            return
+        self.in_work = batch
+        sums: Sums = self.compute(self.objective, batch)
+        self.validation_sums.append({"loss": sums.table()[0], **sums.logged})
+
+    def answer_in_time(self, batch: Any, dataloader_idx: int) -> None:
+        """Answer a batch of a held-out set, unless the time of that set is over."""
+        name = list(self.set_metrics)[dataloader_idx - 1]
+        if self.answers.seconds is not None:
+            is_over = self.trainer.strategy.reduce_boolean_decision(
+                self.answers.is_out_of_time(name), all=False
+            )
+            if is_over:
+                loaders: Any = self.trainer.val_dataloaders
+                loaders[dataloader_idx].sampler.stopped = True
+                return
+        self.answers.add(name, self.answer(batch))
 
     def on_validation_epoch_end(self) -> None:
-        if self.validation_sums:
-            sums = self.trainer.strategy.reduce(
-                torch.stack(self.validation_sums).sum(0), reduce_op="sum"
-            )
-            self.validation_sums.clear()
-            loss = sums[0] / sums[1]
-            check_finite_values({"val/loss": loss}, self.blamed_part)
-            self.log("val/loss", loss, prog_bar=True)
+        self.log_losses()
         self.log_scores("val")
 
-    def log_scores(self, prefix: str) -> None:
-        """Log `PREFIX/METRIC` and `PREFIX/METRIC/TYPE` of the answers that all processes gave."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        answers = gather_answers(self.answers)
-        self.answers = []
-        scores = aggregate_scores(answers, data.metrics)
-        check_finite_values({f"{prefix}/{name}": value for name, value in scores.items()})
-        for name, value in scores.items():
-            self.log(f"{prefix}/{name}", value, prog_bar="/" not in name)
+    def log_losses(self) -> None:
+        """Log means over the validation rows of all processes: the loss, and those of its tokens.
 
-    def answer(self, prompts: Prompts) -> list[Answer]:
+        Sums are added up, never means: neither the size of a batch nor the number of processes
+        counts.
+        """
+        if not self.validation_sums:
+            return
+        names = list(self.validation_sums[0])
+        own = torch.stack([torch.stack([*one.values()]) for one in self.validation_sums])
+        self.validation_sums.clear()
+        sums = self.trainer.strategy.reduce(own.sum(0), reduce_op="sum")
+        means = {
+            name: total / weight
+            for name, (total, weight) in zip(names, sums, strict=True)
+            if weight > 0
+        }
+        check_finite_values({f"val/{name}": mean for name, mean in means.items()}, self.blamed_part)
+        if "token_loss" in means:
+            means["perplexity"] = means.pop("token_loss").clamp(max=MOST_LOSS).exp()
+        for name, mean in means.items():
+            self.log(f"val/{name}", mean, prog_bar=name == "loss")
+
+    def log_scores(self, prefix: str) -> None:
+        """Log `PREFIX/METRIC` and `PREFIX/METRIC/TYPE` of the answers that all processes gave.
+
+        The figures of a named set are `PREFIX/SET/METRIC` and so on.
+        """
+        self.tables = self.answers.tables(self.set_metrics)
+        figures = sets_figures(self.tables)
+        check_finite_values({f"{prefix}/{name}": value for name, value in figures.items()})
+        for name, value in figures.items():
+            self.log(f"{prefix}/{name}", value, prog_bar="/" not in name)
+        if self.answers.seconds is not None:
+            self.log_answered(prefix)
+
+    def log_answered(self, prefix: str) -> None:
+        """Log how many questions of each set were answered, and say where time was over first."""
+        loaders: Any = self.trainer.val_dataloaders
+        left_out = []
+        for (name, tables), loader in zip(self.tables.items(), loaders[1:], strict=True):
+            answered = max((len(table.answers) for table in tables), default=0)
+            asked = len(loader.dataset.numbers)
+            self.log(f"{prefix}/{set_prefix(name)}questions", float(answered))
+            if answered < asked:
+                left_out.append(f"{name} {answered} of {asked}")
+        if left_out:
+            rank_zero_only(print)(
+                f"answered in time (data.eval_seconds: {self.answers.seconds:g}): "
+                f"{', '.join(left_out)} questions",
+                flush=True,
+            )
+
+    def answer(self, asked: Prompts | Texts) -> list[Answer]:
+        """A record of each prompt, or of each window of a text."""
+        if isinstance(asked, Texts):
+            return self.read(asked)
+        return self.generate_answers(asked)
+
+    def read(self, texts: Texts) -> list[Answer]:
+        """A record of each window of a text."""
+        self.in_work = texts
+        records: list[Answer] = self.compute(
+            lambda network, batch: score_texts(network, self.processor.tokenizer, batch), texts
+        )
+        return records
+
+    def generate_answers(self, prompts: Prompts) -> list[Answer]:
         """A record of each prompt."""
         self.in_work = prompts
 
@@ -149,9 +224,14 @@ class AnsweringModule(L.LightningModule):
 
     # Test and prediction: answers alone.
 
+    def on_test_epoch_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.set_metrics = {"test": data.metrics}
+        self.answers = SetAnswers(["test"])
+
     def test_step(self, batch: Prompts, batch_idx: int) -> None:
         """Generated answers, to be scored."""
-        self.answers += self.answer(batch)
+        self.answers.add("test", self.answer(batch))
 
     def on_test_epoch_end(self) -> None:
         self.log_scores("test")

@@ -22,6 +22,7 @@ from dsvl_tune.evaluation.metrics.ocrbench import OCRBench
 from dsvl_tune.evaluation.metrics.relaxed_accuracy import RelaxedAccuracy
 from dsvl_tune.evaluation.metrics.relaxed_accuracy_lenient import LenientRelaxedAccuracy
 from dsvl_tune.evaluation.metrics.rouge_l import RougeL
+from dsvl_tune.evaluation.metrics.token_scores import Perplexity, TokenAccuracy
 from dsvl_tune.evaluation.metrics.vqa_accuracy import VQAAccuracy
 from dsvl_tune.evaluation.metrics.yes_no import YesNo
 
@@ -46,6 +47,8 @@ METRICS: dict[str, type[Metric]] = {
         JSONFields,
         NumericError,
         BoxIoU,
+        Perplexity,
+        TokenAccuracy,
     )
 }
 

@@ -6,13 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.evaluation.held_out_sets import set_prefix
 from dsvl_tune.evaluation.metrics import Metric
+from dsvl_tune.evaluation.metrics.token_scores import TOKEN_METRICS
 from dsvl_tune.evaluation.scoring import aggregate_scores, reference_answers
 
 NO_MONITOR = "last"
 """Value of `monitor` that keeps the last step instead of the best one."""
+LOGGED_LOSSES = ("val/loss", *(f"val/{metric.name}" for metric in TOKEN_METRICS))
+"""Logged of the references of the validation rows, whatever the metrics are."""
 
 
 def chosen_monitor(monitor: str | None, metrics: Sequence[Metric]) -> str:
@@ -30,20 +35,53 @@ def monitor_mode(monitor: str, metrics: Sequence[Metric]) -> Literal["min", "max
 
     Args:
         monitor: logged name, such as val/loss or val/relaxed_accuracy/count.
-        metrics: of the data module.
+        metrics: of all held-out sets.
+    """
+    return known_mode(monitor, metrics) or "max"
+
+
+def known_mode(monitor: str, metrics: Sequence[Metric]) -> Literal["min", "max"] | None:
+    """Direction of a figure of a metric or of a loss; None of any other name.
+
+    Args:
+        monitor: logged name.
+        metrics: of all held-out sets.
     """
     for metric in metrics:
         for part in monitor.split("/"):
             is_better_higher = metric.is_better_higher(part)
             if is_better_higher is not None:
                 return "max" if is_better_higher else "min"
-    return "min" if "loss" in monitor else "max"
+    return "min" if "loss" in monitor else None
+
+
+def check_early_stopping(callbacks: Iterable[L.Callback], metrics: Sequence[Metric]) -> None:
+    """Raise if Lightning's EarlyStopping waits for a figure to get worse.
+
+    Its `mode` is "min" unless it is given, which stops a run whose accuracy rises.
+
+    Args:
+        callbacks: of the recipe.
+        metrics: of all held-out sets.
+
+    Raises:
+        UserError: names the figure and the mode that it takes.
+    """
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping):
+            mode = known_mode(callback.monitor, metrics)
+            if mode is not None and callback.mode != mode:
+                better = "higher" if mode == "max" else "lower"
+                raise UserError(
+                    f"trainer.callbacks: EarlyStopping(monitor={callback.monitor}) has mode "
+                    f"{callback.mode}, but {better} is better there. Set mode: {mode}."
+                )
 
 
 def check_monitor(monitor: str, data: Any) -> None:
     """Raise before training if nothing will be logged under the monitored name.
 
-    What an objective logs below `train/` is known only once it is logged, see `MonitorCheck`.
+    What an objective logs is known only once it is logged, see `MonitorCheck`.
 
     Args:
         monitor: logged name, or "last".
@@ -52,13 +90,28 @@ def check_monitor(monitor: str, data: Any) -> None:
     Raises:
         UserError: the message lists the names.
     """
-    known = ["val/loss", *(f"val/{metric.name}" for metric in data.metrics)]
-    if monitor in (*known, NO_MONITOR) or monitor.startswith("train/"):
+    known = [*LOGGED_LOSSES, *(f"val/{metric.name}" for metric in data.metrics)]
+    if monitor in (*known, NO_MONITOR) or monitor.startswith(("train/", "val/loss_")):
         return
-    perfect = reference_answers(data.rows("validation"))
-    logged = ["val/loss", *(f"val/{name}" for name in aggregate_scores(perfect, data.metrics))]
+    logged = [*LOGGED_LOSSES, *(f"val/{name}" for name in possible_figures(data))]
     if monitor not in logged:
         raise unknown_monitor(monitor, logged)
+
+
+def possible_figures(data: Any) -> list[str]:
+    """Names of the figures that validations give, below `val/`.
+
+    Args:
+        data: a data module that is set up.
+    """
+    names: list[str] = []
+    for name, held_out in data.validation_sets.items():
+        if held_out.text is not None:
+            figures = [metric.name for metric in held_out.metrics]
+        else:
+            figures = [*aggregate_scores(reference_answers(held_out.rows), held_out.metrics)]
+        names += [set_prefix(name) + figure for figure in figures]
+    return names
 
 
 class MonitorCheck(L.Callback):

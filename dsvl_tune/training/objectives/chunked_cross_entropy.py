@@ -43,18 +43,37 @@ def head_loss(
         The sum, a float32 scalar, and the cross entropies, [N] float32 without a gradient.
     """
     if not torch.is_grad_enabled():
-        losses = torch.cat(
-            [
-                F.cross_entropy(head(hidden[chunk]).float(), targets[chunk], reduction="none")
-                for chunk in _chunks(len(hidden), chunk_tokens)
-            ]
-        )
+        losses, _ = score_tokens(head, hidden, targets, chunk_tokens=chunk_tokens)
         return torch.dot(losses, weights), losses
     trainable = [parameter for parameter in head.parameters() if parameter.requires_grad]
     loss_sum, losses = _ChunkedHeadLoss.apply(
         head, targets, weights, chunk_tokens, hidden, *trainable
     )
     return loss_sum, losses
+
+
+@torch.no_grad()
+def score_tokens(
+    head: nn.Module, hidden: Tensor, targets: Tensor, *, chunk_tokens: int = CHUNK_TOKENS
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each token, and whether it is the most probable one.
+
+    Args:
+        head: as in `head_loss`.
+        hidden: [N, D] in the compute dtype; N may be 0.
+        targets: [N] int64.
+        chunk_tokens: most tokens whose logits exist at once.
+
+    Returns:
+        [N] float32 and [N] bool.
+    """
+    losses = []
+    correct = []
+    for chunk in _chunks(len(hidden), chunk_tokens):
+        logits = head(hidden[chunk]).float()
+        losses.append(F.cross_entropy(logits, targets[chunk], reduction="none"))
+        correct.append(logits.argmax(dim=-1) == targets[chunk])
+    return torch.cat(losses), torch.cat(correct)
 
 
 def _chunks(tokens: int, most: int) -> list[slice]:

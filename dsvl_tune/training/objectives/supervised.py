@@ -10,13 +10,15 @@ from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.models.runtime.attention_mask import decoder_attention
 from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.training.objectives.base import Sums
-from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss
+from dsvl_tune.training.objectives.chunked_cross_entropy import head_loss, score_tokens
 
 
 def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
     """Weighted cross entropy of the supervised tokens; the weight of a token is that of its turn.
 
-    Head and cross entropy run on the N supervised positions only.
+    Head and cross entropy run on the N supervised positions only. Without gradients, the tokens
+    are counted, too: `token_loss` and `token_accuracy` are means in which each has the weight 1.
+    Tokens of weight 0 are left out: they belong to another process.
 
     Args:
         model: the complete model.
@@ -30,12 +32,36 @@ def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
     supervised = targets != IGNORE_INDEX
     weights = batch.loss_weights[:, 1:][supervised]
     hidden = hidden_states(model, batch)[:, :-1][supervised]
-    loss, losses = head_loss(model.lm_head, hidden, targets[supervised], weights)
+    tokens = {}
+    if torch.is_grad_enabled():
+        loss, losses = head_loss(model.lm_head, hidden, targets[supervised], weights)
+    else:
+        losses, correct = score_tokens(model.lm_head, hidden, targets[supervised])
+        loss = torch.dot(losses, weights)
+        tokens = token_sums(losses, correct, weights > 0)
     with_image = shows_image(batch, model.config.image_token_id)[:, 1:][supervised]
     sums = torch.stack([losses * weights, weights])
     text = sums[:, ~with_image].sum(1)
     image = sums[:, with_image].sum(1)
-    return Sums(loss, text[1] + image[1], {"loss_text": text, "loss_image": image})
+    return Sums(loss, text[1] + image[1], {"loss_text": text, "loss_image": image, **tokens})
+
+
+def token_sums(losses: Tensor, correct: Tensor, counted: Tensor) -> dict[str, Tensor]:
+    """Sums over tokens, each with the number of tokens.
+
+    Args:
+        losses: [N] float32, cross entropies.
+        correct: [N] bool, whether each token is the most probable one.
+        counted: [N] bool, which tokens count.
+
+    Returns:
+        `token_loss` and `token_accuracy`, each float32 [2].
+    """
+    count = counted.sum().float()
+    return {
+        "token_loss": torch.stack([losses[counted].sum(), count]),
+        "token_accuracy": torch.stack([correct[counted].sum().float(), count]),
+    }
 
 
 def hidden_states(model: PreTrainedModel, batch: Batch) -> Tensor:

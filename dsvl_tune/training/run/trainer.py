@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.metrics import Metric
+from dsvl_tune.training.callbacks.forgetting_guard import Floor, FloorCheckpoint, ForgettingGuard
 from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
 from dsvl_tune.training.callbacks.last_checkpoint import LastCheckpoint
-from dsvl_tune.training.callbacks.monitor_check import NO_MONITOR, MonitorCheck, monitor_mode
+from dsvl_tune.training.callbacks.monitor_check import (
+    NO_MONITOR,
+    MonitorCheck,
+    check_early_stopping,
+    monitor_mode,
+)
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.callbacks.progress_bar import StepProgress
 from dsvl_tune.training.checkpoints.files import FOLDER
@@ -34,6 +41,7 @@ def training_trainer(
     monitor: str,
     metrics: Sequence[Metric],
     keep_best: int,
+    floor: Floor,
     checkpoint_every_steps: int | None,
 ) -> L.Trainer:
     """Make the trainer of a run that trains.
@@ -45,6 +53,7 @@ def training_trainer(
         monitor: Logged name that selects the best run checkpoint, or "last".
         metrics: Metrics of the data module; they say whether higher is better.
         keep_best: Number of best run checkpoints to keep.
+        floor: Figures that a best run checkpoint must keep.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations; None adds none.
     """
@@ -59,9 +68,12 @@ def training_trainer(
         monitor=monitor,
         metrics=metrics,
         keep_best=keep_best,
+        floor=floor,
         checkpoint_every_steps=checkpoint_every_steps,
     )
-    settings["callbacks"] = [*callbacks, *_as_list(settings.get("callbacks"))]
+    others = _as_list(settings.get("callbacks"))
+    check_early_stopping(others, metrics)
+    settings["callbacks"] = [*callbacks, *others]
     settings["logger"] = [*run_loggers(run_folder), *_other_loggers(settings)]
     settings["default_root_dir"] = run_folder
     return _make_trainer(settings)
@@ -99,6 +111,7 @@ def run_callbacks(
     monitor: str,
     metrics: Sequence[Metric],
     keep_best: int,
+    floor: Floor,
     checkpoint_every_steps: int | None,
 ) -> list[Callback]:
     """Make the callbacks of a run: progress, plan check, evaluation and run checkpoints.
@@ -110,13 +123,17 @@ def run_callbacks(
         monitor: Logged name that selects the best run checkpoint; "last" keeps the last only.
         metrics: Metrics of the data module; they say whether higher is better.
         keep_best: Number of best run checkpoints to keep.
+        floor: Figures that a best run checkpoint must keep.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations; None adds none.
     """
     callbacks: list[Callback] = [StepProgress()] if show_progress else []
-    callbacks += [PlanCheck(run_folder), HeldOutEvaluation(run_folder)]
+    evaluation = HeldOutEvaluation(run_folder)
+    guard = ForgettingGuard(evaluation, floor)
+    callbacks += [PlanCheck(run_folder), guard, evaluation]
     if monitor != NO_MONITOR:
-        best = ModelCheckpoint(
+        make = partial(FloorCheckpoint, guard) if floor else ModelCheckpoint
+        best = make(
             dirpath=run_folder / FOLDER,
             filename="best-{step}",
             monitor=monitor,

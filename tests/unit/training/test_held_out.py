@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
-from dsvl_tune.training.callbacks.heldout_evaluation import summary_text
+from dsvl_tune.evaluation.run_summary import summary_text
 
 METRICS = [RelaxedAccuracy()]
 SUMMARY: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_a_retention_set_that_fell_is_warned_about(high: float, warned: bool) ->
     change = {"difference": -0.4, "low": -0.5, "high": high}
     changes = {**SUMMARY["changes"], "tables/relaxed_accuracy": change}
     text = summary_text({**SUMMARY, "changes": changes}, Path("run"), METRICS)
-    assert ("warning: tables got worse (-40.0 points" in text) is warned
+    assert ("warning: tables got worse (relaxed_accuracy -40.0 points" in text) is warned
 
 
 def test_the_next_command_can_be_pasted() -> None:

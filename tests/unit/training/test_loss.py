@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,18 +59,24 @@ def rows() -> list[list[Conversation]]:
 
 def alone(model: PreTrainedModel, sample: Sample, processor: Processor) -> tuple[Tensor, float]:
     """Weighted loss sum and weight of one conversation, by the transformers class itself."""
+    logits = logits_alone(model, sample, processor)
+    labels, weights = torch.tensor(sample.labels), torch.tensor(sample.loss_weights)
+    losses = torch.nn.functional.cross_entropy(
+        logits[:-1], labels[1:], reduction="none", ignore_index=-100
+    )
+    return (losses * weights[1:].to(losses.dtype)).sum(), float(weights[1:].sum())
+
+
+def logits_alone(model: PreTrainedModel, sample: Sample, processor: Processor) -> Tensor:
+    """Logits of one conversation, [T, vocabulary], by the transformers class itself."""
     batch = normalize_images(collate([sample], processor.pad_id), processor)
     pixels = {
         name: tensor[batch.image_index].to(model.dtype)
         for name, tensor in batch.vision_inputs.items()
     }
     ids = torch.tensor([sample.input_ids])
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **pixels).logits[0]
-    labels, weights = torch.tensor(sample.labels), torch.tensor(sample.loss_weights)
-    losses = torch.nn.functional.cross_entropy(
-        logits[:-1], labels[1:], reduction="none", ignore_index=-100
-    )
-    return (losses * weights[1:].to(losses.dtype)).sum(), float(weights[1:].sum())
+    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), **pixels).logits[0]
+    return logits
 
 
 def gradients(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -140,3 +147,27 @@ def test_a_batch_without_trees_needs_no_mask(
         batch.segment_ids += 1  # the same batch with a mask, because segments count from 0
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], atol=1e-5, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("pack_tokens", [None, 1000])
+def test_tokens_are_counted_as_one_conversation_at_a_time(
+    checkpoint: Path, rows: list[list[Conversation]], pack_tokens: int | None
+) -> None:
+    """Perplexity and token accuracy: every supervised token counts once, whatever its weight."""
+    processor = open_checkpoint(checkpoint).processor
+    model = create_model(open_checkpoint(checkpoint)).eval()
+    batch = make_batch(rows, processor, None, "error", pack_tokens)
+    expected = torch.zeros(3)
+    with torch.no_grad():
+        sums = supervised_loss(model, normalize_images(batch, processor))
+        for sample in [encode(conversation, processor) for row in rows for conversation in row]:
+            labels = torch.tensor(sample.labels)[1:]
+            scored = labels != -100
+            plain = [float(label >= 0) for label in sample.labels]
+            loss, count = alone(model, replace(sample, loss_weights=plain), processor)
+            logits = logits_alone(model, sample, processor)[:-1][scored]
+            correct = (logits.argmax(-1) == labels[scored]).sum()
+            expected += torch.tensor([loss.item(), correct.item(), count])
+    loss, correct, count = expected
+    found = [*sums.logged["token_loss"], *sums.logged["token_accuracy"]]
+    torch.testing.assert_close(torch.stack(found), torch.stack([loss, count, correct, count]))
