@@ -120,7 +120,10 @@ def test_every_recipe_named_exists() -> None:
         assert shipped - {"NAME"} <= recipes | presets, words
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Recipes")[1]
     listed = set(re.findall(r"`((?:charts|deepseek|janus|stages|embedded)_\w[\w.]*)`", table))
-    assert recipes - listed <= {"deepseek_vl_stage2", "deepseek_vl_stage3"}
+    stages = {
+        f"{family}_stage{stage}" for family in ("deepseek_vl", "janus_pro_1b") for stage in (2, 3)
+    }
+    assert recipes - listed <= stages
     page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     assert {name for name in presets if f"`{name}`" in page} == presets
 
