@@ -30,6 +30,7 @@ from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.objectives.balanced import BalancedLoss
 from dsvl_tune.training.run.quiet import quiet_lightning
 
 
@@ -84,6 +85,7 @@ def train(
     resume: str | None = None,
     validate: bool = False,
     homogeneous_steps: bool = False,
+    balance: float | None = None,
 ) -> dict[str, Any]:
     """Train for some steps on text, images and trees; a micro-batch is four rows in all."""
     L.seed_everything(3, verbose=False)
@@ -91,6 +93,7 @@ def train(
         checkpoint,
         parts={k: PartPlan(**how) for k, how in parts.items()},
         min_lr_ratio=1.0,
+        **({} if balance is None else {"objective": BalancedLoss(balance)}),
         **model,
     )
     module.logged = {}

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Batch
+from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.families import family_of_model
 from dsvl_tune.training.objectives.base import Sums
 from dsvl_tune.training.objectives.supervised import supervised_loss
@@ -35,8 +35,8 @@ class BalancedLoss:
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Sums:
         """The sums over all supervised tokens, and the balance loss as `loss_balance`.
 
-        The balance loss of a micro-batch weighs as much as its supervised tokens, so accumulation
-        and several processes change nothing but which rows a mean is taken over first.
+        The balance loss of a row weighs as much as its supervised tokens, so it does not matter how
+        the rows of a step are divided into micro-batches and over processes.
 
         Args:
             model: the complete model.
@@ -56,8 +56,10 @@ class BalancedLoss:
         with recorded(routers) as outputs:
             loss, weight, logged = supervised_loss(model, batch)
         real = batch.segment_ids >= 0
-        layers = [balance_loss(scores, chosen, real) for scores, chosen, _ in outputs]
-        balance = torch.stack(layers).sum() * weight
+        rows = torch.stack([balance_loss(scores, chosen, real) for scores, chosen, _ in outputs])
+        supervised = batch.labels[:, 1:] != IGNORE_INDEX
+        weights = (batch.loss_weights[:, 1:] * supervised).sum(1)
+        balance = (rows.sum(0) * weights).sum()
         logged = {**logged, "loss_balance": torch.stack([balance.detach(), weight])}
         return Sums(loss + self.alpha * balance, weight, logged)
 
@@ -78,14 +80,13 @@ def recorded(routers: Sequence[nn.Module]) -> Iterator[list[Any]]:
 
 
 def balance_loss(scores: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
-    """The balance loss of one layer: 1 if every expert is used alike, more if not.
+    """The balance loss of one layer in each row: 1 if every expert is used alike, more if not.
 
-    Sum over the experts of f_e p_e, with f_e the share of the choices that fell on expert e times
-    the number of experts, and p_e the mean score of e; computed for each row of the batch, whose
-    mean is taken. Padding counts in neither, visual tokens in both. Rows without any token but
-    padding do not exist. Sources: MoEGate with `seq_aux` in deepseek_vl2/models/
-    modeling_deepseek.py; arXiv 2412.19437, equations 17 to 20, also for sigmoid scores, which are
-    divided by their sum.
+    Sum over the experts of f_e p_e, with f_e the share of the row's choices that fell on expert e
+    times the number of experts, and p_e the mean score of e in the row. Padding counts in neither,
+    visual tokens in both. Rows without any token but padding do not exist. Sources: MoEGate with
+    `seq_aux` in deepseek_vl2/models/modeling_deepseek.py; arXiv 2412.19437, equations 17 to 20,
+    also for sigmoid scores, which are divided by their sum.
 
     Args:
         scores: [B * T, E], of all experts before any is chosen.
@@ -93,7 +94,7 @@ def balance_loss(scores: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
         real: [B, T] bool, False on padding.
 
     Returns:
-        A float32 scalar.
+        [B] float32.
     """
     rows, experts = len(real), scores.shape[1]
     shares = (scores / scores.sum(-1, keepdim=True)).view(rows, -1, experts)
@@ -101,4 +102,4 @@ def balance_loss(scores: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
     tokens = real.sum(1, keepdim=True)
     frequency = (used * real[..., None]).sum(1) * experts / (tokens * chosen.shape[1])
     mean_score = (shares * real[..., None]).sum(1) / tokens
-    return (frequency * mean_score).sum(1).mean()
+    return (frequency * mean_score).sum(1)
