@@ -380,6 +380,14 @@ class Family(Protocol):
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         """The vision inputs of a blank image, by name [C, ...] float32, normalized, on the CPU."""
 
+    def blankable_inputs(self, processor: Processor) -> Mapping[str, frozenset[str]]:
+        """What of an image can be blanked -> the vision inputs whose pixels become zeros.
+
+        Normalized, zeros are the pixels of a blank image. "image" blanks all of it; a model with
+        several vision towers has the name of each, too.
+        """
+        return {"image": frozenset(self.blank_vision_inputs(processor))}
+
     # Mixtures of experts.
 
     def routers(self, model: PreTrainedModel) -> list[nn.Module]:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Batch, Processor, Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer
+from dsvl_tune.evaluation.blanking import blank_images
 from dsvl_tune.evaluation.generation.generate import answer_prompts
 from dsvl_tune.evaluation.held_out_sets import SetAnswers, SetTables, set_prefix, sets_figures
 from dsvl_tune.evaluation.metrics import Metric
@@ -53,6 +54,7 @@ class AnsweringModule(L.LightningModule):
         self.set_metrics: dict[str, tuple[Metric, ...]] = {}
         self.answers = SetAnswers([])
         self.tables: SetTables = {}
+        self.blank: str | None = None
         self.validation_sums: list[dict[str, Tensor]] = []
 
     @property
@@ -210,8 +212,10 @@ class AnsweringModule(L.LightningModule):
         return records
 
     def generate_answers(self, prompts: Prompts) -> list[Answer]:
-        """A record of each prompt."""
+        """A record of each prompt; `blank` says what of its images is blanked."""
         self.in_work = prompts
+        if self.blank is not None:
+            prompts = blank_images(prompts, self.processor, self.blank)
 
         def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
             with answering(network):

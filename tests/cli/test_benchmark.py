@@ -167,6 +167,90 @@ def test_a_benchmark_of_ones_own_is_one_file(
     assert "OTHER" in error and "Benchmark" in error
 
 
+def read_json(path: str) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def answers(folder: str, name: str) -> list[dict[str, Any]]:
+    lines = Path(f"{folder}/{name}_answers.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_shards_are_merged_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["pope", "--data", str(SAMPLES), "--max_new_tokens", "4"]
+    call(monkeypatch, *command, "--out", "whole")
+    capsys.readouterr()
+    for shard in ("2/3", "1/3"):
+        call(monkeypatch, *command, "--out", "shards", "--shard", shard)
+    printed = capsys.readouterr().out
+    assert "shard 1/3 is done" in printed and "of 14 rows" in printed
+    kept = sorted(path.name for path in Path("shards").iterdir())
+    assert kept == [f".pope_answers.jsonl.{number}.progress" for number in (1, 2)]
+    call(monkeypatch, *command, "--out", "shards", "--batch_size", "3")  # answers what is left
+    assert not list(Path("shards").glob(".*"))
+    assert read_json("shards/pope.json") == read_json("whole/pope.json")
+    texts = {
+        folder: [one["answer"] for one in answers(folder, "pope")] for folder in ("whole", "shards")
+    }
+    assert texts["shards"] == texts["whole"]
+
+
+def test_likelihood_and_blanks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["mmbench", "mmmu", "--data", str(SAMPLES), "--scoring", "likelihood"]
+    call(monkeypatch, *command, "--blank", "sam", "siglip", "--max_new_tokens", "4")
+    printed = capsys.readouterr().out
+    assert "whole images" in printed and "sam blanked" in printed and "siglip blanked" in printed
+    report = read_json("benchmark_results/mmbench.json")
+    assert [rule["rule"] for rule in report["rules"]] == ["likelihood"]
+    assert set(report["blanked"]) == {"sam", "siglip"}
+    (change,) = report["blanked"]["sam"]["changes"]
+    (blanked,) = report["blanked"]["sam"]["rules"]
+    difference = blanked["figures"]["choice"] - report["rules"][0]["figures"]["choice"]
+    assert change["difference"] == pytest.approx(difference)
+    whole = answers("benchmark_results", "mmbench")
+    for one in whole:
+        assert one["answer"] == max(one["likelihoods"], key=one["likelihoods"].__getitem__)
+    for blank in ("sam", "siglip"):
+        others = answers("benchmark_results", f"mmbench_blank_{blank}")
+        assert [one["prompt"] for one in others] == [one["prompt"] for one in whole]
+        assert [one["likelihoods"] for one in others] != [one["likelihoods"] for one in whole]
+    mmmu = answers("benchmark_results", "mmmu")
+    chosen = {one["index"] for one in mmmu if "likelihoods" in one}
+    assert 0 < len(chosen) < len(mmmu)  # open questions are generated
+
+
+def test_a_template_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("short.jinja").write_text(
+        "{{ hint }}{{ question }}{% for letter, text in options.items() %} ({{ letter }})"
+        " {{ text }}{% endfor %} One letter.",
+        encoding="utf-8",
+    )
+    command = ["mmbench", "--data", str(SAMPLES), "--max_new_tokens", "4"]
+    call(monkeypatch, *command, "--prompt_template", "short.jinja")
+    prompts = [one["prompt"] for one in answers("benchmark_results", "mmbench")]
+    shown = "What colour is the shape? (A) red (B) green (C) blue (D) yellow One letter."
+    assert shown in prompts[0]
+    for text, named in (
+        ("{{ qestion }}", ["bad.jinja", "qestion", "question"]),
+        ("{{ question ", ["bad.jinja, line 1"]),
+        ("{{ question.__class__.__mro__ }}", ["bad.jinja", "unsafe"]),
+    ):
+        Path("bad.jinja").write_text(text, encoding="utf-8")
+        error = refused(
+            ["benchmark", *command, "--prompt_template", "bad.jinja"], capsys, monkeypatch
+        )
+        assert all(one in error for one in named), error
+
+
 def test_results_never_replace_a_strangers_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +280,9 @@ def test_sheets_hold_texts_alone(tmp_path: Path) -> None:
         (["mmbnch", "--data", "."], ["mmbnch", "'mmbench'"]),
         (["pope", "--data", "."], ["no file of pope", "POPE.tsv"]),
         (["pope", "--data", ".", "--batch_size", "0"], ["--batch_size"]),
+        (["pope", "--data", ".", "--shard", "3/2"], ["--shard 3/2", "2/8"]),
+        (["chartqa", "--data", ".", "--scoring", "likelihood"], ["chartqa", "no options"]),
+        (["pope", "--data", str(SAMPLES), "--blank", "sma"], ["--blank 'sma'", "'sam'"]),
     ],
 )
 def test_bad_arguments(

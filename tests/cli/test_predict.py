@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command_line import refused
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -151,6 +152,28 @@ def test_test_prints_the_scores_of_the_run(
     printed = re.search(r"test/relaxed_accuracy\s+\W?\s*([\d.]+)", output)
     assert printed is not None, output
     assert float(printed[1]) == pytest.approx(after["relaxed_accuracy"])
+
+
+def test_test_shows_what_a_vision_tower_contributes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scenes = {
+        "class_path": "dsvl_tune.datamodules.ScenesDataModule",
+        "init_args": {"test_rows": 8, "questions": 4},
+    }
+    recipe = {"model": {"checkpoint": "embedded", "max_new_tokens": 8}, "data": scenes}
+    Path("scenes.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    run(monkeypatch, "test", "--config", "scenes.yaml", "--blank", "[sam, image]")
+    printed = capsys.readouterr().out
+    header = next(line for line in printed.splitlines() if line.startswith("figure "))
+    assert re.split(r"\s{2,}", header) == ["figure", "whole images", "sam blanked", "image blanked"]
+    line = next(one for one in printed.splitlines() if one.startswith("relaxed_accuracy "))
+    whole, *blanked = map(float, re.findall(r"([\d.]+) %(?: {2,}| \()", line))
+    assert len(blanked) == 2
+    assert whole > max(blanked)
+    error = refused(["test", "--config", "scenes.yaml", "--blank", "[vq]"], capsys, monkeypatch)
+    assert "unknown --blank 'vq'" in error
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +13,7 @@ from dsvl_tune.core.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from dsvl_tune.evaluation.benchmarks import Benchmark
     from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark
-    from dsvl_tune.evaluation.chat_model import ChatModel
+    from dsvl_tune.evaluation.benchmarks.run import Contender
 
 DESCRIPTION = """\
 benchmark: answer published benchmarks, and score them by the rules that papers report
@@ -65,10 +63,36 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=16, help="questions at a time")
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer")
+    parser.add_argument(
+        "--scoring",
+        choices=["generation", "likelihood"],
+        default="generation",
+        help="generate answers and read them, or choose the most likely option",
+    )
+    parser.add_argument(
+        "--prompt_template",
+        type=Path | None,
+        default=None,
+        help="Jinja file with the text of the prompt instead of VLMEvalKit's",
+    )
+    parser.add_argument(
+        "--blank",
+        nargs="*",
+        type=str,
+        default=[],
+        help="answer also with a blank image (image), or without what one vision tower of a model "
+        "with several sees (its name)",
+    )
+    parser.add_argument(
+        "--shard",
+        type=str | None,
+        default=None,
+        help="answer a share only, e.g. 2/8; the same command without it merges and scores",
+    )
     options = parser.parse_args(arguments)
     if options.batch_size < 1 or options.max_new_tokens < 1:
         raise UserError("--batch_size and --max_new_tokens: expected at least 1.")
-    _run([_benchmark(name) for name in dict.fromkeys(options.names)], options)
+    _run([_benchmark(name, options) for name in dict.fromkeys(options.names)], options)
 
 
 def _files(benchmark: Benchmark) -> str:
@@ -76,55 +100,78 @@ def _files(benchmark: Benchmark) -> str:
     return ", ".join(dict.fromkeys(layout.files[0] for layout in benchmark.layouts))
 
 
-def _benchmark(name: str) -> Benchmark:
-    """The benchmark of a name or of an import path.
+def _benchmark(name: str, options: Any) -> Benchmark:
+    """The benchmark of a name or of an import path, asked as the options say.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, its rows have no options to choose from, or the template is none.
     """
-    from dsvl_tune.evaluation.benchmarks import BENCHMARKS, Benchmark
+    from dsvl_tune.evaluation.benchmarks import BENCHMARKS
+    from dsvl_tune.evaluation.benchmarks.templates import with_template
 
-    if "." not in name:
-        if name not in BENCHMARKS:
-            raise unknown_name("benchmark", name, BENCHMARKS)
-        return BENCHMARKS[name]
-    module, _, attribute = name.rpartition(".")
+    if "." in name:
+        benchmark = _own_benchmark(name)
+    elif name in BENCHMARKS:
+        benchmark = BENCHMARKS[name]
+    else:
+        raise unknown_name("benchmark", name, BENCHMARKS)
+    if options.scoring == "likelihood" and benchmark.candidates is None:
+        raise UserError(
+            f"--scoring likelihood: the questions of {name} have no options to choose from. "
+            "Expected a benchmark of choices, or --scoring generation."
+        )
+    template = options.prompt_template
+    return benchmark if template is None else with_template(benchmark, template)
+
+
+def _own_benchmark(path: str) -> Benchmark:
+    """The benchmark of an import path.
+
+    Raises:
+        UserError: there is no such object, or it is no benchmark.
+    """
+    from dsvl_tune.evaluation.benchmarks import Benchmark
+
+    module, _, attribute = path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"benchmark {name}: {error}. Expected the path of a Benchmark, or a name."
+            f"benchmark {path}: {error}. Expected the path of a Benchmark, or a name."
         ) from error
     if not isinstance(found, Benchmark):
-        raise UserError(f"benchmark {name}: is no Benchmark. Expected an object that is one.")
+        raise UserError(f"benchmark {path}: is no Benchmark. Expected an object that is one.")
     return found
 
 
 def _run(benchmarks: Sequence[Benchmark], options: Any) -> None:
     """Read every benchmark before the model is loaded, then answer and score each."""
-    from dsvl_tune.evaluation.benchmarks.results import check_results_folder, has_openpyxl
-    from dsvl_tune.evaluation.benchmarks.table import results_table
-    from dsvl_tune.evaluation.chat_model import load_model
+    from dsvl_tune.evaluation.benchmarks.answer import Asking
+    from dsvl_tune.evaluation.benchmarks.results import check_results_folder
+    from dsvl_tune.evaluation.benchmarks.run import run_benchmark
+    from dsvl_tune.evaluation.benchmarks.shards import parse_shard
 
+    asking = Asking(
+        batch_size=options.batch_size,
+        max_new_tokens=options.max_new_tokens,
+        scoring=options.scoring,
+        shard=None if options.shard is None else parse_shard(options.shard),
+    )
     opened = {one.name: _open(one, options.data) for one in benchmarks}
     for benchmark in benchmarks:
         check_results_folder(options.out, benchmark, opened[benchmark.name].files)
-    model = load_model(options.model, adapter=options.adapter)
+    contender = _contender(options)
     options.out.mkdir(parents=True, exist_ok=True)
     reports = {
-        benchmark.name: _answer_and_score(benchmark, opened[benchmark.name], model, options)
-        for benchmark in benchmarks
+        one.name: run_benchmark(
+            contender, one, opened[one.name], options.out, asking, options.blank
+        )
+        for one in benchmarks
     }
-    print(results_table(benchmarks, reports))
-    for benchmark in benchmarks:
-        note = benchmark.note
-        if not opened[benchmark.name].is_labelled:
-            note = "no figure: these files have no answers; give the submission file to the server"
-        if note:
-            print(f"{benchmark.name}: {note}")
-    if not has_openpyxl():
-        print("VLMEvalKit's result files are TSV; with openpyxl installed, xlsx is written, too")
-    print(f"results: {options.out}")
+    if asking.shard is None:
+        _print(benchmarks, opened, reports, options)
+    else:
+        print("when all shards are done, the same command without --shard scores their answers")
 
 
 def _open(benchmark: Benchmark, data: str) -> OpenedBenchmark:
@@ -141,51 +188,46 @@ def _open(benchmark: Benchmark, data: str) -> OpenedBenchmark:
     return opened
 
 
-def _answer_and_score(
-    benchmark: Benchmark, opened: OpenedBenchmark, model: ChatModel, options: Any
-) -> dict[str, Any]:
-    """Answer and score one benchmark and write its files; its report."""
-    from dsvl_tune.evaluation.answer_log import AnswerLog
-    from dsvl_tune.evaluation.benchmarks.answer import answer_benchmark
-    from dsvl_tune.evaluation.benchmarks.results import write_results
-    from dsvl_tune.evaluation.benchmarks.scoring import score_benchmark
+def _contender(options: Any) -> Contender:
+    """The model that is asked.
 
-    rows = opened.rows
-    log = AnswerLog(
-        options.out / f"{benchmark.name}_answers.jsonl", _identity(benchmark, opened, options)
-    )
-    answers = answer_benchmark(
-        model,
-        benchmark,
-        rows,
-        log,
-        batch_size=options.batch_size,
-        max_new_tokens=options.max_new_tokens,
-    )
-    texts = {row.index: answer.text for row, answer in zip(rows, answers, strict=True)}
-    report = {
-        "benchmark": benchmark.name,
-        "model": options.model,
-        "adapter": None if options.adapter is None else str(options.adapter),
-        "files": [str(file) for file in opened.files],
-        "layout": opened.layout.name,
-        "rules": score_benchmark(benchmark, rows, texts),
-    }
-    write_results(options.out, benchmark, rows, answers, report)
-    log.remove()
-    return report
-
-
-def _identity(benchmark: Benchmark, opened: OpenedBenchmark, options: Any) -> str:
-    """A hash of what the answers depend on."""
-    from dsvl_tune.evaluation.answer_log import file_stats
+    Raises:
+        UserError: there is no such checkpoint, or it has no such vision tower to blank.
+    """
+    from dsvl_tune.evaluation.benchmarks.run import Contender
+    from dsvl_tune.evaluation.blanking import check_blanks
+    from dsvl_tune.evaluation.chat_model import load_model
     from dsvl_tune.families import open_checkpoint
 
-    weights = [open_checkpoint(options.model).folder, options.adapter]
-    stats = [file_stats(path) for path in weights if path is not None]
-    asked = [
-        [row.index, benchmark.prompt(row), [image.name for image in row.images]]
-        for row in opened.rows
-    ]
-    content = [options.model, stats, options.max_new_tokens, asked]
-    return hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+    checkpoint = open_checkpoint(options.model)
+    check_blanks(options.blank, checkpoint.processor, "--blank")
+    return Contender(
+        name=options.model,
+        adapter=options.adapter,
+        weights=checkpoint.folder,
+        model=load_model(options.model, adapter=options.adapter),
+    )
+
+
+def _print(
+    benchmarks: Sequence[Benchmark],
+    opened: Mapping[str, OpenedBenchmark],
+    reports: Mapping[str, Any],
+    options: Any,
+) -> None:
+    """Print the tables and what a reader must know of the figures."""
+    from dsvl_tune.evaluation.benchmarks.results import has_openpyxl
+    from dsvl_tune.evaluation.benchmarks.table import blanks_table, results_table
+
+    print(results_table(benchmarks, reports))
+    if options.blank:
+        print(blanks_table(benchmarks, reports))
+    for benchmark in benchmarks:
+        note = benchmark.note
+        if not opened[benchmark.name].is_labelled:
+            note = "no figure: these files have no answers; give the submission file to the server"
+        if note:
+            print(f"{benchmark.name}: {note}")
+    if not has_openpyxl():
+        print("VLMEvalKit's result files are TSV; with openpyxl installed, xlsx is written, too")
+    print(f"results: {options.out}")

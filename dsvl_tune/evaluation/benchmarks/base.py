@@ -55,6 +55,8 @@ class Benchmark:
         breakdown: columns whose values get figures of their own.
         separator: between several values in one cell of such a column.
         fields: what else of a row its metric reads.
+        candidates: answers to choose from by likelihood, by what choosing one answers (the letter
+            of an option); {} for a row without any, None where no row has them.
         submission: content of the official submission file; None if there is no such file.
         submission_lines: whether that file has one JSON value a line.
         paper: figures of DeepSeek-VL 1.3B and 7B chat (arXiv 2403.05525, tables 5 and 6); None
@@ -71,6 +73,7 @@ class Benchmark:
     breakdown: tuple[str, ...] = ()
     separator: str = "\0"
     fields: Callable[[BenchmarkRow], Mapping[str, Any]] = lambda row: {}
+    candidates: Callable[[BenchmarkRow], Mapping[str, str]] | None = None
     submission: Callable[[Answered], Any] | None = None
     submission_lines: bool = False
     paper: tuple[float, float] | None = None

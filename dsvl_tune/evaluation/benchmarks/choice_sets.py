@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any
@@ -23,6 +24,12 @@ def letter(row: BenchmarkRow) -> tuple[str, ...]:
 def options(row: BenchmarkRow) -> Mapping[str, Any]:
     """The options, for readers that find one by its text."""
     return {"options": row.options}
+
+
+def option_texts(row: BenchmarkRow) -> Mapping[str, str]:
+    """The texts of the options by letter; the letters where an option is an image."""
+    has_images = any(re.search(r"<image \d>", text) for text in row.options.values())
+    return {letter: letter for letter in row.options} if has_images else row.options
 
 
 def guess_letter(reader: str) -> Callable[[Answer, Random], str | None]:

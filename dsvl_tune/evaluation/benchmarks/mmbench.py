@@ -5,7 +5,7 @@ from __future__ import annotations
 from string import ascii_uppercase
 
 from dsvl_tune.evaluation.benchmarks.base import Benchmark
-from dsvl_tune.evaluation.benchmarks.choice_sets import choice_rule, letter, options
+from dsvl_tune.evaluation.benchmarks.choice_sets import choice_rule, letter, option_texts, options
 from dsvl_tune.evaluation.benchmarks.layouts.base import FileRecord, Layout
 from dsvl_tune.evaluation.benchmarks.layouts.files import parquet_records
 from dsvl_tune.evaluation.benchmarks.layouts.tsv import tsv_images, tsv_layout, tsv_row
@@ -64,6 +64,7 @@ MMBENCH = Benchmark(
     prompt=ask_choice,
     references=letter,
     fields=options,
+    candidates=option_texts,
     rules=_RULES,
     breakdown=("l2-category", "category"),
     paper=(64.6, 73.2),
@@ -76,6 +77,7 @@ MMBENCH_CN = Benchmark(
     prompt=ask_choice,
     references=letter,
     fields=options,
+    candidates=option_texts,
     rules=_RULES,
     breakdown=("l2-category", "category"),
     paper=(61.3, 72.8),

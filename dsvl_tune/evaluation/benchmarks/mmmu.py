@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import ImageRef
 from dsvl_tune.evaluation.benchmarks.base import Answered, Benchmark, Rule
-from dsvl_tune.evaluation.benchmarks.choice_sets import guess_letter, options
+from dsvl_tune.evaluation.benchmarks.choice_sets import guess_letter, option_texts, options
 from dsvl_tune.evaluation.benchmarks.layouts.base import FileRecord, Layout
 from dsvl_tune.evaluation.benchmarks.layouts.files import parquet_records
 from dsvl_tune.evaluation.benchmarks.layouts.tsv import tsv_images, tsv_layout, tsv_row
@@ -128,6 +128,7 @@ MMMU = InterleavedBenchmark(
     prompt=ask_choice,
     references=lambda row: row.texts("answer"),
     fields=options,
+    candidates=option_texts,
     rules=(
         Rule(
             name="official",

@@ -74,6 +74,7 @@ POPE = Benchmark(
             repeated=True,
         ),
     ),
+    candidates=lambda row: {"Yes": "Yes", "No": "No"},
     breakdown=("category",),
     separator=",",
     paper=(87.6, 88.1),

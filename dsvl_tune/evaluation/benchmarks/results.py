@@ -61,15 +61,28 @@ def write_results(
         report: content of NAME.json; its `model` is in the names of VLMEvalKit's files.
     """
     answered = [(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
-    lines = [
-        {"index": row.index, **answer.to_json(), "references": list(benchmark.accepted(row))}
-        for row, answer in zip(rows, answers, strict=True)
-    ]
+    lines = answer_lines(benchmark, rows, answers)
     write_json_lines(folder / f"{benchmark.name}_answers.jsonl", lines)
     write_vlmevalkit(folder / f"{Path(report['model']).name}_{benchmark.dataset}.tsv", answered)
     if benchmark.submission is not None:
         write_submission(folder, benchmark, answered)
     write_json(folder / f"{benchmark.name}.json", report)
+
+
+def answer_lines(
+    benchmark: Benchmark, rows: Sequence[BenchmarkRow], answers: Sequence[Answer]
+) -> list[dict[str, Any]]:
+    """The lines of a file of answers.
+
+    Args:
+        benchmark: the benchmark.
+        rows: its rows.
+        answers: to them.
+    """
+    return [
+        {"index": row.index, **answer.to_json(), "references": list(benchmark.accepted(row))}
+        for row, answer in zip(rows, answers, strict=True)
+    ]
 
 
 def write_submission(folder: Path, benchmark: Benchmark, answered: Answered) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsvl_tune.evaluation.benchmarks.base import Benchmark
-from dsvl_tune.evaluation.benchmarks.choice_sets import choice_rule, letter, options
+from dsvl_tune.evaluation.benchmarks.choice_sets import choice_rule, letter, option_texts, options
 from dsvl_tune.evaluation.benchmarks.layouts.base import FileRecord, Layout
 from dsvl_tune.evaluation.benchmarks.layouts.files import KEY, json_records, parquet_records
 from dsvl_tune.evaluation.benchmarks.layouts.tsv import tsv_layout
@@ -63,6 +63,7 @@ SCIENCEQA = Benchmark(
     prompt=ask_choice,
     references=letter,
     fields=options,
+    candidates=option_texts,
     rules=(choice_rule("vlmevalkit", "vlmevalkit"), choice_rule("llava", "llava")),
     breakdown=("l2-category",),
 )

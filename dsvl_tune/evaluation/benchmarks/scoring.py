@@ -13,7 +13,7 @@ from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.evaluation.scoring import score_tables, set_figures
-from dsvl_tune.evaluation.statistics import intervals
+from dsvl_tune.evaluation.statistics import changes, intervals
 
 ROTATION = 1_000_000
 """MMBench: the index of a question's n-th rotation is its own plus n times this."""
@@ -85,6 +85,39 @@ def score_benchmark(
         return []
     chosen = benchmark.rules if rules is None else rules
     return [_by_rule(benchmark, rule, rows, answers) for rule in chosen]
+
+
+def main_changes(
+    benchmark: Benchmark,
+    rows: Sequence[BenchmarkRow],
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    rules: Sequence[Rule],
+) -> list[dict[str, float]]:
+    """How other answers to the same rows change the main figure of each rule.
+
+    Args:
+        benchmark: the benchmark.
+        rows: its rows.
+        before: the answer to each row by its index.
+        after: the other answers.
+        rules: to score by.
+
+    Returns:
+        Of each rule the difference and its paired 95 % interval; [] for rows without answers.
+    """
+    if not rows[0].is_labelled:
+        return []
+    given = [
+        [benchmark_answer(benchmark, row, texts[row.index]) for row in rows]
+        for texts in (before, after)
+    ]
+    found = []
+    for rule in rules:
+        scored = [_questions(benchmark, rule, rows, answers) for answers in given]
+        tables = [score_tables(one.answers, [one.metric]) for one in scored]
+        found.append(changes(*tables)[rule.figures[0]]._asdict())
+    return found
 
 
 def _by_rule(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dsvl_tune.evaluation.benchmarks.base import Benchmark
-from dsvl_tune.evaluation.benchmarks.choice_sets import choice_rule, letter, options
+from dsvl_tune.evaluation.benchmarks.choice_sets import choice_rule, letter, option_texts, options
 from dsvl_tune.evaluation.benchmarks.layouts.base import FileRecord, Layout
 from dsvl_tune.evaluation.benchmarks.layouts.files import json_records, parquet_records
 from dsvl_tune.evaluation.benchmarks.layouts.tsv import tsv_layout
@@ -72,6 +72,7 @@ SEED_BENCH = Benchmark(
     prompt=ask_choice,
     references=letter,
     fields=options,
+    candidates=option_texts,
     rules=(
         choice_rule("vlmevalkit", "vlmevalkit"),
         choice_rule("lmms_eval", "first_character"),

@@ -105,6 +105,31 @@ def read_tokens(
     Returns:
         The rows with these tokens.
     """
+    cache, mask, logits = forward_tokens(model, ids, after=after, images=images, keep=1)
+    return ReadRows(cache, mask, logits[:, -1])
+
+
+def forward_tokens(
+    model: PreTrainedModel,
+    ids: Sequence[Sequence[int]],
+    *,
+    keep: int,
+    after: ReadRows | None = None,
+    images: dict[str, Any] | None = None,
+) -> tuple[Cache, Tensor, Tensor]:
+    """One forward pass over tokens, as `read_tokens`.
+
+    Args:
+        model: in eval mode.
+        ids: of each row, at least one.
+        keep: how many of the last positions get logits (K).
+        after: the same rows before these tokens.
+        images: of the rows' image slots.
+
+    Returns:
+        The cache, the attention mask of its positions ([B, positions] int64), and the logits
+        [B, K, vocabulary] of the tokens after the last K positions.
+    """
     width = max(len(row) for row in ids)
     padding = int(model.config.image_token_id == 0)  # any id but that of the image token does
     padded = [[padding] * (width - len(row)) + list(row) for row in ids]
@@ -122,10 +147,10 @@ def read_tokens(
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=keep,
         **({"mm_encoder_outputs": images} if images else {}),
     )
-    return ReadRows(cache, mask, outputs.logits[:, -1])
+    return cache, mask, outputs.logits
 
 
 def unpadded(prompts: Prompts) -> list[list[int]]:

@@ -144,6 +144,9 @@ class DeepSeekVL(Family):
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         return pixels.blank_inputs(processor.image_settings)
 
+    def blankable_inputs(self, processor: Processor) -> Mapping[str, frozenset[str]]:
+        return pixels.blankable_inputs(processor.image_settings)
+
     def cacheable_features(self, plan: Plan) -> dict[str, set[str]]:
         return vision_features.cacheable_features(plan)
 

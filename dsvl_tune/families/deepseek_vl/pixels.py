@@ -188,6 +188,14 @@ def blank_inputs(settings: ImageSettings) -> dict[str, Tensor]:
     }
 
 
+def blankable_inputs(settings: ImageSettings) -> dict[str, frozenset[str]]:
+    """The vision inputs that each tower sees, and those of both; see `Family.blankable_inputs`."""
+    inputs = {"image": frozenset(settings.towers)}
+    if settings.sam is not None:
+        inputs |= {"siglip": frozenset({SIGLIP_INPUT}), "sam": frozenset({SAM_INPUT})}
+    return inputs
+
+
 @lru_cache
 def image_digest(settings: ImageSettings) -> str:
     """Changes whenever an image would become other vision inputs: of settings and code."""

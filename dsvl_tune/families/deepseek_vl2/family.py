@@ -153,6 +153,9 @@ class DeepSeekVL2(Family):
     def blank_vision_inputs(self, processor: Processor) -> dict[str, Tensor]:
         return pixels.blank_inputs(processor.image_settings)
 
+    def blankable_inputs(self, processor: Processor) -> Mapping[str, frozenset[str]]:
+        return {"image": frozenset({pixels.TILES})}
+
     def routers(self, model: PreTrainedModel) -> list[nn.Module]:
         return [module for module in model.modules() if isinstance(module, Router)]
 
