@@ -208,6 +208,7 @@ def fit(
             keep_best=keep_best,
             floor=floor or {},
             checkpoint_every_steps=checkpoint_every_steps,
+            recipe=settings,
         )
         try:
             use_free_cores(lightning_trainer.num_devices)

@@ -18,6 +18,8 @@ INK = "#5a6b7c"
 """Color of axes and text in a PNG; in an SVG it becomes the text color of the page."""
 COLORS = ("#2f7ed8", "#d9822b", "#3c9d4e", "#a05fc4", "#c9453c", "#1f9ba6", "#8a6d3b", "#d4588f")
 """Lines, one after another: each with a contrast of at least 3 to white and to near-black."""
+NOT_DRAWN = ("val_low/", "val_high/")
+"""Beginnings of logged names without a plot: ends of intervals."""
 MOST_LINES = 12
 """Lines of one plot; more cannot be distinguished."""
 
@@ -52,6 +54,8 @@ def plots_of(runs: Sequence[RunRecord]) -> list[Plot]:
     groups: dict[str, dict[str, Curve]] = {}
     for run in runs:
         for name, curve in run.curves.items():
+            if name.startswith(NOT_DRAWN):
+                continue
             group, titles_of_group = _group(name)
             titles.setdefault(group, titles_of_group)
             label = name if len(runs) == 1 else f"{run.name}: {name}"

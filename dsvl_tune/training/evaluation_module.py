@@ -18,7 +18,13 @@ from dsvl_tune.core.types import Batch, Processor, Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.blanking import blank_images
 from dsvl_tune.evaluation.generation.generate import answer_prompts
-from dsvl_tune.evaluation.held_out_sets import SetAnswers, SetTables, set_prefix, sets_figures
+from dsvl_tune.evaluation.held_out_sets import (
+    SetAnswers,
+    SetTables,
+    confidence,
+    set_prefix,
+    sets_figures,
+)
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.evaluation.metrics.token_scores import MOST_LOSS
 from dsvl_tune.families import open_checkpoint
@@ -170,13 +176,17 @@ class AnsweringModule(L.LightningModule):
     def log_scores(self, prefix: str) -> None:
         """Log `PREFIX/METRIC` and `PREFIX/METRIC/TYPE` of the answers that all processes gave.
 
-        The figures of a named set are `PREFIX/SET/METRIC` and so on.
+        The figures of a named set are `PREFIX/SET/METRIC` and so on. The ends of their 95 %
+        intervals begin with `PREFIX_low/` and `PREFIX_high/`.
         """
         self.tables = self.answers.tables(self.set_metrics)
         figures = sets_figures(self.tables)
         check_finite_values({f"{prefix}/{name}": value for name, value in figures.items()})
         for name, value in figures.items():
             self.log(f"{prefix}/{name}", value, prog_bar="/" not in name)
+        for name, (low, high) in confidence({}, self.tables)["intervals"].items():
+            self.log(f"{prefix}_low/{name}", low)
+            self.log(f"{prefix}_high/{name}", high)
         if self.answers.seconds is not None:
             self.log_answered(prefix)
 

@@ -291,10 +291,15 @@ class FinetuneModule(AnsweringModule):
         if nonfinite:
             return
         self.interval.add(sums)
-        self._log_interval(optimizer)
+        self._log_interval(optimizer, norm)
 
-    def _log_interval(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log means over the steps since the last logged one, and the rate of each model part."""
+    def _log_interval(self, optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
+        """Log means over the steps since the last logged one, and the rate of each model part.
+
+        Args:
+            optimizer: of the run.
+            gradient_norm: scalar: norm of all gradients of this step, before clipping.
+        """
         assert self.logged_names is not None
         means = self.interval.means(("loss", *self.logged_names))
         self.log("train/loss", means.pop("loss"), prog_bar=True)
@@ -304,6 +309,7 @@ class FinetuneModule(AnsweringModule):
         self.interval.clear()
         for name, mean in means.items():
             self.log(f"train/{name}", mean)
+        self.log("train/grad_norm", gradient_norm)
         for part, rate in learning_rates(optimizer).items():
             self.log(f"lr/{part}", rate)
 

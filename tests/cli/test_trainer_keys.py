@@ -21,7 +21,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.run.stop_request import StopRequest
-from dsvl_tune.training.run.trainer import evaluation_trainer, training_trainer
+from dsvl_tune.training.run.trainer import evaluation_trainer, run_loggers, training_trainer
 from dsvl_tune.training.run.trainer_keys import REFUSED, TRAINER_DEFAULTS, check_trainer
 
 CSV = "lightning.pytorch.loggers.CSVLogger"
@@ -105,7 +105,6 @@ HONORED: dict[str, tuple[Any, Probe, Any]] = {
 
 REFUSED_VALUES = {
     "default_root_dir": "elsewhere",
-    "logger": False,
     "fast_dev_run": True,
     "overfit_batches": 2,
     "enable_checkpointing": False,
@@ -163,7 +162,9 @@ def test_an_honored_key_reaches_the_trainer_and_config_yaml(key: str, tmp_path: 
         monitor="last",
         metrics=(),
         keep_best=1,
+        floor={},
         checkpoint_every_steps=None,
+        recipe={},
     )
     assert probe(trainer) == expected
 
@@ -180,6 +181,21 @@ def test_loggers_of_the_recipe_are_used_in_evaluation_too(tmp_path: Path) -> Non
     trainer = evaluation_trainer(parsed("logger", value, tmp_path).trainer)
     assert [type(one) for one in trainer.loggers] == [CSVLogger]
     assert evaluation_trainer(TRAINER_DEFAULTS).loggers == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kinds"),
+    [
+        (None, ["MetricsFile", "RunTensorBoard"]),
+        (True, ["MetricsFile", "RunTensorBoard"]),
+        (False, ["MetricsFile"]),
+        ([], ["MetricsFile"]),
+        (CSVLogger("own"), ["MetricsFile", "CSVLogger"]),
+        ([CSVLogger("own"), CSVLogger("other")], ["MetricsFile", "CSVLogger", "CSVLogger"]),
+    ],
+)
+def test_tensorboard_is_used_unless_others_are_named(given: Any, kinds: list[str]) -> None:
+    assert [type(logger).__name__ for logger in run_loggers(Path("run"), given)] == kinds
 
 
 class Memory(Logger):

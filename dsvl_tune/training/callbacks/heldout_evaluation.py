@@ -50,6 +50,7 @@ class HeldOutEvaluation(L.Callback):
     def __init__(self, run_folder: Path) -> None:
         self.run_folder = run_folder
         self.before: dict[str, float] = {}
+        self.tables: SetTables = {}
         self.wall_s = 0.0
         self.since = time.monotonic()
 
@@ -95,6 +96,7 @@ class HeldOutEvaluation(L.Callback):
         check_finite_values(
             {f"{when}/{name}": figure for name, figure in sets_figures(tables).items()}
         )
+        self.tables = tables
         return tables
 
     def answers_file(self, name: str, when: str) -> Path:

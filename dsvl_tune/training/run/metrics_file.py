@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from dsvl_tune.core.files import write_text
+from dsvl_tune.training.callbacks.throughput import MACHINE_VALUES
 
 METRICS = Path("metrics", "version_0", "metrics.csv")
 """In a run folder; where Lightning's CSVLogger puts the file of a first run."""
@@ -23,7 +24,8 @@ class MetricsFile(Logger):
 
     A run that is resumed logs its steps since the run checkpoint again, so their rows are dropped
     first: in the end the file is that of a run that was never stopped. CSVLogger would begin a new
-    file, or remove the existing one.
+    file, or remove the existing one. Speed and memory go to trackers alone, because the same run
+    has the same file.
 
     Args:
         run_folder: Folder of the run.
@@ -89,7 +91,8 @@ class MetricsFile(Logger):
             metrics: Values by name.
             step: Optimizer steps before the one that logs.
         """
-        row = {**metrics, "step": step}
+        kept = {n: value for n, value in metrics.items() if not n.startswith(MACHINE_VALUES)}
+        row = {**kept, "step": step}
         if not self._rows or self._rows[-1] != row:
             self._rows.append(row)
 

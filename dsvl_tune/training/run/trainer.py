@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, MLFlowLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dsvl_tune.core.errors import UserError
@@ -26,11 +26,15 @@ from dsvl_tune.training.callbacks.monitor_check import (
 )
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.callbacks.progress_bar import StepProgress
+from dsvl_tune.training.callbacks.throughput import Throughput
+from dsvl_tune.training.callbacks.tracking import Tracking
 from dsvl_tune.training.checkpoints.files import FOLDER
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.run.metrics_file import MetricsFile
 from dsvl_tune.training.run.stop_request import StopRequest
+from dsvl_tune.training.trackers.mlflow_names import rename_for_mlflow
+from dsvl_tune.training.trackers.run_tensorboard import RunTensorBoard
 
 
 def training_trainer(
@@ -43,6 +47,7 @@ def training_trainer(
     keep_best: int,
     floor: Floor,
     checkpoint_every_steps: int | None,
+    recipe: Mapping[str, Any],
 ) -> L.Trainer:
     """Make the trainer of a run that trains.
 
@@ -56,6 +61,7 @@ def training_trainer(
         floor: Figures that a best run checkpoint must keep.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations; None adds none.
+        recipe: Full settings of the run, for trackers.
     """
     settings = _with_strategy(settings, save_optimizer=True)
     if isinstance(settings.get("val_check_interval"), int):
@@ -70,11 +76,12 @@ def training_trainer(
         keep_best=keep_best,
         floor=floor,
         checkpoint_every_steps=checkpoint_every_steps,
+        recipe=recipe,
     )
     others = _as_list(settings.get("callbacks"))
     check_early_stopping(others, metrics)
     settings["callbacks"] = [*callbacks, *others]
-    settings["logger"] = [*run_loggers(run_folder), *_other_loggers(settings)]
+    settings["logger"] = run_loggers(run_folder, settings.get("logger"))
     settings["default_root_dir"] = run_folder
     return _make_trainer(settings)
 
@@ -86,7 +93,7 @@ def evaluation_trainer(settings: Mapping[str, Any]) -> L.Trainer:
         settings: Arguments of Lightning's Trainer.
     """
     settings = _with_strategy(settings, save_optimizer=False)
-    return _make_trainer({**settings, "logger": _other_loggers(settings) or False})
+    return _make_trainer({**settings, "logger": named_loggers(settings.get("logger")) or False})
 
 
 MACHINE_KEYS = ("accelerator", "devices", "num_nodes", "precision", "enable_progress_bar")
@@ -113,8 +120,9 @@ def run_callbacks(
     keep_best: int,
     floor: Floor,
     checkpoint_every_steps: int | None,
+    recipe: Mapping[str, Any],
 ) -> list[Callback]:
-    """Make the callbacks of a run: progress, plan check, evaluation and run checkpoints.
+    """Make the callbacks of a run: progress, plan check, evaluation, trackers, run checkpoints.
 
     Args:
         run_folder: Folder of the run.
@@ -126,11 +134,13 @@ def run_callbacks(
         floor: Figures that a best run checkpoint must keep.
         checkpoint_every_steps: Optimizer steps between saves of the last run checkpoint, besides
             those after validations; None adds none.
+        recipe: Full settings of the run, for trackers.
     """
     callbacks: list[Callback] = [StepProgress()] if show_progress else []
     evaluation = HeldOutEvaluation(run_folder)
     guard = ForgettingGuard(evaluation, floor)
     callbacks += [PlanCheck(run_folder), guard, evaluation]
+    callbacks += [Tracking(evaluation, recipe), Throughput()]
     if monitor != NO_MONITOR:
         make = partial(FloorCheckpoint, guard) if floor else ModelCheckpoint
         best = make(
@@ -147,14 +157,32 @@ def run_callbacks(
     return callbacks
 
 
-def run_loggers(run_folder: Path) -> list[Logger]:
-    """Make the loggers of a run: its `metrics.csv`, which a resumed run continues."""
-    return [MetricsFile(run_folder)]
+def run_loggers(run_folder: Path, given: Any) -> list[Logger]:
+    """Make the loggers of a run: its `metrics.csv`, and TensorBoard unless others are named.
+
+    A resumed run continues both.
+
+    Args:
+        run_folder: Folder of the run.
+        given: `trainer.logger`: a logger or several, false for none, or null or true.
+    """
+    metrics_file = MetricsFile(run_folder)
+    if given is None or given is True:
+        return [metrics_file, RunTensorBoard(run_folder)]
+    return [metrics_file, *named_loggers(given)]
 
 
-def _other_loggers(settings: Mapping[str, Any]) -> list[Logger]:
-    """List the loggers that the settings name; `true` stands for the CSV files of every run."""
-    return [one for one in _as_list(settings.get("logger")) if not isinstance(one, bool)]
+def named_loggers(given: Any) -> list[Logger]:
+    """List the loggers that `trainer.logger` names.
+
+    Args:
+        given: A logger or several; null, true and false name none.
+    """
+    loggers: list[Logger] = [one for one in _as_list(given) if not isinstance(one, bool)]
+    for logger in loggers:
+        if isinstance(logger, MLFlowLogger):
+            rename_for_mlflow(logger)
+    return loggers
 
 
 def _make_trainer(settings: Mapping[str, Any]) -> L.Trainer:

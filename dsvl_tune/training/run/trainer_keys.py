@@ -53,10 +53,6 @@ REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is not None and not _has_duration(value),
         "a run that ends before its first step has no result. Give it time, or leave the key out",
     ),
-    "logger": (
-        lambda value: value is False,
-        "metrics.csv is part of every run. Leave the key out, or name a logger to use besides",
-    ),
     "fast_dev_run": (
         bool,
         "it writes no run checkpoint, so there would be no result. Set trainer.max_steps to 1",

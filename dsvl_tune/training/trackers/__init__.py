@@ -1,0 +1,1 @@
+"""Experiment trackers: what Lightning's loggers lack for a run that resumes and shows samples."""
