@@ -12,6 +12,7 @@ import pytest
 import yaml
 from command_line import refused
 from PIL import Image
+from runs import answers_in
 from safetensors.torch import load_file
 
 from dsvl_tune.cli.main import main
@@ -124,7 +125,7 @@ def test_the_best_checkpoint_answers_as_at_the_end_of_the_run(
     monkeypatch.chdir(finished)
     run(monkeypatch, "predict", "--config", config, "--ckpt_path", "best")
     kept = Path("runs") / "small" / "predictions"
-    predicted = without_seconds(read_lines(kept / "predict.jsonl"))
+    predicted = answers_in(kept / "predict.jsonl")
     assert predicted == read_lines(kept / "test_after.jsonl")
     assert read_lines(kept / "predict.jsonl") != read_lines(kept / "test_before.jsonl")
     assert "best-step" in capsys.readouterr().out
@@ -137,7 +138,7 @@ def test_without_a_checkpoint_the_base_answers(
     earlier = '{"source": "charts", "answer": "of yesterday", "complete": true}'
     Path("answers.jsonl").write_text(earlier, encoding="utf-8")
     run(monkeypatch, "predict", "--config", "small.yaml", "--out", "answers.jsonl")
-    predicted = without_seconds(read_lines(Path("answers.jsonl")))
+    predicted = answers_in(Path("answers.jsonl"))
     assert predicted == read_lines(Path("runs/small/predictions/test_before.jsonl"))
     assert not list(Path().glob(".*partial"))
 
@@ -241,10 +242,6 @@ def test_questions_without_answers_need_no_training_data(
     assert "no test row has an answer" in capsys.readouterr().err
 
 
-def without_seconds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
 def test_a_line_holds_the_question_the_answer_and_what_it_took(
     finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,7 +263,7 @@ def test_a_killed_command_answers_the_rest(
     monkeypatch.chdir(finished)
     command = ["predict", "--config", "small.yaml", "--data.eval_batch_size", "4"]
     run(monkeypatch, *command, "--out", "whole.jsonl")
-    whole = without_seconds(read_lines(Path("whole.jsonl")))
+    whole = answers_in(Path("whole.jsonl"))
     append = AnswerLog.append
     batches = []
 
@@ -284,5 +281,5 @@ def test_a_killed_command_answers_the_rest(
     capsys.readouterr()
     run(monkeypatch, *command, "--out", "rest.jsonl", "--data.eval_batch_size", "3")
     assert "resumed: 4 answers were kept" in capsys.readouterr().out
-    assert without_seconds(read_lines(Path("rest.jsonl"))) == whole
+    assert answers_in(Path("rest.jsonl")) == whole
     assert not list(Path().glob(".rest*"))
