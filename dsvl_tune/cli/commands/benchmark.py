@@ -11,10 +11,13 @@ from dsvl_tune.cli.parser import CommandParser, HelpFormatter
 from dsvl_tune.core.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
     from dsvl_tune.evaluation.benchmarks import Benchmark
     from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark
     from dsvl_tune.evaluation.benchmarks.run import Contender
 
+TEXT_REPORT = "text_tasks.json"
 DESCRIPTION = """\
 benchmark: answer published benchmarks, and score them by the rules that papers report
 
@@ -29,6 +32,7 @@ because rules differ by many points; figures of benchmarks that a judge model gr
 invented. OUT gets, for each benchmark, NAME.json (figures, intervals, breakdown),
 NAME_answers.jsonl, a file of results that VLMEvalKit's `--mode eval` scores, and the official
 submission file if there is one. Stopped or killed, the same command resumes.
+--text_tasks evaluates language ability by lm-eval; its figures are in OUT/text_tasks.json.
 
 benchmarks:
 {benchmarks}
@@ -45,11 +49,11 @@ def main(arguments: list[str]) -> None:
         description=DESCRIPTION.format(benchmarks="\n".join(files)),
         formatter_class=HelpFormatter,
     )
-    parser.add_argument("names", nargs="+", type=str, help="benchmarks to run")
+    parser.add_argument("names", nargs="*", type=str, help="benchmarks to run")
     parser.add_argument(
         "--data",
-        type=str,
-        required=True,
+        type=str | None,
+        default=None,
         help="folder of the files, a single file of another split, or a data set on the hub",
     )
     parser.add_argument(
@@ -89,10 +93,34 @@ def main(arguments: list[str]) -> None:
         default=None,
         help="answer a share only, e.g. 2/8; the same command without it merges and scores",
     )
+    parser.add_argument(
+        "--text_tasks",
+        nargs="*",
+        type=str,
+        default=[],
+        help="tasks of text alone to evaluate by lm-eval",
+    )
+    parser.add_argument(
+        "--task_folder",
+        type=Path | None,
+        default=None,
+        help="folder of your own tasks for lm-eval, in place of those that it comes with",
+    )
     options = parser.parse_args(arguments)
+    _check(options)
+    _run([_benchmark(name, options) for name in dict.fromkeys(options.names)], options)
+
+
+def _check(options: Any) -> None:
+    """Raise on options that contradict one another."""
     if options.batch_size < 1 or options.max_new_tokens < 1:
         raise UserError("--batch_size and --max_new_tokens: expected at least 1.")
-    _run([_benchmark(name, options) for name in dict.fromkeys(options.names)], options)
+    if not options.names and not options.text_tasks:
+        raise UserError("benchmark: nothing to run. Name a benchmark, or tasks by --text_tasks.")
+    if options.names and options.data is None:
+        raise UserError("--data: expected the folder of the benchmarks' files.")
+    if options.text_tasks and options.shard is not None:
+        raise UserError("--shard: text tasks have no shards. Evaluate them in a command alone.")
 
 
 def _files(benchmark: Benchmark) -> str:
@@ -160,6 +188,7 @@ def _run(benchmarks: Sequence[Benchmark], options: Any) -> None:
     opened = {one.name: _open(one, options.data) for one in benchmarks}
     for benchmark in benchmarks:
         check_results_folder(options.out, benchmark, opened[benchmark.name].files)
+    tasks = _text_tasks(options)
     contender = _contender(options)
     options.out.mkdir(parents=True, exist_ok=True)
     reports = {
@@ -170,6 +199,8 @@ def _run(benchmarks: Sequence[Benchmark], options: Any) -> None:
     }
     if asking.shard is None:
         _print(benchmarks, opened, reports, options)
+        _evaluate_text(contender, tasks, options)
+        print(f"results: {options.out}")
     else:
         print("when all shards are done, the same command without --shard scores their answers")
 
@@ -219,6 +250,8 @@ def _print(
     from dsvl_tune.evaluation.benchmarks.results import has_openpyxl
     from dsvl_tune.evaluation.benchmarks.table import blanks_table, results_table
 
+    if not benchmarks:
+        return
     print(results_table(benchmarks, reports))
     if options.blank:
         print(blanks_table(benchmarks, reports))
@@ -230,4 +263,27 @@ def _print(
             print(f"{benchmark.name}: {note}")
     if not has_openpyxl():
         print("VLMEvalKit's result files are TSV; with openpyxl installed, xlsx is written, too")
-    print(f"results: {options.out}")
+
+
+def _text_tasks(options: Any) -> TaskManager | None:
+    """lm-eval's tasks, read before the model is loaded; None if none is named."""
+    from dsvl_tune.evaluation.text_tasks import check_report, find_tasks
+
+    if not options.text_tasks:
+        return None
+    check_report(options.out / TEXT_REPORT)
+    return find_tasks(options.text_tasks, options.task_folder)
+
+
+def _evaluate_text(contender: Contender, tasks: TaskManager | None, options: Any) -> None:
+    """Evaluate the text tasks, print their figures and write them."""
+    from dsvl_tune.core.files import write_json
+    from dsvl_tune.evaluation.text_tasks import run_text_tasks, text_tasks_table
+
+    if tasks is None:
+        return
+    found = run_text_tasks(
+        contender.model, options.text_tasks, tasks, batch_size=options.batch_size
+    )
+    print(text_tasks_table(found))
+    write_json(options.out / TEXT_REPORT, {**contender.identity(), "lm_eval": found})

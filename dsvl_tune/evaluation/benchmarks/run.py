@@ -36,6 +36,10 @@ class Contender:
     weights: Path
     model: ChatModel
 
+    def identity(self) -> dict[str, str | None]:
+        """What reports say of it."""
+        return {"model": self.name, "adapter": None if self.adapter is None else str(self.adapter)}
+
 
 def run_benchmark(
     contender: Contender,
@@ -111,8 +115,7 @@ def _report(
     }
     report: dict[str, Any] = {
         "benchmark": benchmark.name,
-        "model": contender.name,
-        "adapter": None if contender.adapter is None else str(contender.adapter),
+        **contender.identity(),
         "files": [str(file) for file in opened.files],
         "layout": opened.layout.name,
         "scoring": asking.scoring,
