@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,31 +17,20 @@ from dsvl_tune.families.number_bounds import (
     check_sections,
     check_triple,
 )
+from dsvl_tune.families.section_bounds import (
+    LLAMA,
+    MEAN,
+    ORIGINAL_TOWER,
+    SIGLIP,
+    STD,
+    TOKEN_ID,
+    check_equal,
+    check_heads,
+    check_model_type,
+    check_rope,
+    check_text,
+)
 
-LLAMA: dict[str, Bounds] = {
-    "vocab_size": Bounds(2, 10_000_000),
-    "hidden_size": WIDTH,
-    "intermediate_size": WIDTH,
-    "num_hidden_layers": COUNT,
-    "num_attention_heads": COUNT,
-    "num_key_value_heads": COUNT._replace(nullable=True),
-    "head_dim": WIDTH._replace(nullable=True),
-    "max_position_embeddings": Bounds(1, 100_000_000),
-    "rms_norm_eps": EPSILON,
-    "rope_theta": Bounds(1, 1e12, whole=False),
-    "attention_dropout": SHARE,
-}
-SIGLIP: dict[str, Bounds] = {
-    "hidden_size": WIDTH,
-    "intermediate_size": WIDTH,
-    "num_hidden_layers": COUNT,
-    "num_attention_heads": COUNT,
-    "num_channels": Bounds(3, 3),
-    "image_size": SIDE,
-    "patch_size": SIDE,
-    "layer_norm_eps": EPSILON,
-    "attention_dropout": SHARE,
-}
 SAM: dict[str, Bounds] = {
     "hidden_size": WIDTH,
     "mlp_dim": WIDTH,
@@ -56,34 +44,9 @@ SAM: dict[str, Bounds] = {
     "layer_norm_eps": EPSILON,
     "attention_dropout": SHARE,
 }
-ROPE: dict[str, Bounds] = {
-    "rope_theta": Bounds(1, 1e12, whole=False),
-    **dict.fromkeys(
-        (
-            "factor",
-            "attention_factor",
-            "beta_fast",
-            "beta_slow",
-            "low_freq_factor",
-            "high_freq_factor",
-            "original_max_position_embeddings",
-        ),
-        Bounds(1e-6, 1e12, whole=False),
-    ),
-}
-ORIGINAL_TOWER: dict[str, Bounds] = {
-    "image_size": SIDE,
-    "width": WIDTH,
-    "layers": COUNT,
-    "heads": COUNT,
-}
-"""Keys of a vision tower in the original layout; the last three where it has no published name."""
-
 FIXED_TOWER = {"select_layer": -1, "select_feature": "same"}
 """What the original lets a vision tower give, and transformers' class has fixed."""
 
-MEAN = Bounds(0, 1, whole=False)
-STD = Bounds(1e-3, 10, whole=False)
 SECTIONS = {
     "text_config": ("llama", LLAMA),
     "vision_config": ("siglip_vision_model", SIGLIP),
@@ -105,60 +68,16 @@ def check_settings(place: str, settings: Mapping[str, Any], hybrid: bool) -> Non
     """
     names = tuple(SECTIONS)[: 3 if hybrid else 2]
     check_sections(place, settings, names)
-    check_bounds(place, "", settings, {"image_token_id": Bounds(0, 10_000_000)})
+    check_bounds(place, "", settings, {"image_token_id": TOKEN_ID})
     for name in names:
         expected, bounds = SECTIONS[name]
         section = settings[name]
-        if section.get("model_type", expected) != expected:
-            raise UserError(
-                f"{place}: {name}.model_type is {section['model_type']!r}, expected {expected!r}."
-            )
+        check_model_type(place, name, section, expected)
         check_bounds(place, f"{name}.", section, bounds)
-        _check_heads(place, f"{name}.", section)
-    text = settings["text_config"]
-    for name in ("rope_parameters", "rope_scaling"):
-        if text.get(name) is not None:
-            check_sections(place, text, (name,))
-            check_bounds(place, f"text_config.{name}.", text[name], ROPE)
+        check_heads(place, f"{name}.", section)
+    check_rope(place, "text_config.", settings["text_config"])
     if hybrid:
         _check_sam(place, settings["high_res_vision_config"])
-
-
-def check_equal(
-    place: str, prefix: str, section: Mapping[str, Any], expected: Mapping[str, Any]
-) -> None:
-    """Raise if a key is missing or has another value than the only one that is computed.
-
-    Args:
-        place: of the file, for the message.
-        prefix: of the section's keys, such as "text_config.".
-        section: keys and values of the file.
-        expected: by key.
-
-    Raises:
-        UserError: naming file, key and value.
-    """
-    for key, value in expected.items():
-        found = section.get(key)
-        if found != value or isinstance(found, bool) != isinstance(value, bool):
-            raise UserError(
-                f"{place}: {prefix}{key} is {json.dumps(found)[:60]}, expected {json.dumps(value)}."
-            )
-
-
-def _check_heads(place: str, prefix: str, section: Mapping[str, Any]) -> None:
-    """Raise unless the width is a multiple of the heads, and those of the key-value heads."""
-    heads = section.get("num_attention_heads")
-    width, shared = section.get("hidden_size"), section.get("num_key_value_heads")
-    if heads and width and width % heads and not section.get("head_dim"):
-        raise UserError(
-            f"{place}: {prefix}hidden_size {width} is no multiple of num_attention_heads {heads}."
-        )
-    if heads and shared and heads % shared:
-        raise UserError(
-            f"{place}: {prefix}num_attention_heads {heads} is no multiple of num_key_value_heads "
-            f"{shared}."
-        )
 
 
 def _check_sam(place: str, section: Mapping[str, Any]) -> None:
@@ -194,11 +113,7 @@ def check_original_settings(place: str, settings: Mapping[str, Any]) -> None:
     check_sections(f"{place}: aligner_config", settings["aligner_config"], ("params",))
     text = settings["language_config"]
     check_equal(place, "language_config.", {"model_type": "llama", **text}, {"model_type": "llama"})
-    check_bounds(place, "language_config.", text, LLAMA)
-    _check_heads(place, "language_config.", text)
-    if text.get("rope_scaling") is not None:
-        check_sections(f"{place}: language_config", text, ("rope_scaling",))
-        check_bounds(place, "language_config.rope_scaling.", text["rope_scaling"], ROPE)
+    check_text(place, "language_config.", text)
     vision = settings["vision_config"]["params"]
     prefix = "vision_config.params."
     towers = {prefix: vision}

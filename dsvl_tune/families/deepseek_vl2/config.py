@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.families.deepseek_vl2.config_bounds import check_original_settings, check_settings
 from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2Config
 from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN
 
@@ -71,22 +72,35 @@ def read_config(checkpoint: Checkpoint) -> DeepseekVL2Config:
     """The configuration of a checkpoint.
 
     Raises:
-        UserError: it has a setting that no published checkpoint has.
+        UserError: it has a setting that no published checkpoint has, or a value out of its bounds.
         KeyError: config.json lacks a key.
         TypeError: a key has a value of another type.
         ValueError: likewise.
     """
+    settings, place = checkpoint.settings, f"{checkpoint.folder}/config.json"
+    if checkpoint.layout == "transformers":
+        check_settings(place, settings)
+    else:
+        check_original_settings(place, settings)
+    try:
+        config = unchecked_config(checkpoint)
+        check_sizes(config)
+    except UserError as error:
+        raise UserError(f"{checkpoint.folder}: {error}") from None
+    return config
+
+
+def unchecked_config(checkpoint: Checkpoint) -> DeepseekVL2Config:
+    """The configuration of a checkpoint whose values are within their bounds, as `read_config`."""
     if checkpoint.layout == "transformers":
         config: DeepseekVL2Config = DeepseekVL2Config.from_dict(
             copy.deepcopy(dict(checkpoint.settings))
         )
-    else:
-        image_token_id = 0
-        if checkpoint.complete:
-            image_token_id = checkpoint.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-        config = original_config(checkpoint.settings, image_token_id)
-    check_sizes(config)
-    return config
+        return config
+    image_token_id = 0
+    if checkpoint.complete:
+        image_token_id = checkpoint.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    return original_config(checkpoint.settings, image_token_id)
 
 
 def original_config(settings: Mapping[str, Any], image_token_id: int) -> DeepseekVL2Config:

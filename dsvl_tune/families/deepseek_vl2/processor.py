@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
+from dsvl_tune.families.deepseek_vl2.config_bounds import check_image_settings
 from dsvl_tune.families.deepseek_vl2.layout import view_side
 from dsvl_tune.families.deepseek_vl2.pixels import ImageSettings
 from dsvl_tune.families.deepseek_vl2.tokenizer import ASSISTANT, IMAGE_TOKEN, USER
@@ -60,6 +61,7 @@ def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     """
     settings = read_json(checkpoint.folder / PROCESSOR_FILE)
     place = f"{checkpoint.folder}/{PROCESSOR_FILE}"
+    check_image_settings(place, settings)
     try:
         return image_settings(checkpoint.config, settings)
     except (KeyError, TypeError, ValueError) as error:

@@ -23,6 +23,7 @@ from dsvl_tune.families.deepseek_vl.config import (
     siglip_config,
     text_config,
 )
+from dsvl_tune.families.janus.config_bounds import check_original_settings, check_settings
 from dsvl_tune.families.janus.key_map import SIGLIP, SIGLIP_HF, VQ
 from dsvl_tune.families.janus.tokenizer import IMAGE_TOKEN
 
@@ -116,21 +117,26 @@ def read_config(checkpoint: Checkpoint) -> JanusConfig:
 
     Raises:
         UserError: a tower is unknown or of other sizes than the tensors, a projector is of another
-            type, or transformers' class cannot hold the sizes.
+            type, transformers' class cannot hold the sizes, or a value is out of its bounds.
         KeyError: config.json lacks a key.
         TypeError: a key has a value of another type.
         ValueError: likewise.
     """
     settings, place = checkpoint.settings, str(checkpoint.folder)
     if checkpoint.layout == "transformers":
+        check_settings(f"{place}/config.json", settings)
         check_understanding(checkpoint.headers, (SIGLIP_HF, *LANGUAGE_HF), place)
         return JanusConfig.from_dict(copy.deepcopy(dict(settings)))
+    check_original_settings(f"{place}/config.json", settings)
     check_understanding(checkpoint.headers, (SIGLIP, LANGUAGE), place)
     shapes = {name: stored.shape for name, stored in checkpoint.headers.items()}
     image_token_id = 0
     if checkpoint.complete:
         image_token_id = checkpoint.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    return original_config(settings, shapes, image_token_id)
+    try:
+        return original_config(settings, shapes, image_token_id)
+    except UserError as error:
+        raise UserError(f"{checkpoint.folder}: {error}") from None
 
 
 def original_config(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Processor
+from dsvl_tune.families.deepseek_vl.config_bounds import check_image_settings
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.processor import (
     ORIGINAL_SYSTEM_PROMPT,
@@ -165,6 +166,7 @@ def original_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     it (VLMImageProcessor).
     """
     settings = read_json(checkpoint.folder / "preprocessor_config.json")
+    check_image_settings(f"{checkpoint.folder}/preprocessor_config.json", settings)
     mean = triple(settings.get("image_mean", list(DEFAULT_MEAN)))
     std = triple(settings.get("image_std", list(DEFAULT_STD)))
     size = int(settings["image_size"])

@@ -173,7 +173,7 @@ def test_a_janus_checkpoint_is_not_recognized() -> None:
         ("language_config", "scoring_func", "tanh", "expected one of softmax, sigmoid"),
         ("language_config", "num_experts_per_tok", None, "num_experts_per_tok is None"),
         ("language_config", "rope_scaling", {"type": "yarn"}, "rope_scaling is"),
-        ("language_config", "hidden_size", "wide", "does not describe a DeepSeek-VL2 model"),
+        ("language_config", "hidden_size", "wide", "hidden_size is .wide., expected an integer"),
     ],
 )
 def test_settings_that_no_published_checkpoint_has(
@@ -193,7 +193,7 @@ def test_settings_that_no_published_checkpoint_has(
     [
         ("patch_size", 16, "patch_size is 16, expected 14"),
         ("candidate_resolutions", [[768, 500]], "expected multiples of 384"),
-        ("image_mean", [0.5], "do not fit the family"),
+        ("image_mean", [0.5], "image_mean has 1 values, expected one for each channel"),
     ],
 )
 def test_image_settings_that_contradict_the_configuration(
