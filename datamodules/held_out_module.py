@@ -117,7 +117,8 @@ class HeldOutDataModule(L.LightningDataModule):
             return text_loader(windows, self.read_processor(), process, self.batch_size, numbers)
         questions = held_out.rows.flattened()
         numbers = self.sampled_numbers(name, len(questions)) if sampled else None
-        return self.held_out_loader(questions, self.eval_batch_size, make_prompts, numbers)
+        by_length = not (sampled and self.eval_seconds is not None)  # else the first are a sample
+        return self.question_loader(questions, numbers, by_length=by_length)
 
     def sampled_numbers(self, name: str, items: int) -> list[int]:
         """Which questions of a set are answered at a validation."""
@@ -134,11 +135,30 @@ class HeldOutDataModule(L.LightningDataModule):
         # Rank 0 decides: the parts of all processes must be of the same questions.
         answered = set(self.trainer.strategy.broadcast(self.answered) if self.trainer else ())
         numbers = [number for number in range(len(questions)) if number not in answered]
-        return self.held_out_loader(questions, self.eval_batch_size, make_prompts, numbers)
+        return self.question_loader(questions, numbers)
 
     def prompt_loader(self, rows: Rows) -> DataLoader[Any]:
-        """One prompt per conversation, in order."""
-        return self.held_out_loader(rows.flattened(), self.eval_batch_size, make_prompts)
+        """One prompt per conversation."""
+        return self.question_loader(rows.flattened())
+
+    def question_loader(
+        self,
+        questions: LazyItems[Any],
+        numbers: Sequence[int] | None = None,
+        *,
+        by_length: bool = True,
+    ) -> DataLoader[Any]:
+        """Prompts of questions.
+
+        Args:
+            questions: conversations.
+            numbers: of those to ask; None asks all.
+            by_length: whether those of similar length are asked together; each prompt has its
+                number, so answers can be put in order again.
+        """
+        return self.held_out_loader(
+            questions, self.eval_batch_size, make_prompts, numbers, by_length=by_length
+        )
 
     def held_out_loader(
         self,
@@ -146,21 +166,24 @@ class HeldOutDataModule(L.LightningDataModule):
         batch_size: int,
         make: Callable[..., Any],
         numbers: Sequence[int] | None = None,
+        *,
+        by_length: bool = False,
     ) -> DataLoader[Any]:
-        """This process's part of numbered items, in order; they are read by the loader's workers.
+        """This process's part of numbered items; they are read by the loader's workers.
 
         Args:
             items: rows or conversations.
             batch_size: items of a batch.
             make: makes a batch of (number, item) pairs.
             numbers: of the items to serve; None serves all.
+            by_length: whether conversations of similar length come together, else in order.
         """
         served = range(len(items)) if numbers is None else numbers
         part = ProcessPart(items, served, *self.process())
         return DataLoader(
             part,
             batch_size=batch_size,
-            sampler=UntilStopped(len(part)),
+            sampler=UntilStopped(part, by_length=by_length),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=self.encoding(make),

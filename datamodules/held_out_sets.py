@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,8 @@ FIRST_ROWS = 1000
 """Rows whose references choose the metrics of data that name none."""
 TEXT_SUFFIX = ".txt"
 """A held-out file of this name is a text that is read, not rows of questions."""
+SORTED_AT_ONCE = 512
+"""Questions that are sorted by length at a time: they are read before the first is answered."""
 TAKEN_NAMES = {"test", "validation", "train", "loss"}
 """Names that a held-out set cannot have, besides those of metrics: they are logged otherwise."""
 
@@ -174,7 +177,7 @@ def text_loader(
     return DataLoader(
         part,
         batch_size,
-        sampler=UntilStopped(len(part)),
+        sampler=UntilStopped(part),
         collate_fn=partial(make_texts, pad_id=processor.pad_id),
     )
 
@@ -196,25 +199,43 @@ def subset(name: str, items: int, most: int | None, seed: int, *, in_order: bool
 
 
 class UntilStopped(Sampler[int]):
-    """Positions in order, until no more are wanted.
+    """Positions in a part, until no more are wanted.
 
     Args:
-        length: number of positions.
+        part: what is served.
+        by_length: whether questions of similar length come together, which saves padding. Those
+            about the same images stay together, too: they share their prefix.
     """
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    def __init__(self, part: ProcessPart, *, by_length: bool = False) -> None:
+        self.part = part
+        self.by_length = by_length
         self.stopped = False
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.part)
 
     def __iter__(self) -> Iterator[int]:
         self.stopped = False
-        for position in range(self.length):
-            if self.stopped:
-                return
-            yield position
+        for start in range(0, len(self), SORTED_AT_ONCE):
+            positions = range(start, min(start + SORTED_AT_ONCE, len(self)))
+            for position in self.sorted(positions) if self.by_length else positions:
+                if self.stopped:
+                    return
+                yield position
+
+    def sorted(self, positions: Sequence[int]) -> list[int]:
+        """Positions of questions by their images, those with the shortest text first."""
+        groups: dict[Any, list[int]] = defaultdict(list)
+        lengths: dict[Any, tuple[int, int]] = {}
+        for position in positions:
+            _, conversation = self.part[position]
+            images = tuple(image.name for image in conversation.images)
+            group = images or position
+            length = len(images), sum(len(turn.text) for turn in conversation.turns)
+            groups[group].append(position)
+            lengths[group] = max(length, lengths.get(group, length))
+        return [one for group in sorted(groups, key=lengths.__getitem__) for one in groups[group]]
 
 
 @dataclass(frozen=True)

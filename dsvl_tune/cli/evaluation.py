@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from dsvl_tune.recipe.recipe import Recipe
+    from dsvl_tune.training.module import FinetuneModule
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,16 @@ def evaluation_run(recipe: Recipe) -> Iterator[EvaluationRun]:
         use_free_cores(trainer.num_devices)
         with explained_errors(trainer, run_folder=None):
             yield EvaluationRun(trainer, folder, checkpoint)
+
+
+def print_evaluation(trainer: L.Trainer, model: FinetuneModule) -> None:
+    """Print what a finished `validate` or `test` has measured, with 95 % intervals.
+
+    Args:
+        trainer: That measured it.
+        model: That was measured.
+    """
+    from dsvl_tune.evaluation.run_summary import evaluation_text
+
+    if trainer.is_global_zero:
+        print(evaluation_text(model.tables, model.means), flush=True)

@@ -1,4 +1,4 @@
-"""What a run prints at its end, of what `summary.json` holds."""
+"""What a run prints at its end, of what `summary.json` holds; and what validate and test print."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from dsvl_tune.core.text_table import format_table
 from dsvl_tune.evaluation.figures_table import (
     change_text,
     figure_text,
+    figures_table,
     is_percent,
     small_set_text,
 )
+from dsvl_tune.evaluation.held_out_sets import SetTables
 from dsvl_tune.evaluation.metrics import Metric
-from dsvl_tune.evaluation.statistics import Change
+from dsvl_tune.evaluation.scoring import set_figures
+from dsvl_tune.evaluation.statistics import Change, intervals
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Metric]) -> str:
@@ -112,3 +115,18 @@ def small_sets(questions: Mapping[str, int]) -> list[str]:
     """
     notes = {name: small_set_text(count) for name, count in questions.items() if count}
     return [f"{name}: {note}" for name, note in notes.items() if note]
+
+
+def evaluation_text(tables: SetTables, means: Mapping[str, float]) -> str:
+    """What `validate` and `test` print: a table for each held-out set.
+
+    Args:
+        tables: scores of each set, by its name.
+        means: over all validation rows: the loss, and those of its tokens; {} of test rows.
+    """
+    lines = [f"{name}: {value:.4f}" for name, value in means.items()]
+    for name, of_set in tables.items():
+        metrics = [table.metric for table in of_set]
+        lines.append(f"\n{name}\n{figures_table(set_figures(of_set), intervals(of_set), metrics)}")
+        lines += small_sets({name: max((len(table.answers) for table in of_set), default=0)})
+    return "\n".join(lines)

@@ -61,6 +61,7 @@ class AnsweringModule(L.LightningModule):
         self.answers = SetAnswers([])
         self.tables: SetTables = {}
         self.blank: str | None = None
+        self.means: dict[str, float] = {}
         self.validation_sums: list[dict[str, Tensor]] = []
 
     @property
@@ -170,6 +171,7 @@ class AnsweringModule(L.LightningModule):
         check_finite_values({f"val/{name}": mean for name, mean in means.items()}, self.blamed_part)
         if "token_loss" in means:
             means["perplexity"] = means.pop("token_loss").clamp(max=MOST_LOSS).exp()
+        self.means = {name: float(mean) for name, mean in means.items()}
         for name, mean in means.items():
             self.log(f"val/{name}", mean, prog_bar=name == "loss")
 

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from dsvl_tune.cli.evaluation import EvaluationRun, add_checkpoint_option, evaluation_run
+from dsvl_tune.cli.evaluation import (
+    EvaluationRun,
+    add_checkpoint_option,
+    evaluation_run,
+    print_evaluation,
+)
 from dsvl_tune.recipe.command import parse_recipe
 
 if TYPE_CHECKING:
@@ -48,6 +53,7 @@ def main(arguments: list[str]) -> None:
         set_up_test(recipe.data)
         check_answers(recipe.data)
         whole = _test(recipe, run)
+        print_evaluation(run.trainer, recipe.model)
         blanked = {name: _test(recipe, run, name) for name in blanks}
         if blanks and run.trainer.is_global_zero:
             print(_table(whole, blanked, recipe))
@@ -63,7 +69,7 @@ def _test(recipe: Recipe, run: EvaluationRun, blank: str | None = None) -> list[
     """
     model: Any = recipe.model
     model.blank = blank
-    run.trainer.test(model, datamodule=recipe.data, ckpt_path=run.checkpoint)
+    run.trainer.test(model, datamodule=recipe.data, ckpt_path=run.checkpoint, verbose=False)
     return list(model.tables["test"])
 
 

@@ -13,7 +13,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from dsvl_tune.evaluation.answer_log import AnswerLog, file_stats
 from dsvl_tune.evaluation.answers import Answer, gather_answers
 
-SETTINGS_WITHOUT_EFFECT = ("num_workers", "eval_batch_size")
+SETTINGS_WITHOUT_EFFECT = (
+    "num_workers",
+    "eval_batch_size",
+    "heldout",
+    "eval_rows",
+    "eval_seconds",
+)
 """Settings of a data module that may change before the command is resumed."""
 
 

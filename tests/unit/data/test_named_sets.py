@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.rows import LoadedItems
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, MixtureDataModule
-from dsvl_tune.datamodules.held_out_sets import HeldOutFile, UntilStopped
+from dsvl_tune.datamodules.held_out_sets import HeldOutFile, ProcessPart, UntilStopped
+from dsvl_tune.evaluation.generation.generate import greedy_ids
 from dsvl_tune.evaluation.metrics.relaxed_accuracy import RelaxedAccuracy
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.load import create_model
 
 
 @pytest.fixture
@@ -90,13 +95,65 @@ def test_a_validation_asks_the_same_questions_every_time(write: Callable[..., st
 
 
 def test_a_loader_can_be_stopped_and_begins_again() -> None:
-    sampler = UntilStopped(5)
+    part = ProcessPart(LoadedItems(list("abcde")), range(5), 0, 1)
+    sampler = UntilStopped(part)
     taken = []
     for position in sampler:
         taken.append(position)
         sampler.stopped = position == 1
     assert taken == [0, 1]
     assert list(sampler) == [0, 1, 2, 3, 4]
+
+
+def test_questions_of_similar_length_are_asked_together(tmp_path: Path) -> None:
+    """Those about one image stay together; the numbers are those of the file."""
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    texts = [("Why " * 90, None), ("Long " * 50, "a"), ("Who?", None), ("B?", "b"), ("A?", "a")]
+    rows = [
+        {"question": text, "answer": "x", **({"image": f"{image}.png"} if image else {})}
+        for text, image in texts
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = InstructDataModule(
+        str(tmp_path / "rows.jsonl"),
+        validation=str(tmp_path / "rows.jsonl"),
+        message_trees=False,
+        eval_batch_size=2,
+        metrics=["exact_match"],
+    )
+    data.setup("fit")
+    loader: Any = data.val_dataloader()[1]
+    assert [prompts.numbers for prompts in loader] == [[2, 0], [3, 1], [4]]
+
+
+def test_the_order_of_questions_changes_no_answer(
+    write: Callable[..., str], hybrid_checkpoint: Path
+) -> None:
+    """Token by token: in batches of similar length, and one at a time in the order of the file."""
+    file = write("rows.jsonl", [str(i) for i in range(9)])
+    rows = [{"question": "Say " * (1 + 7 * i % 11), "answer": "x"} for i in range(9)]
+    Path(file).write_text("\n".join(map(json.dumps, rows)))
+    base = open_checkpoint(hybrid_checkpoint)
+    model = create_model(base).eval()
+    ids = {}
+    for by_length, batch_size in ((True, 4), (False, 1)):
+        data = InstructDataModule(
+            file,
+            test=file,
+            checkpoint=str(hybrid_checkpoint),
+            eval_batch_size=batch_size,
+            metrics=["exact_match"],
+        )
+        data.setup("test")
+        loader: Any = data.question_loader(data.rows("test").flattened(), by_length=by_length)
+        found = {}
+        for prompts in loader:
+            answers = greedy_ids(model, prompts, 6)
+            found |= dict(zip(prompts.numbers, answers.tolist(), strict=True))
+        ids[by_length] = found
+    assert list(ids[True]) != sorted(ids[True])
+    assert ids[True] == ids[False]
 
 
 def test_each_source_is_scored_by_its_own_metrics(write: Callable[..., str]) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
-from dsvl_tune.evaluation.run_summary import summary_text
+from dsvl_tune.evaluation.run_summary import evaluation_text, summary_text
+from dsvl_tune.evaluation.scoring import score_tables
 
 METRICS = [RelaxedAccuracy()]
 SUMMARY: dict[str, Any] = {
@@ -59,3 +61,17 @@ def test_the_next_command_can_be_pasted() -> None:
     folder = Path("my data/it's é")
     command = summary_text(SUMMARY, folder, METRICS).rpartition("next: ")[2]
     assert shlex.split(command) == ["dsvl-tune", "merge", str(folder)]
+
+
+def test_validate_prints_a_table_with_intervals_for_each_set() -> None:
+    answers = [
+        Answer(source="", question_type=kind, question="?", references=("12",), text=text)
+        for kind, text in [("count", "12"), ("count", "7"), ("value", "12"), ("value", "12.1")]
+    ]
+    tables = {name: score_tables(answers, METRICS) for name in ("validation", "general")}
+    text = evaluation_text(tables, {"loss": 0.25, "perplexity": 1.284})
+    rows = [line.split() for line in text.splitlines() if line]
+    assert rows[:2] == [["loss:", "0.2500"], ["perplexity:", "1.2840"]]
+    assert rows.count(["relaxed_accuracy", "75.00", "%", "[50.0,", "100.0]"]) == 2
+    assert ["general"] in rows
+    assert text.count("only 4 scored questions") == 2
