@@ -38,6 +38,7 @@ from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
 from dsvl_tune.evaluation.run_summary import summary_text
 from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
+from dsvl_tune.export.run_card import CardOptions
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import Layout
@@ -256,6 +257,8 @@ def merge(
     dtype: MergeDtype = "base",
     rows: int = 16,
     checkpoint: str | None = None,
+    samples: int = 4,
+    paths: bool = False,
 ) -> MergedCheckpoint:
     """Merge what a run trained into its base checkpoint, and verify the result.
 
@@ -271,6 +274,8 @@ def merge(
         dtype: Of the written weights; "base" keeps the base's own.
         rows: Number of held-out rows to verify with; 0 skips loading and answering.
         checkpoint: Run checkpoint to merge: "best", "last" or a path; None takes the result.
+        samples: Number of held-out questions with their answers that the model card shows.
+        paths: Whether report and audit have whole paths of data and base, else their last parts.
 
     Returns:
         The merged checkpoint.
@@ -288,6 +293,9 @@ def merge(
         check_base(run, base_checkpoint)
     prompts = held_out_prompts(recipe.data) if rows else None
     out = Path(out) if out is not None else run / "merged"
+    from dsvl_tune.report.plots import losses_png  # matplotlib, which training does not need
+
+    card = CardOptions(samples, paths, losses_png(run))
     with trained_folder(run, checkpoint, lambda: recipe.model) as adapter:
         report = merge_run(
             run,
@@ -299,6 +307,7 @@ def merge(
             prompts=prompts,
             base_is_the_runs=base is None or is_base_of(run, base_checkpoint),
             checkpoint=checkpoint,
+            card=card,
         )
     return MergedCheckpoint(out, report)
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "a page about a run, a sweep, or several runs side by side",
     "merge": "merge a run's adapter into its base checkpoint, verified",
     "convert": "a checkpoint in transformers' or the original layout",
+    "push": "send a merged checkpoint or an adapter to the Hugging Face hub",
     "init": "an untrained small checkpoint, to train from scratch",
     "recipes": "list the recipes of the package, or copy one",
     "runs": "list runs with their results",

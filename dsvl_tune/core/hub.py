@@ -178,7 +178,7 @@ def hub_error(
     """
     from huggingface_hub import constants
 
-    causes = list(_causes(error))
+    causes = list(error_chain(error))
     told = next((text for cause in causes if (text := getattr(cause, "server_message", None))), "")
     if not told:
         told = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
@@ -230,7 +230,7 @@ def _advice(causes: list[BaseException], name: HubName, page: str) -> str:
     )
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error and what it was raised from, the last one first raised."""
     while error is not None:
         yield error

@@ -13,8 +13,16 @@ from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import atomic_folder, write_json
 from dsvl_tune.core.types import Prompts
+from dsvl_tune.export.audit import write_audit
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
-from dsvl_tune.export.model_card import run_sections, write_card
+from dsvl_tune.export.model_card import public_name, write_card
+from dsvl_tune.export.run_card import (
+    CURVES,
+    CardOptions,
+    eval_results,
+    run_sections,
+    summary_sentence,
+)
 from dsvl_tune.export.verify import compare_processors, verify
 from dsvl_tune.export.write_settings import REPORT, main_dtype
 from dsvl_tune.export.write_weights import compare_weights
@@ -37,6 +45,7 @@ def merge_run(
     prompts: Prompts | None,
     base_is_the_runs: bool,
     checkpoint: str | None,
+    card: CardOptions,
 ) -> dict[str, Any]:
     """Write a merged checkpoint with its model card, report and checksums; complete or absent.
 
@@ -50,6 +59,7 @@ def merge_run(
         prompts: Questions that base + adapter and the result must answer alike; None skips this.
         base_is_the_runs: Whether the run was trained from these very weights, for the report.
         checkpoint: Run checkpoint that `adapter` is of, for the report; None for the run's result.
+        card: What the model card shows.
 
     Returns:
         Content of `merge_report.json`.
@@ -66,13 +76,22 @@ def merge_run(
             report |= verify(base, adapter, written, prompts, quantization)
         parts = base.family.parts
         report |= {
-            "base": base.name,
+            "base": base.name if card.paths else public_name(base.name),
             "base_is_the_runs": base_is_the_runs,
             "checkpoint": checkpoint,
             "changed_tensors": dict(Counter(part_of(name, parts) for name in changed)),
         }
         write_json(partial / REPORT, report)
-        write_card(written, base.name, run_sections(run, report))
+        write_audit(partial, run, report, paths=card.paths)
+        if card.curves:
+            (partial / CURVES).write_bytes(card.curves)
+        write_card(
+            written,
+            base.name,
+            run_sections(run, report, card),
+            summary=summary_sentence(run, base.name),
+            results=eval_results(run, report),
+        )
         write_sums(partial)
     return report
 

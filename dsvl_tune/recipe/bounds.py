@@ -177,6 +177,7 @@ OPTION_BOUNDS: dict[str, Bound] = {
     "estimate-memory.supervised": COUNT,
     "init.seed": SEED,
     "merge.rows": Bound(0, 1_000_000, whole=True),
+    "merge.samples": Bound(0, 1_000, whole=True),
     "preview.rows": Bound(1, 100_000, whole=True),
     "sweep.trials": Bound(1, 100_000, whole=True),
 }

@@ -12,7 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dsvl_tune.report.run_record import Curve, RunRecord
+from dsvl_tune.report.run_record import Curve, RunRecord, read_curves
 
 INK = "#5a6b7c"
 """Color of axes and text in a PNG; in an SVG it becomes the text color of the page."""
@@ -96,6 +96,27 @@ def write_png(plot: Plot, folder: Path) -> Path:
         folder: Where; it exists.
     """
     return figure_png(_draw(plot), plot.name, folder)
+
+
+def losses_png(run: Path) -> bytes | None:
+    """Draw the losses of a run for its model card.
+
+    Args:
+        run: Its folder, finished or not.
+
+    Returns:
+        A PNG of 800 x 450 px; None if nothing was logged.
+    """
+    curves = {
+        name: curve
+        for name, curve in read_curves(run / "metrics").items()
+        if _group(name)[0] == "loss"
+    }
+    if not curves:
+        return None
+    buffer = io.BytesIO()
+    _draw(_plot("loss", "Loss", curves)).savefig(buffer, dpi=100, facecolor="white", format="png")
+    return buffer.getvalue()
 
 
 def figure_png(figure: Figure, name: str, folder: Path) -> Path:

@@ -133,7 +133,8 @@ def test_merging_into_the_base_as_its_files_have_it(
         "trained on the base in 4 bits (nf4)" in said and said.count("greedy answers equal:") == 2
     )
     assert "quantization_config" not in Path("merged/config.json").read_text(encoding="utf-8")
-    assert "quantized_layers: 14" in Path("merged/README.md").read_text(encoding="utf-8")
+    audit = json.loads(Path("merged/audit.json").read_text(encoding="utf-8"))
+    assert audit["plan"]["language_model"]["quantized_layers"] == 14
     before, after = (
         Weights(open_checkpoint(folder)) for folder in (wide_hybrid_checkpoint, Path("merged"))
     )

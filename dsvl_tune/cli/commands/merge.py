@@ -16,6 +16,8 @@ def merge_command(
     dtype: Literal["base", "float32", "bfloat16", "float16"] = "base",
     rows: int = 16,
     checkpoint: str | None = None,
+    samples: int = 4,
+    paths: bool = False,
 ) -> None:
     """Merge what a run trained into its base checkpoint, and verify the result.
 
@@ -26,7 +28,7 @@ def merge_command(
     and must answer held-out questions like base + adapter, within measured bounds of rounding;
     tensors that were not trained must equal the base's, bit for bit. On a mismatch the command
     fails and leaves nothing in --out. The checkpoint comes with a model card, the license of the
-    base, and the hash of every file.
+    base, an audit (data, plan, hashes, versions) and the hash of every file.
 
     A run on a 4-bit base is merged into the base in the precision of its files; how far the answers
     of the 4-bit model are from those of the result is reported.
@@ -42,12 +44,24 @@ def merge_command(
             memory of the whole model.
         checkpoint: Run checkpoint to merge, also of a run that was stopped: best, last or a path
             (default: the result of the run).
+        samples: Number of held-out questions with their answers that the model card shows; 0 shows
+            none, which keeps private texts out of it.
+        paths: Whether the report and the audit have whole paths of data and base; else only their
+            last parts.
     """
     from dsvl_tune import api
-    from dsvl_tune.export.model_card import verified_text
+    from dsvl_tune.export.audit import verified_text
 
     merged = api.merge(
-        run, out, base=base, layout=layout, dtype=dtype, rows=rows, checkpoint=checkpoint
+        run,
+        out,
+        base=base,
+        layout=layout,
+        dtype=dtype,
+        rows=rows,
+        checkpoint=checkpoint,
+        samples=samples,
+        paths=paths,
     )
     report = merged.report
     note = "" if report["base_is_the_runs"] else " (other files than the run was trained from)"
