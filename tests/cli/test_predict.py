@@ -150,9 +150,9 @@ def test_test_prints_the_scores_of_the_run(
     run(monkeypatch, "test", "--config", "runs/small/config.yaml", "--ckpt_path", "best")
     output = capsys.readouterr().out
     after = json.loads(Path("runs/small/summary.json").read_text(encoding="utf-8"))["after"]
-    printed = re.search(r"test/relaxed_accuracy\s+\W?\s*([\d.]+)", output)
+    printed = re.search(r"^relaxed_accuracy +([\d.]+) % +\[[\d.]+, [\d.]+\]$", output, re.M)
     assert printed is not None, output
-    assert float(printed[1]) == pytest.approx(after["relaxed_accuracy"])
+    assert float(printed[1]) == pytest.approx(100 * after["relaxed_accuracy"], abs=0.005)
 
 
 def test_test_shows_what_a_vision_tower_contributes(

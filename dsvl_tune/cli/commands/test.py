@@ -53,9 +53,11 @@ def main(arguments: list[str]) -> None:
         set_up_test(recipe.data)
         check_answers(recipe.data)
         whole = _test(recipe, run)
-        print_evaluation(run.trainer, recipe.model)
+        if not blanks:
+            print_evaluation(run.trainer, recipe.model)
+            return
         blanked = {name: _test(recipe, run, name) for name in blanks}
-        if blanks and run.trainer.is_global_zero:
+        if run.trainer.is_global_zero:
             print(_table(whole, blanked, recipe))
 
 
