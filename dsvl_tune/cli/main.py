@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-import resource
 import select
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Any, NoReturn, TextIO
 from dsvl_tune.cli.process import end_on_scheduler_signals, prepare_process
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.lost_memory import lost_memory
+from dsvl_tune.core.machine import most_open_files
 from dsvl_tune.core.package import VERSION
 
 COMMANDS = {
@@ -37,6 +36,7 @@ COMMANDS = {
     "init": "an untrained small checkpoint, to train from scratch",
     "recipes": "list the recipes of the package, or copy one",
     "runs": "list runs with their results",
+    "completion": "tab completion for bash or zsh",
     "env": "versions and hardware, for a bug report",
     "chat": "ask a model about images, in the terminal",
 }
@@ -44,6 +44,9 @@ COMMANDS = {
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """Errors of a full, limited or protected disk."""
+
+BROKEN_PIPE = 141
+"""Exit code where nothing reads the output any more: 128 + SIGPIPE, as in shells."""
 
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 """Errors of a process or a machine that may not open another file."""
@@ -96,7 +99,7 @@ def main() -> None:
         else:
             if name in ("fit", "sweep"):
                 end_on_scheduler_signals()
-            command = _import_command(name)
+            command = import_command(name)
             command.main(_with_new_names(arguments[1:]))
 
 
@@ -106,7 +109,7 @@ def help_text() -> str:
     return HELP.format(version=VERSION, commands=commands)
 
 
-def _import_command(name: str) -> Any:
+def import_command(name: str) -> Any:
     """Import the module of a command.
 
     Raises:
@@ -168,9 +171,11 @@ def _file_message(error: OSError) -> str | None:
         The message; None for any other error.
     """
     if error.errno in TOO_MANY_FILES:
+        most = most_open_files()
+        limit = f"this process may open {most:,} files. " if most else ""
         return (
-            f"{error.strerror}: this process may open {_most_files():,} files. Raise that limit "
-            "(ulimit -n 4096), or lower data.num_workers."
+            f"{error.strerror}: {limit}Raise that limit (ulimit -n 4096), or lower "
+            "data.num_workers."
         )
     if error.errno not in UNWRITABLE:
         return None
@@ -186,11 +191,6 @@ def _file_message(error: OSError) -> str | None:
         f"{path or 'the output'}: could not be written ({error.strerror}). Files that were "
         "finished before are intact. Free some space or give another folder."
     )
-
-
-def _most_files() -> int:
-    """Limit of open files of this process."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _fail(message: str) -> NoReturn:
@@ -223,11 +223,13 @@ def _silent_broken_pipe() -> Iterator[None]:
             raise
         for stream in unread:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(BROKEN_PIPE)
 
 
 def _is_unread(stream: TextIO) -> bool:
-    """Whether the reading end of a stream is closed."""
+    """Whether the reading end of a stream is closed; Windows cannot tell, and it is assumed."""
+    if sys.platform == "win32":
+        return True
     poll = select.poll()
     poll.register(stream, 0)  # reports errors only
     return bool(poll.poll(0))

@@ -55,8 +55,9 @@ def end_on_scheduler_signals() -> None:
         os.write(1, b"stopped before the first step; start it again to resume\n")
         os._exit(PREEMPTED)
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, end)
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has no SIGUSR1
+            signal.signal(getattr(signal, name), end)
 
 
 def find_own_classes() -> None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -74,7 +75,12 @@ def write_cached(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder's entries to disk: a rename alone does not survive a power loss."""
+    """Sync a folder's entries to disk: a rename alone does not survive a power loss.
+
+    Windows opens no folders, and has no need to.
+    """
+    if sys.platform == "win32":
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -6,13 +6,16 @@ memory than there is.
 
 from __future__ import annotations
 
-import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+if sys.platform != "win32":
+    import resource
 
 SECONDS = 2.0
 """Time that a template or a pattern may take; real ones take milliseconds."""
@@ -29,7 +32,8 @@ def limited(seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Itera
     """Bound the time and the memory of the block, which runs in this process.
 
     Python checks for signals between instructions and inside of its regular expressions, so a
-    timer reaches both. Only the main thread gets signals: in other threads nothing is bounded.
+    timer reaches both. Only the main thread gets signals: in other threads nothing is bounded, and
+    on Windows, which has no such timer, nothing at all.
 
     Args:
         seconds: Most time.
@@ -39,7 +43,7 @@ def limited(seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Itera
         LimitExceeded: The time is over.
         MemoryError: Raised by the block itself, when it asks for more.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
 

@@ -8,6 +8,9 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+if sys.platform != "win32":
+    import resource
+
 CGROUPS = Path("/sys/fs/cgroup")
 WAIT_SETTINGS = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT")
 """Environment variables of OpenMP runtimes that say how threads wait for one another."""
@@ -78,6 +81,23 @@ def _quota(folder: Path) -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return cores if cores > 0 else None  # version 1 writes -1 for no quota
+
+
+def most_open_files() -> int | None:
+    """Read how many files this process may open; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def peak_memory_bytes() -> int:
+    """Read the most memory that this process had resident."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2) of either system
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def let_threads_sleep(environment: MutableMapping[str, str] = os.environ) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.locks import lock_folder
 from dsvl_tune.models.build import adapted_model
 from dsvl_tune.models.finetuning.adapters import save_trained
 
@@ -80,13 +80,13 @@ def folder_lock(folder: Path) -> Iterator[bool]:
         Whether this process holds the lock: not while another one does, nor where the file system
         has no locks.
     """
-    handle = os.open(folder, os.O_RDONLY)
-    held = False
     try:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        yield held
+        handle = lock_folder(folder)
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
     finally:
         os.close(handle)
 

@@ -85,7 +85,8 @@ def start_process(folder: Path, number: int) -> int:
 
     def forward(signal_number: int, frame: FrameType | None) -> None:
         received.append(signal_number)
-        process.send_signal(signal_number)
+        if sys.platform != "win32":  # whose consoles send Ctrl-C to the trial themselves
+            process.send_signal(signal_number)
 
     previous = {one: signal.signal(one, forward) for one in SIGNALS}
     try:

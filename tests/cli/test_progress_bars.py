@@ -20,7 +20,7 @@ def test_open_bars_end_before_the_message(
         raise UserError("rows.jsonl:3: bad")
 
     command = type("Command", (), {"main": staticmethod(fail)})
-    monkeypatch.setattr(command_line, "_import_command", lambda name: command)
+    monkeypatch.setattr(command_line, "import_command", lambda name: command)
     monkeypatch.setattr(sys, "argv", ["dsvl-tune", "fit"])
     with pytest.raises(SystemExit):
         command_line.main()

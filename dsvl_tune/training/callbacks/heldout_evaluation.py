@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
+from dsvl_tune.core.machine import peak_memory_bytes
 from dsvl_tune.core.types import Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer, gather_answers
 from dsvl_tune.evaluation.held_out_sets import SetTables, confidence, sets_figures
@@ -218,6 +218,5 @@ def peak_bytes(device: torch.device) -> Tensor:
     Returns:
         [2] int64 in bytes: resident memory, and the tensors on its GPU (0 without one).
     """
-    rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     gpu = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return torch.tensor([rss, gpu], device=device)
+    return torch.tensor([peak_memory_bytes(), gpu], device=device)

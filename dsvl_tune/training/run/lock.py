@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import atexit
-import errno
-import fcntl
 import os
+import platform
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -14,11 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.locks import HELD, lock_file
 from dsvl_tune.training.checkpoints.files import newest_whole
 from dsvl_tune.training.distributed.rank_agreement import is_first
 
-HELD = (errno.EACCES, errno.EAGAIN)
-"""Errors of a lock that another process holds; every other one is the file system's."""
 LOCK = ".lock"
 """In a run folder: locked, and named in it, by the process that trains there."""
 TOKEN = uuid.uuid4().hex
@@ -75,15 +73,14 @@ def lock_run(run_folder: Path) -> IO[str]:
     """Lock a run folder until the returned file is closed or the process ends, however it ends.
 
     The kernel holds the lock, so nothing has to be cleaned up and a lock file that is left behind
-    means nothing. `lockf` locks belong to one process alone: data workers that outlive a killed run
-    do not hold it.
+    means nothing.
 
     Raises:
         UserError: Another process holds the lock.
     """
     file = (run_folder / LOCK).open("a+", encoding="utf-8")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file)
     except OSError as error:
         if error.errno not in HELD:
             file.close()
@@ -107,7 +104,7 @@ def lock_run(run_folder: Path) -> IO[str]:
 
 def _own_name() -> str:
     """This process, by a name that no other has."""
-    return f"process {os.getpid()} on {os.uname().nodename} ({TOKEN})\n"
+    return f"process {os.getpid()} on {platform.node()} ({TOKEN})\n"
 
 
 def _note_end(lock: Path) -> None:

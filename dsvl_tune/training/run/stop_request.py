@@ -13,7 +13,10 @@ from dsvl_tune.core.errors import PREEMPTED
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as in shells."""
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+)
+"""Signals that stop a run; Windows has no SIGUSR1."""
 
 
 class RunStopped(BaseException):
