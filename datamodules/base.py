@@ -27,7 +27,7 @@ from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.epoch_sampler import EpochSampler
 from dsvl_tune.data.sampling.stream_sampler import StreamSampler
 from dsvl_tune.data.validation.inspect import row_lengths
-from dsvl_tune.data.validation.row_stats import RowInspector
+from dsvl_tune.data.validation.row_stats import RowInspector, inspect_outline
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.base import RenderMode
@@ -154,10 +154,17 @@ class ConversationDataModule(HeldOutDataModule):
     # The checkpoint's processor.
 
     def setup(self, stage: str) -> None:
-        """Read the checkpoint's processor, and the references of the held-out sets."""
+        """Read the checkpoint's processor, and check the held-out sets that the recipe names.
+
+        Raises:
+            UserError: names file, row and field.
+        """
         self.read_processor()
-        if stage in ("fit", "validate"):
-            check_held_out({name: self.held_out_sets[name] for name in self.heldout})
+        if stage in ("fit", "validate") and self.heldout:
+            sets = {name: self.held_out_sets[name] for name in self.heldout}
+            is_first = self.trainer is None or self.trainer.is_global_zero
+            inspector = self.inspector("generation", decode=True)
+            check_held_out(sets, inspector if is_first else inspect_outline)
 
     def read_processor(self) -> Processor:
         """The checkpoint's processor, read once.

@@ -21,6 +21,7 @@ from dsvl_tune.data.encoding.text_windows import TextWindows, make_texts
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.formats.registry import Format
 from dsvl_tune.data.rows import LazyItems, LoadedRows, Rows
+from dsvl_tune.data.validation.inspect import Inspect, check_rows
 from dsvl_tune.evaluation.default_metrics import default_metrics
 from dsvl_tune.evaluation.metrics import METRICS, Metric, find_metrics
 from dsvl_tune.evaluation.metrics.token_scores import TOKEN_METRICS
@@ -143,17 +144,23 @@ def references_of(rows: Rows) -> list[tuple[str, ...]]:
     ]
 
 
-def check_held_out(sets: Mapping[str, HeldOutSet]) -> None:
-    """Raise on the first row whose references its metrics cannot read, and on an empty set.
+def check_held_out(sets: Mapping[str, HeldOutSet], inspect: Inspect) -> None:
+    """Read every row of the sets before training.
+
+    Args:
+        sets: by name.
+        inspect: tokenizes a row and decodes its images.
 
     Raises:
-        UserError: names file, row and metric.
+        UserError: names file and row of the first row that cannot be read or whose references its
+            metrics cannot read; or a set without rows.
     """
     for name, one in sets.items():
         if one.text is not None:
             continue
         if not len(one.rows):
             raise UserError(f"data.heldout.{name}: no rows. Expected questions with answers.")
+        check_rows(one.rows, inspect, f"checking {name} rows")
         score_tables(reference_answers(one.rows), one.metrics)
 
 

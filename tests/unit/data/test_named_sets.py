@@ -74,6 +74,15 @@ def test_what_is_wrong_is_said_before_training(
         ChartsDataModule(heldout={name: HeldOutFile(**settings)}).setup("fit")
 
 
+def test_a_held_out_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    row = {"question": "What?", "answer": "x", "image": "a.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    data = ChartsDataModule(heldout={"general": str(tmp_path / "rows.jsonl")})
+    with pytest.raises(UserError, match="rows.jsonl:1: .*a.png"):
+        data.setup("fit")
+
+
 def test_a_validation_asks_the_same_questions_every_time(write: Callable[..., str]) -> None:
     file = write("rows.jsonl", [str(i) for i in range(50)])
 
