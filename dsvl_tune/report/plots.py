@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dsvl_tune.report.run_record import Curve, RunRecord, read_curves
+from dsvl_tune.report.tables import KNOWN
 
 INK = "#5a6b7c"
 """Color of axes and text in a PNG; in an SVG it becomes the text color of the page."""
@@ -140,9 +141,22 @@ def _group(name: str) -> tuple[str, str]:
     if split.startswith("lr"):
         return "lr", "Learning rate"
     if split == "val":
-        metric = rest.partition("/")[0]
-        return f"val {metric}", f"{metric.replace('_', ' ').capitalize()} on validation rows"
+        metric, _, below = rest.partition("/")
+        if not is_figure(metric) and is_figure(below.partition("/")[0]):
+            held_out, metric = metric, below.partition("/")[0]
+            return f"val {held_out} {metric}", f"{_words(metric)} on {held_out}"
+        return f"val {metric}", f"{_words(metric)} on validation rows"
     return name, name
+
+
+def is_figure(name: str) -> bool:
+    """Whether a name is that of a figure of a metric of this package."""
+    return any(metric.is_better_higher(name) is not None for metric in KNOWN)
+
+
+def _words(figure: str) -> str:
+    """A figure's name at the beginning of a title."""
+    return figure.replace("_", " ").capitalize()
 
 
 def _plot(name: str, title: str, lines: Mapping[str, Curve]) -> Plot:

@@ -206,3 +206,16 @@ def test_damage_is_named(tmp_path: Path, file: str, content: str | None, message
         (run / file).write_text(content)
     with pytest.raises(UserError, match=message):
         read_run(run)
+
+
+def test_each_figure_of_a_held_out_set_has_its_plot(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine")
+    names = ["val/general/anls", "val/general/anls/count", "val/general/exact_match", "val/anls"]
+    with (run / "metrics" / "version_0" / "metrics.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", "step", *names])
+        writer.writerow([0, 5, 0.1, 0.2, 0.3, 0.4])
+    lines = {plot.title: list(plot.lines) for plot in plots_of([read_run(run)])}
+    assert lines["Anls on general"] == ["val/general/anls", "val/general/anls/count"]
+    assert lines["Exact match on general"] == ["val/general/exact_match"]
+    assert lines["Anls on validation rows"] == ["val/anls"]
