@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Experts
 
@@ -69,3 +73,31 @@ def test_trained_experts_compute_in_the_dtype_of_autocast() -> None:
     assert output.dtype == torch.float32 and torch.bfloat16 in kept
     output.sum().backward()
     assert ours.gate_up_proj.grad is not None and ours.gate_up_proj.grad.dtype == torch.float32
+
+
+class UsesOf(TorchDispatchMode):
+    """Which operators take some tensors, or views of them, with the rows of the first operand."""
+
+    def __init__(self, tensors: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.storages = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+        self.found: list[tuple[str, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+        if any(tensor.untyped_storage().data_ptr() in self.storages for tensor in tensors):
+            self.found.append((str(func), len(tensors[0])))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_only_products_are_grouped_ones_of_the_chosen_rows(dtype: torch.dtype) -> None:
+    """A dense run would take every token to every expert: 20 x 8 rows instead of 20 x 3."""
+    ours, _ = both(dtype)
+    hidden = torch.randn(20, 32, dtype=dtype).requires_grad_()
+    chosen = torch.stack([torch.randperm(8)[:3] for _ in range(20)])
+    with UsesOf(list(ours.parameters())) as uses:
+        ours(hidden, chosen, torch.rand(20, 3)).sum().backward()
+    products = [use for use in uses.found if use[0] != "aten.transpose.int"]
+    # forward, and backward to the rows; the gradient of the weights does not take the weights
+    assert products == [("aten._grouped_mm.default", 60)] * 4
