@@ -159,11 +159,21 @@ def test_recomputed_layers_have_the_same_gradients(
     from dsvl_tune.models.runtime.activation_checkpointing import checkpoint_activations
 
     batch = normalize_images(make_batch(ROWS, processor, None, "error"), processor)
-    found = []
-    for chosen in (False, True):
+    found, kept = [], []
+    for chosen in (False, ["siglip"], ["attention"]):
         checkpoint_activations(model.train(), chosen)
         model.zero_grad()
-        supervised_loss(model, batch).loss.backward()
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, sizes=sizes: (sizes.append(tensor.numel()), tensor)[1], lambda t: t
+        ):
+            loss = supervised_loss(model, batch).loss
+        kept.append(sum(sizes))
+        loss.backward()
         found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(grad, found[1][name]) for name, grad in found[0].items())
+    assert kept[0] > kept[1] > kept[2]
+    for other in found[1:]:
+        assert found[0].keys() == other.keys()
+        assert all(torch.equal(grad, other[name]) for name, grad in found[0].items())
+    with pytest.raises(UserError, match="unknown part 'experts'"):
+        checkpoint_activations(model, ["experts"])
