@@ -425,7 +425,10 @@ def _inputs(
         return {}
     callbacks = trainer.get("callbacks") or []
     others = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return run_inputs(model.base, data, [model.objective, *data.all_metrics, *others])
+    factories = [factory for factory in (model.optimizer, model.lr_scheduler) if factory]
+    made = [getattr(factory, "func", factory) for factory in factories]
+    named = [model, model.objective, *data.all_metrics, *others, *made]
+    return run_inputs(model.base, data, named)
 
 
 def _write_description(

@@ -83,7 +83,9 @@ def results(run: Path) -> dict[str, Any]:
     checkpoint = last(run)
     found: dict[str, Any] = {"step": checkpoint["global_step"], **checkpoint["state_dict"]}
     for number, slots in checkpoint["optimizer_states"][0]["state"].items():
-        found |= {f"optimizer {number} {slot}": value for slot, value in slots.items()}
+        for slot, value in slots.items():
+            inner = value if isinstance(value, dict) else {"": value}
+            found |= {f"optimizer {number} {slot} {name}": one for name, one in inner.items()}
     for path in (*run.glob("adapter/*"), *run.glob("predictions/*"), run / METRICS):
         found[str(path.relative_to(run))] = path.read_bytes()
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))

@@ -192,7 +192,14 @@ BOUNDS = {
     **OPTION_BOUNDS,
 }
 
-FOREIGN = ("trainer.callbacks", "trainer.logger", "trainer.plugins", "trainer.strategy")
+FOREIGN = (
+    "trainer.callbacks",
+    "trainer.logger",
+    "trainer.plugins",
+    "trainer.strategy",
+    "optimizer",
+    "lr_scheduler",
+)
 """Keys whose values are arguments of other packages' classes, where inf may be a default."""
 
 NULLABLE = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser
 
 from dsvl_tune.recipe.help import AddOptions, command_help, data_help
-from dsvl_tune.recipe.run_keys import find_recipes
+from dsvl_tune.recipe.run_keys import find_recipes, named_model_class
 from dsvl_tune.recipe.signatures import data_constructors
 from dsvl_tune.recipe.yaml_file import load_yaml
 
@@ -48,7 +48,8 @@ def parse_recipe(
     from dsvl_tune.recipe.parser import recipe_parser
     from dsvl_tune.recipe.recipe import Recipe
 
-    parser = recipe_parser(command, description)
+    arguments = find_recipes(arguments)
+    parser = recipe_parser(command, description, named_model_class(arguments))
     add_options(parser)
     return Recipe.parse(parser, arguments)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from inspect import isfunction
+from functools import partial
+from inspect import isclass, isfunction
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import dsvl_tune.datamodules
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.recipe import Settings, complete_settings
+from dsvl_tune.recipe.run_keys import FACTORY_KEYS
 from dsvl_tune.training.module import FinetuneModule
 
 
@@ -40,11 +42,20 @@ def describe_run(
         {
             "seed_everything": data.seed,
             "trainer": plain_trainer,
-            "model": _arguments(model, FinetuneModule),
+            **_describe_model(model),
             "data": _to_plain(data),
             **run_options,
         }
     )
+
+
+def _describe_model(model: FinetuneModule) -> dict[str, Any]:
+    """The model's class, unless it is `FinetuneModule`, its arguments and its factories."""
+    kind = type(model)
+    arguments = _arguments(model, kind)
+    factories = {key: arguments.pop(key) for key in FACTORY_KEYS}
+    model_class = None if kind is FinetuneModule else _class_path(kind)
+    return {"model_class": model_class, "model": arguments, **factories}
 
 
 def _is_plain(value: Any) -> bool:
@@ -70,15 +81,21 @@ def _to_plain(value: Any) -> Any:
         return value
     if isfunction(value):
         return f"{value.__module__}.{value.__qualname__}"
+    if isclass(value):
+        return {"class_path": _class_path(value)}
+    if isinstance(value, partial):
+        arguments = {key: _to_plain(item) for key, item in value.keywords.items()}
+        return {"class_path": _class_path(value.func), "init_args": arguments}
     kind = type(value)
     return {"class_path": _class_path(kind), "init_args": _arguments(value, kind)}
 
 
-def _class_path(kind: type) -> str:
-    """Return the import path of a class, the short one of the package's data modules."""
-    if getattr(dsvl_tune.datamodules, kind.__name__, None) is kind:
-        return f"dsvl_tune.datamodules.{kind.__name__}"
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _class_path(kind: Any) -> str:
+    """Return the import path of a class or function, the short one of our data modules."""
+    name: str = kind.__qualname__
+    if getattr(dsvl_tune.datamodules, name, None) is kind:
+        return f"dsvl_tune.datamodules.{name}"
+    return f"{kind.__module__}.{name}"
 
 
 def _arguments(instance: Any, kind: type) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from dsvl_tune.recipe.run_keys import add_config_key, add_run_keys
+from dsvl_tune.recipe.run_keys import FACTORY_KEYS, add_config_key, add_run_keys
 from dsvl_tune.recipe.signatures import (
     Argument,
     Constructor,
@@ -65,7 +65,14 @@ def command_help(command: str, description: str, add_options: AddOptions) -> str
         TRAINER_DEFAULTS,
     )
     model = module_constructor()
-    _add_group(parser, f"model: {_lower(model.summary).rstrip('.')}", "model", model.arguments)
+    keys = [argument for argument in model.arguments if argument.name not in FACTORY_KEYS]
+    _add_group(parser, f"model: {_lower(model.summary).rstrip('.')}", "model", keys)
+    group = parser.add_argument_group("optimizer and schedule: classes by import path")
+    for argument in model.arguments:
+        if argument.name in FACTORY_KEYS:
+            group.add_argument(
+                f"--{argument.name}", metavar="CLASS", default=SUPPRESS, help=argument.help
+            )
     group = parser.add_argument_group("data: what is trained on")
     group.add_argument("--data", metavar="CLASS", default=SUPPRESS, help=_data_help())
     group.add_argument(

@@ -11,12 +11,14 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 import dsvl_tune.datamodules
+from dsvl_tune.core.class_path import import_class
 from dsvl_tune.core.errors import UserError, nearest_name, unknown_name
 from dsvl_tune.core.renamed_keys import rename_keys, renamed_text
 from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.help import HelpFormatter
 from dsvl_tune.recipe.keys import add_recipe_keys
 from dsvl_tune.recipe.messages import plain_types
+from dsvl_tune.training.module import FinetuneModule
 
 DATA_MODULES: list[type] = [
     getattr(dsvl_tune.datamodules, name) for name in dsvl_tune.datamodules.__all__
@@ -63,6 +65,8 @@ class RecipeParser(ArgumentParser):
             for data_module in DATA_MODULES:
                 if data_module.__name__ in (self.groups or ()):
                     return unknown_data_key(data_module, unknown[1], self._key_names())
+            if unknown[1] in ("lr", "weight_decay"):
+                return f"Option {unknown[1]!r} is not accepted: set model.{unknown[1]} instead."
         text = _without_noise(message)
         return f"{text}{'' if text.endswith('?') else '.'}{self._hint(message)}"
 
@@ -80,12 +84,18 @@ class RecipeParser(ArgumentParser):
         return [action.dest for action in self._actions]
 
 
-def recipe_parser(command: str = "fit", description: str = "") -> RecipeParser:
+def recipe_parser(
+    command: str = "fit", description: str = "", model_class: str | None = None
+) -> RecipeParser:
     """Make a parser with all keys of a recipe.
 
     Args:
         command: Command whose help it prints.
         description: First part of that help.
+        model_class: Import path of the model's class; None for `FinetuneModule`.
+
+    Raises:
+        UserError: There is no such class.
     """
     parser = RecipeParser(
         prog=f"dsvl-tune {command}",
@@ -93,7 +103,10 @@ def recipe_parser(command: str = "fit", description: str = "") -> RecipeParser:
         description=description,
         formatter_class=HelpFormatter,
     )
-    add_recipe_keys(parser)
+    if model_class is None:
+        add_recipe_keys(parser)
+    else:
+        add_recipe_keys(parser, import_class(model_class, "model_class", FinetuneModule))
     return parser
 
 

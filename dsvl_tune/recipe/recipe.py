@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import import_object
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.renamed_keys import rename_keys
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.bounds import check_numbers
 from dsvl_tune.recipe.parser import recipe_parser
-from dsvl_tune.recipe.run_keys import RECIPE_KEYS, RUN_KEYS, find_recipes
+from dsvl_tune.recipe.run_keys import RECIPE_KEYS, RUN_KEYS, find_recipes, named_model_class
 from dsvl_tune.recipe.yaml_file import load_yaml
 from dsvl_tune.training.module import FinetuneModule
 
@@ -56,7 +57,7 @@ class Recipe:
             if not isinstance(config[section], Namespace):
                 raise UserError(f"{section}: {config[section]!r}, expected keys and their values.")
         values = config.as_dict()
-        check_numbers({key: values.pop(key) for key in RECIPE_KEYS})
+        check_numbers({key: values.pop(key, None) for key in RECIPE_KEYS})
         check_numbers(values, prefix=f"{parser.prog.split()[-1]}.")  # the command's own options
         return cls(parser, config)
 
@@ -74,7 +75,8 @@ class Recipe:
         arguments = ["--config", str(path)]
         for key, value in (changes or {}).items():
             arguments += [f"--{key}", str(value)]
-        return cls.parse(recipe_parser(), arguments)
+        parser = recipe_parser(model_class=named_model_class(arguments))
+        return cls.parse(parser, arguments)
 
     @property
     def name(self) -> str:
@@ -106,6 +108,8 @@ class Recipe:
     def model(self) -> FinetuneModule:
         """The model, not built yet."""
         model: FinetuneModule = self._objects.model
+        model.optimizer = _factory(self.config.get("optimizer"))
+        model.lr_scheduler = _factory(self.config.get("lr_scheduler"))
         return model
 
     @property
@@ -154,10 +158,10 @@ def complete_settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         UserError: An unknown key, or a value of a wrong type.
     """
-    parser = recipe_parser()
+    parser = recipe_parser(model_class=given.get("model_class"))
     with _as_user_error():
         config = parser.parse_object(deepcopy(dict(given)))  # it changes nested values
-    check_numbers({key: config.as_dict()[key] for key in RECIPE_KEYS})
+    check_numbers({key: config.as_dict().get(key) for key in RECIPE_KEYS})
     return _dump(parser, config)
 
 
@@ -181,4 +185,12 @@ def _dump(parser: ArgumentParser, config: Namespace) -> Settings:
     """Turn parsed settings into what YAML holds, without the options of a command."""
     text = parser.dump(config, format="yaml", skip_unset=False, skip_link_targets=False)
     settings = yaml.safe_load(text)
-    return {key: settings[key] for key in RECIPE_KEYS}
+    return {key: settings.get(key) for key in RECIPE_KEYS}
+
+
+def _factory(setting: Namespace | None) -> Callable[..., Any] | None:
+    """The class or function of a setting with its arguments; None without one."""
+    if setting is None:
+        return None
+    made = import_object(setting.class_path)
+    return partial(made, **setting.get("init_args", Namespace()).as_dict())

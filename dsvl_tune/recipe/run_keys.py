@@ -5,6 +5,7 @@ Imports nothing heavy, so that help is fast.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,18 @@ RUN_KEYS = (
 )
 """Keys of a recipe that are arguments of `dsvl_tune.fit`."""
 
-RECIPE_KEYS = ("seed_everything", "trainer", "model", "data", *RUN_KEYS)
+FACTORY_KEYS = ("optimizer", "lr_scheduler")
+"""Keys of a recipe that name a class with its arguments; the model gets it as a factory."""
+
+RECIPE_KEYS = (
+    "seed_everything",
+    "trainer",
+    "model_class",
+    "model",
+    *FACTORY_KEYS,
+    "data",
+    *RUN_KEYS,
+)
 """All top-level keys of a recipe."""
 
 
@@ -62,6 +74,12 @@ def add_run_keys(parser: ArgumentParser) -> None:
         type=int,
         default=1,
         help="seed of new weights, dropout and the order of the rows",
+    )
+    parser.add_argument(
+        "--model_class",
+        type=str | None,
+        default=None,
+        help="import path of a subclass of FinetuneModule, whose arguments are keys of model too",
     )
     parser.add_argument("--run_dir", type=str, default="runs", help="folder of all run folders")
     parser.add_argument(
@@ -106,6 +124,27 @@ def add_run_keys(parser: ArgumentParser) -> None:
         default=None,
         help="seconds after which this start saves and exits with 75; leave time to save",
     )
+
+
+def named_model_class(arguments: list[str]) -> str | None:
+    """Find the class of the model that a command line names: the parser has its keys.
+
+    Args:
+        arguments: Arguments of a command, with the files of its recipes.
+
+    Raises:
+        UserError: A recipe cannot be used.
+    """
+    named = None
+    for previous, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        if equals and option in ("--model_class", *CONFIG_OPTIONS):
+            previous, argument = option, value
+        if previous == "--model_class":
+            named = argument
+        elif previous in CONFIG_OPTIONS:
+            named = load_yaml(Path(argument)).get("model_class") or named
+    return named
 
 
 def find_recipes(arguments: list[str]) -> list[str]:

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.dtypes import dtype_of
@@ -39,7 +41,9 @@ from dsvl_tune.training.feature_cache import (
 from dsvl_tune.training.interval_means import IntervalMeans
 from dsvl_tune.training.objectives.base import Objective, Sums
 from dsvl_tune.training.objectives.supervised import supervised_loss
-from dsvl_tune.training.optim import learning_rates, make_optimizer, warmup_cosine
+from dsvl_tune.training.optim import OptimizerFactory, make_optimizer
+from dsvl_tune.training.parameter_groups import learning_rates
+from dsvl_tune.training.schedules import ScheduleFactory, make_schedule, warmup_cosine
 
 
 class FinetuneModule(AnsweringModule):
@@ -87,6 +91,10 @@ class FinetuneModule(AnsweringModule):
         feature_cache_gb: limit of the folder's size; when it is reached, nothing more is added.
         objective: what a step minimizes: import path of a function of model and batch, or of a
             class whose instances can be called; see `training.objectives`.
+        optimizer: class of the optimizer, null for AdamW; of its own arguments, lr and weight_decay
+            are those of the model. model.betas is AdamW's alone.
+        lr_scheduler: class of the schedule, or a function that makes one; null for warm-up and
+            cosine, which alone use model.min_lr_ratio.
     """
 
     def __init__(
@@ -114,6 +122,8 @@ class FinetuneModule(AnsweringModule):
         feature_dtype: FeatureDtype = "bfloat16",
         feature_cache_gb: float = 100.0,
         objective: Objective = supervised_loss,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: ScheduleFactory | None = None,
     ) -> None:
         super().__init__(checkpoint, max_new_tokens, objective)
         self.save_hyperparameters(logger=False)  # for config.yaml; run checkpoints omit them
@@ -136,6 +146,8 @@ class FinetuneModule(AnsweringModule):
         self.feature_cache = feature_cache
         self.feature_dtype = feature_dtype
         self.feature_cache_gb = feature_cache_gb
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
         # A run's checkpoint holds what trains; on_load_checkpoint checks it.
         self.strict_loading = False
         self.plan: Plan = {}
@@ -314,16 +326,26 @@ class FinetuneModule(AnsweringModule):
             self.log(f"lr/{part}", rate)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """AdamW with a group for each part; warm-up and cosine by optimizer step."""
+        """The optimizer with groups for each part; the schedule, by optimizer step."""
         optimizer = make_optimizer(
             self.network,
             self.plan,
             lr=self.lr,
             betas=self.betas,
             weight_decay=self.weight_decay,
+            factory=self.optimizer,
         )
         total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.min_lr_ratio)
+        schedule: LRScheduler
+        if self.lr_scheduler is None:
+            schedule = warmup_cosine(optimizer, self.warmup_steps, total_steps, self.min_lr_ratio)
+        else:
+            schedule = make_schedule(
+                optimizer,
+                self.lr_scheduler,
+                warmup_steps=self.warmup_steps,
+                total_steps=total_steps,
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # Checkpoints hold what trains; the base is in its own folder.
@@ -337,6 +359,7 @@ class FinetuneModule(AnsweringModule):
         }
         checkpoint["nonfinite_steps"] = self.nonfinite_steps.seen
         checkpoint["interval"] = self.interval.state()
+        checkpoint["optimizer"] = self.optimizer_name
         # Constructor arguments are in config.yaml; here they would be pickled Python objects.
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_KEY, None)
         checkpoint.pop(self.CHECKPOINT_HYPER_PARAMS_NAME, None)
@@ -345,6 +368,7 @@ class FinetuneModule(AnsweringModule):
         """Refuse a checkpoint of another plan: loading is not strict and would not notice."""
         self.nonfinite_steps.seen = checkpoint.get("nonfinite_steps", 0)
         self.interval.load(checkpoint.get("interval", []), self.device)
+        self._check_optimizer(checkpoint.get("optimizer", "AdamW"))
         trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
         differing = [
@@ -355,4 +379,22 @@ class FinetuneModule(AnsweringModule):
                 f"the checkpoint to resume from trained {len(saved)} tensors, this recipe trains "
                 f"{len(trained)} (differing, e.g.: {min(differing)}). Resume with the recipe that "
                 "wrote it."
+            )
+
+    @property
+    def optimizer_name(self) -> str:
+        """Name of the class or function that makes the optimizer."""
+        factory: Any = AdamW if self.optimizer is None else self.optimizer
+        return str(getattr(factory, "func", factory).__name__)
+
+    def _check_optimizer(self, saved: str) -> None:
+        """Refuse a checkpoint of another optimizer: its state would mean something else.
+
+        Args:
+            saved: name of the optimizer's class in the checkpoint.
+        """
+        if self.optimizer_name != saved:
+            raise UserError(
+                f"the checkpoint to resume from was trained with {saved}, this recipe has "
+                f"{self.optimizer_name}. Resume with the recipe that wrote it."
             )

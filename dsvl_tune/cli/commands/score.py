@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.cli.parser import CommandParser, HelpFormatter
+from dsvl_tune.core.class_path import import_class
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json_lines
 from dsvl_tune.core.outputs import check_output_file
@@ -129,16 +129,7 @@ def _own_metric(path: str) -> Metric:
     """
     from dsvl_tune.evaluation.metrics import Metric
 
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"--metric {path}: {error}. Expected the class path of a Metric, or a name."
-        ) from error
-    if not isinstance(found, type) or not issubclass(found, Metric):
-        raise UserError(f"--metric {path}: is no Metric. Expected a class that is one.")
-    return found()
+    return import_class(path, "--metric", Metric)()  # type: ignore[type-abstract]
 
 
 def _default_metrics(stored: list[StoredAnswer]) -> tuple[Metric, ...]:

@@ -8,6 +8,8 @@ import torch
 
 NEEDED = {"state_dict": dict, "global_step": int}
 """Keys that every run checkpoint has, and what they hold."""
+PLAIN = (torch.Tensor, int, float)
+"""What an optimizer keeps of a parameter: tensors, and a step that some count as a number."""
 
 
 def problem_in_content(content: Any) -> str | None:
@@ -53,9 +55,11 @@ def _problem_in_optimizer(state: Any) -> str | None:
     for number, slot in slots.items():
         if not isinstance(slot, dict):
             return f"the optimizer's state of parameter {number} is no mapping"
-        for name, tensor in slot.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-                return f"the optimizer's {name!r} of parameter {number} is no tensor"
+        for name, value in slot.items():
+            # bitsandbytes keeps its tensors of 8 bits below a name of their own.
+            values = list(value.values()) if isinstance(value, dict) else [value]
+            if not isinstance(name, str) or not all(isinstance(one, PLAIN) for one in values):
+                return f"the optimizer's {name!r} of parameter {number} is no tensor or number"
     return None
 
 

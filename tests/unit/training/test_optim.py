@@ -7,7 +7,7 @@ import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
-from dsvl_tune.training.optim import warmup_cosine
+from dsvl_tune.training.schedules import warmup_cosine
 
 LR = 0.3
 
