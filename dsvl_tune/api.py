@@ -36,7 +36,7 @@ from dsvl_tune.core.types import Prompts
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
-from dsvl_tune.evaluation.run_summary import summary_text
+from dsvl_tune.evaluation.run_summary import next_step_text, summary_text
 from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
 from dsvl_tune.export.run_card import CardOptions
 from dsvl_tune.export.trained_tensors import trained_folder
@@ -229,6 +229,8 @@ def fit(
                 _write_description(folder, settings, model, inputs)
                 lightning_trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
                 _write_run_report(folder, data)
+                if is_first():
+                    print(next_step_text(folder), flush=True)
         except RunStopped as stopped:
             _print_stopped(lightning_trainer.global_step, folder)
             return Run(folder, stopped.exit_code)
@@ -451,9 +453,8 @@ def _print_finished(folder: Path, data: ConversationDataModule) -> None:
     """Print the result of a run whose process was killed just after it had written it."""
     if is_first():
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        print(
-            f"{folder} is finished\n{summary_text(summary, folder, data.all_metrics)}", flush=True
-        )
+        text = summary_text(summary, folder, data.all_metrics)
+        print(f"{folder} is finished\n{text}\n{next_step_text(folder)}", flush=True)
 
 
 def _write_run_report(folder: Path, data: ConversationDataModule) -> None:

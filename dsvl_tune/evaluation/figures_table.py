@@ -40,14 +40,20 @@ def interval_text(interval: Interval | None, *, percent: bool) -> str:
     return f"[{factor * interval.low:.{digits}f}, {factor * interval.high:.{digits}f}]"
 
 
+def difference_text(change: Change | None, *, percent: bool) -> str:
+    """A difference alone: "+12.4" points, or "+0.124"; "-" where there is none."""
+    if change is None:
+        return NO_FIGURE
+    return f"{100 * change.difference:+.1f}" if percent else f"{change.difference:+.3f}"
+
+
 def change_text(change: Change | None, *, percent: bool) -> str:
     """A change: "+12.4 points, 95 % [8.1, 16.5]"; "-" where there is none."""
     if change is None:
         return NO_FIGURE
     interval = interval_text(Interval(change.low, change.high), percent=percent)
-    if percent:
-        return f"{100 * change.difference:+.1f} points, 95 % {interval}"
-    return f"{change.difference:+.3f}, 95 % {interval}"
+    points = " points" if percent else ""
+    return f"{difference_text(change, percent=percent)}{points}, 95 % {interval}"
 
 
 def figures_table(

@@ -10,15 +10,17 @@ from typing import Any
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.evaluation.figures_table import (
     change_text,
+    difference_text,
     figure_text,
     figures_table,
+    interval_text,
     is_percent,
     small_set_text,
 )
 from dsvl_tune.evaluation.held_out_sets import SetTables
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.evaluation.scoring import set_figures
-from dsvl_tune.evaluation.statistics import Change, intervals
+from dsvl_tune.evaluation.statistics import Change, Interval, intervals
 
 
 def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Metric]) -> str:
@@ -30,7 +32,6 @@ def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Me
         metrics: of all held-out sets.
     """
     table = figures_before_and_after(summary, metrics)
-    stopped_early = summary.get("stopped_early")
     minutes, seconds = divmod(round(summary["wall_s"]), 60)
     memory = f"{summary['peak_rss_bytes'] / 2**30:.2f} GiB"
     if summary["peak_gpu_bytes"]:
@@ -42,11 +43,15 @@ def summary_text(summary: dict[str, Any], run_folder: Path, metrics: Sequence[Me
         f"steps: {summary['steps']}, trained parameters: {summary['trainable_parameters']:,}",
         f"time: {minutes} min {seconds} s, peak memory: {memory}",
         f"best checkpoint: {summary['best_checkpoint']}",
-        *([f"stopped early: {stopped_early}"] if stopped_early else []),
+        *([f"ended by {summary['ended']}"] if "ended" in summary else []),
         f"run folder: {run_folder}",
-        f"next: dsvl-tune merge {shlex.quote(str(run_folder))}",
     ]
     return "\n".join(lines)
+
+
+def next_step_text(run_folder: Path) -> str:
+    """The last line of a run: the command that usually follows."""
+    return f"next: dsvl-tune merge {shlex.quote(str(run_folder))}"
 
 
 def figures_before_and_after(summary: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
@@ -64,10 +69,17 @@ def figures_before_and_after(summary: Mapping[str, Any], metrics: Sequence[Metri
         percent = is_percent(figure if set_name in summary.get("questions", {}) else name, metrics)
         columns = [summary[column].get(name) for column in ("before", "after", "majority_baseline")]
         before, after, majority = (figure_text(one, percent=percent) for one in columns)
-        change = summary.get("changes", {}).get(name)
-        changed = change_text(Change(**change) if change else None, percent=percent)
-        rows.append([name, before, after, changed, majority])
-    return format_table(["metric", "before", "after", "change", "majority baseline"], rows)
+        found = summary.get("changes", {}).get(name)
+        change = Change(**found) if found else None
+        interval = Interval(change.low, change.high) if change else None
+        changed = [
+            difference_text(change, percent=percent),
+            interval_text(interval, percent=percent),
+        ]
+        rows.append([name, before, after, *changed, majority])
+    if not rows:
+        return "none has an answer, so nothing is scored; dsvl-tune predict answers questions"
+    return format_table(["metric", "before", "after", "change", "95 % interval", "majority"], rows)
 
 
 def forgotten(summary: dict[str, Any], metrics: Sequence[Metric]) -> list[str]:

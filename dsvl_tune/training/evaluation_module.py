@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
@@ -203,10 +204,9 @@ class AnsweringModule(L.LightningModule):
             if answered < asked:
                 left_out.append(f"{name} {answered} of {asked}")
         if left_out:
-            rank_zero_only(print)(
+            rank_zero_only(tqdm.write)(
                 f"answered in time (data.eval_seconds: {self.answers.seconds:g}): "
-                f"{', '.join(left_out)} questions",
-                flush=True,
+                f"{', '.join(left_out)} questions"
             )
 
     def answer(self, asked: Prompts | Texts) -> list[Answer]:

@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.figures_table import figure_text, is_percent
@@ -68,7 +69,7 @@ class ForgettingGuard(L.Callback):
         self.is_kept = trainer.strategy.broadcast(is_kept)
         self.was_kept |= self.is_kept
         for line in lines:
-            print(f"step {trainer.global_step}: {line}", flush=True)
+            rank_zero_only(tqdm.write)(f"step {trainer.global_step}: {line}")
 
     def tables_before(self, now: SetTables, metrics: Mapping[str, Sequence[Metric]]) -> SetTables:
         """The scores of the base model on the questions of a validation.

@@ -70,7 +70,7 @@ class HeldOutEvaluation(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.before:
-            rank_zero_only(print)("held-out questions before training", flush=True)
+            rank_zero_only(tqdm.write)("held-out questions before training")
             self.before = sets_figures(self.measure(trainer, pl_module, "before"))
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, when: str) -> SetTables:
@@ -156,7 +156,7 @@ class HeldOutEvaluation(L.Callback):
                 parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad
             ),
             "best_checkpoint": best,
-            "stopped_early": early_stopping_reason(trainer),
+            "ended": end_reason(trainer),
         }
         if trainer.is_global_zero:
             metrics = {name: held_out.metrics for name, held_out in data.final_sets.items()}
@@ -190,6 +190,17 @@ def early_stopping_reason(trainer: L.Trainer) -> str | None:
     return None
 
 
+def end_reason(trainer: L.Trainer) -> str:
+    """What ended the training, in words."""
+    if early := early_stopping_reason(trainer):
+        return f"early stopping: {early}"
+    if trainer.global_step == trainer.max_steps:
+        return f"trainer.max_steps: {trainer.max_steps}"
+    if trainer.current_epoch == trainer.max_epochs:
+        return f"trainer.max_epochs: {trainer.max_epochs}"
+    return "trainer.max_time, or a callback"
+
+
 @torch.no_grad()
 def answer_all(
     module: FinetuneModule, loader: DataLoader[Prompts | Texts], name: str
@@ -204,7 +215,8 @@ def answer_all(
     was_training = module.network.training
     module.network.eval()
     answers = []
-    progress = tqdm(loader, desc=name, unit="batch", leave=False, disable=module.global_rank > 0)
+    no_bar = module.global_rank > 0 or None  # None: where the output is no terminal
+    progress = tqdm(loader, desc=name, unit="batch", leave=False, disable=no_bar)
     for asked in progress:
         with module.trainer.precision_plugin.forward_context():
             answers += module.answer(module.trainer.strategy.batch_to_device(asked))

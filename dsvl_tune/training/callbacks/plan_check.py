@@ -33,7 +33,7 @@ from dsvl_tune.training.module import FinetuneModule
 # may take several steps to change.
 SURE_TO_MOVE_LR = 1e-6
 
-COLUMNS = ["part", "mode", "parameters", "trained tensors", "trained parameters", "lr"]
+COLUMNS = ["part", "mode", "parameters", "tensors", "trained", "lr"]
 
 
 @dataclass
@@ -202,7 +202,7 @@ class PlanCheck(L.Callback):
                 pl_module.lr,
                 pl_module.quantization,
             )
-            print(f"\nplan for {pl_module.base.folder}\n{table}\n", flush=True)
+            tqdm.write(f"\nplan for {pl_module.base.folder}\n{table}\n")
             write_json(self.run_folder / "plan.json", plan_record(pl_module))
         for name, parameter in pl_module.network.named_parameters():
             self.before[name] = fingerprint(parameter)

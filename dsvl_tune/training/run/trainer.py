@@ -93,6 +93,8 @@ def evaluation_trainer(settings: Mapping[str, Any]) -> L.Trainer:
         settings: Arguments of Lightning's Trainer.
     """
     settings = _with_strategy(settings, save_optimizer=False)
+    if settings.get("enable_progress_bar") is not False:
+        settings["callbacks"] = [StepProgress(), *_as_list(settings.get("callbacks"))]
     return _make_trainer({**settings, "logger": named_loggers(settings.get("logger")) or False})
 
 

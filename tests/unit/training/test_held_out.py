@@ -10,7 +10,7 @@ import pytest
 
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics import RelaxedAccuracy
-from dsvl_tune.evaluation.run_summary import evaluation_text, summary_text
+from dsvl_tune.evaluation.run_summary import evaluation_text, next_step_text, summary_text
 from dsvl_tune.evaluation.scoring import score_tables
 
 METRICS = [RelaxedAccuracy()]
@@ -26,7 +26,7 @@ SUMMARY: dict[str, Any] = {
     "questions": {"test": 40, "tables": 300},
     "intervals": {"relaxed_accuracy": [0.4, 0.6]},
     "changes": {"relaxed_accuracy": {"difference": 0.25, "low": 0.125, "high": 0.375}},
-    "stopped_early": "no improvement",
+    "ended": "early stopping: no improvement",
     "steps": 1,
     "trainable_parameters": 1,
     "best_checkpoint": "best.ckpt",
@@ -39,14 +39,20 @@ SUMMARY: dict[str, Any] = {
 def test_the_table_leaves_out_question_types_of_retention_sets() -> None:
     lines = summary_text(SUMMARY, Path("run"), METRICS).splitlines()
     rows = [line.split() for line in lines if "relaxed_accuracy" in line]
-    change = "+25.0 points, 95 % [12.5, 37.5]"
+    change = "+25.0 [12.5, 37.5]"
     assert rows == [
         ["relaxed_accuracy", "25.0", "%", "50.0", "%", *change.split(), "33.3", "%"],
-        ["relaxed_accuracy/count", "-", "75.0", "%", "-", "-"],
-        ["tables/relaxed_accuracy", "-", "12.5", "%", "-", "-"],
+        ["relaxed_accuracy/count", "-", "75.0", "%", "-", "-", "-"],
+        ["tables/relaxed_accuracy", "-", "12.5", "%", "-", "-", "-"],
     ]
     assert any(line.startswith("test: only 40 scored questions") for line in lines)
-    assert "stopped early: no improvement" in lines
+    assert "ended by early stopping: no improvement" in lines
+    assert max(len(line) for line in lines if "relaxed_accuracy" in line) <= 80
+
+
+def test_questions_without_answers_make_no_empty_table() -> None:
+    text = summary_text({**SUMMARY, "before": {}, "after": {}}, Path("run"), METRICS)
+    assert "held-out questions\nnone has an answer" in text and "metric" not in text
 
 
 @pytest.mark.parametrize(("high", "warned"), [(-0.1, True), (0.1, False)])
@@ -59,7 +65,7 @@ def test_a_retention_set_that_fell_is_warned_about(high: float, warned: bool) ->
 
 def test_the_next_command_can_be_pasted() -> None:
     folder = Path("my data/it's é")
-    command = summary_text(SUMMARY, folder, METRICS).rpartition("next: ")[2]
+    command = next_step_text(folder).removeprefix("next: ")
     assert shlex.split(command) == ["dsvl-tune", "merge", str(folder)]
 
 
