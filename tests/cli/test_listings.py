@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -39,14 +40,14 @@ def test_a_copied_recipe_is_the_shipped_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shipped = (ROOT / "recipes" / "charts_lora.yaml").read_text(encoding="utf-8")
-    assert printed(monkeypatch, capsys, "recipes", "--name", "charts_lora") == shipped
-    printed(monkeypatch, capsys, "recipes", "--name", "charts_lora", "--out", "mine.yaml")
+    assert printed(monkeypatch, capsys, "recipes", "charts_lora") == shipped
+    printed(monkeypatch, capsys, "recipes", "charts_lora", "--out", "mine.yaml")
     assert Path("mine.yaml").read_text(encoding="utf-8") == shipped
     Path("mine.yaml").write_text("mine")
-    again = ["recipes", "--name", "charts_lora", "--out", "mine.yaml"]
+    again = ["recipes", "charts_lora", "--out", "mine.yaml"]
     assert "mine.yaml: exists" in refused(again, capsys, monkeypatch)
     assert Path("mine.yaml").read_text() == "mine"
-    missing = ["recipes", "--name", "chart_lora"]
+    missing = ["recipes", "chart_lora"]
     assert "Did you mean 'charts_lora'?" in refused(missing, capsys, monkeypatch)
 
 
@@ -64,10 +65,37 @@ def test_runs_are_listed_with_their_figures(
         line.split()[0]: line.split()
         for line in printed(monkeypatch, capsys, "runs").splitlines()[2:]
     }
-    assert rows["one"][1:8] == ["embedded", "1,200", "anls", "12.5", "%", "50.0", "%"]
-    assert rows["two"][1:3] == ["embedded", "unfinished"]
-    (tmp_path / "runs" / "two" / "config.yaml").write_text("[1")
-    assert "two/config.yaml: is damaged" in refused(["runs"], capsys, monkeypatch)
+    assert rows["one"][1:9] == ["embedded", "finished", "1,200", "anls", "12.5", "%", "50.0", "%"]
+    assert rows["two"][1:4] == ["embedded", "stopped", "0"]
+
+
+def test_a_damaged_a_running_and_a_swept_run_do_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    names = ("list", "cut", "half", "running", "good", "sweep/trial_00", "sweep/trial_01")
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text("model: {checkpoint: /data/base}\n")
+    (tmp_path / "list" / "config.yaml").write_text("- a")
+    (tmp_path / "cut" / "summary.json").write_text('{"steps": 1')
+    (tmp_path / "half" / "summary.json").write_text('{"before": 3}')
+    holder = f"process {os.getpid()} on {platform.node()} (ab)\n"
+    (tmp_path / "running" / ".lock").write_text(holder)
+    (tmp_path / "sweep" / "sweep.yaml").touch()
+    for name in ("good", "sweep/trial_01"):
+        (tmp_path / name / "summary.json").write_text('{"steps": 7}')
+    text = printed(monkeypatch, capsys, "runs", str(tmp_path))
+    states = {line.split()[0]: line.split()[1:4] for line in text.splitlines()[2:-2]}
+    assert states == {
+        "list": ["-", "damaged", "-"],
+        "cut": ["-", "damaged", "-"],
+        "half": ["-", "damaged", "-"],
+        "running": ["base", "running", "0"],
+        "good": ["base", "finished", "7"],
+    }
+    assert text.endswith(f"sweep {tmp_path / 'sweep'}: 2 trials, 1 of them finished\n")
+    trials = printed(monkeypatch, capsys, "runs", str(tmp_path / "sweep"))
+    assert "trial_00" in trials and "trial_01" in trials
 
 
 def test_env_names_versions_and_nothing_private(

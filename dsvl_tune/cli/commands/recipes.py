@@ -14,7 +14,7 @@ def recipes(name: str | None = None, out: Path | None = None) -> None:
     """List the recipes of the package; with a name, print one or copy it to a file.
 
       dsvl-tune recipes
-      dsvl-tune recipes --name charts_lora --out mine.yaml
+      dsvl-tune recipes charts_lora --out mine.yaml
 
     Each can be used by its name, `fit --config NAME`. Data presets are given after a recipe that
     names the model. A copy is yours to change: its comments say what can be changed, and why.
@@ -48,5 +48,6 @@ def recipes(name: str | None = None, out: Path | None = None) -> None:
 
 def main(arguments: list[str]) -> None:
     """Entry of the command."""
-    parser = command_parser("recipes", recipes)
+    parser = command_parser("recipes", recipes, skip={"name"})
+    parser.add_argument("name", nargs="?", default=None, help="a recipe to print")
     recipes(**vars(parser.parse_args(arguments)))
