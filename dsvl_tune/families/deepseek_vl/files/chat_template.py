@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import re
 
-TEMPLATE = """\
-{%- macro text(content) -%}
-  {%- if content is string -%}
-    {{- content -}}
-  {%- else -%}
-    {%- for part in content -%}
-      {%- if part['type'] == 'image' -%}{{- '<image_placeholder>' -}}\
-{%- else -%}{{- part['text'] -}}{%- endif -%}
-    {%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
+from dsvl_tune.families.content_macro import content_macro
+from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN
+
+TEMPLATE = (
+    content_macro(IMAGE_TOKEN)
+    + """\
 {{- bos_token -}}
 {%- if messages[0]['role'] == 'system' -%}
   {%- set system = text(messages[0]['content']) | trim -%}
@@ -40,6 +35,7 @@ TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
 """
+)
 
 
 def chat_template(default_system: str, roles: tuple[str, str] = ("User", "Assistant")) -> str:

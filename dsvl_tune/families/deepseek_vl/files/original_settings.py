@@ -17,6 +17,7 @@ from dsvl_tune.families.deepseek_vl.config import (
     PROJECTOR_DEPTH,
     PROJECTORS,
     SAM_TOWERS,
+    SIGLIP_ONLY,
     SIGLIP_TOWERS,
     Tower,
     has_published_towers,
@@ -116,19 +117,10 @@ def original_settings(
         UserError: a setting that the original's code has fixed has another value here.
     """
     check_fixed(config, FIXED)
-    processor_settings = {
-        "add_special_token": False,
-        "ignore_id": -100,
-        "image_tag": IMAGE_TOKEN,
-        "mask_prompt": True,
-        "num_image_tokens": visual_tokens(config),
-        "processor_class": "VLChatProcessor",
-        "sft_format": "deepseek",
-    }
     return {
         "config.json": config_json(config, images, dtype),
-        "preprocessor_config.json": preprocessor_json(images),
-        "processor_config.json": processor_settings,
+        "preprocessor_config.json": preprocessor_json(images, normalizes=False),
+        "processor_config.json": processor_json(config, "deepseek"),
         **tokenizer_json(tokenizer, [IMAGE_TOKEN]),
     }
 
@@ -168,20 +160,35 @@ def config_json(config: PretrainedConfig, images: ImageSettings, dtype: str) -> 
             "low_res_cfg": siglip,
         }
         vision = {"cls": "HybridVisionTower", "model_type": "vision", "params": params}
-    aligner = {
-        "depth": PROJECTOR_DEPTH,
-        "input_dim": config.vision_config.hidden_size,
-        "n_embed": text.hidden_size,
-        "projector_type": PROJECTORS[config.model_type],
-    }
+    width, projector = config.vision_config.hidden_size, PROJECTORS[config.model_type]
     return {
-        "aligner_config": {"cls": "MlpProjector", "model_type": "aligner", "params": aligner},
+        "aligner_config": aligner_json("aligner", width, text.hidden_size, projector),
         "architectures": ["MultiModalityCausalLM"],
         "language_config": language_json(text, dtype),
         "model_type": ORIGINAL,
         "torch_dtype": dtype,
         "vision_config": vision,
     }
+
+
+def aligner_json(
+    model_type: str, width: int, n_embed: int, projector: str = PROJECTORS[SIGLIP_ONLY]
+) -> dict[str, Any]:
+    """The section of an aligner.
+
+    Args:
+        model_type: of the section.
+        width: of its input.
+        n_embed: width of its output.
+        projector: its type.
+    """
+    params = {
+        "depth": PROJECTOR_DEPTH,
+        "input_dim": width,
+        "n_embed": n_embed,
+        "projector_type": projector,
+    }
+    return {"cls": "MlpProjector", "model_type": model_type, "params": params}
 
 
 def language_json(text: PretrainedConfig, dtype: str) -> dict[str, Any]:
@@ -246,12 +253,35 @@ def tower_json(name: str, pixels: TowerPixels, width: int, sizes: dict[str, Any]
     }
 
 
-def preprocessor_json(images: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json: the padded square; each vision tower normalizes for itself."""
+def processor_json(config: PretrainedConfig, sft_format: str) -> dict[str, Any]:
+    """processor_config.json.
+
+    Args:
+        config: in transformers' terms.
+        sft_format: name of the prompt's template in the original's code.
+    """
+    return {
+        "add_special_token": False,
+        "ignore_id": -100,
+        "image_tag": IMAGE_TOKEN,
+        "mask_prompt": True,
+        "num_image_tokens": visual_tokens(config),
+        "processor_class": "VLChatProcessor",
+        "sft_format": sft_format,
+    }
+
+
+def preprocessor_json(images: ImageSettings, normalizes: bool) -> dict[str, Any]:
+    """preprocessor_config.json: the padded square.
+
+    Args:
+        images: how images become vision inputs.
+        normalizes: whether the processor does, and not each vision tower for itself.
+    """
     square = images.sam or images.siglip
     return {
         "background_color": list(images.background),
-        "do_normalize": False,
+        "do_normalize": normalizes,
         "image_mean": list(square.mean),
         "image_processor_type": "VLMImageProcessor",
         "image_size": images.size,

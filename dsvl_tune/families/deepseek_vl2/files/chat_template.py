@@ -7,17 +7,12 @@ colon and the beginning of an answer.
 
 from __future__ import annotations
 
-TEMPLATE = """\
-{%- macro text(content) -%}
-  {%- if content is string -%}
-    {{- content -}}
-  {%- else -%}
-    {%- for part in content -%}
-      {%- if part['type'] == 'image' -%}{{- '<image>' -}}\
-{%- else -%}{{- part['text'] -}}{%- endif -%}
-    {%- endfor -%}
-  {%- endif -%}
-{%- endmacro -%}
+from dsvl_tune.families.content_macro import content_macro
+from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN
+
+TEMPLATE = (
+    content_macro(IMAGE_TOKEN)
+    + """\
 {{- bos_token -}}
 {%- for turn in messages -%}
   {%- if turn['role'] == 'system' -%}
@@ -29,4 +24,5 @@ TEMPLATE = """\
   {%- endif -%}
 {%- endfor -%}
 """
+)
 """A question always opens its answer, so `add_generation_prompt` changes nothing."""

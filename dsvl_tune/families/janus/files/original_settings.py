@@ -12,13 +12,14 @@ from dsvl_tune.core.files import write_json, write_text
 from dsvl_tune.families.deepseek_vl.config import EPS, ORIGINAL, PROJECTOR_DEPTH
 from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.files.original_settings import (
+    aligner_json,
     check_fixed,
     language_json,
     original_tokenizer,
+    preprocessor_json,
+    processor_json,
     tokenizer_json,
 )
-from dsvl_tune.families.deepseek_vl.pixels import ImageSettings
-from dsvl_tune.families.deepseek_vl.sizes import visual_tokens
 from dsvl_tune.families.janus.config import (
     SIGLIP_SIZES,
     VQ_SIZES,
@@ -26,7 +27,6 @@ from dsvl_tune.families.janus.config import (
     has_published_towers,
 )
 from dsvl_tune.families.janus.processor import ROLES, roles_of_files
-from dsvl_tune.families.janus.tokenizer import IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from dsvl_tune.core.checkpoint import Checkpoint
@@ -118,15 +118,6 @@ def original_settings(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str,
     """
     config, processor = checkpoint.config, checkpoint.processor
     template = next(name for name, roles in ROLES.items() if roles == processor.roles)
-    processor_settings = {
-        "add_special_token": False,
-        "ignore_id": -100,
-        "image_tag": IMAGE_TOKEN,
-        "mask_prompt": True,
-        "num_image_tokens": visual_tokens(config),
-        "processor_class": "VLChatProcessor",
-        "sft_format": template,
-    }
     tokenizer = checkpoint.tokenizer
     ids = set(checkpoint.special_ids.values())
     further = [
@@ -136,8 +127,8 @@ def original_settings(checkpoint: Checkpoint, dtype: str) -> dict[str, dict[str,
     ]
     return {
         "config.json": config_json(config, dtype),
-        "preprocessor_config.json": preprocessor_json(processor.image_settings),
-        "processor_config.json": processor_settings,
+        "preprocessor_config.json": preprocessor_json(processor.image_settings, normalizes=True),
+        "processor_config.json": processor_json(config, template),
         **tokenizer_json(tokenizer, further),
     }
 
@@ -168,17 +159,6 @@ def config_json(config: JanusConfig, dtype: str) -> dict[str, Any]:
             "params": siglip_json(vision),
         },
     }
-
-
-def aligner_json(model_type: str, width: int, n_embed: int) -> dict[str, Any]:
-    """The section of an aligner: of understanding or of generation."""
-    params = {
-        "depth": PROJECTOR_DEPTH,
-        "input_dim": width,
-        "n_embed": n_embed,
-        "projector_type": "mlp_gelu",
-    }
-    return {"cls": "MlpProjector", "model_type": model_type, "params": params}
 
 
 def gen_vision_json(vq: Any) -> dict[str, Any]:
@@ -218,18 +198,3 @@ def siglip_json(vision: Any) -> dict[str, Any]:
             "mlp_ratio": vision.mlp_ratio,
         }
     return params
-
-
-def preprocessor_json(images: ImageSettings) -> dict[str, Any]:
-    """preprocessor_config.json: the padded square, normalized for the tower."""
-    return {
-        "background_color": list(images.background),
-        "do_normalize": True,
-        "image_mean": list(images.siglip.mean),
-        "image_processor_type": "VLMImageProcessor",
-        "image_size": images.size,
-        "image_std": list(images.siglip.std),
-        "min_size": images.min_size,
-        "processor_class": "VLChatProcessor",
-        "rescale_factor": 1 / 255,
-    }
