@@ -9,9 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
@@ -35,6 +33,7 @@ from dsvl_tune.models.runtime.fsdp import is_sharded
 from dsvl_tune.training.callbacks.nonfinite_steps import check_finite_values
 from dsvl_tune.training.distributed.blank_image import add_blank_image
 from dsvl_tune.training.feature_cache import FeatureExtractor
+from dsvl_tune.training.messages import print_above_bars
 from dsvl_tune.training.objectives.base import Objective, Sums
 from dsvl_tune.training.text_scores import score_texts
 
@@ -204,7 +203,7 @@ class AnsweringModule(L.LightningModule):
             if answered < asked:
                 left_out.append(f"{name} {answered} of {asked}")
         if left_out:
-            rank_zero_only(tqdm.write)(
+            print_above_bars(
                 f"answered in time (data.eval_seconds: {self.answers.seconds:g}): "
                 f"{', '.join(left_out)} questions"
             )

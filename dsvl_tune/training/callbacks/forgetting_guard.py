@@ -9,7 +9,6 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.figures_table import figure_text, is_percent
@@ -20,6 +19,7 @@ from dsvl_tune.evaluation.scoring import score_tables
 from dsvl_tune.evaluation.statistics import changes
 from dsvl_tune.training.callbacks.heldout_evaluation import HeldOutEvaluation
 from dsvl_tune.training.callbacks.monitor_check import NO_MONITOR, possible_figures
+from dsvl_tune.training.messages import print_above_bars
 from dsvl_tune.training.module import FinetuneModule
 
 Floor = Mapping[str, float]
@@ -69,7 +69,7 @@ class ForgettingGuard(L.Callback):
         self.is_kept = trainer.strategy.broadcast(is_kept)
         self.was_kept |= self.is_kept
         for line in lines:
-            rank_zero_only(tqdm.write)(f"step {trainer.global_step}: {line}")
+            print_above_bars(f"step {trainer.global_step}: {line}")
 
     def tables_before(self, now: SetTables, metrics: Mapping[str, Sequence[Metric]]) -> SetTables:
         """The scores of the base model on the questions of a validation.

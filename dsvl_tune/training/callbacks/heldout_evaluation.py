@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -32,6 +31,7 @@ from dsvl_tune.training.callbacks.nonfinite_steps import (
     check_finite_weights,
 )
 from dsvl_tune.training.checkpoints.sharded_io import read_checkpoint
+from dsvl_tune.training.messages import print_above_bars
 from dsvl_tune.training.module import FinetuneModule
 
 
@@ -70,7 +70,7 @@ class HeldOutEvaluation(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.before:
-            rank_zero_only(tqdm.write)("held-out questions before training")
+            print_above_bars("held-out questions before training")
             self.before = sets_figures(self.measure(trainer, pl_module, "before"))
 
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule, when: str) -> SetTables:

@@ -10,11 +10,11 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.models.checkpoint.weights import LARGEST_WEIGHT, is_usable
 from dsvl_tune.models.runtime.fsdp import local
+from dsvl_tune.training.messages import print_above_bars
 
 if TYPE_CHECKING:
     from dsvl_tune.training.evaluation_module import AnsweringModule
@@ -71,8 +71,7 @@ class NonfiniteSteps:
                     f"{message} Lower model.lr, or inspect the samples (dsvl-tune preview). To "
                     f"skip such a step: --model.max_nonfinite_steps {self.seen} --ckpt_path last."
                 )
-            if trainer.is_global_zero:
-                tqdm.write(f"{message} Skipped, {self.seen} of at most {self.allowed}.")
+            print_above_bars(f"{message} Skipped, {self.seen} of at most {self.allowed}.")
         self.sources.clear()
         return self.found
 

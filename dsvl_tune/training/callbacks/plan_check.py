@@ -10,9 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, distributed, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.files import write_json
@@ -26,6 +24,7 @@ from dsvl_tune.models.finetuning.quantization import (
     quantized_parts,
 )
 from dsvl_tune.models.runtime.fsdp import local, own_rows
+from dsvl_tune.training.messages import print_above_bars
 from dsvl_tune.training.module import FinetuneModule
 
 # Adam's first update of a weight is about its learning rate. Above this rate a float32 weight of
@@ -202,7 +201,7 @@ class PlanCheck(L.Callback):
                 pl_module.lr,
                 pl_module.quantization,
             )
-            tqdm.write(f"\nplan for {pl_module.base.folder}\n{table}\n")
+            print_above_bars(f"\nplan for {pl_module.base.folder}\n{table}\n")
             write_json(self.run_folder / "plan.json", plan_record(pl_module))
         for name, parameter in pl_module.network.named_parameters():
             self.before[name] = fingerprint(parameter)
@@ -265,7 +264,7 @@ class PlanCheck(L.Callback):
         self.waiting -= moved
         if not self.frozen_checked:
             # Written above a progress bar, not into its line.
-            rank_zero_only(tqdm.write)(
+            print_above_bars(
                 f"plan check after the first step: {len(moved)} tensors updated, all planned; "
                 f"{len(self.waiting)} planned ones have no gradient yet and are checked later"
             )
@@ -293,7 +292,7 @@ class PlanCheck(L.Callback):
         if self.steps < 2:  # LoRA's A gets its first gradient in the step after B has left 0
             never = {name for name in never if ".lora_A." not in name}
         if never:
-            rank_zero_only(tqdm.write)(
+            print_above_bars(
                 f"plan check: {len(never)} planned tensors were never updated, e.g. {min(never)}"
             )
         self._report_experts()
@@ -312,7 +311,7 @@ class PlanCheck(L.Callback):
                 f"plan check: {len(unused):,} of {len(every):,} matrices of experts never had a "
                 f"gradient, because no token chose the expert, e.g. {min(unused)}"
             )
-        rank_zero_only(tqdm.write)(line)
+        print_above_bars(line)
 
 
 def trained_experts(model: PreTrainedModel) -> dict[str, int]:
