@@ -79,12 +79,13 @@ def run_sections(run: Path, report: Mapping[str, Any], options: CardOptions) -> 
             sections["Samples"] = samples
     if options.curves:
         sections["Curves"] = f"![training curves]({CURVES})"
-    rows = report["rows"]
-    checked = (
-        f"Loaded again, this checkpoint answers {rows} held-out questions like base and adapter"
-        if rows
-        else "Its weights were not loaded again"
-    )
+    checked = "This checkpoint was not loaded again after it was written"
+    if report["rows"]:
+        checked = (
+            f"This checkpoint was loaded again and compared with base and adapter on "
+            f"{report['rows']} held-out questions ({100 * report['greedy_agreement']:.1f} % equal "
+            "answers)"
+        )
     sections["Details"] = (
         f"{checked}: `{REPORT}`. What it was trained on, plan, hashes and versions: `{AUDIT}`."
     )

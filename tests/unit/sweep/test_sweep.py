@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import lightning as L
 import optuna
 import pytest
-from runs import assert_equal_runs, fit, write_recipe
+from runs import Commands, assert_equal_runs, fit, last, wait_for, write_recipe
 
 from dsvl_tune.cli.commands.sweep import DESCRIPTION, add_options
 from dsvl_tune.cli.main import main
@@ -216,3 +217,21 @@ def test_nothing_begins_that_cannot_end(
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml"]
+
+
+def test_a_signal_reaches_the_trial_which_saves(
+    hybrid_checkpoint: Path, tmp_path: Path, commands: Commands
+) -> None:
+    """The sweep itself gets the signal, not its process group: a scheduler does that."""
+    endless = {"trainer__max_steps": 100_000, "checkpoint_every_steps": 1}
+    recipe = write_recipe(tmp_path, hybrid_checkpoint, **SHORT | endless)
+    arguments = ["--config", str(recipe), "--over", "model.lr=0.002,0.003"]
+    process = commands.start(tmp_path, "sweep", *arguments)
+    trial = tmp_path / "runs" / "run_sweep" / "trial_00"
+    wait_for((trial / "checkpoints" / "last.ckpt").is_file, within_s=240)
+    os.kill(process, signal.SIGTERM)
+    assert commands.ends(process, within_s=120) == 75
+    assert last(trial)["global_step"] >= 1 and not (trial / "summary.json").exists()
+    (only,) = read_sweep(trial.parent).trials
+    assert only.state == "running"
+    assert "sweep stopped; run the same command again" in (tmp_path / "log").read_text()
