@@ -251,6 +251,24 @@ def test_a_template_of_ones_own(
         assert all(one in error for one in named), error
 
 
+def test_grades_of_a_judge_are_summed_up_without_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graded = {f"v1_{number}": {"score": [0.2 * number]} for number in range(6)}
+    Path("graded.json").write_text(json.dumps(graded), encoding="utf-8")
+    command = ["mmvet", "--data", str(SAMPLES), "--grades", "graded.json"]
+    for _ in range(2):
+        call(monkeypatch, *command)
+    assert "50.0" in capsys.readouterr().out
+    report = read_json("benchmark_results/mmvet_grades.json")
+    assert report["overall"]["all"] == {"grade": pytest.approx(0.5), "questions": 6}
+    Path("benchmark_results/mmvet_grades.json").write_bytes(b"\xff")
+    assert "--out" in refused(["benchmark", *command], capsys, monkeypatch)
+    error = refused(["benchmark", "pope", *command[1:]], capsys, monkeypatch)
+    assert "--grades: only mmvet" in error
+
+
 def test_results_never_replace_a_strangers_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

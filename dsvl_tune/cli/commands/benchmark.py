@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsvl_tune.evaluation.benchmarks.run import Contender
 
 TEXT_REPORT = "text_tasks.json"
+GRADES_REPORT = "mmvet_grades.json"
 DESCRIPTION = """\
 benchmark: answer published benchmarks, and score them by the rules that papers report
 
@@ -106,8 +107,17 @@ def main(arguments: list[str]) -> None:
         default=None,
         help="folder of your own tasks for lm-eval, in place of those that it comes with",
     )
+    parser.add_argument(
+        "--grades",
+        type=Path | None,
+        default=None,
+        help="for mmvet: a judge's grades of the answers, to be summed up without a model",
+    )
     options = parser.parse_args(arguments)
     _check(options)
+    if options.grades is not None:
+        _sum_up(options)
+        return
     _run([_benchmark(name, options) for name in dict.fromkeys(options.names)], options)
 
 
@@ -119,6 +129,8 @@ def _check(options: Any) -> None:
         raise UserError("benchmark: nothing to run. Name a benchmark, or tasks by --text_tasks.")
     if options.names and options.data is None:
         raise UserError("--data: expected the folder of the benchmarks' files.")
+    if options.grades is not None and options.names != ["mmvet"]:
+        raise UserError("--grades: only mmvet is graded by a judge. Name it alone.")
     if options.text_tasks and options.shard is not None:
         raise UserError("--shard: text tasks have no shards. Evaluate them in a command alone.")
 
@@ -263,6 +275,23 @@ def _print(
             print(f"{benchmark.name}: {note}")
     if not has_openpyxl():
         print("VLMEvalKit's result files are TSV; with openpyxl installed, xlsx is written, too")
+
+
+def _sum_up(options: Any) -> None:
+    """Print and write the figures of MM-Vet from a judge's grades."""
+    from dsvl_tune.core.files import write_json
+    from dsvl_tune.core.outputs import check_output_file
+    from dsvl_tune.evaluation.benchmarks import grades
+
+    opened = _open(_benchmark("mmvet", options), options.data)
+    given = grades.read_grades(options.grades)
+    report = grades.grade_report(opened.rows, given, str(options.grades))
+    options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out / GRADES_REPORT
+    check_output_file(out, "--out", grades.is_grade_report, [options.grades])
+    print(grades.grades_table(report))
+    write_json(out, report)
+    print(f"results: {out}")
 
 
 def _text_tasks(options: Any) -> TaskManager | None:

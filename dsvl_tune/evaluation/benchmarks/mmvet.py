@@ -67,5 +67,8 @@ MMVET = Benchmark(
     rules=(),
     submission=_submission,
     paper=(34.8, 41.5),
-    note="no figure: the answers are graded by a judge model; give it the submission file",
+    note=(
+        "no figure: the answers are graded by a judge model; give it the submission file, and its "
+        "grades to --grades"
+    ),
 )

@@ -14,6 +14,7 @@ import pytest
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import ImageRef
 from dsvl_tune.evaluation.benchmarks import BENCHMARKS
+from dsvl_tune.evaluation.benchmarks.grades import grade_report, read_grades
 from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark, open_benchmark
 from dsvl_tune.evaluation.benchmarks.mmmu import DOMAIN_OF
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
@@ -187,6 +188,61 @@ def test_mmmu_has_the_official_accuracy_of_subjects_and_domains() -> None:
             expected = {name: one["acc"] for name, one in table[key].items()}
             for name, accuracy in found.items():
                 assert accuracy == pytest.approx(expected[name])
+
+
+def test_mmvet_sums_up_grades_as_vlmevalkit_does() -> None:
+    for table in golden("mmvet_tables"):
+        rows = [
+            BenchmarkRow(str(n), (), {"category": row["category"]}, "row")
+            for n, row in enumerate(table["rows"])
+        ]
+        grades = {str(n): row["score"] for n, row in enumerate(table["rows"])}
+        report = grade_report(rows, grades, "grades")
+        # VLMEvalKit keeps capabilities and combinations under one name: a question that needs one
+        # capability alone counts twice there, and once here.
+        nothing = {"grade": 0.0, "questions": 0}
+        combined = report["combination"]
+        for expected in table["vlmevalkit"]["per_capability"][:-1]:
+            name = expected["Category"]
+            parts = [report["capability"][name], combined.pop(name, nothing)]
+            questions = sum(one["questions"] for one in parts)
+            total = sum(one["questions"] * one["grade"] for one in parts)
+            assert questions == expected["tot"]
+            assert 100 * total / questions == pytest.approx(expected["acc"])
+        overall = table["vlmevalkit"]["per_capability"][-1]
+        assert report["overall"]["all"] == {
+            "grade": pytest.approx(overall["acc"] / 100),
+            "questions": overall["tot"],
+        }
+        expected_combined = {
+            one["Category"]: (one["tot"], pytest.approx(one["acc"]))
+            for one in table["vlmevalkit"]["per_integration"]
+            if "_" in one["Category"]
+        }
+        assert {
+            name: (one["questions"], 100 * one["grade"]) for name, one in combined.items()
+        } == expected_combined
+
+
+def test_grades_of_the_official_evaluator_and_of_vlmevalkit(tmp_path: Path) -> None:
+    official = {f"v1_{n}": {"model": "gpt-4", "score": [0.5, n / 10]} for n in range(6)}
+    (tmp_path / "g.json").write_text(json.dumps(official), encoding="utf-8")
+    lines = ["index\tscore", *(f"{n}\t{(0.5 + n / 10) / 2}" for n in range(6))]
+    (tmp_path / "g.tsv").write_text("\n".join(lines), encoding="utf-8")
+    grades = read_grades(tmp_path / "g.json")
+    assert grades == pytest.approx({str(n): (0.5 + n / 10) / 2 for n in range(6)})
+    assert read_grades(tmp_path / "g.tsv") == pytest.approx(grades)
+    rows = opened("mmvet", SAMPLES).rows
+    assert grade_report(rows, grades, "g")["overall"]["all"]["questions"] == 6
+    for bad, named in (
+        ({**official, "v1_2": {"score": [1.5]}}, "question v1_2: score is '[1.5]'"),
+        ({**official, "v1_9": {"score": 1}}, "a question 9"),
+        ({"v1_0": {"score": 1}}, "no grade of question 1"),
+    ):
+        (tmp_path / "g.json").write_text(json.dumps(bad), encoding="utf-8")
+        with pytest.raises(UserError) as raised:
+            grade_report(rows, read_grades(tmp_path / "g.json"), "g.json")
+        assert named in str(raised.value), raised.value
 
 
 def write(path: Path, *rows: list[str]) -> Path:
