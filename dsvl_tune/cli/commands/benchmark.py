@@ -50,6 +50,19 @@ def main(arguments: list[str]) -> None:
         description=DESCRIPTION.format(benchmarks="\n".join(files)),
         formatter_class=HelpFormatter,
     )
+    _add_model_options(parser)
+    _add_asking_options(parser)
+    _add_other_options(parser)
+    options = parser.parse_args(arguments)
+    _check(options)
+    if options.grades is not None:
+        _sum_up(options)
+        return
+    _run([_benchmark(name, options) for name in dict.fromkeys(options.names)], options)
+
+
+def _add_model_options(parser: CommandParser) -> None:
+    """Add what is run on what, and where results go."""
     parser.add_argument("names", nargs="*", type=str, help="benchmarks to run")
     parser.add_argument(
         "--data",
@@ -68,6 +81,10 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=16, help="questions at a time")
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer")
+
+
+def _add_asking_options(parser: CommandParser) -> None:
+    """Add how questions are asked."""
     parser.add_argument(
         "--scoring",
         choices=["generation", "likelihood"],
@@ -94,6 +111,10 @@ def main(arguments: list[str]) -> None:
         default=None,
         help="answer a share only, e.g. 2/8; the same command without it merges and scores",
     )
+
+
+def _add_other_options(parser: CommandParser) -> None:
+    """Add what lm-eval evaluates, and what a judge model graded."""
     parser.add_argument(
         "--text_tasks",
         nargs="*",
@@ -113,12 +134,6 @@ def main(arguments: list[str]) -> None:
         default=None,
         help="for mmvet: a judge's grades of the answers, to be summed up without a model",
     )
-    options = parser.parse_args(arguments)
-    _check(options)
-    if options.grades is not None:
-        _sum_up(options)
-        return
-    _run([_benchmark(name, options) for name in dict.fromkeys(options.names)], options)
 
 
 def _check(options: Any) -> None:

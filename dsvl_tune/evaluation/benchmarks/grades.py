@@ -118,11 +118,7 @@ def grade_report(
     Raises:
         UserError: a question has no grade, or there are grades of other questions.
     """
-    lacking = [row.index for row in rows if row.index not in grades]
-    others = [index for index in grades if index not in {row.index for row in rows}]
-    if lacking or others:
-        what = f"no grade of question {lacking[0]}" if lacking else f"a question {others[0]}"
-        raise UserError(f"--grades {source}: {what}. Expected one grade of each question.")
+    _check_complete(rows, grades, source)
     groups: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         needed = row.text("category").split(",")
@@ -137,6 +133,15 @@ def grade_report(
         }
         for name, of_name in groups.items()
     }
+
+
+def _check_complete(rows: Sequence[BenchmarkRow], grades: Mapping[str, float], source: str) -> None:
+    """Raise unless there is one grade of each question, and none of others."""
+    lacking = [row.index for row in rows if row.index not in grades]
+    others = [index for index in grades if index not in {row.index for row in rows}]
+    if lacking or others:
+        what = f"no grade of question {lacking[0]}" if lacking else f"a question {others[0]}"
+        raise UserError(f"--grades {source}: {what}. Expected one grade of each question.")
 
 
 def is_grade_report(path: Path) -> bool:

@@ -17,6 +17,7 @@ from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
 from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark
 from dsvl_tune.evaluation.benchmarks.results import answer_lines, write_results
 from dsvl_tune.evaluation.benchmarks.scoring import main_changes, score_benchmark
+from dsvl_tune.evaluation.benchmarks.shards import Shard
 from dsvl_tune.evaluation.chat_model import ChatModel
 
 
@@ -73,11 +74,7 @@ def run_benchmark(
         )
         given[way] = [found[number] for number in sorted(found)]
     if asking.shard is not None:
-        kept = min(len(log.read()) for log in logs.values())
-        print(
-            f"{benchmark.name}: shard {asking.shard} is done; all shards together have answered "
-            f"{kept:,} of {len(opened.rows):,} rows"
-        )
+        _say_done(benchmark, asking.shard, list(logs.values()), len(opened.rows))
         return None
     report = _report(contender, benchmark, opened, asking, given)
     for way in blanks:
@@ -86,6 +83,15 @@ def run_benchmark(
     for log in logs.values():
         log.remove()
     return report
+
+
+def _say_done(benchmark: Benchmark, shard: Shard, logs: Sequence[AnswerLog], rows: int) -> None:
+    """Print how many rows all shards together have answered."""
+    kept = min(len(log.read()) for log in logs)
+    print(
+        f"{benchmark.name}: shard {shard} is done; all shards together have answered "
+        f"{kept:,} of {rows:,} rows"
+    )
 
 
 def scored_rules(benchmark: Benchmark, asking: Asking) -> tuple[Rule, ...]:
