@@ -139,6 +139,14 @@ def wide_hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_siglip_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random SigLIP-only checkpoint with a language model 64 wide."""
+    return build_checkpoint(
+        tmp_path_factory.mktemp("wide_siglip"), 64, 128, model_type="deepseek_vl"
+    )
+
+
+@pytest.fixture(scope="session")
 def hybrid_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny hybrid checkpoint."""
     return build_checkpoint(tmp_path_factory.mktemp("hybrid"), model_type="deepseek_vl_hybrid")

@@ -13,3 +13,12 @@ PEFT = "0.21.2"
 
 ORIGINAL_TRANSFORMERS = "4.38.2"
 """Release of transformers that the original code of DeepSeek-VL was run with."""
+
+TRL = "1.16.0"
+"""Release of TRL that goes on training a merged checkpoint or an adapter."""
+
+LM_EVAL = "0.4.13"
+"""Release of lm-evaluation-harness that evaluates a merged checkpoint."""
+
+VLLM = "0.32.0"
+"""Release of vLLM, CPU build, that serves a merged DeepSeek-VL checkpoint with our plugin."""

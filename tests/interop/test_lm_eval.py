@@ -11,7 +11,7 @@ from environments import environment, run_script
 from trained_model import Record, Trained
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-LM_EVAL = "0.4.13"
+from dsvl_tune.core.interop import LM_EVAL
 
 
 def test_answers_and_likelihoods(trained: Trained, tmp_path: Path, record: Record) -> None:

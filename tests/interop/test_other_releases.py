@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from environments import environment, run_script
+from environments import TORCH, environment, run_script
 from safetensors.torch import load_file
 from trained_model import Record, Trained
 
 from dsvl_tune.core.interop import TRANSFORMERS
 
-TORCH = f"torch=={torch.__version__.partition('+')[0]}"
 ORIGINAL_CODE = os.environ.get("DEEPSEEK_VL_CODE", "")
 """A checkout of github.com/deepseek-ai/DeepSeek-VL."""
 CURRENT, EARLIER = TRANSFORMERS

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from trained_model import Record, Trained
 from transformers import AutoModelForImageTextToText
 
-TRL = "1.16.0"
+from dsvl_tune.core.interop import TRL
 
 
 def test_trl_goes_on_from_merged_and_adapter(trained: Trained, record: Record) -> None:

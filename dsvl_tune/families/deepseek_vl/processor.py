@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,13 +163,25 @@ def transformers_image_settings(checkpoint: Checkpoint) -> ImageSettings:
     """The settings of transformers' layout, which has no padding color of its own."""
     settings = read_preprocessor_json(checkpoint.folder)
     check_image_settings(f"{checkpoint.folder}: image settings", settings)
+    config = checkpoint.config
+    return image_settings_of(settings, hybrid=is_hybrid(config), tokens=visual_tokens(config))
+
+
+def image_settings_of(settings: Mapping[str, Any], *, hybrid: bool, tokens: int) -> ImageSettings:
+    """How the images of a checkpoint become vision inputs, from what transformers has of it.
+
+    Args:
+        settings: of transformers' image processor.
+        hybrid: whether the model has a SAM tower.
+        tokens: visual tokens of an image.
+    """
     siglip = TowerPixels(
         size=int(settings["size"]["height"]),
         mean=triple(settings["image_mean"]),
         std=triple(settings["image_std"]),
     )
     sam = None
-    if is_hybrid(checkpoint.config):
+    if hybrid:
         sam = TowerPixels(
             size=int(settings["high_res_size"]["height"]),
             mean=triple(settings["high_res_image_mean"]),
@@ -180,7 +193,7 @@ def transformers_image_settings(checkpoint: Checkpoint) -> ImageSettings:
         background=pad_color(first),
         siglip=siglip,
         sam=sam,
-        tokens=visual_tokens(checkpoint.config),
+        tokens=tokens,
         min_size=int(settings.get("min_size", DEFAULT_MIN_SIZE)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsvl_tune.core.interop import ORIGINAL_TRANSFORMERS, TRANSFORMERS
+from dsvl_tune.core.interop import LM_EVAL, ORIGINAL_TRANSFORMERS, TRANSFORMERS, TRL, VLLM
 from dsvl_tune.families.base import CardText
 
 LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
@@ -46,7 +46,12 @@ images that are not RGB (`image.convert("RGB")` first). """
 TESTED_IN_TRANSFORMERS = f"""\
 The tests of dsvl-tune load exports of small models of this family in transformers
 {TRANSFORMERS[0]} and {TRANSFORMERS[1]}: no missing keys, the same token ids, logits and greedy
-answers as dsvl-tune, by `generate` and by `pipeline`. Other releases were not run.
+answers as dsvl-tune, by `generate` and by `pipeline`. lm-eval {LM_EVAL} gives the same answers and
+log-likelihoods, and TRL {TRL} goes on training them. Other releases were not run, and no GPU.
+"""
+
+TESTED_IN_VLLM = f"""\
+vLLM {VLLM} (CPU build, float32) serves them with dsvl-tune's plugin, and answers the same.
 """
 
 TESTED_IN_THE_ORIGINAL = f"""\
@@ -65,5 +70,8 @@ CARD = CardText(
     license=LICENSE,
     use={"transformers": USE_IN_TRANSFORMERS, "original": USE_IN_THE_ORIGINAL},
     pixels=PIXELS,
-    tested={"transformers": TESTED_IN_TRANSFORMERS, "original": TESTED_IN_THE_ORIGINAL},
+    tested={
+        "transformers": TESTED_IN_TRANSFORMERS + TESTED_IN_VLLM,
+        "original": TESTED_IN_THE_ORIGINAL,
+    },
 )

@@ -1,0 +1,1 @@
+"""Exported checkpoints in other people's servers."""
