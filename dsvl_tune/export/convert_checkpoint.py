@@ -52,7 +52,7 @@ def convert_checkpoint(
         written = Weights(target)
         compare_weights(weights, written, unchanged, dtype=None)
         account = account_text(weights, written)
-        write_card(target, source, {"Conversion": account})
+        write_card(target, base, {"Conversion": account})
         write_sums(partial)
     return account
 

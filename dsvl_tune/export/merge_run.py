@@ -87,7 +87,7 @@ def merge_run(
             (partial / CURVES).write_bytes(card.curves)
         write_card(
             written,
-            base.name,
+            base,
             run_sections(run, report, card),
             summary=summary_sentence(run, base.name),
             results=eval_results(run, report),

@@ -29,7 +29,7 @@ TASK = "image-text-to-text"
 
 def write_card(
     target: Checkpoint,
-    base: str,
+    base: Checkpoint,
     sections: Mapping[str, str],
     *,
     summary: str = "",
@@ -39,7 +39,7 @@ def write_card(
 
     Args:
         target: the checkpoint.
-        base: name of the base checkpoint; of a folder only the last part is written.
+        base: the checkpoint that it was made from; of a folder only the last part is written.
         sections: heading -> text, before those that every checkpoint has.
         summary: a paragraph below the title.
         results: for the hub's index of evaluation results.
@@ -56,10 +56,12 @@ def write_card(
     body = "\n".join(
         f"## {heading}\n\n{text.rstrip()}\n" for heading, text in {**sections, **general}.items()
     )
-    name = public_name(base)
+    name = public_name(base.name)
     made = f"Written by dsvl-tune {VERSION} with transformers {transformers.__version__}."
+    if base.commit is not None:
+        made += f" The base is commit {base.commit} of {base.repository}."
     intro = "\n\n".join(paragraph for paragraph in (summary, made) if paragraph)
-    front = card_data(base, target, results).to_yaml()
+    front = card_data(base.name, target, results).to_yaml()
     card = ModelCard(f"---\n{front}\n---\n\n# {text.title} from {name}\n\n{intro}\n\n{body}")
     card.save(target.folder / "README.md")
 

@@ -151,3 +151,4 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert written["language_config"]["max_position_embeddings"] == 99
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "base_model: owner/model\n" in card and "# DeepSeek-VL from owner/model@v1" in card
+    assert f"The base is commit {COMMITS['v1']} of owner/model." in card
