@@ -61,7 +61,7 @@ def test_bash_completes_commands_options_recipes_and_files(script: Path) -> None
     assert completed(script, "dsvl-tune re") == {"report", "recipes"}
     assert completed(script, "dsvl-tune fit --mon") == {"--monitor"}
     assert "--model.lr" in completed(script, "dsvl-tune sweep --model.l")
-    assert completed(script, "dsvl-tune fit --config charts") == {"charts_lora"}
+    assert completed(script, "dsvl-tune fit --config docv") == {"docvqa"}
     assert completed(script, "dsvl-tune merge --layout ") == {"transformers", "original"}
     (script.parent / "my_run").mkdir(exist_ok=True)
     assert "my_run" in completed(script, "dsvl-tune report my_")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +92,15 @@ def test_the_card_is_one_that_the_hub_reads(
     run: Path, hybrid_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = open_checkpoint(hybrid_checkpoint)
+    base = open_checkpoint(Path(shutil.copytree(hybrid_checkpoint, tmp_path / "base")))
+    assert str(tmp_path) in base.name
     written: list[str] = []
     monkeypatch.setattr(ModelCard, "save", lambda card, path: written.append(str(card)))
     write_card(
         target,
-        "/home/me/base",
+        base,
         run_sections(run, REPORT, CardOptions(curves=b"png")),
-        summary=summary_sentence(run, "/home/me/base"),
+        summary=summary_sentence(run, base.name),
         results=eval_results(run, REPORT),
     )
     (text,) = written
@@ -108,7 +111,11 @@ def test_the_card_is_one_that_the_hub_reads(
         "relaxed_accuracy": 1.0,
         "cer": 0.125,
     }
-    assert "LoRA, rank 4" in text and "![training curves](curves.png)" in text
+    assert (
+        "# DeepSeek-VL from base\n" in text
+        and "LoRA, rank 4" in text
+        and "![training curves](curves.png)" in text
+    )
     write_audit(tmp_path, run, REPORT, paths=False)
     assert not list(private_paths([tmp_path / "README.md", tmp_path / "audit.json"]))
     write_audit(tmp_path, run, REPORT, paths=True)
