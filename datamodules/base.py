@@ -106,7 +106,7 @@ class ConversationDataModule(HeldOutDataModule):
         self.max_tiles = max_tiles
         self.pixel_cache_gb = pixel_cache_gb
         self._metrics = metrics
-        self.heldout = heldout or {}
+        self.heldout = heldout
         self.eval_rows = eval_rows
         self.eval_seconds = eval_seconds
         self.processor: Processor | None = None
@@ -236,7 +236,7 @@ class ConversationDataModule(HeldOutDataModule):
             collate_fn=self.encoding(self.batching(make_batch)),
         )
         held_out = [self.rows(split) for split in SPLITS[1:]]
-        held_out += [self.held_out_sets[name].rows for name in self.heldout]
+        held_out += [self.held_out_sets[name].rows for name in self.heldout or {}]
         loader.checksums = data_checksums(rows, [rows for rows in held_out if len(rows)])
         return loader
 

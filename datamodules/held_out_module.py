@@ -45,7 +45,7 @@ class HeldOutDataModule(L.LightningDataModule):
     num_workers: int
     seed: int
     max_tokens: int | None
-    heldout: Mapping[str, str | HeldOutFile]
+    heldout: Mapping[str, str | HeldOutFile] | None
     eval_rows: int | None
     eval_seconds: float | None
     answered: Collection[int]
@@ -209,7 +209,8 @@ class HeldOutDataModule(L.LightningDataModule):
         Raises:
             UserError: one cannot be opened, or its name is taken.
         """
-        sets = {name: open_held_out(name, given) for name, given in self.heldout.items()}
+        named = self.heldout or {}
+        sets = {name: open_held_out(name, given) for name, given in named.items()}
         for name, rows in self.retention_sets().items():
             if name in sets:
                 raise UserError(f"data.heldout: there is a set {name!r} already. Rename yours.")
