@@ -51,7 +51,7 @@ def write_results(
     answers: Sequence[Answer],
     report: dict[str, Any],
 ) -> None:
-    """Write all files of a benchmark's results.
+    """Write the files of a benchmark's results, but for those of its answers.
 
     Args:
         folder: of the results.
@@ -61,8 +61,6 @@ def write_results(
         report: content of NAME.json; its `model` is in the names of VLMEvalKit's files.
     """
     answered = [(row, answer.text) for row, answer in zip(rows, answers, strict=True)]
-    lines = answer_lines(benchmark, rows, answers)
-    write_json_lines(folder / f"{benchmark.name}_answers.jsonl", lines)
     write_vlmevalkit(folder / f"{Path(report['model']).name}_{benchmark.dataset}.tsv", answered)
     if benchmark.submission is not None:
         write_submission(folder, benchmark, answered)

@@ -14,6 +14,7 @@ from dsvl_tune.evaluation.answer_log import AnswerLog, file_stats
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.answer import Asking, answer_benchmark
 from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
+from dsvl_tune.evaluation.benchmarks.finished import answers_record, finished_answers
 from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark
 from dsvl_tune.evaluation.benchmarks.results import answer_lines, write_results
 from dsvl_tune.evaluation.benchmarks.scoring import main_changes, score_benchmark
@@ -69,29 +70,27 @@ def run_benchmark(
     }
     given: dict[str | None, list[Answer]] = {}
     for way, log in logs.items():
-        found = answer_benchmark(
-            contender.model, benchmark, opened.rows, log, replace(asking, blank=way)
-        )
-        given[way] = [found[number] for number in sorted(found)]
+        given[way] = finished_answers(out / f"{benchmark.name}.json", log)
+        if not given[way]:
+            own = replace(asking, blank=way)
+            found = answer_benchmark(contender.model, benchmark, opened.rows, log, own)
+            given[way] = [found[number] for number in sorted(found)]
     if asking.shard is not None:
-        _say_done(benchmark, asking.shard, list(logs.values()), len(opened.rows))
+        _say_done(benchmark, asking.shard, min(map(len, given.values())), len(opened.rows))
         return None
+    for way, log in logs.items():
+        write_json_lines(log.out, answer_lines(benchmark, opened.rows, given[way]))
     report = _report(contender, benchmark, opened, asking, given)
-    for way in blanks:
-        write_json_lines(logs[way].out, answer_lines(benchmark, opened.rows, given[way]))
+    report["answers"] = answers_record(list(logs.values()))
     write_results(out, benchmark, opened.rows, given[None], report)
     for log in logs.values():
         log.remove()
     return report
 
 
-def _say_done(benchmark: Benchmark, shard: Shard, logs: Sequence[AnswerLog], rows: int) -> None:
-    """Print how many rows all shards together have answered."""
-    kept = min(len(log.read()) for log in logs)
-    print(
-        f"{benchmark.name}: shard {shard} is done; all shards together have answered "
-        f"{kept:,} of {rows:,} rows"
-    )
+def _say_done(benchmark: Benchmark, shard: Shard, answered: int, rows: int) -> None:
+    """Print how many rows are answered, by this shard and by those that ended before it began."""
+    print(f"{benchmark.name}: shard {shard} is done; {answered:,} of {rows:,} rows are answered")
 
 
 def scored_rules(benchmark: Benchmark, asking: Asking) -> tuple[Rule, ...]:
