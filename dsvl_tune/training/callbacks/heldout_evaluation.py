@@ -195,9 +195,9 @@ def end_reason(trainer: L.Trainer) -> str:
     if early := early_stopping_reason(trainer):
         return f"early stopping: {early}"
     if trainer.global_step == trainer.max_steps:
-        return f"trainer.max_steps: {trainer.max_steps}"
+        return f"trainer.max_steps ({trainer.max_steps})"
     if trainer.current_epoch == trainer.max_epochs:
-        return f"trainer.max_epochs: {trainer.max_epochs}"
+        return f"trainer.max_epochs ({trainer.max_epochs})"
     return "trainer.max_time, or a callback"
 
 
