@@ -16,7 +16,7 @@ from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Batch, Processor, Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.blanking import blank_images
-from dsvl_tune.evaluation.generation.generate import answer_prompts
+from dsvl_tune.evaluation.generation.generate import answers_of, greedy_ids
 from dsvl_tune.evaluation.held_out_sets import (
     SetAnswers,
     SetTables,
@@ -212,7 +212,7 @@ class AnsweringModule(L.LightningModule):
         """A record of each prompt, or of each window of a text."""
         if isinstance(asked, Texts):
             return self.read(asked)
-        return self.generate_answers(asked)
+        return answers_of(self.network, self.processor.tokenizer, asked, self.answer_ids(asked))
 
     def read(self, texts: Texts) -> list[Answer]:
         """A record of each window of a text."""
@@ -222,20 +222,21 @@ class AnsweringModule(L.LightningModule):
         )
         return records
 
-    def generate_answers(self, prompts: Prompts) -> list[Answer]:
-        """A record of each prompt; `blank` says what of its images is blanked."""
+    def answer_ids(self, prompts: Prompts) -> Tensor:
+        """[B, N] int64, the generated tokens of each prompt, as `greedy_ids` gives them.
+
+        `blank` says what of its images is blanked.
+        """
         self.in_work = prompts
         if self.blank is not None:
             prompts = blank_images(prompts, self.processor, self.blank)
 
-        def answer(network: PreTrainedModel, prompts: Prompts) -> list[Answer]:
+        def generate(network: PreTrainedModel, prompts: Prompts) -> Tensor:
             with answering(network):
-                return answer_prompts(
-                    network, self.processor.tokenizer, prompts, self.max_new_tokens
-                )
+                return greedy_ids(network, prompts, self.max_new_tokens)
 
-        answers: list[Answer] = self.compute(answer, prompts)
-        return answers
+        ids: Tensor = self.compute(generate, prompts)
+        return ids
 
     # Test and prediction: answers alone.
 

@@ -89,6 +89,8 @@ class FinetuneModule(AnsweringModule):
         feature_dtype: bfloat16 or float32, of cached features. float32 changes nothing; bfloat16
             takes half the disk space and rounds each feature by up to 0.4 %.
         feature_cache_gb: limit of the folder's size; when it is reached, nothing more is added.
+        reuse_base_answers: take the base's answers to held-out questions from an earlier run, where
+            base, questions and all that they depend on are the same; false answers them anew.
         objective: what a step minimizes: import path of a function of model and batch, or of a
             class whose instances can be called; see `training.objectives`.
         optimizer: class of the optimizer, null for AdamW; of its own arguments, lr and weight_decay
@@ -121,6 +123,7 @@ class FinetuneModule(AnsweringModule):
         feature_cache: str | None = None,
         feature_dtype: FeatureDtype = "bfloat16",
         feature_cache_gb: float = 100.0,
+        reuse_base_answers: bool = True,
         objective: Objective = supervised_loss,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: ScheduleFactory | None = None,
@@ -146,6 +149,7 @@ class FinetuneModule(AnsweringModule):
         self.feature_cache = feature_cache
         self.feature_dtype = feature_dtype
         self.feature_cache_gb = feature_cache_gb
+        self.reuse_base_answers = reuse_base_answers
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         # A run's checkpoint holds what trains; on_load_checkpoint checks it.

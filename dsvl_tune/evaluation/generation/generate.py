@@ -191,7 +191,20 @@ def answer_prompts(
         prompts: what is asked.
         max_new_tokens: longest answer.
     """
-    ids = greedy_ids(model, prompts, max_new_tokens)
+    return answers_of(model, tokenizer, prompts, greedy_ids(model, prompts, max_new_tokens))
+
+
+def answers_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompts: Prompts, ids: Tensor
+) -> list[Answer]:
+    """The answers that generated tokens are, not scored yet.
+
+    Args:
+        model: whose config knows the image token.
+        tokenizer: of the checkpoint.
+        prompts: what was asked.
+        ids: [B, N] int64, as `greedy_ids` gives them.
+    """
     complete = (ids == tokenizer.eos_token_id).any(dim=1)
     before_end = (ids == tokenizer.eos_token_id).cumsum(dim=1) == 0
     tokens = (before_end.sum(dim=1) + complete).tolist()

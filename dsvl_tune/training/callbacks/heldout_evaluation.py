@@ -19,6 +19,7 @@ from dsvl_tune.core.files import write_json
 from dsvl_tune.core.machine import peak_memory_bytes
 from dsvl_tune.core.types import Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer, gather_answers
+from dsvl_tune.evaluation.generation.generate import answers_of
 from dsvl_tune.evaluation.held_out_sets import SetTables, confidence, sets_figures
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.evaluation.predictions import write_answers
@@ -33,6 +34,7 @@ from dsvl_tune.training.callbacks.nonfinite_steps import (
 from dsvl_tune.training.checkpoints.sharded_io import read_checkpoint
 from dsvl_tune.training.messages import print_above_bars
 from dsvl_tune.training.module import FinetuneModule
+from dsvl_tune.training.run.base_answers import BaseAnswers, open_base_answers
 
 
 class HeldOutEvaluation(L.Callback):
@@ -86,10 +88,11 @@ class HeldOutEvaluation(L.Callback):
         """
         assert isinstance(pl_module, FinetuneModule)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        kept = open_base_answers(trainer, pl_module) if when == "before" else None
         tables: SetTables = {}
         for name, held_out in data.final_sets.items():
             loader = data.set_loader(name, held_out, sampled=False)
-            answers = gather_answers(answer_all(pl_module, loader, f"{name}, {when}"))
+            answers = gather_answers(answer_all(pl_module, loader, f"{name}, {when}", kept))
             tables[name] = score_tables(answers, held_out.metrics)
             if trainer.is_global_zero:
                 write_answers(self.answers_file(name, when), with_scores(answers, tables[name]))
@@ -203,7 +206,10 @@ def end_reason(trainer: L.Trainer) -> str:
 
 @torch.no_grad()
 def answer_all(
-    module: FinetuneModule, loader: DataLoader[Prompts | Texts], name: str
+    module: FinetuneModule,
+    loader: DataLoader[Prompts | Texts],
+    name: str,
+    kept: BaseAnswers | None,
 ) -> list[Answer]:
     """This process's answers, in the precision of Lightning's own steps, which callbacks lack.
 
@@ -211,17 +217,45 @@ def answer_all(
         module: the model that answers.
         loader: prompts or texts of this process.
         name: shown by the progress bar.
+        kept: answers that the model is known to give; None if it has to give them all.
     """
     was_training = module.network.training
     module.network.eval()
     answers = []
+    reused = 0
     no_bar = module.global_rank > 0 or None  # None: where the output is no terminal
     progress = tqdm(loader, desc=name, unit="batch", leave=False, disable=no_bar)
     for asked in progress:
-        with module.trainer.precision_plugin.forward_context():
-            answers += module.answer(module.trainer.strategy.batch_to_device(asked))
+        given, is_reused = answer_batch(module, asked, kept)
+        answers += given
+        reused += len(given) if is_reused else 0
     module.network.train(was_training)
+    if reused and module.global_rank == 0:
+        print_above_bars(f"{name}: {reused} answers of the base are those of an earlier run")
     return answers
+
+
+def answer_batch(
+    module: FinetuneModule, asked: Prompts | Texts, kept: BaseAnswers | None
+) -> tuple[list[Answer], bool]:
+    """This process's answers to one batch, and whether they are kept ones.
+
+    Args:
+        module: the model that answers.
+        asked: as the data loader gave it.
+        kept: as in `answer_all`.
+    """
+    strategy, context = module.trainer.strategy, module.trainer.precision_plugin.forward_context
+    if kept is None or isinstance(asked, Texts):
+        with context():
+            return module.answer(strategy.batch_to_device(asked)), False
+    ids = kept.read(asked)
+    is_kept = strategy.reduce_boolean_decision(ids is not None)  # sharded ranks generate together
+    if ids is None or not is_kept:
+        with context():
+            ids = module.answer_ids(strategy.batch_to_device(asked)).cpu()
+        kept.keep(asked, ids)
+    return answers_of(module.network, module.processor.tokenizer, asked, ids), is_kept
 
 
 def peak_bytes(device: torch.device) -> Tensor:
