@@ -96,6 +96,25 @@ def test_a_tokenizer_that_never_was_original(tmp_path: Path) -> None:
     assert "ignore_merges" not in written["model"]
 
 
+def test_a_tokenizer_of_deepseek_vl2_that_never_was_original(tmp_path: Path) -> None:
+    """Its class too is one that the original's code knows, and the ids are the base's."""
+    golden = GOLDEN / "deepseek_vl2" / "tiny" / "checkpoint"
+    source = export(golden, tmp_path / "source")
+    shutil.rmtree(source / "original")
+    (source / "SHA256SUMS").unlink()
+    convert_checkpoint(str(source), tmp_path / "written", "original", overwrite=False, sha256=None)
+    written = read(tmp_path / "written" / "tokenizer.json")
+    assert written["model"] == read(golden / "tokenizer.json")["model"]
+    settings, before = (
+        read(folder / "tokenizer_config.json") for folder in (tmp_path / "written", golden)
+    )
+    assert {key: settings[key] for key in before} == before
+    assert settings["processor_class"] == "DeepseekVLV2Processor"
+    one, two = (open_checkpoint(folder).tokenizer for folder in (tmp_path / "written", golden))
+    text = "<|User|>: <image>\n<|ref|>a badge<|/ref|>\n\n<|Assistant|>:"
+    assert one(text)["input_ids"] == two(text)["input_ids"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "fault"),
     [("ignore_merges", True, "ignore_merges true"), ("merges", [["a b", "c"]], "the merge")],

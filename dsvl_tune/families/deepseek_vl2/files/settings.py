@@ -6,12 +6,16 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
 from dsvl_tune.families.base import Layout
+from dsvl_tune.families.deepseek_vl.files.original_settings import (
+    original_tokenizer,
+    tokenizer_json,
+)
 from dsvl_tune.families.deepseek_vl2.config import (
     EPS,
     FIXED_TOP,
@@ -27,6 +31,7 @@ from dsvl_tune.families.deepseek_vl2.tokenizer import IMAGE_TOKEN
 if TYPE_CHECKING:
     from dsvl_tune.core.checkpoint import Checkpoint
 
+PROCESSOR_CLASS = "DeepseekVLV2Processor"
 LANGUAGE_KEYS = (
     "vocab_size",
     "hidden_size",
@@ -87,6 +92,7 @@ def write_settings(checkpoint: Checkpoint, target: Path, layout: Layout, dtype: 
     tokenizer = copy.deepcopy(checkpoint.tokenizer)
     if layout == "original":
         write_json(target / "config.json", original_json(checkpoint.config, dtype))
+        write_original_tokenizer(tokenizer, target)
     else:
         config = copy.deepcopy(checkpoint.config)
         config.architectures = [checkpoint.family.model_class(config).__name__]
@@ -94,9 +100,27 @@ def write_settings(checkpoint: Checkpoint, target: Path, layout: Layout, dtype: 
         config.save_pretrained(target)
         GenerationConfig(**checkpoint.special_ids, do_sample=False).save_pretrained(target)
         tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(target)
+        tokenizer.save_pretrained(target)
     settings = processor_json(checkpoint.config, checkpoint.processor.image_settings)
     write_json(target / PROCESSOR_FILE, settings)
+
+
+def write_original_tokenizer(tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
+    """Write a tokenizer as the original's code reads it, which has tokenizers 0.15.
+
+    Args:
+        tokenizer: of the checkpoint.
+        target: folder to write to.
+
+    Raises:
+        UserError: that release would give other ids.
+    """
+    tokenizer.save_pretrained(target)
+    write_json(target / "tokenizer.json", original_tokenizer(target / "tokenizer.json"))
+    files = tokenizer_json(tokenizer, list(tokenizer.extra_special_tokens))
+    files["tokenizer_config.json"]["processor_class"] = PROCESSOR_CLASS
+    for name, content in files.items():
+        write_json(target / name, content)
 
 
 def processor_json(config: PretrainedConfig, images: ImageSettings) -> dict[str, Any]:
@@ -113,7 +137,7 @@ def processor_json(config: PretrainedConfig, images: ImageSettings) -> dict[str,
         "normalize": True,
         "pad_token": None,
         "patch_size": config.vision_config.patch_size,
-        "processor_class": "DeepseekVLV2Processor",
+        "processor_class": PROCESSOR_CLASS,
         "sft_format": "deepseek",
     }
 
