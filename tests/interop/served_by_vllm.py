@@ -19,7 +19,7 @@ from openai import OpenAI
 
 from dsvl_tune.core.types import Conversation, ImageRef
 
-START_SECONDS = 300
+START_SECONDS = 600
 OPTIONS = {
     "--dtype": "float32",
     "--max-num-seqs": "8",
