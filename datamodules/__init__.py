@@ -11,6 +11,7 @@ if __name__ != "dsvl_tune.datamodules":
 from .base import ConversationDataModule
 from .charts import ChartsDataModule
 from .instruct import InstructDataModule
+from .invoices import InvoicesDataModule
 from .mixture import MixtureDataModule
 from .published import CaptionsDataModule as CaptionsDataModule
 from .published import ChartQADataModule as ChartQADataModule
@@ -23,6 +24,7 @@ __all__ = [
     "ChartsDataModule",
     "ConversationDataModule",
     "InstructDataModule",
+    "InvoicesDataModule",
     "MixtureDataModule",
     "ScenesDataModule",
 ]

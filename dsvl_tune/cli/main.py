@@ -35,10 +35,12 @@ COMMANDS = {
     "push": "send a merged checkpoint or an adapter to the Hugging Face hub",
     "init": "an untrained small checkpoint, to train from scratch",
     "recipes": "list the recipes of the package, or copy one",
+    "examples": "list the example pictures of the package, or write them",
     "runs": "list runs with their results",
     "completion": "tab completion for bash or zsh",
     "env": "versions and hardware, for a bug report",
     "chat": "ask a model about images, in the terminal",
+    "demo": "a local page to ask a model, next to its base, and to keep verdicts",
 }
 """Command -> what it does. The command `check-data` is `main` in `commands/check_data.py`."""
 
@@ -72,6 +74,7 @@ options:
 first steps:
   dsvl-tune fit --config charts_lora                 a small model learns charts (CPU, minutes)
   dsvl-tune merge runs/charts_lora --out merged      the result as one transformers checkpoint
+  dsvl-tune examples --name chart                    a chart that it has not seen
   dsvl-tune chat --model merged --image chart.png --prompt "What is the value of the red bar?"
 
 Stop a run with Ctrl-C; run the same command again to resume it, also after a kill.

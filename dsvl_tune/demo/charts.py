@@ -6,6 +6,8 @@ import itertools
 import random
 import zlib
 
+from PIL import Image
+
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.demo.chart_drawing import DRAWINGS
 from dsvl_tune.demo.looks import HELD_OUT, TRAIN, draw_look
@@ -54,6 +56,13 @@ def chart_row(
         )
         for type_, question, answer in ask(rng, items, asked, questions)
     ]
+
+
+def example_chart() -> Image.Image:
+    """The held-out chart of the documentation; its red bar is at 50."""
+    picture = chart_row(1008, "test", kinds=("upright",))[0].images[0].content
+    assert isinstance(picture, Image.Image)
+    return picture
 
 
 def draw_items(rng: random.Random, kind: str, most: int, held_out: bool) -> list[Item]:

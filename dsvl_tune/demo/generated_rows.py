@@ -53,5 +53,5 @@ class GeneratedRows(Rows):
 def generators_digest() -> str:
     """Digest of the code of all generators."""
     folder = Path(__file__).parent
-    code = b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+    code = b"".join(path.read_bytes() for path in sorted(folder.rglob("*.py")))
     return blake2b(code, digest_size=16).hexdigest()

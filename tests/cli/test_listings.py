@@ -1,4 +1,4 @@
-"""`recipes`, `runs` and `env`: what they print, what they refuse."""
+"""`recipes`, `examples`, `runs` and `env`: what they print, what they refuse."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import refused
+from PIL import Image
 
 from dsvl_tune.cli.main import main
 
@@ -49,6 +50,25 @@ def test_a_copied_recipe_is_the_shipped_one(
     assert Path("mine.yaml").read_text() == "mine"
     missing = ["recipes", "chart_lora"]
     assert "Did you mean 'charts_lora'?" in refused(missing, capsys, monkeypatch)
+
+
+def test_examples_are_listed_and_written_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = printed(monkeypatch, capsys, "examples").splitlines()[2:]
+    assert [line.split()[:2] for line in lines] == [
+        ["chart", "chart.png"],
+        ["invoices", "invoices"],
+    ]
+    assert printed(monkeypatch, capsys, "examples", "--name", "chart") == "written: chart.png\n"
+    shipped = Image.open(ROOT / "examples" / "chart.png")
+    assert Image.open("chart.png").tobytes() == shipped.tobytes()
+    again = ["examples", "--name", "chart"]
+    assert "chart.png: exists" in refused(again, capsys, monkeypatch)
+    nowhere = ["examples", "--name", "invoices", "--out", "no/where"]
+    assert "no such folder" in refused(nowhere, capsys, monkeypatch)
+    assert "Did you mean 'chart'?" in refused(["examples", "--name", "charts"], capsys, monkeypatch)
 
 
 def test_runs_are_listed_with_their_figures(

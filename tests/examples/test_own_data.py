@@ -11,7 +11,7 @@ from PIL import Image
 
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.demo.charts import chart_row
+from dsvl_tune.demo.charts import chart_row, example_chart
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_data"
 EXIF_ORIENTATION = 0x0112
@@ -69,4 +69,5 @@ def test_it_is_read_and_batched(file: str, checkpoint: Path) -> None:
 def test_the_example_chart_is_a_held_out_one() -> None:
     drawn = chart_row(1008, "test", kinds=("upright",))[0].images[0].content
     assert isinstance(drawn, Image.Image)
+    assert example_chart().tobytes() == drawn.tobytes()
     assert Image.open(EXAMPLE.parent / "chart.png").tobytes() == drawn.tobytes()

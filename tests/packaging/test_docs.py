@@ -119,7 +119,8 @@ def test_every_recipe_named_exists() -> None:
         shipped = {name for name in named if "/" not in name and not name.endswith(".yaml")}
         assert shipped - {"NAME"} <= recipes | presets, words
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Recipes")[1]
-    listed = set(re.findall(r"`((?:charts|deepseek|janus|stages|embedded)_\w[\w.]*)`", table))
+    names = r"`((?:charts|invoices|deepseek|janus|stages|embedded)_\w[\w.]*)`"
+    listed = set(re.findall(names, table))
     stages = {
         f"{family}_stage{stage}" for family in ("deepseek_vl", "janus_pro_1b") for stage in (2, 3)
     }

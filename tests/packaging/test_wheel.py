@@ -103,3 +103,12 @@ def test_a_recipe_by_name_from_an_empty_folder(environment: Path, tmp_path: Path
     module, file = run([environment / "bin" / "python", "-c", where], tmp_path).split()
     assert module == "dsvl_tune.datamodules.base"
     assert Path(file).is_relative_to(environment)
+
+
+def test_the_first_steps_of_the_readme_from_an_empty_folder(
+    environment: Path, tmp_path: Path
+) -> None:
+    script = environment / "bin" / "dsvl-tune"
+    run([script, "examples", "--name", "chart"], tmp_path)
+    question = ["--image", "chart.png", "--prompt", "What is the value of the red bar?"]
+    assert run([script, "chat", "--model", "embedded", *question], tmp_path).strip()

@@ -89,6 +89,8 @@ ZERO_ALLOWED = {
     "data.num_workers",
     "data.pixel_cache_gb",
     "data.ratios.text",
+    "data.test_invoices",
+    "data.validation_invoices",
     "data.retention_scenes",
     "data.retention_tables",
     "data.seed",

@@ -1,0 +1,1 @@
+"""Generated invoices: pages of eight vendors as somebody would photograph them."""
