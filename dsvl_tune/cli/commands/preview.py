@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         data.processor,
         f"{recipe.name}: {options.split} rows, {len(samples)} of {total}",
         originals=originals(rows[key] for key in keys),
-        facts=[f"Checkpoint: {data.checkpoint}"],
+        facts=facts(data, options.split),
         order="as trained on" if options.split == "train" else "as in the file",
     )
     atomic_write(options.out, partial(Path.write_text, data=text, encoding="utf-8"))
@@ -78,6 +78,13 @@ def first_keys(data: Any, rows: Rows, options: Any) -> list[Any]:
     if options.split == "train":
         keys = chain.from_iterable(data.sampler(rows))
     return list(islice(keys, options.rows))
+
+
+def facts(data: Any, split: str) -> list[str]:
+    """What the page says below its title: the checkpoint, and the file if the data have one."""
+    file = getattr(data, split, None)
+    lines = [f"Checkpoint: {data.checkpoint}"]
+    return [*lines, f"File: {file}"] if isinstance(file, str) else lines
 
 
 def originals(rows: Iterable[list[Conversation]]) -> dict[str, Image.Image]:

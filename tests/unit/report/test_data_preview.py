@@ -73,6 +73,7 @@ def test_the_page_shows_what_is_trained_on(data: Path, checkpoint: Path, tmp_pat
     text = out.read_text(encoding="utf-8")
     page = Page(text)
     assert not re.search(r"https?://|<link|url\(", text) and "<b>one</b>" not in text
+    assert f"File: {data}" in text and f"Checkpoint: {checkpoint}" in text
     assert not page.tags & {"link", "iframe"}
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
