@@ -9,7 +9,7 @@ GRADIO := gradio gradio_client groovy hf-gradio safehttpx semantic-version tomlk
 OLD_PYTHON := "Python 3.10 or newer is needed; choose one: make PYTHON=python3.12 ..."
 
 .DEFAULT_GOAL := help
-.PHONY: help setup charts stages test interop lint docs embedded clean
+.PHONY: help setup charts stages test gpu interop lint docs embedded clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s%s\n", $$1, $$2}'
@@ -39,6 +39,10 @@ stages: setup  ## the paper's three stages in small, on generated data: CPU, min
 
 test: setup  ## every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+gpu: setup  ## tests and figures on one CUDA device with bfloat16, at most 25 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/gpu
+	$(BIN)/python benchmarks/gpu.py
 
 interop: setup  ## exports in other people's software; DEEPSEEK_VL_CODE names a checkout of the original code
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m interop tests/interop
