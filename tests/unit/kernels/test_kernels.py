@@ -99,7 +99,7 @@ def test_a_step_of_the_whole_model(hybrid_checkpoint: Path, mode: str, library: 
     if mode == "full":
         apply_plan(ours, {part: PartPlan(mode="full") for part in PARTS})
     else:
-        theirs.requires_grad_(False).add_adapter(lora_config(LORA, PARTS, "lora", 0.0))
+        theirs.requires_grad_(False).add_adapter(lora_config(LORA, PARTS, "lora", 0.0, []))
         apply_plan(ours, {part: LORA.get(part, PartPlan()) for part in PARTS})
         with torch.no_grad():
             for name, parameter in theirs.named_parameters():

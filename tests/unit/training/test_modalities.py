@@ -74,7 +74,7 @@ class Recorded(FinetuneModule):
     def log(self, name: str, value: Any, **options: Any) -> None:  # type: ignore[override]
         if name == "train/loss":
             self.logged.append({})
-        if name.startswith("train/"):
+        if name.startswith("train/loss"):
             self.logged[-1][name] = float(value)
 
     def trained(self) -> dict[str, torch.Tensor]:

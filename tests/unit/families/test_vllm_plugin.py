@@ -13,7 +13,7 @@ from transformers import AutoProcessor, DeepseekVLHybridProcessor, DeepseekVLPro
 
 from dsvl_tune.export.convert_checkpoint import convert_checkpoint
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.serving.vllm_plugin import register
+from dsvl_tune.families.deepseek_vl.vllm_plugin import register
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"

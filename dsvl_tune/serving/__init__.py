@@ -1,1 +1,0 @@
-"""Exported checkpoints in other people's servers."""
