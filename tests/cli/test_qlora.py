@@ -17,7 +17,7 @@ from runs import answers_in
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from dsvl_tune.api import held_out_prompts
+from dsvl_tune.api.merging import held_out_prompts
 from dsvl_tune.cli.main import main
 from dsvl_tune.export.verify import answer
 from dsvl_tune.families import open_checkpoint

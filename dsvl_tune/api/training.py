@@ -1,50 +1,23 @@
-"""The public Python API: fine-tune a model, merge the result, and ask it about images.
-
-Example:
-    Fine-tune the embedded model on generated charts, merge the result and ask it::
-
-        import dsvl_tune
-        from dsvl_tune.datamodules import ChartsDataModule
-
-        run = dsvl_tune.fit(
-            dsvl_tune.FinetuneModule("embedded", preset="lora", lr=2e-3),
-            ChartsDataModule(train_charts=640),
-            run_name="charts",
-            max_steps=80,
-        )
-        print(run.before["relaxed_accuracy"], run.after["relaxed_accuracy"])
-        merged = dsvl_tune.merge(run.folder)
-        model = dsvl_tune.load_model(merged.folder)
-        print(model.answer("What is the value of the red bar?", "chart.png"))
-"""
+"""Fine-tune a model and write a run folder: what the command `fit` calls."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 
+from dsvl_tune.api.reports import write_run_report
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.files import write_json
-from dsvl_tune.core.outputs import check_output_file
-from dsvl_tune.core.types import Prompts
-from dsvl_tune.data.rows import Rows
 from dsvl_tune.datamodules.base import ConversationDataModule
-from dsvl_tune.evaluation.chat_model import ChatModel, load_model
 from dsvl_tune.evaluation.run_summary import next_step_text, summary_text
-from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
-from dsvl_tune.export.run_card import CardOptions
-from dsvl_tune.export.trained_tensors import trained_folder
-from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Layout
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.describe import describe_run
-from dsvl_tune.recipe.recipe import Recipe, read_settings
+from dsvl_tune.recipe.recipe import read_settings
 from dsvl_tune.training.callbacks.forgetting_guard import check_floor
 from dsvl_tune.training.callbacks.monitor_check import check_monitor, chosen_monitor
 from dsvl_tune.training.distributed.rank_agreement import (
@@ -55,7 +28,7 @@ from dsvl_tune.training.distributed.rank_agreement import (
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.checks import check_rows_reach, set_up_fit
 from dsvl_tune.training.run.error_messages import explained_errors, keyboard_interrupts
-from dsvl_tune.training.run.folder import CONFIG, SUMMARY, place_run, write_settings
+from dsvl_tune.training.run.folder import SUMMARY, place_run, write_settings
 from dsvl_tune.training.run.inputs import MANIFEST, check_inputs, read_manifest, run_inputs
 from dsvl_tune.training.run.lock import one_at_a_time
 from dsvl_tune.training.run.manifest import manifest
@@ -64,19 +37,6 @@ from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 from dsvl_tune.training.run.threads import use_free_cores
 from dsvl_tune.training.run.trainer import configuration_errors, training_trainer
 from dsvl_tune.training.run.trainer_keys import TRAINER_DEFAULTS, check_trainer
-
-__all__ = [
-    "ChatModel",
-    "FinetuneModule",
-    "MergedCheckpoint",
-    "PartPlan",
-    "Run",
-    "UserError",
-    "fit",
-    "load_model",
-    "merge",
-    "write_report",
-]
 
 
 @dataclass(frozen=True)
@@ -224,150 +184,15 @@ def fit(
                     check_monitor(monitor, data)
                 check_floor(floor or {}, monitor, data)
                 inputs = _inputs(model, data, trainer)
-                if checkpoint is not None and ckpt_path is None and is_first():
-                    check_inputs(folder, inputs)
+                if ckpt_path is None:  # a run checkpoint that was named may come from other inputs
+                    _check_unchanged(folder, checkpoint, inputs)
                 _write_description(folder, settings, model, inputs)
                 lightning_trainer.fit(model, datamodule=data, ckpt_path=checkpoint)
-                _write_run_report(folder, data)
-                if is_first():
-                    print(next_step_text(folder), flush=True)
+                _finish(folder, data)
         except RunStopped as stopped:
             _print_stopped(lightning_trainer.global_step, folder)
             return Run(folder, stopped.exit_code)
     return Run(folder, exit_code=0)
-
-
-@dataclass(frozen=True)
-class MergedCheckpoint:
-    """A checkpoint that `merge` has written.
-
-    Attributes:
-        folder: The checkpoint, complete and verified.
-        report: Content of its `merge_report.json`: which tensors changed, and how it was verified.
-    """
-
-    folder: Path
-    report: dict[str, Any]
-
-
-def merge(
-    run: str | Path,
-    out: str | Path | None = None,
-    *,
-    base: str | None = None,
-    layout: Layout = "transformers",
-    dtype: MergeDtype = "base",
-    rows: int = 16,
-    checkpoint: str | None = None,
-    samples: int = 4,
-    paths: bool = False,
-) -> MergedCheckpoint:
-    """Merge what a run trained into its base checkpoint, and verify the result.
-
-    The written checkpoint loads in plain transformers (or in the original code). It must answer
-    held-out questions like base + adapter, and every tensor that was not trained must equal the
-    base's, bit for bit; otherwise nothing is written.
-
-    Args:
-        run: Folder of a run, e.g. `Run.folder`.
-        out: Folder to write, which must not exist yet; None takes `merged/` in the run folder.
-        base: Base checkpoint; None takes the one that the run was trained from.
-        layout: "transformers" or "original".
-        dtype: Of the written weights; "base" keeps the base's own.
-        rows: Number of held-out rows to verify with; 0 skips loading and answering.
-        checkpoint: Run checkpoint to merge: "best", "last" or a path; None takes the result.
-        samples: Number of held-out questions with their answers that the model card shows.
-        paths: Whether report and audit have whole paths of data and base, else their last parts.
-
-    Returns:
-        The merged checkpoint.
-
-    Raises:
-        UserError: `run` is no run folder, its base has changed, or the verification failed.
-    """
-    run = Path(run)
-    if not (run / CONFIG).is_file():
-        raise UserError(f"{run}: no {CONFIG}. Give the folder of a run (runs/NAME).")
-    changes = {"data.init_args.eval_batch_size": rows} if rows else {}
-    recipe = Recipe.load(run / CONFIG, {**changes, **({"model.checkpoint": base} if base else {})})
-    base_checkpoint = open_checkpoint(recipe.config.model.checkpoint)
-    if base is None:
-        check_base(run, base_checkpoint)
-    prompts = held_out_prompts(recipe.data) if rows else None
-    out = Path(out) if out is not None else run / "merged"
-    from dsvl_tune.report.plots import losses_png  # matplotlib, which training does not need
-
-    card = CardOptions(samples, paths, losses_png(run))
-    with trained_folder(run, checkpoint, lambda: recipe.model) as adapter:
-        report = merge_run(
-            run,
-            base_checkpoint,
-            adapter,
-            out,
-            layout=layout,
-            dtype=dtype,
-            prompts=prompts,
-            base_is_the_runs=base is None or is_base_of(run, base_checkpoint),
-            checkpoint=checkpoint,
-            card=card,
-        )
-    return MergedCheckpoint(out, report)
-
-
-def write_report(
-    runs: Sequence[str | Path], out: str | Path | None = None, *, images: bool = True
-) -> Path:
-    """Write a page about a finished run, or about several runs side by side.
-
-    The plots are also written as PNG files, into a folder next to the page.
-
-    Args:
-        runs: Folders of finished runs, at least one.
-        out: The page to write; None takes `report.html` in the folder of a single run, in the
-            working folder for several.
-        images: Whether held-out questions are shown with their images, which are read again from
-            the data of the run.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: A folder holds no finished run, the data of the run is gone, or `out` exists and
-            is no such page.
-    """
-    # Imported here because it draws by matplotlib, which training does not need.
-    from dsvl_tune.report.run_record import read_run
-    from dsvl_tune.report.write_page import HeldOutRows, is_report, write_page
-
-    records = [read_run(Path(run)) for run in runs]
-    if not records:
-        raise UserError("report: no run was given. Give the folder of a run (runs/NAME).")
-    single = records[0].folder if len(records) == 1 else Path()
-    page = Path(out) if out is not None else single / "report.html"
-    check_output_file(page, "--out", is_report)
-    rows: HeldOutRows = {}
-    if images:
-        data = Recipe.load(records[0].folder / CONFIG).data
-        data.setup("test")
-        rows = _held_out_rows(data)
-    write_page(records, page, rows)
-    return page
-
-
-def _held_out_rows(data: ConversationDataModule) -> dict[str, Rows]:
-    """Rows of the sets that are answered before and after training, by name."""
-    return {name: held_out.rows for name, held_out in data.final_sets.items()}
-
-
-def held_out_prompts(data: ConversationDataModule) -> Prompts:
-    """Encode the first test questions of a data module, as many as it answers at a time.
-
-    Args:
-        data: A data module that is not set up yet.
-    """
-    data.setup("test")
-    prompts: Prompts = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
-    return prompts
 
 
 def _check_pair(model: FinetuneModule, data: ConversationDataModule) -> None:
@@ -449,26 +274,25 @@ def _write_description(
     write_json(folder / MANIFEST, content)
 
 
+def _check_unchanged(folder: Path, checkpoint: Path | None, inputs: dict[str, str]) -> None:
+    """Raise unless a run that is resumed depends on what it depended on before."""
+    if checkpoint is not None and is_first():
+        check_inputs(folder, inputs)
+
+
+def _finish(folder: Path, data: ConversationDataModule) -> None:
+    """Write the report of a finished run, and print what to do next."""
+    if is_first():
+        write_run_report(folder, data)
+        print(next_step_text(folder), flush=True)
+
+
 def _print_finished(folder: Path, data: ConversationDataModule) -> None:
     """Print the result of a run whose process was killed just after it had written it."""
     if is_first():
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         text = summary_text(summary, folder, data.all_metrics)
         print(f"{folder} is finished\n{text}\n{next_step_text(folder)}", flush=True)
-
-
-def _write_run_report(folder: Path, data: ConversationDataModule) -> None:
-    """Write `report.html`. The run is finished: what fails here does not make it fail."""
-    if not is_first():
-        return
-    from dsvl_tune.report.run_record import read_run
-    from dsvl_tune.report.write_page import write_page
-
-    try:
-        write_page([read_run(folder)], folder / "report.html", _held_out_rows(data))
-        print(f"report: {folder / 'report.html'}", flush=True)
-    except UserError as error:
-        print(f"no report was written: {error}", flush=True)
 
 
 def _print_stopped(step: int, folder: Path) -> None:
