@@ -38,10 +38,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForImageTextToText
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.families import open_sizes
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.build import Adaptation, adapted_model
 from dsvl_tune.models.runtime.attention_mask import use_attention
 from dsvl_tune.models.runtime.compile import compile_layers

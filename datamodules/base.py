@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Processor, RenderMode
 from dsvl_tune.core.tensor_cache import TensorCache
-from dsvl_tune.core.types import Processor
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.data.encoding.tokenize import OnOverflow
@@ -30,7 +30,6 @@ from dsvl_tune.data.validation.inspect import row_lengths
 from dsvl_tune.data.validation.row_stats import RowInspector, inspect_outline
 from dsvl_tune.evaluation.metrics import Metric
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import RenderMode
 
 from .held_out_module import HeldOutDataModule
 from .held_out_sets import HeldOutFile, check_held_out

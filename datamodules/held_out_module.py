@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Processor
+from dsvl_tune.core.family import Processor
 from dsvl_tune.data.encoding.batches import make_prompts, make_share
 from dsvl_tune.data.encoding.text_windows import read_text_windows
 from dsvl_tune.data.rows import LazyItems, Rows

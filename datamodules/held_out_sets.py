@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Processor
+from dsvl_tune.core.family import Processor
 from dsvl_tune.data.encoding.text_windows import TextWindows, make_texts
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.formats.registry import Format

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import RenderMode
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.formats.registry import Format
 from dsvl_tune.data.readers.open import is_remote
@@ -15,7 +16,6 @@ from dsvl_tune.data.sampling.holdout import hold_out
 from dsvl_tune.data.validation.inspect import check_rows
 from dsvl_tune.data.validation.row_stats import RowStats, inspect_outline
 from dsvl_tune.evaluation.scoring import reference_answers, score_tables
-from dsvl_tune.families.base import RenderMode
 
 from .base import SPLITS, ConversationDataModule
 from .checked_rows import check_holdout, check_not_empty, group_rows, load_held_out

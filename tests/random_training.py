@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan

@@ -20,7 +20,7 @@ from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, TARGETS, Meter, data_f
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
 
-from dsvl_tune.core.types import Processor
+from dsvl_tune.core.family import Processor
 from dsvl_tune.families import open_checkpoint
 
 Row = dict[str, Any]

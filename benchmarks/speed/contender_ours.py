@@ -9,12 +9,12 @@ from typing import Any
 import lightning as L
 from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, Meter, data_file, draw_adapters
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.data.formats.conversations import ConversationRows
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler
 from dsvl_tune.data.sampling.holdout import group_trees
 from dsvl_tune.datamodules import InstructDataModule
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.quiet import quiet_lightning
 

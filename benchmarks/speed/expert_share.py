@@ -18,12 +18,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import open_sizes
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGeneration
 from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2Config
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan

@@ -24,8 +24,8 @@ from dsvl_tune.api.merging import MergedCheckpoint, merge
 from dsvl_tune.api.reports import write_report
 from dsvl_tune.api.training import Run, fit
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.evaluation.chat_model import ChatModel, load_model
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 __all__ = [

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Layout
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.export.merge_run import MergeDtype, check_base, is_base_of, merge_run
 from dsvl_tune.export.run_card import CardOptions
 from dsvl_tune.export.trained_tensors import trained_folder
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Layout
 from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.training.run.folder import CONFIG
 

@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from dsvl_tune.core.family import RenderMode
 from dsvl_tune.core.files import write_json
 from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.text_table import format_table
@@ -16,7 +17,6 @@ from dsvl_tune.data.validation.inspect import inspect_rows
 from dsvl_tune.data.validation.leakage import Leaks, all_leaks
 from dsvl_tune.data.validation.report import BINS, SplitReport
 from dsvl_tune.datamodules import ConversationDataModule
-from dsvl_tune.families.base import RenderMode
 from dsvl_tune.training.run.checks import set_up_fit
 
 SHOWN = 3

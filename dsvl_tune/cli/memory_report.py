@@ -7,9 +7,9 @@ from typing import Any
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, Plan
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import check_family, open_sizes
-from dsvl_tune.families.model_parts import PartPlan, Plan
 from dsvl_tune.models.build import Adaptation, adapted_model
 from dsvl_tune.models.finetuning.quantization import quantization_of
 from dsvl_tune.training.memory.estimate import Estimate, cached_feature_bytes, estimate

@@ -23,9 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-    from transformers import PreTrainedTokenizerFast
-
-    from dsvl_tune.families.base import Family
 
 IGNORE_INDEX = -100
 """Label of a position that is not supervised (the `ignore_index` of torch's cross entropy)."""
@@ -108,37 +105,6 @@ class Conversation:
         return tuple(
             part for turn in self.turns for part in turn.parts if isinstance(part, ImageRef)
         )
-
-
-@dataclass(frozen=True)
-class Processor:
-    """Everything that turning a conversation into tokens and vision inputs needs of a checkpoint.
-
-    Attributes:
-        tokenizer: of the checkpoint.
-        family: renders prompts and prepares images.
-        image_settings: how images become vision inputs; the family's own type.
-        image_token: the token that stands for an image in text.
-        image_token_id: its id; every visual token has it.
-        default_system: system prompt of conversations that bring none ("" for none).
-        bos_id: token id.
-        eos_id: token id.
-        pad_id: token id.
-        context_tokens: longest row that the checkpoint supports.
-        roles: what the prompt calls the user and the assistant.
-    """
-
-    tokenizer: PreTrainedTokenizerFast
-    family: Family
-    image_settings: Any
-    image_token: str
-    image_token_id: int
-    default_system: str
-    bos_id: int
-    eos_id: int
-    pad_id: int
-    context_tokens: int
-    roles: tuple[str, str] = ("User", "Assistant")
 
 
 @dataclass

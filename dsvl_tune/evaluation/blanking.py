@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 
 from dsvl_tune.core.errors import unknown_name
-from dsvl_tune.core.types import Processor, Prompts
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Prompts
 
 
 def check_blanks(names: Iterable[str], processor: Processor, option: str) -> None:

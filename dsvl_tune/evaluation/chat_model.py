@@ -13,7 +13,8 @@ from PIL import Image
 from transformers import PreTrainedModel, TextStreamer
 
 from dsvl_tune.core.dtypes import DTYPES
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, Prompts, Turn
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Conversation, ImageRef, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.data.formats.messages import Message, fill_placeholders

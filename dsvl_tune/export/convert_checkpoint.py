@@ -10,6 +10,7 @@ from dsvl_tune.core.checkpoint.checksums import (
     read_sums,
     write_sums,
 )
+from dsvl_tune.core.family import Layout
 from dsvl_tune.core.files import atomic_folder
 from dsvl_tune.core.outputs import check_output_folder
 from dsvl_tune.export.merge_adapter import merge_into
@@ -17,7 +18,6 @@ from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors
 from dsvl_tune.export.write_weights import compare_weights, unchanged
 from dsvl_tune.families import checkpoint_folder, open_checkpoint
-from dsvl_tune.families.base import Layout
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Layout, Shapes
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
-from dsvl_tune.families.base import Layout, Shapes
 from dsvl_tune.models.checkpoint.weights import Weights, read_tensor
 from dsvl_tune.models.finetuning.expert_adapters import stacked_factors, wrapped_parameters
 from dsvl_tune.models.finetuning.trained_files import open_trained

@@ -11,6 +11,7 @@ from dsvl_tune.core.checkpoint.checksums import write_sums
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Layout, part_of
 from dsvl_tune.core.files import atomic_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.audit import write_audit
@@ -27,8 +28,6 @@ from dsvl_tune.export.verify import compare_processors, verify
 from dsvl_tune.export.write_settings import REPORT, main_dtype
 from dsvl_tune.export.write_weights import compare_weights
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Layout
-from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 
 MergeDtype = Literal["base", "float32", "bfloat16", "float16"]

@@ -1,6 +1,6 @@
 """Model families, one folder each.
 
-`FAMILIES` is the table of them, `base.Family` what the rest of the project asks of one, and
+`FAMILIES` is the table of them, `core.family.Family` what the rest of the project asks of one, and
 `open_checkpoint` the way from a checkpoint's name to a `Checkpoint`.
 """
 
@@ -21,8 +21,8 @@ from dsvl_tune.core.checkpoint.config_numbers import check_numbers
 from dsvl_tune.core.checkpoint.pickled_weights import PICKLED_FILES
 from dsvl_tune.core.checkpoint.weight_headers import Stored, check_regular, has_weights, read_json
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.family import Family
 from dsvl_tune.core.hub import HubName, download_checkpoint, fetch_config, fetch_headers, hub_name
-from dsvl_tune.families.base import Family
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.janus.family import JANUS

@@ -50,7 +50,7 @@ class Rule(NamedTuple):
 
 
 class RuleGroup(NamedTuple):
-    """What a rule says of one tensor of the original layout; a `families.base.TensorGroup`.
+    """What a rule says of one tensor of the original layout; a `core.family.TensorGroup`.
 
     Attributes:
         original: its name there.

@@ -10,8 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
-from dsvl_tune.families.base import Family
-from dsvl_tune.families.model_parts import PartPlan, Plan
+from dsvl_tune.core.family import Family, PartPlan, Plan
 from dsvl_tune.kernels.install import Kernels, remove_kernels
 from dsvl_tune.models.checkpoint.load import Storage, create_model
 from dsvl_tune.models.checkpoint.weights import Weights

@@ -13,8 +13,8 @@ from jsonargparse import ArgumentParser, Namespace
 import dsvl_tune.datamodules
 from dsvl_tune.core.class_path import import_class
 from dsvl_tune.core.errors import UserError, nearest_name, unknown_name
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.renamed_keys import rename_keys, renamed_text
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.help import HelpFormatter
 from dsvl_tune.recipe.keys import add_recipe_keys
 from dsvl_tune.recipe.messages import plain_types

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.core.types import IGNORE_INDEX, Processor, Sample, VisionInput
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import IGNORE_INDEX, Sample, VisionInput
 from dsvl_tune.report import pages
 
 GENERATOR = "dsvl-tune preview"

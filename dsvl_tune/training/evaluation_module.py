@@ -13,7 +13,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint import Checkpoint
-from dsvl_tune.core.types import Batch, Processor, Prompts, Texts
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Batch, Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.blanking import blank_images
 from dsvl_tune.evaluation.generation.generate import answers_of, greedy_ids

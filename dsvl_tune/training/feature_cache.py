@@ -21,11 +21,10 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Family, Plan, part_of
 from dsvl_tune.core.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family
-from dsvl_tune.families.model_parts import Plan, part_of
 from dsvl_tune.models.runtime.fsdp import is_sharded
 
 FeatureDtype = Literal["bfloat16", "float32"]

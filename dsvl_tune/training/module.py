@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, Plan
 from dsvl_tune.core.types import Batch
 from dsvl_tune.families import check_family
-from dsvl_tune.families.model_parts import PartPlan, Plan
 from dsvl_tune.kernels.install import Kernels
 from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant

@@ -9,7 +9,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.model_parts import Plan
+from dsvl_tune.core.family import Plan
 from dsvl_tune.training.parameter_groups import parameter_groups
 
 OptimizerFactory = Callable[..., Optimizer]

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.family import Plan, part_of
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.model_parts import Plan, part_of
 
 GROUP_SEPARATOR = "/"
 """Between the name of a model part and what distinguishes a further group of it."""

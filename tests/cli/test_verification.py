@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.merge_adapter import Change, apply_changes, merge_into, read_changes
 from dsvl_tune.export.verify import answer, exact_logits, first_rows, other_neighbor, verify
 from dsvl_tune.export.write_weights import compare_weights, is_rounded
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import save_trained

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from forking import fork
 from quiet_trainer import quiet_trainer
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.callbacks.plan_check import PlanCheck

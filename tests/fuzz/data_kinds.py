@@ -24,7 +24,8 @@ from frame import Case, Kind
 from PIL import Image
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation, Processor
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.formats.conversations import ConversationRows, open_conversations
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import FORMATS, read_row

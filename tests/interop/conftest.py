@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from trained_model import Record, Trained
 from transformers import AutoTokenizer
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
 from dsvl_tune.export.verify import inputs_of
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained

@@ -18,6 +18,7 @@ from served_by_vllm import ask, ask_all, serving
 from trained_model import Record
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.interop import VLLM
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
@@ -26,7 +27,6 @@ from dsvl_tune.export.merge_adapter import merge_into, read_changes
 from dsvl_tune.export.verify import inputs_of
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.config import is_hybrid
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained

@@ -15,7 +15,8 @@ from deepseek_vl2_cases import GOLDEN, SIZES, cases, conversation
 from PIL import Image
 from torch import Tensor
 
-from dsvl_tune.core.types import IGNORE_INDEX, ImageRef, Processor
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import IGNORE_INDEX, ImageRef
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.families import open_checkpoint

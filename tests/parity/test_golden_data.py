@@ -17,13 +17,8 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from dsvl_tune.core.types import (
-    IGNORE_INDEX,
-    Conversation,
-    ImageRef,
-    Processor,
-    Turn,
-)
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL

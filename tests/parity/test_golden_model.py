@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Prompts, Turn
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate, collate_prompts, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.data.images.load import load_image

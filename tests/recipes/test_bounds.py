@@ -19,8 +19,8 @@ from jsonargparse import ArgumentParser
 import dsvl_tune.datamodules
 from dsvl_tune.cli.main import COMMANDS
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.data.sampling.mixture_schedule import Ramp
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.recipe.bounds import BOUNDS, OPTION_BOUNDS, bound_of, check_numbers
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe, complete_settings

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import part_of
 from dsvl_tune.families.deepseek_vl.parts import PARTS
-from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe

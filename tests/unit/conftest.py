@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import DeepseekVLConfig
 
-from dsvl_tune.core.types import Processor
+from dsvl_tune.core.family import Processor
 from dsvl_tune.families import open_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -28,8 +28,7 @@ from dsvl_tune.core.package import FOLDER
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-    from dsvl_tune.core.types import Processor
-    from dsvl_tune.families.base import Family, Layout
+    from dsvl_tune.core.family import Family, Layout, Processor
 
 EMBEDDED = FOLDER / "demo" / "embedded"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")

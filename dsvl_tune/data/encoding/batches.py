@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dsvl_tune.core.types import Batch, Conversation, Processor, Prompts, Sample
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Batch, Conversation, Prompts, Sample
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
 from dsvl_tune.data.encoding.packing import merge_tree, pack
 from dsvl_tune.data.encoding.tokenize import OnOverflow, encode, encode_prompt

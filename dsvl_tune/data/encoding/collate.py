@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from dsvl_tune.core.family import Processor
 from dsvl_tune.core.types import (
     IGNORE_INDEX,
     Batch,
     CachedFeatures,
     EncodedImage,
-    Processor,
     Prompts,
     Sample,
     VisionInput,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import IGNORE_INDEX, Processor, Sample, Texts
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import IGNORE_INDEX, Sample, Texts
 from dsvl_tune.data.encoding.collate import collate
 from dsvl_tune.data.rows import LazyItems
 

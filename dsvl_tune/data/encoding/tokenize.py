@@ -11,18 +11,10 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import (
-    IGNORE_INDEX,
-    Conversation,
-    EncodedImage,
-    ImageRef,
-    Processor,
-    Sample,
-    Turn,
-)
+from dsvl_tune.core.family import Processor, RenderMode
+from dsvl_tune.core.types import IGNORE_INDEX, Conversation, EncodedImage, ImageRef, Sample, Turn
 from dsvl_tune.data.images.load import image_size
 from dsvl_tune.data.images.loader import ImageLoader
-from dsvl_tune.families.base import RenderMode
 
 OnOverflow = Literal["error", "truncate"]
 

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import ImageRef, Processor
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import ImageRef
 from dsvl_tune.data.images.download import downloaded
 from dsvl_tune.data.images.file_hints import nearest_file
 from dsvl_tune.data.images.media import HEAD_BYTES, signature

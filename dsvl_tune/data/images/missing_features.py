@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dsvl_tune.core.family import Processor
 from dsvl_tune.core.tensor_cache import TensorCache
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, VisionInput
+from dsvl_tune.core.types import Conversation, ImageRef, VisionInput
 from dsvl_tune.data.images.load import image_token_ids, load_image
 from dsvl_tune.data.images.loader import read_with_key
 

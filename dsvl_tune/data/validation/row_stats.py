@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation, Processor
+from dsvl_tune.core.family import Processor, RenderMode
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.encoding.packing import tree_key
 from dsvl_tune.data.encoding.tokenize import OnOverflow, image_lengths, tokenize
 from dsvl_tune.data.formats.tags import TAG
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.validation.perceptual_hash import perceptual_hash
-from dsvl_tune.families.base import RenderMode
 
 NO_LIMIT = 1 << 60
 """Tokens that no conversation has."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsvl_tune.core.types import Conversation, Processor, Prompts, Turn
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Conversation, Prompts, Turn
 from dsvl_tune.data.encoding.tokenize import tokenize
 from dsvl_tune.evaluation.generation.shared_prefix import forward_tokens, read_prompts
 

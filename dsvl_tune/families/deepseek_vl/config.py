@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Shapes
 from dsvl_tune.families.deepseek_vl.config_bounds import check_original_settings, check_settings
 from dsvl_tune.families.deepseek_vl.key_map import SAM, SIGLIP
 from dsvl_tune.families.deepseek_vl.tokenizer import IMAGE_TOKEN

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.families.base import (
+from dsvl_tune.core.family import (
     Family,
     ImageCost,
     Layout,
+    Plan,
+    Processor,
     RenderMode,
     Segment,
     Shapes,
     TensorGroup,
 )
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.families.deepseek_vl import pixels, prompt, vision_features
 from dsvl_tune.families.deepseek_vl.config import MODELS, ORIGINAL, read_config
 from dsvl_tune.families.deepseek_vl.files.card import CARD
@@ -35,7 +37,6 @@ from dsvl_tune.families.deepseek_vl.processor import read_processor
 from dsvl_tune.families.deepseek_vl.sizes import image_cost
 from dsvl_tune.families.deepseek_vl.tokenizer import read_tokenizer
 from dsvl_tune.families.key_rules import group_of_transformers
-from dsvl_tune.families.model_parts import Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Shapes
 from dsvl_tune.families.deepseek_vl.sizes import downsampled_widths, sam_config_of
 from dsvl_tune.families.key_rules import Rule
 

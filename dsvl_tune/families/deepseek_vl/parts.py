@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsvl_tune.families.model_parts import ModelPart, PartPlan, Plan
+from dsvl_tune.core.family import ModelPart, PartPlan, Plan
 
 LANGUAGE_PARTS: dict[str, ModelPart] = {
     "embed_tokens": ModelPart(

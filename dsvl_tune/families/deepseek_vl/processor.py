@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Processor
 from dsvl_tune.core.limits import limited
-from dsvl_tune.core.types import Processor
 from dsvl_tune.families.deepseek_vl.config import is_hybrid
 from dsvl_tune.families.deepseek_vl.config_bounds import check_image_settings
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels

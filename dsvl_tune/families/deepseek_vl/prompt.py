@@ -14,8 +14,8 @@ from __future__ import annotations
 from itertools import groupby
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
-from dsvl_tune.families.base import RenderMode, Segment
+from dsvl_tune.core.family import Processor, RenderMode, Segment
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 
 Part = str | ImageRef
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from dsvl_tune.families.base import ImageCost, Shapes
+from dsvl_tune.core.family import ImageCost, Shapes
 from dsvl_tune.families.deepseek_vl.pixels import SAM_INPUT, SIGLIP_INPUT
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Plan, Shapes
 from dsvl_tune.families.deepseek_vl.pixels import SAM_INPUT, SIGLIP_INPUT
 from dsvl_tune.families.deepseek_vl.sizes import (
     downsampled_widths,
@@ -31,7 +31,6 @@ from dsvl_tune.families.deepseek_vl.sizes import (
     sam_grid,
     visual_tokens,
 )
-from dsvl_tune.families.model_parts import Plan
 
 TOWERS = ("siglip", "sam")
 AFTER_SAM = ("sam_neck", "sam_neck_hd", "downsample")

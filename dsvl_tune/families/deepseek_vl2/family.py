@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.families.base import (
+from dsvl_tune.core.family import (
     Family,
     ImageCost,
     Layout,
+    Plan,
+    Processor,
     RenderMode,
     Segment,
     Shapes,
     TensorGroup,
 )
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.families.deepseek_vl2 import config as configurations
 from dsvl_tune.families.deepseek_vl2 import key_map, pixels, prompt, vision_features
 from dsvl_tune.families.deepseek_vl2.files import settings
@@ -29,7 +31,6 @@ from dsvl_tune.families.deepseek_vl2.parts import PARTS, PRESETS
 from dsvl_tune.families.deepseek_vl2.processor import read_processor
 from dsvl_tune.families.deepseek_vl2.sizes import image_cost
 from dsvl_tune.families.deepseek_vl2.tokenizer import read_tokenizer
-from dsvl_tune.families.model_parts import Plan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

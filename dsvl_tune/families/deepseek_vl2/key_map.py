@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from dsvl_tune.families.base import Shapes, TensorGroup
+from dsvl_tune.core.family import Shapes, TensorGroup
 from dsvl_tune.families.deepseek_vl.key_map import attention_pool, siglip_rules
 from dsvl_tune.families.key_rules import Rule, group_of_transformers
 
@@ -43,7 +43,7 @@ EXPERTS_HF = re.compile(re.escape(LAYERS_HF) + r"(\d+)\.mlp\.experts\.(gate_up_p
 
 
 class ExpertsGroup(NamedTuple):
-    """One tensor of all experts of a layer; a `families.base.TensorGroup`.
+    """One tensor of all experts of a layer; a `core.family.TensorGroup`.
 
     Attributes:
         original: names there, expert by expert.

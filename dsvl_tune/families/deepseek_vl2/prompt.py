@@ -11,8 +11,8 @@ are stripped and tokenized apart. Supervised are the answer and the end token af
 
 from __future__ import annotations
 
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
-from dsvl_tune.families.base import RenderMode, Segment
+from dsvl_tune.core.family import Processor, RenderMode, Segment
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.families.deepseek_vl.prompt import (
     check_text,
     prompt_turns,

@@ -19,11 +19,10 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Plan, Shapes
 from dsvl_tune.families.deepseek_vl2.layout import encoded_tiles, split_tiles, view_side
 from dsvl_tune.families.deepseek_vl2.pixels import GRIDS, TILES
 from dsvl_tune.families.deepseek_vl2.sizes import possible_grids
-from dsvl_tune.families.model_parts import Plan
 
 GRID = "grid"
 

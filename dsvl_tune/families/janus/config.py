@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from transformers import JanusConfig
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Shapes
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
     ORIGINAL,

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import JanusForConditionalGeneration
 
-from dsvl_tune.core.types import Processor
-from dsvl_tune.families.base import ImageCost, Layout, Shapes, TensorGroup
+from dsvl_tune.core.family import ImageCost, Layout, Processor, Shapes, TensorGroup
 from dsvl_tune.families.deepseek_vl.config import ORIGINAL
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 from dsvl_tune.families.janus.config import MODEL_TYPE, is_original, read_config, relative

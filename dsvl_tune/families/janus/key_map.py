@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from transformers import JanusConfig
 
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Shapes
 from dsvl_tune.families.deepseek_vl.key_map import LANGUAGE_RULES, attention_pool
 from dsvl_tune.families.key_rules import Rule
 

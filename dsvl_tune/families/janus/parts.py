@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dsvl_tune.core.family import ModelPart, PartPlan, Plan
 from dsvl_tune.families.deepseek_vl.parts import LANGUAGE_PARTS
-from dsvl_tune.families.model_parts import ModelPart, PartPlan, Plan
 
 GENERATION = ("vqmodel", "generation_embeddings", "generation_aligner", "generation_head")
 """Modules of transformers' JanusModel that only image generation uses."""

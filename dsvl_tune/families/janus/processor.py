@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Processor
+from dsvl_tune.core.family import Processor
 from dsvl_tune.families.deepseek_vl.config_bounds import check_image_settings
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
 from dsvl_tune.families.deepseek_vl.processor import (

@@ -18,8 +18,7 @@ from dsvl_tune.core.checkpoint.pickled_weights import pickled_tensors
 from dsvl_tune.core.checkpoint.weight_headers import Stored, read_header
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Family, Shapes, TensorGroup
-from dsvl_tune.families.model_parts import part_of
+from dsvl_tune.core.family import Family, Shapes, TensorGroup, part_of
 
 ORIGINAL_FOLDER = "original"
 """In a checkpoint made from the original layout: what transformers has no place for."""

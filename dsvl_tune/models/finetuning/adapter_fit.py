@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.families.base import Shapes
+from dsvl_tune.core.family import Shapes
 from dsvl_tune.models.finetuning.adapter_files import matched, target_layers
 from dsvl_tune.models.finetuning.expert_adapters import wrapped_parameters
 from dsvl_tune.models.finetuning.four_bit_experts import shaped_stacks

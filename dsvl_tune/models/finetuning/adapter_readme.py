@@ -9,9 +9,9 @@ import peft
 import transformers
 
 from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.family import part_of
 from dsvl_tune.core.interop import PEFT, TRANSFORMERS
 from dsvl_tune.core.package import VERSION
-from dsvl_tune.families.model_parts import part_of
 
 PLAIN = """\
     from peft import PeftModel

@@ -18,8 +18,8 @@ from peft.tuners.lora import ParamWrapper
 from torch import Tensor, nn
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Parts, Plan
 from dsvl_tune.families.experts import LowRank, StackedExperts
-from dsvl_tune.families.model_parts import Parts, Plan
 
 Variant = Literal["lora", "rslora", "dora"]
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.family import Family, PartPlan, Plan, part_of
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family
-from dsvl_tune.families.model_parts import PartPlan, Plan, part_of
 
 
 def part_names(model: PreTrainedModel) -> list[str]:

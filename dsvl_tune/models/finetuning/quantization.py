@@ -22,10 +22,9 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Parts, Plan, Shapes, part_of
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Shapes
 from dsvl_tune.families.experts import StackedExperts
-from dsvl_tune.families.model_parts import Parts, Plan, part_of
 from dsvl_tune.models.finetuning.four_bit_experts import pack_stack
 from dsvl_tune.models.finetuning.trained_files import base_name
 

@@ -22,9 +22,9 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from dsvl_tune.core.family import part_of
 from dsvl_tune.families import family_of_model
 from dsvl_tune.families.experts import StackedExperts
-from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.four_bit_experts import FourBitExperts
 from dsvl_tune.models.finetuning.quantization import pack

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TypeVar
 
-from dsvl_tune.core.types import Batch, Processor, Prompts
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Batch, Prompts
 
 BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Family, ImageCost, Plan, part_of
 from dsvl_tune.families import family_of_model
-from dsvl_tune.families.base import Family, ImageCost
-from dsvl_tune.families.model_parts import Plan, part_of
 from dsvl_tune.models.finetuning.plan import part_names
 from dsvl_tune.models.finetuning.quantization import NF4_BYTES, quantized_weights
 from dsvl_tune.models.finetuning.trained_files import base_name

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import Plan
 from dsvl_tune.data.rows import Rows
-from dsvl_tune.families.model_parts import Plan
 
 LANGUAGE_PARTS = {"language_model", "embed_tokens", "lm_head"}
 """Model parts that every family has, and that every row passes."""

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from dsvl_tune.core.types import Conversation, Processor
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.validation.inspect import inspect_rows
 from dsvl_tune.data.validation.row_stats import RowInspector, RowStats
 from dsvl_tune.datamodules import ChartsDataModule, InstructDataModule, ScenesDataModule

@@ -10,7 +10,8 @@ from PIL import Image
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Sample, Turn
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Sample, Turn
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
 from dsvl_tune.data.encoding.packing import merge_tree, pack, tree_key
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt

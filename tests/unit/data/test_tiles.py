@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune import families
+from dsvl_tune.core.family import Plan, Processor, Shapes
 from dsvl_tune.core.tensor_cache import TensorCache
-from dsvl_tune.core.types import Batch, Conversation, ImageRef, Processor, Turn, VisionInput
+from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn, VisionInput
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_sample
 from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode, tokenize
@@ -29,9 +30,7 @@ from dsvl_tune.data.images.missing_features import MissingImages, image_keys
 from dsvl_tune.evaluation.generation.generate import generate_ids
 from dsvl_tune.export.verify import inputs_of
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.base import Shapes
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
-from dsvl_tune.families.model_parts import Plan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.report.data_preview import preview_page
 from dsvl_tune.training.feature_cache import FeatureExtractor

@@ -13,10 +13,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dsvl_tune.core.checkpoint.weight_headers import weight_files
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
 from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained

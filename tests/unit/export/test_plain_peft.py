@@ -12,10 +12,10 @@ from peft import AutoPeftModel, PeftModel
 from random_training import SAME, apart, logits, train_randomly
 from transformers import AutoModelForImageTextToText
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.export.merge_adapter import read_changes
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained
 from dsvl_tune.models.finetuning.trained_files import OWN_CONFIG

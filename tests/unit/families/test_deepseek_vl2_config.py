@@ -14,6 +14,7 @@ from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import part_of
 from dsvl_tune.families import family_of, open_checkpoint
 from dsvl_tune.families.deepseek_vl2.config import original_config
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
@@ -21,7 +22,6 @@ from dsvl_tune.families.deepseek_vl2.modeling import DeepseekVL2ForConditionalGe
 from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2TextConfig
 from dsvl_tune.families.deepseek_vl2.modeling.decoder import Router
 from dsvl_tune.families.deepseek_vl2.parts import PARTS
-from dsvl_tune.families.model_parts import part_of
 from dsvl_tune.models.checkpoint.weights import Weights
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deepseek_vl2"

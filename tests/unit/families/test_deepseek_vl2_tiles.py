@@ -13,7 +13,8 @@ from tiny_deepseek_vl2 import build_deepseek_vl2
 
 from dsvl_tune.cli.data_report import check_data, details
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.tokenize import encode, tokenize
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.families import open_checkpoint

@@ -12,8 +12,9 @@ from tiny_deepseek_vl2 import SIZES, build_deepseek_vl2
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, Processor, part_of
 from dsvl_tune.core.tensor_cache import TensorCache
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, Turn
+from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode
@@ -21,7 +22,6 @@ from dsvl_tune.data.images.loader import ImageLoader
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.deepseek_vl2.parts import PARTS, PRESETS
-from dsvl_tune.families.model_parts import PartPlan, part_of
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import adapted_layers, apply_plan
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan

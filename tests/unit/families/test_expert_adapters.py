@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
 from dsvl_tune.export.verify import verify
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.build import Adaptation
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import JanusForConditionalGeneration
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, part_of
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families import check_family, open_checkpoint, open_sizes
 from dsvl_tune.families.janus.family import JANUS
 from dsvl_tune.families.janus.key_map import RULES
 from dsvl_tune.families.janus.parts import PARTS, PRESETS
 from dsvl_tune.families.key_rules import group_of_original
-from dsvl_tune.families.model_parts import PartPlan, part_of
 from dsvl_tune.models.build import Adaptation, adapted_model
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, part_of
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl.parts import PARTS, PRESETS
-from dsvl_tune.families.model_parts import PartPlan, part_of
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.plan import fit_plan, make_plan

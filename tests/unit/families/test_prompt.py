@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Processor, Turn
+from dsvl_tune.core.family import Processor, RenderMode, Segment
+from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt, token_ids, tokenize
-from dsvl_tune.families.base import RenderMode, Segment
 from dsvl_tune.families.deepseek_vl.family import DeepSeekVL
 from dsvl_tune.families.deepseek_vl.prompt import render
 

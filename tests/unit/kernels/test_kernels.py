@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.parts import PARTS
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.kernels import onednn_linear
 from dsvl_tune.kernels.install import FASTER, install_kernels
 from dsvl_tune.kernels.lora_linear import FusedLoraLinear, LoraFunction

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.export.merge_adapter import check_changes, read_changes
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import apply_plan, load_trained, save_trained

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, part_of
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
-from dsvl_tune.families.model_parts import PartPlan, part_of
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import apply_plan, load_trained, save_trained

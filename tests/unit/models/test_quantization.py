@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, part_of
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families import family_of_model, open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl.parts import PARTS
-from dsvl_tune.families.model_parts import PartPlan, part_of
 from dsvl_tune.models.checkpoint.load import Storage, create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning import quantization

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.tensor_files import stream_tensors
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import Variant, apply_plan

@@ -9,8 +9,8 @@ from quiet_trainer import quiet_trainer
 from reference import assert_trained_alike
 from torch import Tensor
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 

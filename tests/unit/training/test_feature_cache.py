@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan, Plan
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule
 from dsvl_tune.evaluation.generation.generate import generate_ids
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl.vision_features import cacheable_features
-from dsvl_tune.families.model_parts import PartPlan, Plan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapters import apply_plan
 from dsvl_tune.models.finetuning.plan import make_plan, part_names

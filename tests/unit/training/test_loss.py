@@ -12,7 +12,8 @@ from reference import assert_as_near, exact_copy
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dsvl_tune.core.types import Conversation, ImageRef, Processor, Sample, Turn
+from dsvl_tune.core.family import Processor
+from dsvl_tune.core.types import Conversation, ImageRef, Sample, Turn
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.packing import merge_tree

@@ -14,11 +14,11 @@ from PIL import Image
 from quiet_trainer import quiet_trainer
 from reference import assert_trained_alike
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.types import Batch
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.objectives.supervised import supervised_loss

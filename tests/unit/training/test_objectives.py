@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from dsvl_tune.cli.main import main
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.types import IGNORE_INDEX, Batch
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.objectives.base import Objective, Sums

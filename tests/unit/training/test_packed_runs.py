@@ -14,9 +14,9 @@ from quiet_trainer import quiet_trainer
 from reference import assert_trained_alike
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.types import Batch
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.module import FinetuneModule
 
 

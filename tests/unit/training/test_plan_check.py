@@ -10,8 +10,8 @@ import pytest
 import torch
 from quiet_trainer import quiet_trainer
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.datamodules import ChartsDataModule
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.module import FinetuneModule
 

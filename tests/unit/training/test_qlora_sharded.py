@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing
 
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.families import open_checkpoint
-from dsvl_tune.families.model_parts import PartPlan
 from dsvl_tune.models.build import Adaptation, build_model
 from dsvl_tune.models.finetuning.adapters import Variant
 from dsvl_tune.models.finetuning.quantization import four_bit_layers

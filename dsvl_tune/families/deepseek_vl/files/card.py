@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dsvl_tune.core.family import CardText
 from dsvl_tune.core.interop import LM_EVAL, ORIGINAL_TRANSFORMERS, TRANSFORMERS, TRL, VLLM
-from dsvl_tune.families.base import CardText
 
 LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL/blob/main/LICENSE-MODEL"
 

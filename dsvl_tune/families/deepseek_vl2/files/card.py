@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsvl_tune.families.base import CardText
+from dsvl_tune.core.family import CardText
 
 LICENSE_LINK = "https://github.com/deepseek-ai/DeepSeek-VL2/blob/main/LICENSE-MODEL"
 

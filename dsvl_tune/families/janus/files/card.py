@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsvl_tune.families.base import CardText
+from dsvl_tune.core.family import CardText
 from dsvl_tune.families.deepseek_vl.files.card import TESTED_IN_TRANSFORMERS
 
 LICENSE_LINK = "https://github.com/deepseek-ai/Janus/blob/main/LICENSE-MODEL"

@@ -22,20 +22,21 @@ from transformers import (
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json
-from dsvl_tune.core.types import Conversation, Processor
-from dsvl_tune.families.base import (
+from dsvl_tune.core.family import (
     CardText,
     Family,
     ImageCost,
     Layout,
+    Plan,
+    Processor,
     RenderMode,
     Segment,
     Shapes,
     TensorGroup,
 )
+from dsvl_tune.core.files import write_json
+from dsvl_tune.core.types import Conversation
 from dsvl_tune.families.key_rules import RuleGroup
-from dsvl_tune.families.model_parts import Plan
 from vipllava import pixels
 from vipllava.parts import PARTS, PRESETS
 

@@ -2,19 +2,21 @@
 
 A family is one object in a folder of its own (`families/deepseek_vl/family.py`) and one line in
 `families.FAMILIES`. Nothing outside `families/` knows a vision tower, a tensor name or a prompt.
-
-A family takes a `Checkpoint`; it never imports `data` or `models`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.types import Conversation, ImageRef
-from dsvl_tune.families.model_parts import Parts, Plan
+from dsvl_tune.core.family.card_text import CardText
+from dsvl_tune.core.family.layouts import Layout, TensorGroup
+from dsvl_tune.core.family.parts import Parts, Plan
+from dsvl_tune.core.family.processor import Processor
+from dsvl_tune.core.family.prompt import RenderMode, Segment
+from dsvl_tune.core.types import Conversation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,32 +26,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
     from dsvl_tune.core.checkpoint import Checkpoint
-    from dsvl_tune.core.types import Processor
 
-RenderMode = Literal["training", "generation"]
-Layout = Literal["transformers", "original"]
 Shapes = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A piece of a prompt that is tokenized as a whole.
-
-    Attributes:
-        content: text, special tokens included, or an image.
-        weight: loss weight of each of its tokens; 0 if the segment is not supervised.
-        turn: number of the turn that it belongs to, from 0. The segments of the first k turns are
-            the rendering of the conversation that ends there.
-    """
-
-    content: str | ImageRef
-    weight: float = 0.0
-    turn: int = 0
-
-    @property
-    def supervised(self) -> bool:
-        """Whether its tokens are trained on."""
-        return self.weight > 0
 
 
 @dataclass(frozen=True)
@@ -66,56 +44,6 @@ class ImageCost:
     tokens: int
     inputs: Shapes
     values: Mapping[str, list[list[int]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class CardText:
-    """What a family adds to the model card of a written checkpoint.
-
-    Attributes:
-        title: first words of the heading.
-        license_front_matter: license keys of the Hugging Face hub.
-        license: the section on the license, in Markdown.
-        use: how each layout is loaded, in Markdown; FOLDER stands for the checkpoint's folder.
-        pixels: how transformers' image processor differs from the one that training used.
-        has_image_processor: whether transformers has one, which is then compared.
-        tested: other software that exports of each layout were loaded in, in Markdown; a layout
-            that is missing was loaded by dsvl-tune alone.
-    """
-
-    title: str
-    license_front_matter: Mapping[str, str]
-    license: str
-    use: Mapping[Layout, str]
-    pixels: str
-    has_image_processor: bool = True
-    tested: Mapping[Layout, str] = field(default_factory=dict)
-
-
-class TensorGroup(Protocol):
-    """Tensors of the original layout and the tensors of transformers' that hold the same values.
-
-    Most groups are one tensor in each layout. A fused projection is one tensor there and three
-    here; fused experts would be many there and one here.
-
-    Attributes:
-        original: names in the original layout.
-        transformers: names in transformers' layout.
-    """
-
-    @property
-    def original(self) -> tuple[str, ...]: ...
-    @property
-    def transformers(self) -> tuple[str, ...]: ...
-
-    def to_transformers(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors of transformers' layout from the original's, as views where possible.
-
-        Shapes are the files'; the dtype, any floating one, is kept.
-        """
-
-    def to_original(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors of the original layout: the inverse of `to_transformers`, dtype kept."""
 
 
 class Family(Protocol):
