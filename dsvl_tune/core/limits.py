@@ -1,72 +1,103 @@
 """Bounds on what files from outside may cost: their templates and regular expressions are programs.
 
 A pattern such as (a+)+b can take longer than the universe is old, and a template can ask for more
-memory than there is.
+memory than there is. Neither can be stopped from another thread, so each runs in a process of its
+own, which the system bounds: that holds in any thread, in notebooks and in data workers.
 """
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-if sys.platform != "win32":
-    import resource
-
-SECONDS = 2.0
-"""Time that a template or a pattern may take; real ones take milliseconds."""
+PROCESS = Path(__file__).with_name("limited_process.py")
+"""What the process runs."""
+CPU_SECONDS = 3
+"""Most time of computing, not known on Windows; real templates and patterns take milliseconds."""
+SECONDS = 60.0
+"""Most time on the clock: a busy machine may take long to start a process."""
 MEMORY_BYTES = 1 << 30
-"""Memory that the process may grow by meanwhile."""
+"""Most memory of the process, not bounded on Windows."""
+MOST_CHARACTERS = 1_000_000
+"""Longest text that a template may render to."""
 
 
-class LimitExceeded(Exception):
-    """What ran took longer than it may; memory beyond the limit is a `MemoryError`."""
+class ProgramFailed(Exception):
+    """A template or a pattern is faulty, or takes more time or memory than it may."""
 
 
-@contextmanager
-def limited(seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES) -> Iterator[None]:
-    """Bound the time and the memory of the block, which runs in this process.
-
-    Python checks for signals between instructions and inside of its regular expressions, so a
-    timer reaches both. Only the main thread gets signals: in other threads nothing is bounded, and
-    on Windows, which has no such timer, nothing at all.
+def render_template(template: str, variables: Mapping[str, Any]) -> str:
+    """What a chat template renders to, as transformers renders it.
 
     Args:
-        seconds: Most time.
-        memory_bytes: Most growth of the process's address space.
+        template: in Jinja's language.
+        variables: plain values by name.
 
     Raises:
-        LimitExceeded: The time is over.
-        MemoryError: Raised by the block itself, when it asks for more.
+        ProgramFailed: It is faulty, or exceeds a bound.
     """
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    text: str = _run("render", template, variables, MOST_CHARACTERS)
+    return text
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise LimitExceeded(f"it takes more than {seconds:g} s")
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    previous = signal.signal(signal.SIGALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)  # of somebody else, who may set it anew
+def first_fitting(patterns: Sequence[str], names: Sequence[str]) -> list[int | None]:
+    """For each name the index of the first pattern that fits the whole of it.
+
+    Args:
+        patterns: regular expressions.
+        names: to match.
+
+    Returns:
+        An index of `patterns`, or None, a name.
+
+    Raises:
+        ProgramFailed: A pattern is faulty, or matching exceeds a bound.
+    """
+    indices: list[int | None] = _run("match", patterns, names)
+    return indices
+
+
+def _run(function: str, *arguments: Any) -> Any:
+    """Call a function of `limited_process` in a process of its own."""
+    request = {
+        "function": function,
+        "arguments": arguments,
+        "path": sys.path,
+        "cpu_seconds": CPU_SECONDS,
+        "memory_bytes": MEMORY_BYTES,
+    }
+    answer = json.loads(_answer(json.dumps(request)))
+    if "error" in answer:
+        raise ProgramFailed(answer["error"])
+    return answer["result"]
+
+
+@lru_cache(maxsize=8)  # a command opens the same checkpoint and adapter more than once
+def _answer(request: str) -> bytes:
+    """What the process writes, which is JSON."""
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space(memory_bytes, soft), hard))
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *timer)
-        signal.signal(signal.SIGALRM, previous)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def _address_space(more_bytes: int, soft: int) -> int:
-    """The limit that lets the process grow by so many bytes, within the limit that it has."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    except (OSError, ValueError):  # not on Linux
-        return soft
-    wanted = pages * resource.getpagesize() + more_bytes
-    return wanted if soft == resource.RLIM_INFINITY else min(wanted, soft)
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(PROCESS)],
+            input=request.encode(),
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ProgramFailed(f"it takes more than {SECONDS:g} s") from None
+    except OSError as error:
+        raise ProgramFailed(f"no process could be started for it: {error}") from error
+    if sys.platform != "win32" and done.returncode == -signal.SIGXCPU:
+        raise ProgramFailed(f"it takes more than {CPU_SECONDS} s")
+    if done.returncode:  # killed, or unable to start: the last line says why
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ProgramFailed(
+            f"its process ended with code {done.returncode}: {reason or 'no message'}"
+        )
+    return done.stdout

@@ -6,7 +6,7 @@ Peak memory is a file, not a model.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from dsvl_tune.core.family import Layout, Shapes
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
 from dsvl_tune.models.checkpoint.weights import Weights, read_tensor
+from dsvl_tune.models.finetuning.adapter_files import matched
+from dsvl_tune.models.finetuning.adapter_fit import adapted_layer
 from dsvl_tune.models.finetuning.expert_adapters import stacked_factors, wrapped_parameters
 from dsvl_tune.models.finetuning.trained_files import open_trained
 
@@ -92,8 +94,9 @@ def read_changes(folder: Path, shapes: Shapes | None = None) -> dict[str, Change
     changes: dict[str, Change] = {}
     if files.config is not None:
         wrapped = wrapped_parameters(files.config, shapes or {})
+        scalings = scalings_of(files.adapters, wrapped, files.config)
         for name, stored in files.adapters.items():
-            add_adapter_tensor(changes, name, read_tensor(stored), files.config, wrapped)
+            add_adapter_tensor(changes, name, read_tensor(stored), scalings, wrapped)
         for name in wrapped.values():
             if name in changes and shapes is not None:
                 split_experts(changes[name], shapes[name], f"{folder}: the adapter of {name}")
@@ -109,7 +112,7 @@ def add_adapter_tensor(
     changes: dict[str, Change],
     name: str,
     tensor: Tensor,
-    config: LoraConfig,
+    scalings: Mapping[str, float],
     wrapped: Mapping[str, str],
 ) -> None:
     """Add one tensor of a peft adapter to the change of its base tensor.
@@ -118,7 +121,7 @@ def add_adapter_tensor(
         changes: by the base tensor's name; extended in place.
         name: of the adapter's tensor, in peft's words.
         tensor: [rank, K], [N, rank] or [N], by its name; of any floating dtype.
-        config: of the adapter.
+        scalings: of the adapters, by the layer's or parameter's name in the base.
         wrapped: parameters that are adapted themselves, by the layer's name in the file.
 
     Raises:
@@ -133,7 +136,7 @@ def add_adapter_tensor(
     target = wrapped.get(layer, layer)
     change = changes.setdefault(target if layer in wrapped else f"{layer}.weight", Change())
     if kind == "lora_A":
-        change.lora_a, change.scaling = tensor, scaling_of(target, config)
+        change.lora_a, change.scaling = tensor, scalings[target]
     elif kind == "lora_B":
         change.lora_b = tensor
     else:
@@ -156,23 +159,30 @@ def split_experts(change: Change, shape: tuple[int, ...], place: str) -> None:
         change.lora_a, change.lora_b = factors
 
 
-def scaling_of(target: str, config: LoraConfig) -> float:
-    """Scaling of an adapter: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+def scalings_of(
+    names: Iterable[str], wrapped: Mapping[str, str], config: LoraConfig
+) -> dict[str, float]:
+    """Scaling of each adapter: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
 
     Both are those of the pattern that fits the layer or parameter, as peft matches it.
+
+    Args:
+        names: of the adapter's tensors.
+        wrapped: parameters that are adapted themselves, by the layer's name in the file.
+        config: of the adapter.
+
+    Returns:
+        By the layer's or parameter's name in the base.
+
+    Raises:
+        UserError: a pattern is faulty or takes too long.
     """
-
-    def value_of(patterns: Mapping[str, float] | None, default: float) -> float:
-        fitting = (
-            value
-            for pattern, value in (patterns or {}).items()
-            if re.match(rf"(.*\.)?({pattern})$", target)
-        )
-        return next(fitting, default)
-
-    alpha = value_of(config.alpha_pattern, config.lora_alpha)
-    rank = value_of(config.rank_pattern, config.r)
-    return float(alpha / rank**0.5 if config.use_rslora else alpha / rank)
+    layers = dict.fromkeys(map(adapted_layer, names))
+    targets = [wrapped.get(layer, layer) for layer in layers]
+    alphas = matched(config.alpha_pattern, targets, config.lora_alpha, "alpha_pattern")
+    ranks = matched(config.rank_pattern, targets, config.r, "rank_pattern")
+    power = 0.5 if config.use_rslora else 1
+    return {target: float(alphas[target] / ranks[target] ** power) for target in targets}
 
 
 def check_changes(weights: Weights, changes: dict[str, Change]) -> None:

@@ -77,7 +77,6 @@ def posix_uses(tree: ast.Module) -> Iterator[str]:
 
 ALLOWED = {
     "dsvl_tune/cli/main.py": {"select.poll"},  # after such an if
-    "dsvl_tune/core/limits.py": {"signal.SIGALRM", "signal.setitimer"},  # after such an if
 }
 
 

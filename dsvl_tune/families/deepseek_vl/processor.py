@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Processor
-from dsvl_tune.core.limits import limited
+from dsvl_tune.core.limits import ProgramFailed, render_template
 from dsvl_tune.families.deepseek_vl.config import is_hybrid
 from dsvl_tune.families.deepseek_vl.config_bounds import check_image_settings
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings, TowerPixels
@@ -80,8 +80,7 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast, user: str, folder:
     """What the checkpoint's chat template puts before the first user turn ("" if nothing).
 
     Args:
-        tokenizer: of the checkpoint, with its template, which is a program that anybody may have
-            written; without a template it has the original's prompt.
+        tokenizer: of the checkpoint, with its template; without one it has the original's prompt.
         user: what the template calls the user.
         folder: of the checkpoint, for the message.
 
@@ -90,24 +89,40 @@ def default_system_prompt(tokenizer: PreTrainedTokenizerFast, user: str, folder:
     """
     if not tokenizer.chat_template:
         return ORIGINAL_SYSTEM_PROMPT
-    messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    try:
-        with limited():
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-    except Exception as error:  # any: the template can raise whatever it wants to
-        raise UserError(
-            f"{folder}: the chat template cannot be rendered ({type(error).__name__}: {error}). "
-            "Copy chat_template.jinja, or chat_template in tokenizer_config.json, again."
-        ) from error
-    before, found, _ = str(text).partition(f"{user}: ")
+    before, found, _ = rendered_question(tokenizer, folder).partition(f"{user}: ")
     if not found:
         raise UserError(
             f"{folder}: the chat template renders no '{user}: ': it is not the template of its "
             "family."
         )
     return before.removeprefix(str(tokenizer.bos_token)).strip()
+
+
+def rendered_question(tokenizer: PreTrainedTokenizerFast, folder: Path) -> str:
+    """What the checkpoint's chat template makes of a question.
+
+    Args:
+        tokenizer: of the checkpoint, with its template, which is a program that anybody may have
+            written.
+        folder: of the checkpoint, for the message.
+
+    Raises:
+        UserError: the template is faulty, or takes too much time or memory.
+    """
+    variables = {
+        **tokenizer.special_tokens_map,
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+    }
+    try:
+        return render_template(tokenizer.get_chat_template(), variables)
+    except (ProgramFailed, ValueError) as error:  # the latter: of several templates
+        raise UserError(
+            f"{folder}: the chat template cannot be rendered ({error}). Copy chat_template.jinja, "
+            "or chat_template in tokenizer_config.json, again."
+        ) from error
 
 
 def read_image_settings(checkpoint: Checkpoint) -> ImageSettings:

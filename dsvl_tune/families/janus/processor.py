@@ -14,6 +14,7 @@ from dsvl_tune.families.deepseek_vl.processor import (
     ORIGINAL_SYSTEM_PROMPT,
     default_system_prompt,
     pad_color,
+    rendered_question,
     transformers_image_settings,
     triple,
 )
@@ -92,10 +93,8 @@ def read_roles(checkpoint: Checkpoint) -> tuple[str, str]:
         UserError: it has the template of another family.
     """
     if has_own_template(checkpoint):
-        text = checkpoint.tokenizer.apply_chat_template(
-            [{"role": "user", "content": [{"type": "text", "text": "?"}]}], tokenize=False
-        )
-        rendered = [roles for roles in ROLES.values() if f"{roles[0]}: " in str(text)]
+        text = rendered_question(checkpoint.tokenizer, checkpoint.folder)
+        rendered = [roles for roles in ROLES.values() if f"{roles[0]}: " in text]
         if not rendered:
             raise UserError(
                 f"{checkpoint.folder}: the chat template renders none of "

@@ -19,7 +19,7 @@ from peft import LoraConfig
 
 from dsvl_tune.core.checkpoint.weight_headers import Stored, read_json
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.limits import LimitExceeded, limited
+from dsvl_tune.core.limits import ProgramFailed, first_fitting
 
 IGNORED = {
     "peft_type",
@@ -215,17 +215,18 @@ def matched(
     Raises:
         UserError: a pattern is faulty or takes too long.
     """
-    found = dict.fromkeys(layers, default)
+    if not patterns:
+        return dict.fromkeys(layers, default)
+    whole = [rf"(.*\.)?({pattern})$" for pattern in patterns]
+    values = list(patterns.values())
     try:
-        with limited():
-            for layer in layers:
-                for pattern, value in (patterns or {}).items():
-                    if re.match(rf"(.*\.)?({pattern})$", layer):
-                        found[layer] = value
-                        break
-    except (re.error, LimitExceeded, MemoryError, RecursionError) as error:
+        fitting = first_fitting(whole, layers)
+    except ProgramFailed as error:
         raise UserError(f"{place}: a pattern cannot be matched ({error}).") from None
-    return found
+    return {
+        layer: default if index is None else values[index]
+        for layer, index in zip(layers, fitting, strict=True)
+    }
 
 
 def target_layers(config: LoraConfig, layers: list[str], place: str) -> set[str]:
@@ -245,7 +246,7 @@ def target_layers(config: LoraConfig, layers: list[str], place: str) -> set[str]
     if not isinstance(targets, str):
         return {name for name in layers if any(f".{name}".endswith(f".{end}") for end in targets)}
     try:
-        with limited():
-            return {name for name in layers if re.fullmatch(targets, name)}
-    except (re.error, LimitExceeded, MemoryError, RecursionError) as error:
+        fitting = first_fitting([targets], layers)
+    except ProgramFailed as error:
         raise UserError(f"{place}: target_modules cannot be matched ({error}).") from None
+    return {name for name, index in zip(layers, fitting, strict=True) if index is not None}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig
 from torch import nn
@@ -17,16 +21,22 @@ from dsvl_tune.models.finetuning.expert_adapters import wrapped_parameters
 from dsvl_tune.models.finetuning.four_bit_experts import shaped_stacks
 
 
-def check_fits(
+def fit_to(
     model: PreTrainedModel, config: LoraConfig, adapters: Mapping[str, Stored], folder: Path
-) -> None:
-    """Compare an adapter with the layers of a base.
+) -> LoraConfig:
+    """Compare an adapter with the layers of a base, and name those in its configuration.
+
+    peft would match the adapter's own patterns with every module, for as long as that takes.
 
     Args:
         model: the base.
         config: of the adapter.
         adapters: its tensors by peft's names.
         folder: of the adapter, for the message.
+
+    Returns:
+        The configuration for peft: its patterns fit the adapted layers alone, and nothing else of
+        the base is replaced.
 
     Raises:
         UserError: a layer is missing, on either side, or of another size.
@@ -58,6 +68,35 @@ def check_fits(
                 f"{stored.path}: tensor {name} has shape {list(stored.shape)}, the layer of the "
                 f"base has {layer.in_features} inputs and {layer.out_features} outputs."
             )
+    plain = copy.deepcopy(config)
+    plain.modules_to_save = None
+    plain.target_modules = any_of(targets) or []
+    names = [*targets, *wrapped.values()]
+    for key in ("rank_pattern", "alpha_pattern"):
+        setattr(plain, key, plain_pattern(getattr(config, key), names, f"{folder}: {key}"))
+    return plain
+
+
+def plain_pattern(
+    patterns: Mapping[str, Any] | None, names: list[str], place: str
+) -> dict[str, Any]:
+    """The same values for these names, by regular expressions that fit nothing else.
+
+    Args:
+        patterns: regular expressions of the ends of names, and values.
+        names: of layers and parameters.
+        place: of the patterns, for the message.
+    """
+    by_value: dict[Any, list[str]] = defaultdict(list)
+    for name, value in matched(patterns, names, None, place).items():
+        if value is not None:
+            by_value[value].append(name)
+    return {any_of(fitting): value for value, fitting in by_value.items()}
+
+
+def any_of(names: Iterable[str]) -> str:
+    """A regular expression that fits these names alone."""
+    return "|".join(map(re.escape, sorted(names)))
 
 
 def check_wrapped(

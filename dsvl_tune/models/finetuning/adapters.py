@@ -33,7 +33,7 @@ from dsvl_tune.core.tensor_files import stream_tensors
 from dsvl_tune.families import family_of_model
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checkpoint.weights import read_tensor
-from dsvl_tune.models.finetuning.adapter_fit import check_fits
+from dsvl_tune.models.finetuning.adapter_fit import fit_to
 from dsvl_tune.models.finetuning.adapter_readme import adapter_readme
 from dsvl_tune.models.finetuning.expert_adapters import (
     Variant,
@@ -357,9 +357,7 @@ def load_adapter(
     Raises:
         UserError: the adapter does not fit the base.
     """
-    check_fits(model, config, adapters, folder)
-    config = copy.deepcopy(config)
-    config.modules_to_save = None
+    config = fit_to(model, config, adapters, folder)
     with quiet_patterns(), shaped_stacks(model):
         inject_adapter_in_model(config, model, "default")
     use_faster_forwards(model)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from dsvl_tune.core import limits
 from dsvl_tune.core.checkpoint import EMBEDDED
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.families import open_checkpoint
@@ -198,8 +199,9 @@ def test_what_is_said(file: str, key: str, value: Any, said: str, tmp_path: Path
     ],
 )
 def test_a_template_that_is_faulty_takes_long_or_is_another_models(
-    template: str, tmp_path: Path
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "CPU_SECONDS", 1)
     folder = copied("transformers", tmp_path / "checkpoint")
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     began = time.monotonic()

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dsvl_tune.core import limits
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import PartPlan
 from dsvl_tune.export.merge_adapter import check_changes, read_changes
@@ -45,6 +46,12 @@ HARMLESS = {
     *("inference_mode", "lora_dropout", "megatron_core", "qalora_group_size"),
     *("ensure_weight_tying",),
 }
+
+
+@pytest.fixture(autouse=True)
+def one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What never ends is stopped sooner than for users."""
+    monkeypatch.setattr(limits, "CPU_SECONDS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +233,18 @@ def test_a_layer_that_was_left_out_is_noticed_where_the_adapter_is_loaded(
     save_file(alter(load_file(copied / TENSORS), "layer"), copied / TENSORS)
     with pytest.raises(UserError, match=r"does not fit the base .*q_proj is not there"):
         loaded(copied, hybrid_checkpoint)
+
+
+def test_targets_that_are_endless_on_other_modules_than_linear_layers_are_not_matched_there(
+    copied: Path, hybrid_checkpoint: Path
+) -> None:
+    content = json.loads((copied / CONFIG).read_text(encoding="utf-8"))
+    slow = r"(?=.*norm)([a-z_.0-9]+)+!"
+    for key in ("rank_pattern", "alpha_pattern"):
+        content[key] = {slow: 4, **content[key]}
+    content["target_modules"] = f"{slow}|{content['target_modules']}"
+    (copied / CONFIG).write_text(json.dumps(content), encoding="utf-8")
+    assert outcome(copied, hybrid_checkpoint) == ["", ""]
 
 
 def test_what_was_saved_is_taken(copied: Path, hybrid_checkpoint: Path) -> None:
