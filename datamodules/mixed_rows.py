@@ -53,7 +53,7 @@ class SourceRows(Rows):
         return WeightedConversations(self, self.rows.flattened())
 
     def weighted(self, conversation: Conversation) -> Conversation:
-        """The conversation with the weights, metrics and, unless it has one, type of this source.
+        """The conversation with name, weights, metrics and, unless it has one, type of this source.
 
         Raises:
             UserError: it shows an image, and the source is text alone.
@@ -70,7 +70,13 @@ class SourceRows(Rows):
         question_type = conversation.question_type or self.name
         own_metrics = {"metric": self.metrics} if self.metrics else {}
         scoring = {**own_metrics, **conversation.scoring}
-        return replace(conversation, turns=turns, question_type=question_type, scoring=scoring)
+        return replace(
+            conversation,
+            turns=turns,
+            question_type=question_type,
+            scoring=scoring,
+            mixture_source=self.name,
+        )
 
 
 @dataclass(frozen=True)

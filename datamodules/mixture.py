@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -200,6 +200,10 @@ class MixtureDataModule(ConversationDataModule):
             for name, source in self.sources.items()
             for own_name, held_out in source.held_out_sets.items()
         }
+
+    def batching(self, make: Callable[..., Any]) -> Callable[..., Any]:
+        """As in `ConversationDataModule`, with the names of the sources."""
+        return partial(super().batching(make), mixture_sources=tuple(self.sources))
 
     def row_lengths(self) -> NDArray[np.int64]:
         """Tokens of each training row, one source after another: [R] int64."""

@@ -77,6 +77,7 @@ class Conversation:
             alone. What is trained on is always the assistant turn.
         scoring: what else of the row scoring may need: the names of its own metrics under `metric`,
             the `options` of a choice, ...
+        mixture_source: name of its source in a mixture; "" outside of one.
     """
 
     turns: tuple[Turn, ...]
@@ -85,6 +86,7 @@ class Conversation:
     question_type: str = ""
     references: tuple[str, ...] = ()
     scoring: Mapping[str, Any] = field(default_factory=dict)
+    mixture_source: str = ""
 
     @property
     def question(self) -> str:
@@ -167,6 +169,8 @@ class Sample:
         images: one per image slot, in reading order.
         image_spans: of each image slot, where its token ids begin and end: [start, stop).
         sources: of each conversation in the row.
+        mixture_sources: of each member of the row, see `Conversation`; the conversations of a tree
+            have the same one.
     """
 
     input_ids: list[int]
@@ -178,6 +182,7 @@ class Sample:
     images: list[EncodedImage]
     image_spans: list[tuple[int, int]]
     sources: list[str] = field(default_factory=list)
+    mixture_sources: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -213,7 +218,7 @@ class VisionBatch:
 class Batch(VisionBatch):
     """What a training step takes, right-padded.
 
-    Padding has segment and branch -1, label IGNORE_INDEX, weight 0 and position 0.
+    Padding has segment, branch and mixture id -1, label IGNORE_INDEX, weight 0 and position 0.
 
     Attributes:
         input_ids: [B, T] int64.
@@ -223,6 +228,10 @@ class Batch(VisionBatch):
         segment_ids: [B, T] int64.
         branch_ids: [B, T] int64.
         sources: of every conversation in the batch, for error messages.
+        mixture_sources: names of all sources of the mixture, also of those without a row in this
+            batch; [] outside of a mixture.
+        mixture_ids: [B, T] int64, the place in `mixture_sources` of each token's conversation;
+            None outside of a mixture.
     """
 
     input_ids: Tensor
@@ -232,6 +241,8 @@ class Batch(VisionBatch):
     segment_ids: Tensor
     branch_ids: Tensor
     sources: list[str]
+    mixture_sources: list[str] = field(default_factory=list)
+    mixture_ids: Tensor | None = None
 
 
 @dataclass(kw_only=True)

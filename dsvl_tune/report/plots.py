@@ -45,8 +45,8 @@ class Plot:
 def plots_of(runs: Sequence[RunRecord]) -> list[Plot]:
     """Choose the plots of one run, or of several runs over each other.
 
-    Losses share a plot, as do the learning rates of the parts; a metric has one with its values by
-    question type; every other logged name has its own.
+    Losses share a plot, as do those by source and the learning rates of the parts; a metric has one
+    with its values by question type; every other logged name has its own.
 
     Args:
         runs: At least one.
@@ -61,7 +61,9 @@ def plots_of(runs: Sequence[RunRecord]) -> list[Plot]:
             titles.setdefault(group, titles_of_group)
             label = name if len(runs) == 1 else f"{run.name}: {name}"
             groups.setdefault(group, {})[label] = curve
-    order = sorted(groups, key=lambda group: (group != "loss", not group.startswith("val"), group))
+    order = sorted(
+        groups, key=lambda group: (not group.startswith("loss"), not group.startswith("val"), group)
+    )
     return [_plot(group, titles[group], groups[group]) for group in order]
 
 
@@ -137,7 +139,7 @@ def _group(name: str) -> tuple[str, str]:
     """Name and title of the plot that a logged name belongs to."""
     split, _, rest = name.partition("/")
     if split in ("train", "val") and rest.startswith("loss"):
-        return "loss", "Loss"
+        return ("loss of sources", "Loss by source") if "/" in rest else ("loss", "Loss")
     if split.startswith("lr"):
         return "lr", "Learning rate"
     if split == "val":

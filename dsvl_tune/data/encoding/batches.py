@@ -19,6 +19,7 @@ def make_batch(
     on_overflow: OnOverflow,
     pack_tokens: int | None = None,
     loader: ImageLoader | None = None,
+    mixture_sources: Sequence[str] = (),
 ) -> Batch:
     """Encode rows, pack them if requested, and collate them.
 
@@ -32,9 +33,18 @@ def make_batch(
         on_overflow: what happens to a longer one, see `tokenize`.
         pack_tokens: longest packed row; None packs none.
         loader: of the images; what it has loaded already is not used. None has no caches.
+        mixture_sources: names of all sources of the mixture; () outside of one.
     """
-    numbered = list(enumerate(rows))
-    return make_share(numbered, (0, 1), processor, max_tokens, on_overflow, pack_tokens, loader)
+    return make_share(
+        list(enumerate(rows)),
+        (0, 1),
+        processor,
+        max_tokens,
+        on_overflow,
+        pack_tokens,
+        loader,
+        mixture_sources,
+    )
 
 
 def make_share(
@@ -45,6 +55,7 @@ def make_share(
     on_overflow: OnOverflow,
     pack_tokens: int | None = None,
     loader: ImageLoader | None = None,
+    mixture_sources: Sequence[str] = (),
 ) -> Batch:
     """`make_batch` of rows with their numbers, in which rows of other processes have weight 0.
 
@@ -58,6 +69,7 @@ def make_share(
         on_overflow: as in `make_batch`.
         pack_tokens: as in `make_batch`.
         loader: as in `make_batch`.
+        mixture_sources: as in `make_batch`.
     """
     rank, world_size = share
     loader = loader.fresh() if loader else ImageLoader()
@@ -69,7 +81,7 @@ def make_share(
         samples.append(sample)
     if pack_tokens is not None:
         samples = pack(samples, pack_tokens)
-    return collate(samples, processor.pad_id)
+    return collate(samples, processor.pad_id, mixture_sources)
 
 
 def make_sample(

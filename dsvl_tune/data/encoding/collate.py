@@ -25,13 +25,14 @@ from dsvl_tune.data.encoding.tokenize import EncodedPrompt
 BatchT = TypeVar("BatchT", bound=Batch | Prompts)
 
 
-def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
+def collate(samples: Sequence[Sample], pad_id: int, mixture_sources: Sequence[str] = ()) -> Batch:
     """Right-pad samples to a batch.
 
     Args:
         samples: at least one.
         pad_id: token id of padding. Padding is never supervised, even where `pad_id` is the end
             token's id.
+        mixture_sources: names of all sources of the mixture; () outside of one.
     """
     width = max(len(sample.input_ids) for sample in samples)
     return Batch(
@@ -43,7 +44,18 @@ def collate(samples: Sequence[Sample], pad_id: int) -> Batch:
         branch_ids=pad_right([sample.branch_ids for sample in samples], width, -1),
         **stack_images([image for sample in samples for image in sample.images]),
         sources=list(chain.from_iterable(sample.sources for sample in samples)),
+        mixture_sources=list(mixture_sources),
+        mixture_ids=mixture_ids(samples, width, mixture_sources) if mixture_sources else None,
     )
+
+
+def mixture_ids(samples: Sequence[Sample], width: int, mixture_sources: Sequence[str]) -> Tensor:
+    """The place in `mixture_sources` of each token's source: [B, width] int64."""
+    rows = []
+    for sample in samples:
+        places = [mixture_sources.index(name) for name in sample.mixture_sources]
+        rows.append([places[segment] for segment in sample.segment_ids])
+    return pad_right(rows, width, -1)
 
 
 def collate_prompts(

@@ -70,6 +70,7 @@ def merge_tree(samples: Sequence[Sample]) -> Sample:
         images=first.images,
         image_spans=first.image_spans,
         sources=sources,
+        mixture_sources=first.mixture_sources,
     )
     for branch, sample in enumerate(samples, start=1):
         row.input_ids += sample.input_ids[prefix:]
@@ -134,4 +135,5 @@ def join_samples(samples: Sequence[Sample]) -> Sample:
         row.images += sample.images
         row.image_spans += [(start + offset, stop + offset) for start, stop in sample.image_spans]
         row.sources += sample.sources
+        row.mixture_sources += sample.mixture_sources
     return row

@@ -99,6 +99,7 @@ def encode(
         images=load_images(tokens, processor, loader, conversation.source),
         image_spans=tokens.image_spans,
         sources=[conversation.source],
+        mixture_sources=[conversation.mixture_source],
     )
 
 

@@ -47,6 +47,8 @@ def known_mode(monitor: str, metrics: Sequence[Metric]) -> Literal["min", "max"]
         monitor: logged name.
         metrics: of all held-out sets.
     """
+    if monitor.startswith(("train/loss", "val/loss")):
+        return "min"
     for metric in metrics:
         for part in monitor.split("/"):
             is_better_higher = metric.is_better_higher(part)
@@ -91,7 +93,7 @@ def check_monitor(monitor: str, data: Any) -> None:
         UserError: the message lists the names.
     """
     known = [*LOGGED_LOSSES, *(f"val/{metric.name}" for metric in data.metrics)]
-    if monitor in (*known, NO_MONITOR) or monitor.startswith(("train/", "val/loss_")):
+    if monitor in (*known, NO_MONITOR) or monitor.startswith(("train/", "val/loss_", "val/loss/")):
         return
     logged = [*LOGGED_LOSSES, *(f"val/{name}" for name in possible_figures(data))]
     if monitor not in logged:

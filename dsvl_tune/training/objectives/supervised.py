@@ -25,8 +25,8 @@ def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
         batch: on the model's device.
 
     Returns:
-        The sums over all supervised tokens, and as `loss_text` and `loss_image` those of
-        conversations without and with an image.
+        The sums over all supervised tokens; as `loss_text` and `loss_image` those of conversations
+        without and with an image; as `loss/SOURCE` those of each source of a mixture.
     """
     targets = batch.labels[:, 1:]
     supervised = targets != IGNORE_INDEX
@@ -43,7 +43,12 @@ def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
     sums = torch.stack([losses * weights, weights])
     text = sums[:, ~with_image].sum(1)
     image = sums[:, with_image].sum(1)
-    return Sums(loss, text[1] + image[1], {"loss_text": text, "loss_image": image, **tokens})
+    logged = {"loss_text": text, "loss_image": image, **tokens}
+    if batch.mixture_ids is not None:
+        mixture_ids = batch.mixture_ids[:, 1:][supervised]
+        for place, name in enumerate(batch.mixture_sources):
+            logged[f"loss/{name}"] = sums.where(mixture_ids == place, 0.0).sum(1)
+    return Sums(loss, text[1] + image[1], logged)
 
 
 def token_sums(losses: Tensor, correct: Tensor, counted: Tensor) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ def mlflow_name(name: str) -> str:
         'val/anls.table _u28wide_u29'
     """
     split, slash, rest = name.partition("/")
-    return split + slash + re.sub(r"[^a-zA-Z0-9_. -]", _allowed, rest)
+    return split + slash + re.sub(r"[^a-zA-Z0-9_ -]", _allowed, rest)
 
 
 def rename_for_mlflow(logger: MLFlowLogger) -> None:

@@ -22,7 +22,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.report.pictures import LONGEST_SIDE
 from dsvl_tune.report.plots import plots_of, svg
-from dsvl_tune.report.run_record import read_curves, read_run
+from dsvl_tune.report.run_record import RunRecord, read_curves, read_run
 from dsvl_tune.report.tables import Cell, results_tables
 from dsvl_tune.report.write_page import is_report, write_page
 
@@ -172,6 +172,19 @@ def test_a_resumed_run_has_one_curve(tmp_path: Path) -> None:
     (plot,) = plots_of([read_run(run)])
     assert plot.lines == {"train/loss": curve}
     assert svg(plot) == svg(plot)  # the same bytes again: a page can be compared
+
+
+def test_sources_of_a_mixture_have_a_plot_of_their_own() -> None:
+    names = ["lr/aligner", "train/loss", "val/loss", "train/loss_text", "val/anls"]
+    names += ["train/loss/charts", "val/loss/charts", "train/loss/anls"]
+    curves = {name: [(0, 1.0), (1, 0.5)] for name in names}
+    plots = plots_of([RunRecord(Path("run"), {}, {}, {}, {}, curves, {})])
+    assert [set(plot.lines) for plot in plots] == [
+        {"train/loss", "val/loss", "train/loss_text"},
+        {"train/loss/charts", "val/loss/charts", "train/loss/anls"},
+        {"val/anls"},
+        {"lr/aligner"},
+    ]
 
 
 def test_runs_beside_each_other(tmp_path: Path) -> None:

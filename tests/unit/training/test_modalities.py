@@ -138,26 +138,37 @@ def run(
     return kept
 
 
-def test_each_modality_has_the_mean_of_its_own_tokens(
-    files: dict[str, str], hybrid_checkpoint: Path
+@pytest.mark.parametrize("pack_tokens", [None, 4096])
+def test_each_modality_and_source_has_the_mean_of_its_own_tokens(
+    pack_tokens: int | None, files: dict[str, str], hybrid_checkpoint: Path
 ) -> None:
+    """Two sources show images, one of them as message trees; a packed row has all three."""
+    shown = {"question": "And here?", "image": "a.png"}
+    tree = [{**shown, "answer": "left"}, {**shown, "answer": "in the middle"}]
+    files["more"] = str(Path(files["image"]).with_name("more.jsonl"))
+    Path(files["more"]).write_text("\n".join(map(json.dumps, tree)))
     model = create_model(open_checkpoint(hybrid_checkpoint))
-    module = data(files, hybrid_checkpoint, batch_size=13)
+    module = data(files, hybrid_checkpoint, batch_size=14, pack_tokens=pack_tokens)
+    module.ratios = None
+    module.sources["more"].message_trees = True  # type: ignore[attr-defined]
     module.setup("fit")
     (batch,) = (module.on_after_batch_transfer(batch, 0) for batch in module.train_dataloader())
     assert isinstance(batch, Batch) and module.processor is not None
-    alone = torch.zeros(2, 2)
-    rows = {row[0].source: row for row in (module.rows("train")[i] for i in range(13))}
+    assert (len(batch.input_ids) == 1) == (pack_tokens is not None)
+    rows = [conversation for i in range(14) for conversation in module.rows("train")[i]]
+    assert len(rows) == len(batch.sources) == 15
+    alone = {name: torch.zeros(2) for name in files}
     with torch.no_grad():
         logged = supervised_loss(model, batch).logged
-        for source in batch.sources:
-            one = make_batch([rows[source]], module.processor, None, "error")
-            one = module.on_after_batch_transfer(one, 0)
-            sums = supervised_loss(model, one)
-            alone[int("image" in Path(source).name)] += torch.stack([sums.loss, sums.weight])
-    sums_by_modality = torch.stack([logged["loss_text"], logged["loss_image"]])
-    torch.testing.assert_close(sums_by_modality, alone, atol=1e-4, rtol=1e-5)
-    assert (alone[:, 1] > 0).all()
+        for row in rows:
+            one = make_batch([[row]], module.processor, None, "error")
+            sums = supervised_loss(model, module.on_after_batch_transfer(one, 0))
+            alone[Path(row.source).name.partition(".")[0]] += torch.stack([sums.loss, sums.weight])
+    expected = {f"loss/{name}": sums for name, sums in alone.items()}
+    expected |= {"loss_text": alone["text"], "loss_image": alone["image"] + alone["more"]}
+    for name, sums in expected.items():
+        assert sums[1] > 0
+        torch.testing.assert_close(logged[name], sums, atol=1e-4, rtol=1e-5)
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_logged_step(
@@ -171,8 +182,8 @@ def test_the_logged_loss_is_the_mean_since_the_last_logged_step(
             files, hybrid_checkpoint, path, 4, log_every=log_every, homogeneous_steps=True
         )
         steps[log_every] = recorded["logged"]
-    assert [len(step) for step in steps[4]] == [1, 1, 1, 3]
-    for name in ("train/loss_text", "train/loss_image"):
+    assert [len(step) for step in steps[4]] == [1, 1, 1, 5]
+    for name in ("train/loss_text", "train/loss_image", "train/loss/text", "train/loss/image"):
         values = [step[name] for step in steps[1] if name in step]
         assert len(values) == 2 and min(values) <= steps[4][3][name] <= max(values)
 
@@ -209,8 +220,8 @@ def test_two_processes_train_and_report_as_one(
     assert len(one["logged"]) == len(two["logged"]) == 4
     for ours, theirs in zip(one["logged"], two["logged"], strict=True):
         assert ours == pytest.approx(theirs, abs=2e-5)
-        modalities = {name for name in ours if name.startswith("train/loss_")}
-        assert (len(modalities) == 1) == homogeneous_steps
+        for groups in ("train/loss_", "train/loss/"):
+            assert (sum(name.startswith(groups) for name in ours) == 1) == homogeneous_steps
     assert_trained_alike(one["weights"], two["weights"], atol=5e-5)
 
 
@@ -235,7 +246,8 @@ def test_steps_of_text_change_nothing_where_the_vision_side_alone_trains(
         homogeneous_steps=True,
     )
     names = [set(step) - {"train/loss"} for step in recorded["logged"]]
-    assert sorted(map(sorted, names)) == [["train/loss_image"]] * 2 + [["train/loss_text"]] * 2
+    pictures, texts = ({f"train/loss_{kind}", f"train/loss/{kind}"} for kind in ("image", "text"))
+    assert names.count(pictures) == names.count(texts) == 2
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -213,6 +213,7 @@ def test_mlflow_with_its_file_store(
 
 def test_no_mlflow_name_is_a_folder_of_another() -> None:
     names = ["val/anls", "val/anls/table", "val/anls/a/b", "val/anls/年", "val/anls/月", "epoch"]
+    names += ["train/loss", "train/loss/a/b", "train/loss/a.b", "train/loss/a b"]
     written = [mlflow_name(name) for name in names]
     assert len(set(written)) == len(names)
     assert not [one for one in written for other in written if other.startswith(f"{one}/")]
