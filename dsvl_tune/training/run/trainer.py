@@ -33,6 +33,8 @@ from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
 from dsvl_tune.training.run.metrics_file import MetricsFile
 from dsvl_tune.training.run.stop_request import StopRequest
+from dsvl_tune.training.trackers.continued_run import FOLDER as TRACKERS
+from dsvl_tune.training.trackers.continued_run import continue_tracker_run
 from dsvl_tune.training.trackers.mlflow_names import rename_for_mlflow
 from dsvl_tune.training.trackers.run_tensorboard import RunTensorBoard
 
@@ -162,7 +164,7 @@ def run_callbacks(
 def run_loggers(run_folder: Path, given: Any) -> list[Logger]:
     """Make the loggers of a run: its `metrics.csv`, and TensorBoard unless others are named.
 
-    A resumed run continues both.
+    A resumed run continues them.
 
     Args:
         run_folder: Folder of the run.
@@ -171,7 +173,11 @@ def run_loggers(run_folder: Path, given: Any) -> list[Logger]:
     metrics_file = MetricsFile(run_folder)
     if given is None or given is True:
         return [metrics_file, RunTensorBoard(run_folder)]
-    return [metrics_file, *named_loggers(given)]
+    loggers = named_loggers(given)
+    for number, logger in enumerate(loggers):
+        journal = run_folder / TRACKERS / f"{number}-{type(logger).__name__}.jsonl"
+        continue_tracker_run(logger, journal)
+    return [metrics_file, *loggers]
 
 
 def named_loggers(given: Any) -> list[Logger]:

@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import dsvl_tune
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.training.run.metrics_file import METRICS
+from dsvl_tune.training.trackers.continued_run import continue_tracker_run
 from dsvl_tune.training.trackers.mlflow_names import mlflow_name
 from dsvl_tune.training.trackers.samples import COLUMNS, shown_answers
 from dsvl_tune.training.trackers.trackio_logger import TrackioLogger
@@ -103,10 +104,7 @@ def test_tensorboard_is_the_default_and_resumes_without_repeating_a_step(
     tags = found.Tags()
     assert set(tags["scalars"]) >= LOGGED
     steps = {name: [point.step for point in found.Scalars(name)] for name in LOGGED}
-    assert steps["train/loss"] == [0, 1, 2, 3, 4, 5]
-    assert steps["val/relaxed_accuracy"] == [1, 3, 5]
-    assert steps["test/relaxed_accuracy"] == [0, 6]
-    assert all(one < other for name in LOGGED for one, other in pairwise(steps[name]))
+    assert_no_step_is_repeated(steps)
     assert [image.step for image in found.Images("samples/1")] == [1]
     texts = [
         (one.step, one.tensor_proto.string_val[0].decode())
@@ -116,6 +114,18 @@ def test_tensorboard_is_the_default_and_resumes_without_repeating_a_step(
     assert all(f"**{title}**" in text for _, text in texts for title in COLUMNS[:4])
     settings = found.summary_metadata["_hparams_/session_start_info"]
     assert b"model.lr" in settings.plugin_data.content
+
+
+def assert_no_step_is_repeated(steps: dict[str, list[int]]) -> None:
+    """The points of the run that was stopped after step 4 and resumed from step 3.
+
+    Args:
+        steps: of the points of each logged name.
+    """
+    assert steps["train/loss"] == [0, 1, 2, 3, 4, 5]
+    assert steps["val/relaxed_accuracy"] == [1, 3, 5]
+    assert steps["test/relaxed_accuracy"] == [0, 6]
+    assert all(one < other for points in steps.values() for one, other in pairwise(points))
 
 
 def test_speed_and_memory_are_not_in_the_file_that_equal_runs_share(
@@ -135,23 +145,45 @@ def test_several_trackers_at_once(
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_SILENT", "true")
-    first, second = Remember(), WandbLogger(save_dir=tmp_path, offline=True, project="mine")
-    fit(logger=[first, second])
-    wandb.finish()
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    fail = Fail(step=4)
+
+    def start() -> Remember:
+        """Each with loggers of its own, as a process has them."""
+        first = Remember()
+        try:
+            fit(
+                logger=[first, WandbLogger(save_dir=tmp_path, offline=True, project="mine")],
+                callbacks=[fail],
+                checkpoint_every_steps=3,
+            )
+        finally:
+            wandb.finish()
+        return first
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        start()
+    assert start().names >= LOGGED
+    files = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len(files) == 2 and len({file.name for file in files}) == 1  # one run of W&B
     rows, config = [], {}
-    for content in level_db_records(file):
-        record = Record.FromString(content)
-        items = {
-            ".".join(one.nested_key) or one.key: json.loads(one.value_json)
-            for one in record.history.item
+    for file in files:
+        for content in level_db_records(file):
+            record = Record.FromString(content)
+            items = {
+                ".".join(one.nested_key) or one.key: json.loads(one.value_json)
+                for one in record.history.item
+            }
+            rows += [items] if items else []
+            config |= {one.key: json.loads(one.value_json) for one in record.config.update}
+    assert {name for row in rows for name in row} >= LOGGED
+    assert_no_step_is_repeated(
+        {
+            name: [row["trainer/global_step"] for row in rows if name in row]
+            for name in (*LOGGED, "samples.path")
         }
-        rows += [items] if items else []
-        config |= {one.key: json.loads(one.value_json) for one in record.config.update}
-    names = {name for row in rows for name in row}
-    assert names >= LOGGED and first.names >= LOGGED
+    )
     assert config["model.max_new_tokens"] == 2
-    tables = [json.loads(path.read_text()) for path in file.parent.rglob("*.table.json")]
+    tables = [json.loads(path.read_text()) for path in tmp_path.rglob("*.table.json")]
     assert len(tables) == 3
     assert all(table["columns"] == COLUMNS and len(table["data"]) == 4 for table in tables)
 
@@ -182,14 +214,19 @@ def test_trackio(
     pytest.importorskip("trackio", reason="trackio is not installed (extra trackio)")
     from trackio.sqlite_storage import SQLiteStorage
 
-    fit(logger=TrackioLogger("charts", name="mine"))
-    rows = SQLiteStorage.get_logs("charts", "mine")
-    assert {name for row in rows for name in row} >= LOGGED
-    assert [row["step"] for row in rows if "train/loss" in row] == [0, 1, 2, 3, 4, 5]
+    fail = Fail(step=4)
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(logger=TrackioLogger("charts"), callbacks=[fail], checkpoint_every_steps=3)
+    fit(logger=TrackioLogger("charts"), callbacks=[fail], checkpoint_every_steps=3)
+    (name,) = SQLiteStorage.get_runs("charts")
+    rows = SQLiteStorage.get_logs("charts", name)
+    assert_no_step_is_repeated(
+        {name: sorted(row["step"] for row in rows if name in row) for name in (*LOGGED, "samples")}
+    )
     tables = [row["samples"] for row in rows if "samples" in row]
     assert len(tables) == 3
     assert all(set(line) == set(COLUMNS) for table in tables for line in table["_value"])
-    assert SQLiteStorage.get_run_config("charts", "mine")["model.max_new_tokens"] == 2
+    assert SQLiteStorage.get_run_config("charts", name)["model.max_new_tokens"] == 2
 
 
 def test_mlflow_with_its_file_store(
@@ -198,17 +235,55 @@ def test_mlflow_with_its_file_store(
     """The file store, because names collide there: a metric is a file, what it begins a folder."""
     pytest.importorskip("mlflow", reason="MLflow is not installed (extra mlflow)")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    logger = MLFlowLogger(save_dir=str(tmp_path / "mlruns"))
-    fit(logger=logger)
+    fail = Fail(step=4)
+    stopped, logger = (MLFlowLogger(save_dir=str(tmp_path / "mlruns")) for _ in range(2))
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(logger=stopped, callbacks=[fail], checkpoint_every_steps=3)
+    fit(logger=logger, callbacks=[fail], checkpoint_every_steps=3)
+    assert logger.run_id == stopped.run_id
     run = logger.experiment.get_run(logger.run_id)
     assert run.data.metrics.keys() >= LOGGED
     assert any(name.startswith("val/relaxed_accuracy.") for name in run.data.metrics)
-    points = logger.experiment.get_metric_history(logger.run_id, "train/loss")
-    assert [point.step for point in points] == [0, 1, 2, 3, 4, 5]
+    assert run.info.status == "FINISHED"
+    assert_no_step_is_repeated(
+        {
+            name: [
+                point.step
+                for point in logger.experiment.get_metric_history(logger.run_id, mlflow_name(name))
+            ]
+            for name in LOGGED
+        }
+    )
     assert run.data.params["model.max_new_tokens"] == "2"
     files = {item.path for item in logger.experiment.list_artifacts(logger.run_id, "samples")}
     assert {f"samples/step-00000{step}.json" for step in (1, 3, 5)} < files
     assert "samples/1.png" in files
+
+
+def test_what_a_kill_has_cut_is_logged_again_and_a_chosen_run_is_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="MLflow is not installed (extra mlflow)")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    journal = tmp_path / "run" / "journal.jsonl"
+    journal.parent.mkdir()
+
+    def start(steps: list[int], **options: Any) -> tuple[str | None, list[int]]:
+        """Log some steps as a run does that is started (again), and read back what is there."""
+        logger = MLFlowLogger(save_dir=str(tmp_path / "mlruns"), **options)
+        continue_tracker_run(logger, journal)
+        for step in steps:
+            logger.log_metrics({"train/loss": 1.0}, step)
+        history = logger.experiment.get_metric_history(logger.run_id, "train/loss")
+        return logger.run_id, [point.step for point in history]
+
+    first, _ = start([0, 1, 2])
+    journal.write_text(journal.read_text()[:-3])
+    assert start([1, 2, 3]) == (first, [0, 1, 2, 2, 3])
+    assert start([2, 3, 4]) == (first, [0, 1, 2, 2, 3, 4])
+    chosen = MLFlowLogger(save_dir=str(tmp_path / "mlruns")).run_id
+    assert start([4, 5], run_id=chosen) == (chosen, [4, 5])
+    assert start([5, 6]) == (chosen, [4, 5, 6])
 
 
 def test_no_mlflow_name_is_a_folder_of_another() -> None:
