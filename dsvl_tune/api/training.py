@@ -199,10 +199,10 @@ def _check_pair(model: FinetuneModule, data: ConversationDataModule) -> None:
     """Raise unless the model is new and the data module is for the same base checkpoint."""
     if model.model is not None:
         raise UserError("fit: this model was built before. Give a new FinetuneModule.")
-    if data.checkpoint != model.hparams["checkpoint"]:
+    if data.checkpoint != model.checkpoint:
         raise UserError(
             f"fit: the data module is for checkpoint {data.checkpoint!r}, the model for "
-            f"{model.hparams['checkpoint']!r}. Give both the same checkpoint."
+            f"{model.checkpoint!r}. Give both the same checkpoint."
         )
 
 

@@ -52,6 +52,31 @@ def hub_name(name: str) -> HubName | None:
     return HubName(repository, revision or None)
 
 
+def with_revision(name: str, revision: str | None) -> str:
+    """The name of a checkpoint whose revision is given apart from it, by `model.revision`.
+
+    Args:
+        name: of the checkpoint: "embedded", a folder or a hub name.
+        revision: branch, tag or commit; None leaves the name as it is.
+
+    Raises:
+        UserError: the checkpoint is not on the hub, or its name has another revision.
+    """
+    if revision is None:
+        return name
+    found = hub_name(name)
+    if found is None:
+        raise UserError(
+            f"model.revision {revision}: only a checkpoint on the hub (OWNER/NAME) has revisions, "
+            f"and model.checkpoint is {name}. Leave model.revision out."
+        )
+    if found.revision not in (None, revision):
+        raise UserError(
+            f"model.revision {revision}: model.checkpoint is {name}, another revision. Give one."
+        )
+    return str(found._replace(revision=revision))
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a name can only be one on the hub: owner/name, and no such folder."""
     return hub_name(name) is not None

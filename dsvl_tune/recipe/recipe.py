@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import import_object
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.hub import with_revision
 from dsvl_tune.core.renamed_keys import rename_keys
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.bounds import check_numbers
@@ -59,6 +60,7 @@ class Recipe:
         values = config.as_dict()
         check_numbers({key: values.pop(key, None) for key in RECIPE_KEYS})
         check_numbers(values, prefix=f"{parser.prog.split()[-1]}.")  # the command's own options
+        _join_revision(config)
         return cls(parser, config)
 
     @classmethod
@@ -162,7 +164,22 @@ def complete_settings(given: Mapping[str, Any]) -> Settings:
     with _as_user_error():
         config = parser.parse_object(deepcopy(dict(given)))  # it changes nested values
     check_numbers({key: config.as_dict().get(key) for key in RECIPE_KEYS})
+    _join_revision(config)
     return _dump(parser, config)
+
+
+def _join_revision(config: Namespace) -> None:
+    """Put the revision that `model.revision` gives after the name of the checkpoint, in place.
+
+    All that follows reads a single key, and the same base is the same recipe in either form.
+
+    Raises:
+        UserError: `model.checkpoint` has no revisions, or names another one.
+    """
+    if config.model.get("revision") is not None:
+        config.model.checkpoint = with_revision(config.model.checkpoint, config.model.revision)
+        config.model.revision = None
+        config.data.init_args.checkpoint = config.model.checkpoint  # follows it (LINKED_KEYS)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import PartPlan, Plan
+from dsvl_tune.core.hub import with_revision
 from dsvl_tune.core.types import Batch
 from dsvl_tune.families import check_family
 from dsvl_tune.kernels.install import Kernels
@@ -52,12 +53,15 @@ class FinetuneModule(AnsweringModule):
     The constructor stores its arguments; the checkpoint is opened in `setup`.
 
     Args:
-        checkpoint: "embedded" (small, in the package), a local folder, or a Hugging Face hub name.
+        checkpoint: "embedded" (small, in the package), a local folder, or a Hugging Face hub name,
+            with a revision as OWNER/NAME@REVISION.
         preset: what trains. DeepSeek-VL: align, pretrain, sft (the paper's stages), lora (adapters
             on the language model), qlora (the same on a base in 4 bits), full, none.
         parts: overrides of the preset, part by part. DeepSeek-VL: siglip, sam, sam_neck,
             sam_neck_hd, downsample, aligner, embed_tokens, language_model, lm_head.
         family: that the checkpoint must be of, e.g. DeepSeek-VL; null takes any.
+        revision: branch, tag or commit of a checkpoint on the hub, the same as after its name; null
+            takes the one in the name, else the main branch.
         lr: learning rate of parts that name none of their own.
         warmup_steps: optimizer steps of linear warm-up.
         min_lr_ratio: share of the learning rate at which the cosine ends, 0..1.
@@ -105,6 +109,7 @@ class FinetuneModule(AnsweringModule):
         preset: str = "lora",
         parts: dict[str, PartPlan] | None = None,
         family: str | None = None,
+        revision: str | None = None,
         lr: float = 2e-4,
         warmup_steps: int = 20,
         min_lr_ratio: float = 0.0,
@@ -128,7 +133,7 @@ class FinetuneModule(AnsweringModule):
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: ScheduleFactory | None = None,
     ) -> None:
-        super().__init__(checkpoint, max_new_tokens, objective)
+        super().__init__(with_revision(checkpoint, revision), max_new_tokens, objective)
         self.save_hyperparameters(logger=False)  # for config.yaml; run checkpoints omit them
         self.preset = preset
         self.parts = parts or {}

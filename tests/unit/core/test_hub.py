@@ -18,6 +18,9 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.hub import HubName, hub_name
 from dsvl_tune.families import open_checkpoint, open_sizes
 from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.recipe.parser import recipe_parser
+from dsvl_tune.recipe.recipe import Recipe, complete_settings
+from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.manifest import manifest
 
 
@@ -66,6 +69,32 @@ def test_a_revision_is_downloaded_and_recorded(revision: str, context: int) -> N
     assert (checkpoint.address, checkpoint.commit) == ("owner/model", commit)
     assert manifest(checkpoint, None, {}, "run")["checkpoint"]["commit"] == commit
     assert Weights(checkpoint).shapes
+
+
+@pytest.mark.parametrize("name", ["owner/model", "owner/model@v1"])
+def test_a_revision_as_a_key_of_its_own(name: str) -> None:
+    """It goes after the checkpoint's name, for model and data alike."""
+    keys = ["--config=charts_lora", f"--model.checkpoint={name}", "--model.revision=v1"]
+    recipe = Recipe.parse(recipe_parser(), keys)
+    assert recipe.settings["model"]["checkpoint"] == "owner/model@v1"
+    assert recipe.settings["data"]["init_args"]["checkpoint"] == "owner/model@v1"
+    assert recipe.model.base.commit == COMMITS["v1"]
+    assert recipe.data.read_processor().context_tokens == 99
+    assert complete_settings(recipe.settings) == recipe.settings
+    assert FinetuneModule(name, revision="v1").base.commit == COMMITS["v1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("owner/model@v2", "model.checkpoint is owner/model@v2, another revision. Give one"),
+        ("embedded", "only a checkpoint on the hub .* model.checkpoint is embedded"),
+    ],
+)
+def test_a_revision_that_does_not_fit_the_name(name: str, said: str) -> None:
+    keys = ["--config=charts_lora", f"--model.checkpoint={name}", "--model.revision=v1"]
+    with pytest.raises(UserError, match=f"model.revision v1: {said}"):
+        Recipe.parse(recipe_parser(), keys)
 
 
 def test_sizes_of_a_revision_take_no_weights(server: HubServer) -> None:
