@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Processor, RenderMode
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import normalize_images
 from dsvl_tune.data.encoding.tokenize import OnOverflow

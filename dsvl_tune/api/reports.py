@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.recipe import Recipe

@@ -13,7 +13,7 @@ import lightning as L
 
 from dsvl_tune.api.reports import write_run_report
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.evaluation.run_summary import next_step_text, summary_text
 from dsvl_tune.recipe.describe import describe_run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsvl_tune.core.family import RenderMode
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.core.terminal import escape
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.data.rows import Rows

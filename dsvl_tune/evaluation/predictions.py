@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json_lines
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.files import write_json_lines
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.evaluation.answers import Answer
 
 

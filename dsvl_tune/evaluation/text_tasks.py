@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.errors import UserError, unknown_name
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.evaluation.chat_model import ChatModel
 from dsvl_tune.evaluation.figures_table import NO_FIGURE

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from dsvl_tune.core.checkpoint.weight_headers import read_json
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 
 AUDIT = "audit.json"
 """In the folder of a merged checkpoint."""

@@ -11,8 +11,8 @@ from dsvl_tune.core.checkpoint.checksums import (
     write_sums,
 )
 from dsvl_tune.core.family import Layout
-from dsvl_tune.core.files import atomic_folder
-from dsvl_tune.core.outputs import check_output_folder
+from dsvl_tune.core.storage.files import atomic_folder
+from dsvl_tune.core.storage.outputs import check_output_folder
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.verify import compare_processors

@@ -12,7 +12,7 @@ from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Layout, part_of
-from dsvl_tune.core.files import atomic_folder, write_json
+from dsvl_tune.core.storage.files import atomic_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.audit import write_audit
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes

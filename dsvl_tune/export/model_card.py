@@ -14,7 +14,7 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dsvl_tune.core.checkpoint import Checkpoint
-from dsvl_tune.core.hub import hub_name
+from dsvl_tune.core.checkpoint.hub import hub_name
 from dsvl_tune.core.package import VERSION
 from dsvl_tune.export.pixel_difference import Difference, pixel_differences
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from dsvl_tune.core.checkpoint.hub import TOKEN, error_chain
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import format_bytes
-from dsvl_tune.core.hub import TOKEN, error_chain
+from dsvl_tune.core.storage.files import format_bytes
 from dsvl_tune.export.private_paths import private_paths
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.locks import lock_folder
+from dsvl_tune.core.storage.locks import lock_folder
 from dsvl_tune.models.build import adapted_model
 from dsvl_tune.models.finetuning.adapters import save_trained
 

@@ -11,7 +11,7 @@ from dsvl_tune.core.checkpoint.pickled_weights import PICKLED_INDEX
 from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX, Stored, read_headers, read_json
 from dsvl_tune.core.dtypes import NAMES_IN_FILES
 from dsvl_tune.core.family import Layout
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.models.checkpoint.weights import ORIGINAL_FOLDER
 
 BASE_CARD = "README_BASE.md"

@@ -19,8 +19,8 @@ from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.core.dtypes import DTYPES, NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Layout
-from dsvl_tune.core.files import atomic_write, write_json
-from dsvl_tune.core.tensor_files import save_tensors
+from dsvl_tune.core.storage.files import atomic_write, write_json
+from dsvl_tune.core.storage.tensor_files import save_tensors
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, read_tensor
 
 Alter = Callable[[str, Tensor], Tensor]

@@ -18,11 +18,17 @@ from dsvl_tune.core.checkpoint import (
 )
 from dsvl_tune.core.checkpoint.checksums import check_own_sums, read_own_sums
 from dsvl_tune.core.checkpoint.config_numbers import check_numbers
+from dsvl_tune.core.checkpoint.hub import (
+    HubName,
+    download_checkpoint,
+    fetch_config,
+    fetch_headers,
+    hub_name,
+)
 from dsvl_tune.core.checkpoint.pickled_weights import PICKLED_FILES
 from dsvl_tune.core.checkpoint.weight_headers import Stored, check_regular, has_weights, read_json
 from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.family import Family
-from dsvl_tune.core.hub import HubName, download_checkpoint, fetch_config, fetch_headers, hub_name
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.families.janus.family import JANUS

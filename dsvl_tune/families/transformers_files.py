@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.checkpoint.weight_headers import read_json
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 
 
 def write_config(config: PretrainedConfig, target: Path) -> None:

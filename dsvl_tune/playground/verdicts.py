@@ -17,8 +17,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write, write_json_lines
-from dsvl_tune.core.outputs import check_output_folder
+from dsvl_tune.core.storage.files import atomic_write, write_json_lines
+from dsvl_tune.core.storage.outputs import check_output_folder
 from dsvl_tune.core.types import ImageRef
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.registry import read_row

@@ -13,8 +13,8 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import import_object
 
+from dsvl_tune.core.checkpoint.hub import with_revision
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.hub import with_revision
 from dsvl_tune.core.renamed_keys import rename_keys
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.bounds import check_numbers

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from dsvl_tune.core.files import write_text
+from dsvl_tune.core.storage.files import write_text
 from dsvl_tune.report.pages import render
 from dsvl_tune.report.parallel_coordinates import Axis, draw, list_axis, number_axis
 from dsvl_tune.report.plots import figure_png, figure_svg

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dsvl_tune.core.dotted_keys import by_dotted_key
-from dsvl_tune.core.files import format_bytes
+from dsvl_tune.core.storage.files import format_bytes
 from dsvl_tune.evaluation.figures_table import (
     NO_FIGURE,
     figure_text,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from dsvl_tune.core.files import write_text
+from dsvl_tune.core.storage.files import write_text
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.report.pages import is_page
 from dsvl_tune.report.pictures import pictures_of

@@ -11,7 +11,7 @@ import yaml
 
 from dsvl_tune.core.dotted_keys import by_dotted_key
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_text
+from dsvl_tune.core.storage.files import write_text
 from dsvl_tune.recipe.yaml_file import load_yaml
 from dsvl_tune.sweep.folder import DEFINITION, is_sweep
 from dsvl_tune.sweep.space import Space, grid_size, parse_space

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_text
+from dsvl_tune.core.storage.files import write_text
 from dsvl_tune.recipe.recipe import Recipe
 from dsvl_tune.report.sweep_record import value_text
 from dsvl_tune.sweep.definition import Sweep

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.report.run_record import read_object
 from dsvl_tune.report.sweep_record import (

@@ -22,7 +22,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Family, Plan, part_of
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.families import family_of_model
 from dsvl_tune.models.runtime.fsdp import is_sharded

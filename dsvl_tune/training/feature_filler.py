@@ -8,7 +8,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Subset
 
 from dsvl_tune.core.family import Processor
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import VisionBatch, VisionInput
 from dsvl_tune.data.encoding.collate import stack_images
 from dsvl_tune.data.images.missing_features import MissingImages, Rows, image_keys

@@ -14,10 +14,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.checkpoint.hub import with_revision
 from dsvl_tune.core.dtypes import dtype_of
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import PartPlan, Plan
-from dsvl_tune.core.hub import with_revision
 from dsvl_tune.core.types import Batch
 from dsvl_tune.families import check_family
 from dsvl_tune.kernels.install import Kernels

@@ -19,7 +19,7 @@ from forking import fork
 from runs import answers_in
 
 from dsvl_tune.cli.main import main
-from dsvl_tune.core import tensor_cache
+from dsvl_tune.core.storage import tensor_cache
 
 SMALL = {
     "train_charts": 8,

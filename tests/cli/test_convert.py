@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS_INDEX, weight_files
-from dsvl_tune.core.files import sha256
+from dsvl_tune.core.storage.files import sha256
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -38,7 +38,7 @@ for arguments in COMMAND_LINES:
         main()
     except SystemExit as ended:
         assert not ended.code, ended.code
-import dsvl_tune.core.limits, dsvl_tune.core.locks, dsvl_tune.training.run.stop_request
+import dsvl_tune.core.limits, dsvl_tune.core.storage.locks, dsvl_tune.training.run.stop_request
 """
 
 

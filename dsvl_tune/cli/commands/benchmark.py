@@ -294,8 +294,8 @@ def _print(
 
 def _sum_up(options: Any) -> None:
     """Print and write the figures of MM-Vet from a judge's grades."""
-    from dsvl_tune.core.files import write_json
-    from dsvl_tune.core.outputs import check_output_file
+    from dsvl_tune.core.storage.files import write_json
+    from dsvl_tune.core.storage.outputs import check_output_file
     from dsvl_tune.evaluation.benchmarks import grades
 
     opened = _open(_benchmark("mmvet", options), options.data)
@@ -321,7 +321,7 @@ def _text_tasks(options: Any) -> TaskManager | None:
 
 def _evaluate_text(contender: Contender, tasks: TaskManager | None, options: Any) -> None:
     """Evaluate the text tasks, print their figures and write them."""
-    from dsvl_tune.core.files import write_json
+    from dsvl_tune.core.storage.files import write_json
     from dsvl_tune.evaluation.text_tasks import run_text_tasks, text_tasks_table
 
     if tasks is None:

@@ -10,7 +10,7 @@ from dsvl_tune.core.errors import UserError
 from dsvl_tune.recipe.command import parse_recipe
 
 if TYPE_CHECKING:
-    from dsvl_tune.core.tensor_cache import TensorCache
+    from dsvl_tune.core.storage.tensor_cache import TensorCache
     from dsvl_tune.recipe.recipe import Recipe
 
 DESCRIPTION = """\
@@ -97,8 +97,8 @@ def check_space(cache: TensorCache, missing: int) -> str:
     Raises:
         UserError: the disk has not enough space.
     """
-    from dsvl_tune.core.files import format_bytes, free_bytes
-    from dsvl_tune.core.tensor_cache import KEPT_FREE_BYTES, folder_bytes
+    from dsvl_tune.core.storage.files import format_bytes, free_bytes
+    from dsvl_tune.core.storage.tensor_cache import KEPT_FREE_BYTES, folder_bytes
 
     capacity = max(cache.max_bytes - folder_bytes(cache.root), 0) // cache.entry_bytes
     needed = min(missing, capacity) * cache.entry_bytes
@@ -126,8 +126,8 @@ def report(cache: TensorCache, cached: dict[str, bool], wall_s: float) -> str:
         cached: whether each image, by key, was cached at the beginning.
         wall_s: time taken.
     """
-    from dsvl_tune.core.files import format_bytes
-    from dsvl_tune.core.tensor_cache import folder_bytes
+    from dsvl_tune.core.storage.files import format_bytes
+    from dsvl_tune.core.storage.tensor_cache import folder_bytes
 
     hits = sum(cached.values())
     added = sum(cache.has(key) for key, was_cached in cached.items() if not was_cached)

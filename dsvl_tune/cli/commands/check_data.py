@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\

@@ -46,7 +46,7 @@ def examples(name: str | None = None, out: Path | None = None) -> None:
 
 def _write(name: str, target: Path) -> None:
     """Draw an example and write it, whole or not at all."""
-    from dsvl_tune.core.files import atomic_folder, atomic_write
+    from dsvl_tune.core.storage.files import atomic_folder, atomic_write
     from dsvl_tune.demo.charts import example_chart
     from dsvl_tune.demo.invoices.files import write_invoices
 

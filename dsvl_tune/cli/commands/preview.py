@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.recipe.command import parse_recipe
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse_recipe("preview", DESCRIPTION, arguments, add_options)
 
-    from dsvl_tune.core.files import atomic_write
+    from dsvl_tune.core.storage.files import atomic_write
     from dsvl_tune.data.encoding.batches import make_sample
     from dsvl_tune.report.data_preview import is_preview, preview_page
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dsvl_tune.cli.parser import CommandParser, HelpFormatter
 from dsvl_tune.core.class_path import import_class
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json_lines
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.files import write_json_lines
+from dsvl_tune.core.storage.outputs import check_output_file
 
 if TYPE_CHECKING:
     from dsvl_tune.evaluation.metrics import Metric

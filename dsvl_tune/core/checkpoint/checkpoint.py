@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.checkpoint.checksums import check_own_sums
 from dsvl_tune.core.checkpoint.config_numbers import check_numbers
+from dsvl_tune.core.checkpoint.hub import download_checkpoint, hub_name
 from dsvl_tune.core.checkpoint.weight_headers import (
     Stored,
     has_weights,
@@ -21,9 +22,8 @@ from dsvl_tune.core.checkpoint.weight_headers import (
     read_json,
 )
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import sha256
-from dsvl_tune.core.hub import download_checkpoint, hub_name
 from dsvl_tune.core.package import FOLDER
+from dsvl_tune.core.storage.files import sha256
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast

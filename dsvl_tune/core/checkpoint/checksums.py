@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import SUMS, atomic_write, sha256
+from dsvl_tune.core.storage.files import SUMS, atomic_write, sha256
 
 LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 

@@ -19,9 +19,9 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from dsvl_tune.core.cache_folder import cache_folder
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_cached
+from dsvl_tune.core.storage.cache_folder import cache_folder
+from dsvl_tune.core.storage.files import write_cached
 
 MAX_BYTES = 50_000_000
 """A longer response is refused."""

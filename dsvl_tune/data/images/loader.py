@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dsvl_tune.core.family import Processor
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import CachedFeatures, EncodedImage, ImageRef, VisionInput
 from dsvl_tune.data.images import load
 from dsvl_tune.data.images.load import load_image

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dsvl_tune.core.family import Processor
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import Conversation, ImageRef, VisionInput
 from dsvl_tune.data.images.load import image_token_ids, load_image
 from dsvl_tune.data.images.loader import read_with_key

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from dsvl_tune.core.cache_folder import cache_folder
 from dsvl_tune.core.family import Processor
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.cache_folder import cache_folder
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.data.images.loader import processing_digest
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_folder, write_json
+from dsvl_tune.core.storage.files import atomic_folder, write_json
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.validation.report import SplitReport
 

@@ -15,9 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.core.cache_folder import cache_folder
-from dsvl_tune.core.files import write_cached
 from dsvl_tune.core.package import VERSION
+from dsvl_tune.core.storage.cache_folder import cache_folder
+from dsvl_tune.core.storage.files import write_cached
 from dsvl_tune.data.validation.row_stats import RowStats
 
 Stamp = tuple[int, int]

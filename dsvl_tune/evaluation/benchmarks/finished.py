@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.core.files import sha256
+from dsvl_tune.core.storage.files import sha256
 from dsvl_tune.evaluation.answer_log import AnswerLog
 from dsvl_tune.evaluation.answers import Answer
 

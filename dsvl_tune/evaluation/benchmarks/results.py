@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.core.files import atomic_write, write_json, write_json_lines
-from dsvl_tune.core.outputs import check_output_file
+from dsvl_tune.core.storage.files import atomic_write, write_json, write_json_lines
+from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.base import Answered, Benchmark
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dsvl_tune.core.files import write_json_lines
+from dsvl_tune.core.storage.files import write_json_lines
 from dsvl_tune.evaluation.answer_log import AnswerLog, file_stats
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.answer import Asking, answer_benchmark

@@ -28,8 +28,8 @@ from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import PartPlan, Parts, Plan, part_of
-from dsvl_tune.core.files import atomic_write, write_text
-from dsvl_tune.core.tensor_files import stream_tensors
+from dsvl_tune.core.storage.files import atomic_write, write_text
+from dsvl_tune.core.storage.tensor_files import stream_tensors
 from dsvl_tune.families import family_of_model
 from dsvl_tune.kernels.install import install_kernels
 from dsvl_tune.models.checkpoint.weights import read_tensor

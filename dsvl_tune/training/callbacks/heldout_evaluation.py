@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import write_json
 from dsvl_tune.core.machine import peak_memory_bytes
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.core.types import Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer, gather_answers
 from dsvl_tune.evaluation.generation.generate import answers_of

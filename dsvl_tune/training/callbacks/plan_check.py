@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from transformers import PreTrainedModel
 
 from dsvl_tune.core.family import PartPlan, Parts, Plan, part_of
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.families import family_of_model
 from dsvl_tune.models.finetuning.adapters import adapted_layers

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write, free_bytes, remove, sync_folder
+from dsvl_tune.core.storage.files import atomic_write, free_bytes, remove, sync_folder
 from dsvl_tune.training.checkpoints.contents import problem_in_content
 from dsvl_tune.training.checkpoints.shard_checksums import has_intact_shards
 

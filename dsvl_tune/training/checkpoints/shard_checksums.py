@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 
 CHECKSUMS = "checksums.json"
 """Name, size and CRC-32 of every other file that the ranks wrote."""

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.tensor import DTensor
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write, partial_of, put_in_place, remove
+from dsvl_tune.core.storage.files import atomic_write, partial_of, put_in_place, remove
 from dsvl_tune.models.runtime.fsdp import cut_like
 from dsvl_tune.training.checkpoints.files import REST, AtomicCheckpointIO, load_torch_file
 from dsvl_tune.training.checkpoints.shard_checksums import write_checksums

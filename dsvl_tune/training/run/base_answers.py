@@ -21,9 +21,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from dsvl_tune.core.cache_folder import cache_folder
-from dsvl_tune.core.files import write_cached
 from dsvl_tune.core.package import ROOTS
+from dsvl_tune.core.storage.cache_folder import cache_folder
+from dsvl_tune.core.storage.files import write_cached
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.models.runtime.fsdp import local
 from dsvl_tune.training.module import FinetuneModule

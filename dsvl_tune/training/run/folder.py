@@ -11,7 +11,7 @@ import yaml
 
 from dsvl_tune.core.dotted_keys import by_dotted_key
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write
+from dsvl_tune.core.storage.files import atomic_write
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, newest_whole, step_of
 from dsvl_tune.training.checkpoints.sharded_io import without_shards
 from dsvl_tune.training.run.inputs import read_manifest

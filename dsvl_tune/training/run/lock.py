@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.locks import HELD, lock_file
+from dsvl_tune.core.storage.locks import HELD, lock_file
 from dsvl_tune.training.checkpoints.files import newest_whole
 from dsvl_tune.training.distributed.rank_agreement import is_first
 

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from dsvl_tune.core.files import write_text
+from dsvl_tune.core.storage.files import write_text
 from dsvl_tune.training.callbacks.throughput import MACHINE_VALUES
 
 METRICS = Path("metrics", "version_0", "metrics.csv")

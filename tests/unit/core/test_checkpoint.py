@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerFast
 import dsvl_tune
 from dsvl_tune.core.checkpoint import weight_headers
 from dsvl_tune.core.checkpoint.checksums import write_sums
+from dsvl_tune.core.checkpoint.hub import is_hub_name
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.hub import is_hub_name
 from dsvl_tune.datamodules import ChartsDataModule
 from dsvl_tune.families import open_checkpoint, open_sizes
 from dsvl_tune.training.module import FinetuneModule

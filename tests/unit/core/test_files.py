@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_folder, atomic_write, write_json
-from dsvl_tune.core.tensor_files import save_tensors
+from dsvl_tune.core.storage.files import atomic_folder, atomic_write, write_json
+from dsvl_tune.core.storage.tensor_files import save_tensors
 
 
 def fill(path: Path) -> None:
@@ -38,8 +38,8 @@ def test_a_full_disk_while_saving_tensors(tmp_path: Path) -> None:
     script = f"""
 import resource, signal, torch
 from pathlib import Path
-from dsvl_tune.core.files import atomic_write
-from dsvl_tune.core.tensor_files import save_tensors
+from dsvl_tune.core.storage.files import atomic_write
+from dsvl_tune.core.storage.tensor_files import save_tensors
 from dsvl_tune.core.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

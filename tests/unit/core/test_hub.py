@@ -13,9 +13,9 @@ from hub_server import COMMITS, HubServer, serving
 from huggingface_hub import constants, file_download
 
 from dsvl_tune.cli.main import main
-from dsvl_tune.core import hub
+from dsvl_tune.core.checkpoint import hub
+from dsvl_tune.core.checkpoint.hub import HubName, hub_name
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.hub import HubName, hub_name
 from dsvl_tune.families import open_checkpoint, open_sizes
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.recipe.parser import recipe_parser

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.outputs import check_output_file, check_output_folder
+from dsvl_tune.core.storage.outputs import check_output_file, check_output_folder
 
 
 def is_page(path: Path) -> bool:

@@ -18,8 +18,8 @@ import torch
 from forking import fork
 from safetensors.torch import load_file
 
-from dsvl_tune.core import tensor_cache
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage import tensor_cache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 
 SHAPES = {"low": (4, 8), "high": (16, 3)}
 

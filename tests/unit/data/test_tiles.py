@@ -20,7 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from dsvl_tune import families
 from dsvl_tune.core.family import Plan, Processor, Shapes
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn, VisionInput
 from dsvl_tune.data.encoding.batches import make_batch, make_prompts, make_sample
 from dsvl_tune.data.encoding.collate import collate, normalize_images

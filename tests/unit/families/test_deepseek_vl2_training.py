@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import PartPlan, Processor, part_of
-from dsvl_tune.core.tensor_cache import TensorCache
+from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
 from dsvl_tune.data.encoding.batches import make_batch
 from dsvl_tune.data.encoding.collate import collate, normalize_images

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from dsvl_tune.core.family import PartPlan
-from dsvl_tune.core.tensor_files import stream_tensors
+from dsvl_tune.core.storage.tensor_files import stream_tensors
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model

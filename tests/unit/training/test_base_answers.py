@@ -13,7 +13,7 @@ import torch
 from runs import assert_equal_runs, fit, write_recipe
 from safetensors.torch import load_file, save_file
 
-from dsvl_tune.core.cache_folder import cache_folder
+from dsvl_tune.core.storage.cache_folder import cache_folder
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.training.run import base_answers
 from dsvl_tune.training.run.trainer import run_callbacks

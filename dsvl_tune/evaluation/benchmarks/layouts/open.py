@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dsvl_tune.core.checkpoint.hub import download_data_set, hub_name
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.hub import download_data_set, hub_name
 from dsvl_tune.evaluation.benchmarks.layouts.base import Layout
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 

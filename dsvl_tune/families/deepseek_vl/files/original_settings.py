@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import atomic_write, write_json
+from dsvl_tune.core.storage.files import atomic_write, write_json
 from dsvl_tune.families.deepseek_vl.config import (
     EPS,
     ORIGINAL,

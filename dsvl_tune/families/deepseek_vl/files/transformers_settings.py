@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import GenerationConfig
 
 from dsvl_tune.core.dtypes import DTYPES
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.families.deepseek_vl.config import MODELS
 from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.pixels import ImageSettings

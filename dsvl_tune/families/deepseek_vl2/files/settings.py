@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Layout
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.families.deepseek_vl.files.original_settings import (
     original_tokenizer,
     tokenizer_json,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import JanusConfig
 
-from dsvl_tune.core.files import write_json, write_text
+from dsvl_tune.core.storage.files import write_json, write_text
 from dsvl_tune.families.deepseek_vl.config import EPS, ORIGINAL, PROJECTOR_DEPTH
 from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.files.original_settings import (

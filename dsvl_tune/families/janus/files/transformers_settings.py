@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from transformers import GenerationConfig, JanusForConditionalGeneration
 
 from dsvl_tune.core.dtypes import DTYPES
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.families.deepseek_vl.files.chat_template import chat_template
 from dsvl_tune.families.deepseek_vl.files.transformers_settings import image_processor_settings
 from dsvl_tune.families.deepseek_vl.sizes import visual_tokens

@@ -34,7 +34,7 @@ from dsvl_tune.core.family import (
     Shapes,
     TensorGroup,
 )
-from dsvl_tune.core.files import write_json
+from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.families.key_rules import RuleGroup
 from vipllava import pixels

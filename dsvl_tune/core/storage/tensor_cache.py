@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from dsvl_tune.core.files import format_bytes, free_bytes, write_cached
+from dsvl_tune.core.storage.files import format_bytes, free_bytes, write_cached
 
 Shapes = dict[str, tuple[int, ...]]
 

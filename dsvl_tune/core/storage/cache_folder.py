@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dsvl_tune.core.files import write_cached
+from dsvl_tune.core.storage.files import write_cached
 
 
 def cache_folder(name: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.files import SUMS
+from dsvl_tune.core.storage.files import SUMS
 from dsvl_tune.core.terminal import escape
 
 if TYPE_CHECKING:
