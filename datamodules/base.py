@@ -54,7 +54,7 @@ class ConversationDataModule(HeldOutDataModule):
         system_prompt: of conversations without one; null takes the checkpoint's, "" has none.
         pack_tokens: the rows of a micro-batch are packed into fewer rows of up to so many tokens,
             which do not see each other. This saves padding; what a step learns stays the same.
-            null packs none.
+            null packs rows up to the longest, where that saves a quarter of the tokens.
         max_tiles: most tiles that an image is cut into, for families that cut images (DeepSeek-VL2:
             up to 9); null leaves it to the checkpoint. Fewer tiles take fewer tokens.
         pixel_cache_gb: bound on the cache of padded and scaled images (3.1 MB each at 1024 px),

@@ -27,8 +27,9 @@ from transformers import (
 )
 
 from dsvl_tune.core.types import Batch, Conversation, ImageRef, Turn
-from dsvl_tune.data.encoding.batches import make_batch
-from dsvl_tune.data.encoding.collate import normalize_images
+from dsvl_tune.data.encoding.batches import make_sample
+from dsvl_tune.data.encoding.collate import collate, normalize_images
+from dsvl_tune.data.encoding.packing import pack
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
@@ -42,9 +43,11 @@ from conftest import GOLDEN, write_image_settings
 CONTENDERS = {
     "plain, dense mask": None,
     "plain, causal": None,
+    "packed to longest": 1,
     "packed to 1024": 1024,
     "packed to 2048": 2048,
 }
+"""Tokens of a packed row by contender; a row is as long as its longest sample at least."""
 
 
 def build(folder: Path) -> None:
@@ -150,8 +153,10 @@ def main() -> None:
     found = {name: Figures([], [], []) for name in CONTENDERS}
     for step in range(-1, steps):
         for name, pack_tokens in CONTENDERS.items():
-            batch = make_batch(rows(step), processor, None, "error", pack_tokens)
-            batch = normalize_images(batch, processor)
+            samples = [make_sample(row, processor, None, "error") for row in rows(step)]
+            if pack_tokens is not None:
+                samples = pack(samples, pack_tokens)
+            batch = normalize_images(collate(samples, processor.pad_id), processor)
             if name == "plain, dense mask":
                 batch.segment_ids += 1  # counted from 1, the batch does not qualify for no mask
             warms_up = step < 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dsvl_tune.core.family import Processor
 from dsvl_tune.core.types import Batch, Conversation, Prompts, Sample
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
-from dsvl_tune.data.encoding.packing import merge_tree, pack
+from dsvl_tune.data.encoding.packing import merge_tree, pack, pack_padding
 from dsvl_tune.data.encoding.tokenize import OnOverflow, encode, encode_prompt
 from dsvl_tune.data.images.loader import ImageLoader
 
@@ -21,7 +21,7 @@ def make_batch(
     loader: ImageLoader | None = None,
     mixture_sources: Sequence[str] = (),
 ) -> Batch:
-    """Encode rows, pack them if requested, and collate them.
+    """Encode rows, pack them if requested or worth it, and collate them.
 
     An image that several rows show is loaded once. Packing stays within these rows, so neither the
     order of the data nor a resume depends on it.
@@ -31,7 +31,7 @@ def make_batch(
         processor: of the checkpoint.
         max_tokens: longest conversation; None takes the checkpoint's context.
         on_overflow: what happens to a longer one, see `tokenize`.
-        pack_tokens: longest packed row; None packs none.
+        pack_tokens: longest packed row; None packs where `pack_padding` does.
         loader: of the images; what it has loaded already is not used. None has no caches.
         mixture_sources: names of all sources of the mixture; () outside of one.
     """
@@ -79,8 +79,7 @@ def make_share(
         if number % world_size != rank:
             sample.loss_weights = [0.0] * len(sample.loss_weights)
         samples.append(sample)
-    if pack_tokens is not None:
-        samples = pack(samples, pack_tokens)
+    samples = pack_padding(samples) if pack_tokens is None else pack(samples, pack_tokens)
     return collate(samples, processor.pad_id, mixture_sources)
 
 

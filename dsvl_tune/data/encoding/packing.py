@@ -15,6 +15,10 @@ from itertools import takewhile
 
 from dsvl_tune.core.types import Conversation, ImageRef, Sample
 
+PACKED_SHARE = 0.75
+"""Packed rows are worth it from this share of the padded tokens: their dense attention mask makes a
+step of equally many tokens take up to 1.22 times as long (`benchmarks/speed/packing.py`)."""
+
 
 def tree_key(conversation: Conversation) -> Hashable | None:
     """Equal for conversations that fit into one tree.
@@ -90,6 +94,19 @@ def shared_length(samples: Sequence[Sample]) -> int:
         first_supervised = next(i for i, weight in enumerate(sample.loss_weights) if weight)
         shared = min(shared, first_supervised - 1)
     return shared
+
+
+def pack_padding(samples: Sequence[Sample]) -> list[Sample]:
+    """Put samples into rows no longer than the longest, where that is worth it.
+
+    Args:
+        samples: at least one.
+    """
+    longest = max(len(sample.input_ids) for sample in samples)
+    packed = pack(samples, longest)
+    width = max(len(row.input_ids) for row in packed)
+    worth_it = len(packed) * width <= PACKED_SHARE * len(samples) * longest
+    return packed if worth_it else list(samples)
 
 
 def pack(samples: Sequence[Sample], limit_tokens: int) -> list[Sample]:

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from dsvl_tune.core.family import Processor
 from dsvl_tune.core.types import IGNORE_INDEX, Conversation, ImageRef, Sample, Turn
 from dsvl_tune.data.encoding.collate import collate, collate_prompts
-from dsvl_tune.data.encoding.packing import merge_tree, pack, tree_key
+from dsvl_tune.data.encoding.packing import merge_tree, pack, pack_padding, tree_key
 from dsvl_tune.data.encoding.tokenize import encode, encode_prompt
 from dsvl_tune.models.runtime.attention_mask import attention_mask, mask_rule
 
@@ -169,11 +169,30 @@ def test_every_segment_of_a_packed_row_is_its_sample_alone(processor: Processor)
 def test_packed_rows_are_as_few_as_fit(
     lengths: tuple[int, ...], limit: int, rows: list[int]
 ) -> None:
-    samples = [
+    assert [len(row.input_ids) for row in pack(of_lengths(*lengths), limit)] == rows
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rows"),
+    [
+        ((600, 20, 30, 40), [600, 90]),
+        ((600, 500, 550, 110), [600, 500, 550, 110]),  # nothing to gain
+        ((600, 300, 600, 300), [600, 600, 600]),  # the quarter that the mask may cost
+        ((600, 400, 600, 300), [600, 400, 600, 300]),
+        ((600,), [600]),
+    ],
+)
+def test_rows_are_packed_unasked_where_a_quarter_of_the_padded_tokens_is_saved(
+    lengths: tuple[int, ...], rows: list[int]
+) -> None:
+    assert [len(row.input_ids) for row in pack_padding(of_lengths(*lengths))] == rows
+
+
+def of_lengths(*lengths: int) -> list[Sample]:
+    return [
         Sample([1] * n, [1] * n, [1.0] * n, list(range(n)), [0] * n, [0] * n, [], [])
         for n in lengths
     ]
-    assert [len(row.input_ids) for row in pack(samples, limit)] == rows
 
 
 def test_batch_pads_right_and_holds_each_image_once(processor: Processor) -> None:
