@@ -21,7 +21,7 @@ from transformers import (
 
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.evaluation.answers import Answer
-from dsvl_tune.evaluation.generation.shared_prefix import read_prompts, read_tokens
+from dsvl_tune.evaluation.generation.prompt_trees import read_prompts, read_tokens
 from dsvl_tune.models.runtime.encode_images import encode_images
 from dsvl_tune.models.runtime.finite_outputs import finite_logits
 from dsvl_tune.models.runtime.fsdp import is_sharded
@@ -160,7 +160,7 @@ def _greedy_ids(model: PreTrainedModel, prompts: Prompts, max_new_tokens: int) -
     ends = torch.tensor(config.eos_token_id, device=model.device).reshape(-1)
     padding = ends[0] if config.pad_token_id is None else config.pad_token_id
     read = read_prompts(model, prompts)
-    going = torch.arange(len(read.logits), device=model.device)
+    going = torch.arange(len(read.leaves), device=model.device)
     columns = []
     while True:
         token = read.logits.argmax(dim=-1)
@@ -171,10 +171,10 @@ def _greedy_ids(model: PreTrainedModel, prompts: Prompts, max_new_tokens: int) -
         if len(columns) == max_new_tokens or not goes_on.any():
             return torch.stack(columns, dim=1)
         if not goes_on.all():
-            rows = goes_on.nonzero().flatten()
-            read.select(rows)
-            going, token = going[rows], token[rows]
-        read = read_tokens(model, token[:, None].tolist(), after=read)
+            kept = goes_on.nonzero().flatten()
+            read.select(kept.tolist())
+            going, token = going[kept], token[kept]
+        read_tokens(model, read, token[:, None].tolist())
 
 
 def answer_prompts(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-ROOM = 64
+ROOM = 128
 """Tokens that memory is set aside for, beyond those that are held."""
 
 

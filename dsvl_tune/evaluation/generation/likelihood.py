@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.family import Processor
 from dsvl_tune.core.types import Conversation, Prompts, Turn
 from dsvl_tune.data.encoding.tokenize import tokenize
-from dsvl_tune.evaluation.generation.shared_prefix import forward_tokens, read_prompts
+from dsvl_tune.evaluation.generation.prompt_trees import forward_tokens, read_prompts
 
 Ids = Sequence[int]
 
@@ -55,12 +55,12 @@ def answer_likelihoods(
     read = read_prompts(model, prompts)
     owners = [row for row, of_prompt in enumerate(answers) for _ in of_prompt]
     candidates = list(chain.from_iterable(answers))
-    read.select(torch.tensor(owners, device=model.device))
+    read.select(owners)
     # What is read are the answers without their last tokens; one of a single token is read itself,
     # and nothing after it counts.
     inputs = [ids[:-1] or ids for ids in candidates]
     width = max(len(ids) for ids in inputs)
-    _, _, logits = forward_tokens(model, inputs, after=read, keep=width)
+    logits = forward_tokens(model, read, inputs, every=True)
     found = iter(
         _mean_log_probability(read.logits[row], logits[row, width - len(inputs[row]) :], ids)
         for row, ids in enumerate(candidates)

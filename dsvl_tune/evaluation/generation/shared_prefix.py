@@ -1,54 +1,18 @@
-"""Prompts read into a key-value cache, those about one image sharing its prefix.
-
-The tokens that prompts about the same images have in common (system prompt, image tokens, the
-beginning of the question) are computed once for all of them. Their keys and values are then copied
-into the row of each prompt.
-"""
+"""Which prompts begin alike: those about the same images, in groups that become rows of trees."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from typing import NamedTuple
 
 from dsvl_tune.core.types import Prompts
-from dsvl_tune.evaluation.generation.growing_cache import growing_cache
-from dsvl_tune.models.runtime.encode_images import encode_images
 
 LEAST_SHARED = 0.5
 """Prompts share a prefix that is at least this part of the longest of them."""
-
-
-@dataclass
-class ReadRows:
-    """Rows of tokens that a model has read.
-
-    Attributes:
-        cache: keys and values of K positions, padding included.
-        attention_mask: [B, K] int64, 0 on padding.
-        logits: [B, vocabulary] of the token after the last one.
-    """
-
-    cache: Cache
-    attention_mask: Tensor
-    logits: Tensor
-
-    def select(self, rows: Tensor) -> None:
-        """Keep some rows; a row may be repeated.
-
-        Args:
-            rows: [B'] int64, numbers of rows.
-        """
-        self.cache.reorder_cache(rows)
-        self.attention_mask = self.attention_mask[rows]
-        self.logits = self.logits[rows]
+MOST_SLOTS = 1.25
+"""Rows have at most so many slots a prompt: each slot costs what a prompt costs."""
 
 
 class PrefixGroup(NamedTuple):
@@ -61,96 +25,6 @@ class PrefixGroup(NamedTuple):
 
     rows: list[int]
     length: int
-
-
-def read_prompts(model: PreTrainedModel, prompts: Prompts) -> ReadRows:
-    """Read prompts, what they share only once.
-
-    Args:
-        model: in eval mode, on the device of the prompts.
-        prompts: left-padded.
-
-    Returns:
-        The rows, in the order of the prompts.
-    """
-    ids = unpadded(prompts)
-    slots = image_slots(prompts)
-    groups = prefix_groups(ids, slots, model.config.image_token_id)
-    shown = [slot for group in groups for slot in slots[group.rows[0]]]
-    index = torch.tensor(shown, dtype=torch.int64, device=prompts.image_index.device)
-    images = encode_images(model, replace(prompts, image_index=index))
-    prefixes = [ids[group.rows[0]][: group.length] for group in groups]
-    read = read_tokens(model, prefixes, images=images)
-    group_of = {row: number for number, group in enumerate(groups) for row in group.rows}
-    read.select(torch.tensor([group_of[row] for row in range(len(ids))], device=model.device))
-    rests = [row[groups[group_of[number]].length :] for number, row in enumerate(ids)]
-    return read_tokens(model, rests, after=read)
-
-
-def read_tokens(
-    model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    *,
-    after: ReadRows | None = None,
-    images: dict[str, Any] | None = None,
-) -> ReadRows:
-    """Read tokens, of rows that may have been read before.
-
-    Args:
-        model: in eval mode.
-        ids: of each row, at least one; rows are padded on the left.
-        after: the same rows before these tokens; its cache is continued.
-        images: of the rows' image slots, as `encode_images` gives them.
-
-    Returns:
-        The rows with these tokens.
-    """
-    cache, mask, logits = forward_tokens(model, ids, after=after, images=images, keep=1)
-    return ReadRows(cache, mask, logits[:, -1])
-
-
-def forward_tokens(
-    model: PreTrainedModel,
-    ids: Sequence[Sequence[int]],
-    *,
-    keep: int,
-    after: ReadRows | None = None,
-    images: dict[str, Any] | None = None,
-) -> tuple[Cache, Tensor, Tensor]:
-    """One forward pass over tokens, as `read_tokens`.
-
-    Args:
-        model: in eval mode.
-        ids: of each row, at least one.
-        keep: how many of the last positions get logits (K).
-        after: the same rows before these tokens.
-        images: of the rows' image slots.
-
-    Returns:
-        The cache, the attention mask of its positions ([B, positions] int64), and the logits
-        [B, K, vocabulary] of the tokens after the last K positions.
-    """
-    width = max(len(row) for row in ids)
-    padding = int(model.config.image_token_id == 0)  # any id but that of the image token does
-    padded = [[padding] * (width - len(row)) + list(row) for row in ids]
-    own_mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
-    mask = torch.tensor(own_mask, device=model.device)
-    if after is None:
-        cache = growing_cache()
-    else:
-        cache = after.cache
-        mask = torch.cat([after.attention_mask, mask], dim=1)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -width:]
-    outputs = model(
-        input_ids=torch.tensor(padded, device=model.device),
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=keep,
-        **({"mm_encoder_outputs": images} if images else {}),
-    )
-    return cache, mask, outputs.logits
 
 
 def unpadded(prompts: Prompts) -> list[list[int]]:
@@ -201,3 +75,19 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
         if any(row[place] != first[place] for row in rows):
             return place
     return shortest
+
+
+def branches_per_row(sizes: Sequence[int]) -> int:
+    """How many prompts share a row at most.
+
+    Every row has as many slots as the one with the most prompts. The more of a group are in a row,
+    the fewer copies of its prefix there are, but the more slots of smaller groups stay empty.
+
+    Args:
+        sizes: prompts of each group.
+    """
+    return max(
+        branches
+        for branches in range(1, max(sizes) + 1)
+        if branches * sum(-(-size // branches) for size in sizes) <= MOST_SLOTS * sum(sizes)
+    )

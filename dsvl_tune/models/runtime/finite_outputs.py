@@ -30,7 +30,7 @@ def finite_logits(model: PreTrainedModel, forward: Callable[[], object]) -> Iter
     """
 
     def check(module: nn.Module, args: Any, outputs: Any) -> None:
-        if not bool(outputs.logits[:, -1].isfinite().all()):
+        if not bool(outputs.logits.isfinite().all()):
             handle.remove()
             raise nonfinite_error("logits are", model, forward)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_deepseek_vl2 import build_deepseek_vl2
 from transformers import DynamicCache
 
 from dsvl_tune.core.types import Conversation, Turn
@@ -14,7 +15,11 @@ from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.demo.charts import chart_row
 from dsvl_tune.evaluation.generation.generate import generate_ids, greedy_ids
 from dsvl_tune.evaluation.generation.growing_cache import growing_cache
-from dsvl_tune.evaluation.generation.shared_prefix import PrefixGroup, prefix_groups
+from dsvl_tune.evaluation.generation.shared_prefix import (
+    PrefixGroup,
+    branches_per_row,
+    prefix_groups,
+)
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
 
@@ -33,11 +38,14 @@ def questions() -> list[Conversation]:
     return [*mixed, both, behind, long, text]
 
 
-@pytest.mark.parametrize("max_new_tokens", [1, 12])
-def test_answers_are_those_of_generate(checkpoint: Path, max_new_tokens: int) -> None:
+# All of them take a row each; the first ten, about three images, share three rows.
+@pytest.mark.parametrize(("count", "max_new_tokens"), [(None, 1), (None, 12), (10, 12)])
+def test_answers_are_those_of_generate(
+    checkpoint: Path, count: int | None, max_new_tokens: int
+) -> None:
     opened = open_checkpoint(checkpoint)
     model = create_model(opened).eval()
-    prompts = [encode_prompt(one, opened.processor) for one in questions()]
+    prompts = [encode_prompt(one, opened.processor) for one in questions()[:count]]
     batch = normalize_images(collate_prompts(prompts, opened.processor.pad_id), opened.processor)
     # Ends at which some answers stop early: the third token of the first one, among others.
     answers = generate_ids(model, batch, 12)
@@ -46,6 +54,15 @@ def test_answers_are_those_of_generate(checkpoint: Path, max_new_tokens: int) ->
     assert torch.equal(greedy_ids(model, batch, max_new_tokens), expected)
     if max_new_tokens > 1:
         assert len({int((row == row[-1]).sum()) for row in expected}) > 1
+
+
+@pytest.mark.parametrize("size", ["tiny", "base"])
+def test_answers_of_latent_attention_are_those_of_generate(tmp_path: Path, size: str) -> None:
+    opened = open_checkpoint(build_deepseek_vl2(tmp_path, size))
+    model = create_model(opened).eval()
+    prompts = [encode_prompt(one, opened.processor) for one in questions()[:8]]
+    batch = normalize_images(collate_prompts(prompts, opened.processor.pad_id), opened.processor)
+    assert torch.equal(greedy_ids(model, batch, 8), generate_ids(model, batch, 8))
 
 
 def test_settings_that_change_greedy_answers_are_kept(checkpoint: Path) -> None:
@@ -74,6 +91,22 @@ def test_settings_that_change_greedy_answers_are_kept(checkpoint: Path) -> None:
 )
 def test_groups(ids: list[list[int]], slots: list[list[int]], groups: list[PrefixGroup]) -> None:
     assert prefix_groups(ids, slots, IMAGE) == groups
+
+
+@pytest.mark.parametrize(
+    ("sizes", "branches"),
+    [
+        ([8, 8], 8),
+        ([1, 1, 1], 1),
+        ([8, 1, 1], 2),
+        ([8, 1, 1, 1, 1], 1),
+        ([8, 7, 6], 8),
+        ([6, 3, 3], 3),
+        ([40], 40),
+    ],
+)
+def test_rows_have_few_empty_slots(sizes: list[int], branches: int) -> None:
+    assert branches_per_row(sizes) == branches
 
 
 def test_the_cache_holds_what_transformers_own_holds() -> None:
