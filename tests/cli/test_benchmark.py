@@ -224,7 +224,7 @@ def test_likelihood_and_blanks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = ["mmbench", "mmmu", "--data", str(SAMPLES), "--scoring", "likelihood"]
+    command = ["mmbench", "mmmu", "mathvista", "--data", str(SAMPLES), "--scoring", "likelihood"]
     call(monkeypatch, *command, "--blank", "sam", "siglip", "--max_new_tokens", "4")
     printed = capsys.readouterr().out
     assert "whole images" in printed and "sam blanked" in printed and "siglip blanked" in printed
@@ -242,9 +242,10 @@ def test_likelihood_and_blanks(
         others = answers("benchmark_results", f"mmbench_blank_{blank}")
         assert [one["prompt"] for one in others] == [one["prompt"] for one in whole]
         assert [one["likelihoods"] for one in others] != [one["likelihoods"] for one in whole]
-    mmmu = answers("benchmark_results", "mmmu")
-    chosen = {one["index"] for one in mmmu if "likelihoods" in one}
-    assert 0 < len(chosen) < len(mmmu)  # open questions are generated
+    for name in ("mmmu", "mathvista"):
+        found = answers("benchmark_results", name)
+        chosen = {one["index"] for one in found if "likelihoods" in one}
+        assert 0 < len(chosen) < len(found)  # open questions are generated
 
 
 def test_a_template_of_ones_own(

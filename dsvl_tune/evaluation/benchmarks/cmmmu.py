@@ -1,4 +1,7 @@
-"""CMMMU (arXiv 2401.11944), validation split: Chinese; choices, statements and blanks."""
+"""CMMMU (arXiv 2401.11944), validation split: Chinese; choices, statements and blanks.
+
+Columns of the TSV and the prompt: open-compass/VLMEvalKit, `vlmeval/dataset/cmmmu.py` (23757c4).
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ INSTRUCTIONS = {
         "如果信息不足以确切回答，那么请依据现有的数据和你的推理能力来填写最合理的答案。"
     ),
 }
-"""What VLMEvalKit's questions end with, by type: `vlmeval/dataset/cmmmu.py`."""
+"""What VLMEvalKit's questions end with, by type."""
 OPTIONS = ("option1", "option2", "option3", "option4")
 MOST_IMAGES = 5
 _FIELDS = ("id", "type", "question", *OPTIONS[:2], "answer", "category")
@@ -51,6 +54,15 @@ def _options(row: BenchmarkRow) -> dict[str, str]:
     """The options by letter."""
     pairs = zip("ABCD", OPTIONS, strict=True)
     return {letter: row.cells[name] for letter, name in pairs if name in row.cells}
+
+
+def _candidates(row: BenchmarkRow) -> Mapping[str, str]:
+    """The options of a choice by letter, letters where one is an image; true and false."""
+    if row.text("type") == STATEMENT:
+        return {"对": "对", "错": "错"}
+    options = _options(row) if row.text("type") == CHOICE else {}
+    has_images = any(re.search(r"<图片 \d|<img=", text) for text in options.values())
+    return {letter: letter for letter in options} if has_images else options
 
 
 def _fields(row: BenchmarkRow) -> Mapping[str, Any]:
@@ -140,6 +152,7 @@ CMMMU = Benchmark(
     prompt=_prompt,
     references=lambda row: (row.text("answer"),),
     fields=_fields,
+    candidates=_candidates,
     rules=(
         Rule(
             name="official",

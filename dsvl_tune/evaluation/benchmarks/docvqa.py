@@ -1,4 +1,8 @@
-"""DocVQA (arXiv 2007.00398) and InfographicVQA (arXiv 2104.12756), validation splits."""
+"""DocVQA (arXiv 2007.00398) and InfographicVQA (arXiv 2104.12756), validation splits.
+
+The official files (rrc.cvc.uab.es, challenge 17) name the image by `image` in DocVQA, with its
+folder `documents/`, and by `image_local_name` in InfographicVQA, whose files are in `images/`.
+"""
 
 from __future__ import annotations
 

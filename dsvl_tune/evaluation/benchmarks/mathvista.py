@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import ascii_uppercase
 from typing import Any
 
 from dsvl_tune.evaluation.benchmarks.base import Answered, Benchmark, Rule
@@ -11,7 +12,7 @@ from dsvl_tune.evaluation.benchmarks.layouts.files import json_records, parquet_
 from dsvl_tune.evaluation.benchmarks.layouts.tsv import tsv_layout
 from dsvl_tune.evaluation.benchmarks.prompts import ask_plainly
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
-from dsvl_tune.evaluation.metrics.mathvista import MathVista
+from dsvl_tune.evaluation.metrics.mathvista import CHOICE, MathVista
 
 _FIELDS = ("pid", "query", "question_type", "answer_type", "metadata")
 
@@ -53,6 +54,13 @@ def _expected(row: BenchmarkRow) -> Mapping[str, Any]:
         "choices": list(row.texts("choices")) if "choices" in row.cells else [],
         "precision": row.cells.get("precision", "0"),
     }
+
+
+def _candidates(row: BenchmarkRow) -> Mapping[str, str]:
+    """The options of a choice, by an answer whose letter the official quick path reads."""
+    choices = _expected(row)["choices"] if row.text("question_type") == CHOICE else []
+    pairs = zip(ascii_uppercase, choices, strict=False)
+    return {f'The answer is "({letter})".': text for letter, text in pairs}
 
 
 def _submission(answered: Answered) -> dict[str, dict[str, Any]]:
@@ -99,6 +107,7 @@ MATHVISTA = Benchmark(
     prompt=ask_plainly,
     references=lambda row: (row.text("answer"),),
     fields=_expected,
+    candidates=_candidates,
     rules=(
         Rule(
             name="official, quick path",

@@ -17,6 +17,9 @@ from rapidfuzz.distance import Levenshtein
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.metrics.base import Counts, Metric, UnreadableReference, ratio
 
+CHOICE = "multi_choice"
+"""Question type of a row with options."""
+
 
 class MathVista(Metric):
     """Share of right answers (0..1), and the share that only a judge model could read.
@@ -49,7 +52,7 @@ class MathVista(Metric):
 
 def extract(text: str, row: Mapping[str, Any]) -> str:
     """What an answer says: a bare value, or 'The answer is "...".'; "" where only a judge could."""
-    if row["question_type"] == "multi_choice" and text in row["choices"]:
+    if row["question_type"] == CHOICE and text in row["choices"]:
         return text
     reader = {"integer": int, "float": float}.get(row["answer_type"])
     if reader is not None:
@@ -63,7 +66,7 @@ def extract(text: str, row: Mapping[str, Any]) -> str:
 
 def normalize(extracted: str, row: Mapping[str, Any]) -> str | None:
     """What is compared with the answer; None where it is no value of the type."""
-    if row["question_type"] == "multi_choice":
+    if row["question_type"] == CHOICE:
         return _option(extracted.strip(), row["choices"])
     try:
         if row["answer_type"] == "integer":

@@ -18,7 +18,7 @@ from dsvl_tune.evaluation.benchmarks.grades import grade_report, read_grades
 from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark, open_benchmark
 from dsvl_tune.evaluation.benchmarks.mmmu import DOMAIN_OF
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
-from dsvl_tune.evaluation.benchmarks.scoring import score_benchmark
+from dsvl_tune.evaluation.benchmarks.scoring import benchmark_answer, score_benchmark
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SAMPLES = GOLDEN / "benchmark_samples"
@@ -119,6 +119,38 @@ def test_cmmmu_from_its_lines_and_from_the_same_rows_as_parquet(tmp_path: Path) 
     from_parquet = opened("cmmmu", tmp_path).rows
     assert [prompt("cmmmu", row) for row in from_parquet] == [prompt("cmmmu", row) for row in lines]
     assert [row.cells for row in from_parquet] == [row.cells for row in lines]
+
+
+@pytest.mark.parametrize("name", ["mathvista", "cmmmu"])
+def test_a_chosen_option_is_read_as_that_option(name: str) -> None:
+    """Each candidate is right by the official rule exactly where its option is the answer."""
+    folder = SAMPLES / "cmmmu_official" if name == "cmmmu" else SAMPLES
+    benchmark = BENCHMARKS[name]
+    assert benchmark.candidates is not None
+    asked = 0
+    for row in opened(name, folder).rows:
+        for chosen, text in benchmark.candidates(row).items():
+            answer = benchmark_answer(benchmark, row, chosen)
+            expected = row.text("answer") in (chosen, text)
+            assert benchmark.rules[0].metric.score_answer(answer) == expected, (row.source, chosen)
+            asked += 1
+    assert asked
+
+
+def test_infographics_from_the_official_file(tmp_path: Path) -> None:
+    """Its images are named by another field than DocVQA's, and are in `images/`."""
+    source = SAMPLES / "docvqa_official"
+    content = json.loads((source / "val_v1.0_withQT.json").read_text(encoding="utf-8"))
+    (tmp_path / "images").mkdir()
+    for record in content["data"]:
+        image = Path(record.pop("image"))
+        record["image_local_name"] = image.name
+        shutil.copy(source / image, tmp_path / "images" / image.name)
+    file = tmp_path / "infographicsVQA_val_v1.0_withQT.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    rows = opened("infovqa", tmp_path).rows
+    assert [row.cells for row in rows] == [row.cells for row in opened("docvqa", source).rows]
+    assert all(Path(image.content).parent.name == "images" for row in rows for image in row.images)  # type: ignore[arg-type]
 
 
 def test_circular_evaluation_is_that_of_vlmevalkit() -> None:
