@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 COMMITS = {"main": "a" * 40, "v1": "b" * 40}
 REFUSALS = {
@@ -26,18 +27,20 @@ RENAMED = {"owner/old": "owner/model"}
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves the repository owner/model, its revisions from one folder each.
+    """Serves the repository owner/model, its revisions from one folder each, and data sets.
 
     Attributes:
         revisions: commit -> folder with its files.
+        data_sets: name -> folder with the files of its main branch.
         cut: names of files whose next download ends in the middle.
         requests: how often each method and file was asked for.
         ranges: Range headers of downloads.
     """
 
-    def __init__(self, revisions: dict[str, Path]) -> None:
+    def __init__(self, revisions: dict[str, Path], data_sets: dict[str, Path]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.revisions = revisions
+        self.data_sets = data_sets
         self.cut: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.ranges: list[str] = []
@@ -63,6 +66,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
+        if path.startswith(("/api/datasets/", "/datasets/")):
+            self.answer_data_set(path, body)
+            return
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         found = api or file
@@ -86,6 +92,23 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self.send_file(self.server.revisions[commit] / found[3], commit, body)
 
+    def answer_data_set(self, path: str, body: bool) -> None:
+        api = r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+)(?:/(.*))?)?"
+        about = re.fullmatch(api, path)
+        file = re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        found = about or file
+        folder = self.server.data_sets.get(found[1]) if found else None
+        if found is None or folder is None:
+            self.refuse(404, "RepoNotFound", "Repository not found")
+        elif file:
+            self.send_file(folder / unquote(file[3]), COMMITS["main"], body)
+        elif found[2] == "tree":
+            inside = unquote(found[4] or "")
+            self.send_json([one for one in entries(folder) if one["path"].startswith(inside)])
+        else:
+            siblings = [{"rfilename": one["path"]} for one in entries(folder)]
+            self.send_json({"id": found[1], "sha": COMMITS["main"], "siblings": siblings})
+
     def refuse(self, status: int, code: str, message: str) -> None:
         self.send_response(status)
         if code:
@@ -95,15 +118,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def describe(self, commit: str, tree: bool) -> None:
-        files = sorted(self.server.revisions[commit].iterdir())
-        entries = [
-            {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": digest(path)}
-            for path in files
-        ]
-        siblings = [{"rfilename": path.name} for path in files]
-        content = json.dumps(
-            entries if tree else {"id": "owner/model", "sha": commit, "siblings": siblings}
-        ).encode()
+        listed = entries(self.server.revisions[commit])
+        siblings = [{"rfilename": one["path"]} for one in listed]
+        self.send_json(
+            listed if tree else {"id": "owner/model", "sha": commit, "siblings": siblings}
+        )
+
+    def send_json(self, value: Any) -> None:
+        content = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -142,14 +164,30 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
+def entries(folder: Path) -> list[dict[str, Any]]:
+    """What the hub says of the files of a repository."""
+    return [
+        {
+            "type": "file",
+            "path": path.relative_to(folder).as_posix(),
+            "size": path.stat().st_size,
+            "oid": digest(path),
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+
+
 def digest(path: Path) -> str:
     return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 @contextmanager
-def serving(revisions: dict[str, Path]) -> Iterator[HubServer]:
+def serving(
+    revisions: dict[str, Path], data_sets: dict[str, Path] | None = None
+) -> Iterator[HubServer]:
     """A server in a thread, while the block runs."""
-    with HubServer(revisions) as server:
+    with HubServer(revisions, data_sets or {}) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import pyarrow.parquet as pq
 import pytest
 from hub_server import COMMITS, HubServer, serving
 from huggingface_hub import constants, file_download
@@ -16,12 +18,17 @@ from dsvl_tune.cli.main import main
 from dsvl_tune.core.checkpoint import hub
 from dsvl_tune.core.checkpoint.hub import HubName, hub_name
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.readers.open import open_rows
+from dsvl_tune.evaluation.benchmarks import BENCHMARKS
+from dsvl_tune.evaluation.benchmarks.layouts.open import open_benchmark
 from dsvl_tune.families import open_checkpoint, open_sizes
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe, complete_settings
 from dsvl_tune.training.module import FinetuneModule
 from dsvl_tune.training.run.manifest import manifest
+
+SAMPLES = Path(__file__).parents[2] / "golden" / "benchmark_samples"
 
 
 @pytest.fixture
@@ -32,7 +39,7 @@ def server(hybrid_checkpoint: Path, tmp_path: Path) -> Iterator[HubServer]:
     settings["text_config"]["max_position_embeddings"] = 99
     (older / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     revisions = {COMMITS["main"]: hybrid_checkpoint, COMMITS["v1"]: older}
-    with serving(revisions) as running:
+    with serving(revisions, {"owner/chartqa": SAMPLES / "lmms_ChartQA"}) as running:
         yield running
 
 
@@ -51,6 +58,9 @@ def own_hub(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     hub.fetch_headers.cache_clear()
     hub.fetch_config.cache_clear()
     hub.note_new_name.cache_clear()
+    hub.download_data_set.cache_clear()
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 def test_a_name_with_a_revision() -> None:
@@ -181,3 +191,23 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "base_model: owner/model\n" in card and "# DeepSeek-VL from owner/model@v1" in card
     assert f"The base is commit {COMMITS['v1']} of owner/model." in card
+
+
+def test_a_benchmark_by_the_name_of_its_data_set() -> None:
+    chartqa = BENCHMARKS["chartqa"]
+    found = open_benchmark(chartqa, "owner/chartqa").rows
+    here = open_benchmark(chartqa, str(SAMPLES / "lmms_ChartQA")).rows
+    assert [row.cells for row in found] == [row.cells for row in here]
+    with pytest.raises(UserError, match=r"owner/chartqa: .* no file of cmmmu\. Expected CMMMU_VAL"):
+        open_benchmark(BENCHMARKS["cmmmu"], "owner/chartqa")
+    with pytest.raises(UserError, match=r"Check the name at .*/datasets/owner/nobody"):
+        open_benchmark(chartqa, "owner/nobody")
+
+
+def test_training_rows_by_the_name_of_their_data_set() -> None:
+    rows = open_rows("owner/chartqa#test")
+    here = pq.read_table(next((SAMPLES / "lmms_ChartQA").glob("*.parquet"))).to_pylist()
+    found = [record.value() for record in rows.iterate()]
+    assert [row["question"] for row in found] == [row["question"] for row in here]
+    with pytest.raises(UserError, match="owner/nobody"):
+        open_rows("owner/nobody")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsvl_tune.core.checkpoint.hub import download_data_set, hub_name
+from dsvl_tune.core.checkpoint.hub import HubName, download_data_set, hub_name
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.benchmarks.layouts.base import Layout
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
@@ -49,14 +49,34 @@ def open_benchmark(benchmark: Benchmark, data: str) -> OpenedBenchmark:
     """
     name = hub_name(data)
     if name is not None:
-        patterns = [pattern for layout in benchmark.layouts for pattern in layout.files]
-        data = str(download_data_set(name, tuple(patterns)))
+        data = str(_download(benchmark, name))
     layout, files = _find(benchmark, Path(data).expanduser())
     rows = list(layout.rows(files))
     if not rows:
         raise UserError(f"{files[0]}: no question with an image. Expected those of a benchmark.")
     _check(rows, layout)
     return OpenedBenchmark(layout, files, rows)
+
+
+def _download(benchmark: Benchmark, name: HubName) -> Path:
+    """Folder with the files of a benchmark of a data set on the hub.
+
+    Raises:
+        UserError: the hub does not give it, or it has no such files.
+    """
+    patterns = [pattern for layout in benchmark.layouts for pattern in layout.files]
+    folder = download_data_set(name, tuple(patterns))
+    if not any(layout.find_files(folder) for layout in benchmark.layouts):
+        raise UserError(
+            f"--data {name}: this data set on the hub has no file of {benchmark.name}. Expected "
+            f"{_known_files(benchmark)}."
+        )
+    return folder
+
+
+def _known_files(benchmark: Benchmark) -> str:
+    """The file of each layout, for messages."""
+    return "; ".join(f"{one.files[0]} ({one.name})" for one in benchmark.layouts)
 
 
 def _find(benchmark: Benchmark, data: Path) -> tuple[Layout, list[Path]]:
@@ -75,9 +95,11 @@ def _find(benchmark: Benchmark, data: Path) -> tuple[Layout, list[Path]]:
         raise UserError(f"{foreign}. Expected a published layout of {benchmark.name}.")
     if not data.exists():
         raise UserError(f"--data {data}: no such folder or file.")
-    known = "; ".join(f"{one.files[0]} ({one.name})" for one in benchmark.layouts)
     places = f"it or {data / benchmark.name}" if data.is_dir() else "a folder"
-    raise UserError(f"--data {data}: no file of {benchmark.name}. Expected in {places}: {known}.")
+    raise UserError(
+        f"--data {data}: no file of {benchmark.name}. Expected in {places}: "
+        f"{_known_files(benchmark)}."
+    )
 
 
 def _candidates(benchmark: Benchmark, data: Path) -> list[tuple[Layout, list[Path]]]:
