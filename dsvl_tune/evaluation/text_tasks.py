@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.core.errors import UserError, unknown_name
-from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.evaluation.chat_model import ChatModel
 from dsvl_tune.evaluation.figures_table import NO_FIGURE
+from dsvl_tune.evaluation.text_task_report import TaskFigure, task_figures
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
-
-STANDARD_ERROR = "_stderr"
 
 
 def find_tasks(names: Sequence[str], folder: Path | None) -> TaskManager:
@@ -54,25 +51,6 @@ def find_tasks(names: Sequence[str], folder: Path | None) -> TaskManager:
             f"({type(error).__name__}: {reason}). Check the tasks and their data."
         ) from error
     return manager
-
-
-def check_report(path: Path) -> None:
-    """Check that a file may hold the figures: it is new, or an earlier one of them.
-
-    Raises:
-        UserError: somebody else wrote it.
-    """
-    if path.parent.is_dir():
-        check_output_file(path, "--out", _is_report)
-
-
-def _is_report(path: Path) -> bool:
-    """Whether a file has figures of text tasks."""
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError:
-        return False
-    return isinstance(content, dict) and "lm_eval" in content
 
 
 def run_text_tasks(
@@ -114,13 +92,14 @@ def text_tasks_table(report: Mapping[str, Any]) -> str:
     Args:
         report: from `run_text_tasks`.
     """
-    lines = []
-    for task, figures in report["tasks"].items():
-        for name, value in figures.items():
-            metric, _, filtered = name.partition(",")
-            if metric.endswith(STANDARD_ERROR) or not filtered:
-                continue
-            error = figures.get(f"{metric}{STANDARD_ERROR},{filtered}")
-            spread = NO_FIGURE if error is None else f"{error:.4f}"
-            lines.append([task, f"lm-eval {report['version']}", metric, f"{value:.4f}", spread])
+    rule = f"lm-eval {report['version']}"
+    lines = [
+        [one.task, rule, one.name, f"{one.value:.4f}", error_text(one)]
+        for one in task_figures(report)
+    ]
     return format_table(["text task", "rule", "figure", "value", "standard error"], lines)
+
+
+def error_text(figure: TaskFigure) -> str:
+    """A standard error as it is printed."""
+    return NO_FIGURE if figure.error is None else f"{figure.error:.4f}"

@@ -13,6 +13,7 @@ import yaml
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.stored_answers import read_answers
+from dsvl_tune.evaluation.text_task_report import read_reports, weight_sums
 
 Curve = list[tuple[int, float]]
 """(optimizer step, value) in the order of the steps."""
@@ -57,6 +58,8 @@ class RunRecord:
         summary: Content of `summary.json`.
         curves: Logged values by name.
         questions: Held-out questions by set: "test", then the retention sets.
+        text_tasks: Reports of text tasks in the run folder or a folder in it, by "before" for the
+            base and "after" for the base with the run's adapter.
     """
 
     folder: Path
@@ -66,6 +69,7 @@ class RunRecord:
     summary: dict[str, Any]
     curves: dict[str, Curve]
     questions: dict[str, list[Question]]
+    text_tasks: dict[str, dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -88,15 +92,34 @@ def read_run(folder: Path) -> RunRecord:
         raise UserError(
             f"{folder}: no summary.json: the run is not finished. Start it again to resume it."
         )
+    settings = read_object(folder / "config.yaml")
     return RunRecord(
         folder,
-        settings=read_object(folder / "config.yaml"),
+        settings=settings,
         manifest=read_object(folder / "manifest.json"),
         plan=read_object(folder / "plan.json"),
         summary=read_object(folder / "summary.json"),
         curves=read_curves(folder / "metrics"),
         questions=read_questions(folder / "predictions"),
+        text_tasks=read_text_tasks(folder, settings),
     )
+
+
+def read_text_tasks(folder: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The reports of text tasks that are of a run's base or of its adapter.
+
+    Args:
+        folder: Of the run.
+        settings: Content of its `config.yaml`.
+    """
+    own, base = weight_sums(folder / "adapter"), settings.get("model", {}).get("checkpoint")
+    found = {}
+    for report in read_reports(folder):
+        if report["model"] == base and report["adapter"] is None:
+            found["before"] = report
+        elif report["model"] == base and report.get("adapter_sha256") == own:
+            found["after"] = report
+    return found
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:

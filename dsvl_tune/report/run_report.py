@@ -23,6 +23,7 @@ from dsvl_tune.report.tables import (
     results_side_by_side,
     results_tables,
     settings_differences,
+    text_tasks_table,
 )
 
 GENERATOR = "dsvl-tune report"
@@ -81,7 +82,13 @@ def run_report(run: RunRecord, pictures: Pictures) -> str:
         tables=[plan_table(run), facts_table(run), data_table(run)],
         commands=[f"dsvl-tune fit --config {config}", f"dsvl-tune merge {folder}"],
     )
-    sections = [results, curves, *_sample_sections(run, pictures), made_of]
+    text_tasks = Section(
+        "Text tasks",
+        note="Language ability before and after training, without images.",
+        tables=[text_tasks_table(run)],
+        commands=[shlex.join(report["command"]) for report in run.text_tasks.values()],
+    )
+    sections = [results, text_tasks, curves, *_sample_sections(run, pictures), made_of]
     return _page(f"Run {run.name}", "Fine-tuned with dsvl-tune.", sections)
 
 

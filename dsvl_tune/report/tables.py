@@ -17,6 +17,7 @@ from dsvl_tune.evaluation.figures_table import (
 )
 from dsvl_tune.evaluation.metrics import METRICS
 from dsvl_tune.evaluation.statistics import Interval
+from dsvl_tune.evaluation.text_task_report import TaskFigure, task_figures
 from dsvl_tune.report.run_record import WHEN, Question, RunRecord
 
 MOST_CHOICES = 12
@@ -79,6 +80,33 @@ def results_tables(run: RunRecord) -> list[Table]:
             }
             tables.append(_result_table(run, name, figure, keys))
     return tables
+
+
+def text_tasks_table(run: RunRecord) -> Table:
+    """Figures of text tasks of the base and of the tuned model, with standard errors.
+
+    Args:
+        run: A finished run.
+    """
+    columns = {
+        when: {(one.task, one.name): one for one in task_figures(report["lm_eval"])}
+        for when, report in run.text_tasks.items()
+    }
+    rows = []
+    for key in dict.fromkeys(key for column in columns.values() for key in column):
+        figures = [columns.get(when, {}).get(key) for when in WHEN]
+        rows.append([Cell(text) for text in (*key, *map(_task_figure_text, figures))])
+    versions = sorted({report["lm_eval"]["version"] for report in run.text_tasks.values()})
+    caption = f"lm-eval {', '.join(versions)}: figure and standard error"
+    return Table(["text task", "figure", *WHEN], rows, caption)
+
+
+def _task_figure_text(figure: TaskFigure | None) -> str:
+    """A figure with its standard error."""
+    if figure is None:
+        return NO_FIGURE
+    spread = "" if figure.error is None else f" ± {figure.error:.4f}"
+    return f"{figure.value:.4f}{spread}"
 
 
 def metric_names(questions: Sequence[Question]) -> list[str]:

@@ -72,6 +72,8 @@ def test_a_task_of_a_few_lines(
     right = [most_likely(row["question"], row["options"]) == row["answer"] for row in ROWS]  # type: ignore[arg-type]
     assert report["lm_eval"]["tasks"]["few"]["acc,none"] == pytest.approx(sum(right) / len(ROWS))
     assert report["model"] == "embedded"
+    added = ["--model", "embedded", "--batch_size", "16"]
+    assert report["command"] == [*sys.argv[:6], *added, "--out", "results"]
     assert "few" in capsys.readouterr().out
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark
     from dsvl_tune.evaluation.benchmarks.run import Contender
 
-TEXT_REPORT = "text_tasks.json"
 GRADES_REPORT = "mmvet_grades.json"
 DESCRIPTION = """\
 benchmark: answer published benchmarks, and score them by the rules that papers report
@@ -311,7 +310,8 @@ def _sum_up(options: Any) -> None:
 
 def _text_tasks(options: Any) -> TaskManager | None:
     """lm-eval's tasks, read before the model is loaded; None if none is named."""
-    from dsvl_tune.evaluation.text_tasks import check_report, find_tasks
+    from dsvl_tune.evaluation.text_task_report import TEXT_REPORT, check_report
+    from dsvl_tune.evaluation.text_tasks import find_tasks
 
     if not options.text_tasks:
         return None
@@ -321,7 +321,7 @@ def _text_tasks(options: Any) -> TaskManager | None:
 
 def _evaluate_text(contender: Contender, tasks: TaskManager | None, options: Any) -> None:
     """Evaluate the text tasks, print their figures and write them."""
-    from dsvl_tune.core.storage.files import write_json
+    from dsvl_tune.evaluation.text_task_report import write_report
     from dsvl_tune.evaluation.text_tasks import run_text_tasks, text_tasks_table
 
     if tasks is None:
@@ -330,4 +330,19 @@ def _evaluate_text(contender: Contender, tasks: TaskManager | None, options: Any
         contender.model, options.text_tasks, tasks, batch_size=options.batch_size
     )
     print(text_tasks_table(found))
-    write_json(options.out / TEXT_REPORT, {**contender.identity(), "lm_eval": found})
+    write_report(options.out, contender.name, contender.adapter, _text_command(options), found)
+
+
+def _text_command(options: Any) -> list[str]:
+    """The command that evaluates the text tasks alone, in the same way."""
+    given = {
+        "--task_folder": options.task_folder,
+        "--model": options.model,
+        "--adapter": options.adapter,
+        "--batch_size": options.batch_size,
+        "--out": options.out,
+    }
+    command = ["dsvl-tune", "benchmark", "--text_tasks", *options.text_tasks]
+    for name, value in given.items():
+        command += [] if value is None else [name, str(value)]
+    return command

@@ -20,6 +20,7 @@ from PIL import Image
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
+from dsvl_tune.evaluation.text_task_report import write_report
 from dsvl_tune.report.pictures import LONGEST_SIDE
 from dsvl_tune.report.plots import plots_of, svg
 from dsvl_tune.report.run_record import RunRecord, read_curves, read_run
@@ -98,6 +99,37 @@ def rows(folder: Path) -> list[list[Conversation]]:
         [Conversation((Turn("user", parts),), source=f"rows.jsonl:{row}")]
         for row, parts in enumerate([(image, "Question 0?"), ("Question 2?",)])
     ]
+
+
+def write_text_tasks(folder: Path, adapter: Path | None, accuracy: float) -> None:
+    """What `benchmark --text_tasks` leaves; each figure comes with its standard error."""
+    folder.mkdir()
+    figures = {"acc,none": accuracy, "acc_stderr,none": 0.125, "alias": 1.0}
+    found = {"version": "0.4.13", "tasks": {"few": figures}}
+    write_report(folder, "embedded", adapter, ["dsvl-tune", "benchmark", str(adapter)], found)
+
+
+def test_it_shows_text_tasks_of_the_base_and_of_the_adapter(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "mine")
+    others = tmp_path / "others"
+    for number, adapter in enumerate((run / "adapter", others)):
+        adapter.mkdir()
+        (adapter / "adapter_model.safetensors").write_bytes(bytes([number]))
+    write_text_tasks(run / "text_before", None, 0.25)
+    write_text_tasks(run / "text_after", run / "adapter", 0.5)
+    write_text_tasks(run / "text_others", others, 0.75)
+    page = tmp_path / "page.html"
+    write_page([read_run(run)], page, {"test": rows(tmp_path)})
+    text = page.read_text(encoding="utf-8")
+    words = " ".join(re.sub(r"<[^>]+>", " ", text).split())
+    assert "few acc 0.2500 ± 0.1250 0.5000 ± 0.1250" in words
+    assert f"dsvl-tune benchmark {run / 'adapter'}" in words
+    assert "0.7500" not in words
+    run.rename(tmp_path / "moved")  # the adapter is known by its weights
+    assert set(read_run(tmp_path / "moved").text_tasks) == {"before", "after"}
+    (tmp_path / "moved/text_after/text_tasks.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"text_tasks\.json: is no report of text tasks"):
+        read_run(tmp_path / "moved")
 
 
 def test_it_shows_figures_answers_and_images(tmp_path: Path) -> None:
