@@ -232,16 +232,17 @@ def _run(benchmarks: Sequence[Benchmark], options: Any) -> None:
 
 
 def _open(benchmark: Benchmark, data: str) -> OpenedBenchmark:
-    """The rows of a benchmark; raises on a reference that a rule cannot read."""
+    """The rows of a benchmark.
+
+    Raises:
+        UserError: a row cannot be asked, or a rule cannot read its reference.
+    """
     from dsvl_tune.evaluation.benchmarks.layouts.open import open_benchmark
-    from dsvl_tune.evaluation.benchmarks.scoring import benchmark_answer
-    from dsvl_tune.evaluation.scoring import score_tables
+    from dsvl_tune.evaluation.benchmarks.scoring import check_rows
 
     opened = open_benchmark(benchmark, data)
     print(f"{benchmark.name}: {len(opened.rows):,} rows of {opened.layout.name}: {opened.files[0]}")
-    answers = [benchmark_answer(benchmark, row, "") for row in opened.rows]
-    for rule in benchmark.rules:
-        score_tables(answers, [rule.metric])
+    check_rows(benchmark, opened.rows)
     return opened
 
 

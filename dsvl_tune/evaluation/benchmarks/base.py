@@ -13,6 +13,9 @@ from dsvl_tune.evaluation.benchmarks.layouts.base import Layout
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 from dsvl_tune.evaluation.metrics import Metric
 
+LIKELIHOOD = "likelihood"
+"""The rule of answers that were chosen by likelihood; it compares with no generated ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:

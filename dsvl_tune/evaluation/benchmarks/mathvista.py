@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from string import ascii_uppercase
 from typing import Any
 
+from dsvl_tune.core.errors import UserError
 from dsvl_tune.evaluation.benchmarks.base import Answered, Benchmark, Rule
 from dsvl_tune.evaluation.benchmarks.layouts.base import FileRecord, Layout
 from dsvl_tune.evaluation.benchmarks.layouts.files import json_records, parquet_records
@@ -14,6 +15,10 @@ from dsvl_tune.evaluation.benchmarks.prompts import ask_plainly
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
 from dsvl_tune.evaluation.metrics.mathvista import CHOICE, MathVista
 
+KINDS = {
+    "question_type": (CHOICE, "free_form"),
+    "answer_type": ("text", "integer", "float", "list"),
+}
 _FIELDS = ("pid", "query", "question_type", "answer_type", "metadata")
 
 
@@ -47,13 +52,32 @@ def _parquet_row(record: FileRecord) -> BenchmarkRow:
 
 
 def _expected(row: BenchmarkRow) -> Mapping[str, Any]:
-    """What kind of answer a row expects."""
+    """What kind of answer a row expects.
+
+    Raises:
+        UserError: a cell that says so is of no kind that there is.
+    """
+    for column, known in KINDS.items():
+        if row.text(column) not in known:
+            raise _fail(row, column, f"one of {', '.join(known)}")
+    if row.text("question_type") == CHOICE and not row.cells.get("choices"):
+        raise UserError(f"{row.source}: choices is empty. Expected those of a {CHOICE} question.")
+    try:
+        float(row.cells.get("precision", "0"))
+    except ValueError:
+        raise _fail(row, "precision", "a number") from None
     return {
         "question_type": row.text("question_type"),
         "answer_type": row.text("answer_type"),
         "choices": list(row.texts("choices")) if "choices" in row.cells else [],
         "precision": row.cells.get("precision", "0"),
     }
+
+
+def _fail(row: BenchmarkRow, column: str, expected: str) -> UserError:
+    """An error of a cell."""
+    found = row.text(column)[:80]
+    return UserError(f"{row.source}: field {column!r} is {found!r}. Expected {expected}.")
 
 
 def _candidates(row: BenchmarkRow) -> Mapping[str, str]:

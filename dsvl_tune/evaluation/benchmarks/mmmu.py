@@ -146,5 +146,5 @@ MMMU = InterleavedBenchmark(
     breakdown=("split", "domain", "category"),
     submission=_submission,
     paper=(32.2, 36.6),
-    note="the TSV has the dev split, too; papers report the validation split (see mmmu.json)",
+    note="VLMEvalKit's TSV has the dev split, too; papers report validation (see mmmu.json)",
 )

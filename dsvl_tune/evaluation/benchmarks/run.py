@@ -13,7 +13,7 @@ from dsvl_tune.core.storage.files import write_json_lines
 from dsvl_tune.evaluation.answer_log import AnswerLog, file_stats
 from dsvl_tune.evaluation.answers import Answer
 from dsvl_tune.evaluation.benchmarks.answer import Asking, answer_benchmark
-from dsvl_tune.evaluation.benchmarks.base import Benchmark, Rule
+from dsvl_tune.evaluation.benchmarks.base import LIKELIHOOD, Benchmark, Rule
 from dsvl_tune.evaluation.benchmarks.finished import answers_record, finished_answers
 from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark
 from dsvl_tune.evaluation.benchmarks.results import answer_lines, write_results
@@ -99,7 +99,7 @@ def scored_rules(benchmark: Benchmark, asking: Asking) -> tuple[Rule, ...]:
         return benchmark.rules
     rule = benchmark.rules[0]
     figures = tuple(name for name in rule.figures if not name.endswith("_unread"))
-    return (replace(rule, name="likelihood", figures=figures, guess=None),)
+    return (replace(rule, name=LIKELIHOOD, figures=figures, guess=None),)
 
 
 def _report(

@@ -62,6 +62,23 @@ def benchmark_answer(benchmark: Benchmark, row: BenchmarkRow, text: str) -> Answ
     )
 
 
+def check_rows(benchmark: Benchmark, rows: Sequence[BenchmarkRow]) -> None:
+    """Check that every row can be asked and scored, before a model is.
+
+    Args:
+        benchmark: the benchmark.
+        rows: its rows.
+
+    Raises:
+        UserError: a row lacks what its prompt needs, or a rule cannot read its reference.
+    """
+    for row in rows:
+        benchmark.parts(row)
+    answers = [benchmark_answer(benchmark, row, "") for row in rows]
+    for rule in benchmark.rules:
+        score_tables(answers, [rule.metric])
+
+
 def score_benchmark(
     benchmark: Benchmark,
     rows: Sequence[BenchmarkRow],

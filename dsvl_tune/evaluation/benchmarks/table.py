@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dsvl_tune.core.text_table import format_table
-from dsvl_tune.evaluation.benchmarks.base import Benchmark
+from dsvl_tune.evaluation.benchmarks.base import LIKELIHOOD, Benchmark
 from dsvl_tune.evaluation.figures_table import NO_FIGURE, change_text, figure_text, interval_text
 from dsvl_tune.evaluation.statistics import Change, Interval
 
@@ -52,7 +52,7 @@ def _blanked_text(blanked: Mapping[str, Any], number: int, name: str) -> str:
 
 
 def _lines(benchmark: Benchmark, rules: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The lines of one benchmark."""
+    """The lines of one benchmark; figures of likelihood are not beside generated ones."""
     paper = [
         figure_text(figure / 100 if figure else None, percent=True)
         for figure in benchmark.paper or (0, 0)
@@ -60,7 +60,7 @@ def _lines(benchmark: Benchmark, rules: Sequence[Mapping[str, Any]]) -> list[lis
     lines = []
     for rule in rules:
         interval = interval_text(Interval(*rule["interval"]), percent=True)
-        others = [interval, *paper]
+        others = [interval, *([NO_FIGURE] * 2 if rule["rule"] == LIKELIHOOD else paper)]
         for name, figure in rule["figures"].items():
             value = figure_text(figure, percent=True, digits=2)
             lines.append([benchmark.name, rule["rule"], name, value, *others])

@@ -55,6 +55,7 @@ class CMMMU(Metric):
             return float(any(_fills(answer.text, one) for one in answer.references))
         if question_type not in (CHOICE, STATEMENT):
             return self.score(answer.text, answer.references)
+        _check_references(answer)
         return float(read_closed(answer.text, answer.fields) in answer.references)
 
     def counts(self, answers: Sequence[Answer], scores: Sequence[float]) -> Counts:
@@ -66,6 +67,20 @@ class CMMMU(Metric):
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         return {**super().figures(sums), "unread": ratio(sums["unread"], sums["answers"])}
+
+
+def _check_references(answer: Answer) -> None:
+    """Raise where a reference of a choice or a statement could never be right.
+
+    Raises:
+        UnreadableReference: it has another letter than the options', or is neither 对 nor 错.
+    """
+    is_choice = answer.fields["type"] == CHOICE
+    allowed = list(answer.fields.get("options") or {}) if is_choice else ["对", "错"]
+    for reference in answer.references:
+        known = set(reference) <= set(allowed) if is_choice else reference in allowed
+        if not known:
+            raise UnreadableReference(f"reference {reference!r}, expected {' or '.join(allowed)}")
 
 
 def read_closed(text: str, fields: Mapping[str, Any]) -> str | None:

@@ -39,6 +39,7 @@ class MathVista(Metric):
     def score_answer(self, answer: Answer) -> float:
         if "question_type" not in answer.fields:
             return self.score(answer.text, answer.references)
+        _check_references(answer)
         found = normalize(extract(answer.text, answer.fields), answer.fields)
         return float(found is not None and found.strip() in {r.strip() for r in answer.references})
 
@@ -48,6 +49,21 @@ class MathVista(Metric):
 
     def figures(self, sums: Mapping[str, float]) -> dict[str, float]:
         return {**super().figures(sums), "unread": ratio(sums["unread"], sums["answers"])}
+
+
+def _check_references(answer: Answer) -> None:
+    """Raise where a reference could never be right.
+
+    Raises:
+        UnreadableReference: it is none of the choices, or no number where one is expected.
+    """
+    row = answer.fields
+    is_choice = row["question_type"] == CHOICE
+    for reference in answer.references:
+        if is_choice and reference.strip() not in {choice.strip() for choice in row["choices"]}:
+            raise UnreadableReference(f"reference {reference!r}, expected one of {row['choices']}")
+        if not is_choice and normalize(reference, row) is None:
+            raise UnreadableReference(f"reference {reference!r}, expected {row['answer_type']}")
 
 
 def extract(text: str, row: Mapping[str, Any]) -> str:

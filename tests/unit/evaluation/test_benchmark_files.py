@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from dsvl_tune.evaluation.benchmarks.grades import grade_report, read_grades
 from dsvl_tune.evaluation.benchmarks.layouts.open import OpenedBenchmark, open_benchmark
 from dsvl_tune.evaluation.benchmarks.mmmu import DOMAIN_OF
 from dsvl_tune.evaluation.benchmarks.rows import BenchmarkRow
-from dsvl_tune.evaluation.benchmarks.scoring import benchmark_answer, score_benchmark
+from dsvl_tune.evaluation.benchmarks.scoring import (
+    benchmark_answer,
+    check_rows,
+    score_benchmark,
+)
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SAMPLES = GOLDEN / "benchmark_samples"
@@ -351,6 +356,30 @@ def test_bad_official_files(
     with pytest.raises(UserError) as raised:
         opened(name, tmp_path)
     assert all(one in str(raised.value) for one in [Path(file).name, *named]), raised.value
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "column", "cell", "named"),
+    [
+        ("chartqa", 2, "question", "", "question is empty"),
+        ("mathvista", 3, "precision", "one", "'precision' is 'one'. Expected a number"),
+        ("mathvista", 1, "choices", "", "choices is empty"),
+        ("mathvista", 1, "question_type", "quiz", "'quiz'. Expected one of multi_choice"),
+        ("mathvista", 2, "answer", "twelve", "reference 'twelve', expected integer"),
+        ("mathvista", 1, "answer", "ninth", "reference 'ninth', expected one of ['first'"),
+        ("cmmmu", 1, "answer", "AZ", "reference 'AZ', expected A or B or C or D"),
+        ("cmmmu", 3, "answer", "A", "reference 'A', expected 对 or 错"),
+    ],
+)
+def test_rows_that_cannot_be_asked_or_scored(
+    name: str, row: int, column: str, cell: str, named: str
+) -> None:
+    rows = list(opened(name, SAMPLES / "cmmmu_official" if name == "cmmmu" else SAMPLES).rows)
+    cells = {**rows[row - 1].cells, column: cell}
+    rows[row - 1] = replace(rows[row - 1], cells={key: text for key, text in cells.items() if text})
+    with pytest.raises(UserError) as raised:
+        check_rows(BENCHMARKS[name], rows)
+    assert all(text in str(raised.value) for text in (f"row {row}", named)), raised.value
 
 
 def test_files_of_another_benchmark() -> None:
