@@ -85,7 +85,8 @@ def small_set_text(questions: int) -> str:
     """A warning where a set is small, "" where it is not."""
     if questions >= FEW_QUESTIONS:
         return ""
+    counted = "1 scored question" if questions == 1 else f"{questions} scored questions"
     return (
-        f"only {questions} scored questions: figures can differ by many points from those of more "
+        f"only {counted}: figures can differ by many points from those of more "
         "questions, and their intervals are rough"
     )

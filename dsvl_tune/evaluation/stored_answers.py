@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.terminal import shorten
 from dsvl_tune.data.readers.parse import parse_json
 from dsvl_tune.evaluation.answers import Answer
 
@@ -68,7 +70,7 @@ def _read_line(line: bytes, source: str, number: int) -> StoredAnswer:
         raise UserError(f"{source}: not a JSON object. Expected one with answer and references.")
     text = _the_one(row, ANSWER_KEYS, source)
     if not isinstance(text, str):
-        raise UserError(f"{source}: answer: {str(text)[:80]!r}, expected a text.")
+        raise UserError(f"{source}: answer: {_json(text)}, expected a text.")
     answer = Answer(
         source=source,
         question_type=_text(row, "question_type", source),
@@ -106,7 +108,7 @@ def _references(value: Any, source: str) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else ([] if value is None else value)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(
-            f"{source}: references: {str(value)[:80]!r}, expected a list of texts or one text."
+            f"{source}: references: {_json(value)}, expected a list of texts or one text."
         )
     return tuple(texts)
 
@@ -121,5 +123,10 @@ def _text(row: Mapping[str, Any], key: str, source: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(f"{source}: {key}: {str(value)[:80]!r}, expected a text.")
+        raise UserError(f"{source}: {key}: {_json(value)}, expected a text.")
     return value
+
+
+def _json(value: Any) -> str:
+    """A value as its line has it, for errors."""
+    return shorten(json.dumps(value), 80)

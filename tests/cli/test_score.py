@@ -110,6 +110,13 @@ def test_lines_without_a_reference_are_counted(
     assert "1 of 4 lines have no reference" in capsys.readouterr().out
 
 
+def test_escaped_pairs_are_characters(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = '{"answer": "\\ud83d\\ude00", "reference": "\N{GRINNING FACE}"}\n'
+    answers.write_text(line, encoding="utf-8")
+    call(monkeypatch, str(answers), "--metric", "cer", "--out", "scored.jsonl")
+    assert read(Path("scored.jsonl"))[0]["scores"] == {"cer": 0.0}
+
+
 def test_a_metric_of_the_user(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("user_scores.py").write_text(
         "from dsvl_tune.evaluation.metrics import Metric\n"
@@ -130,7 +137,9 @@ def test_a_metric_of_the_user(answers: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("[1]", ["answers.jsonl:4", "not a JSON object"]),
         ('{"reference": "x"}', ["answers.jsonl:4", "'answer'", "'prediction'"]),
         ('{"answer": "x"}', ["answers.jsonl:4", "'references'"]),
-        ('{"answer": 5, "reference": "x"}', ["answers.jsonl:4", "answer", "expected a text"]),
+        ('{"answer": 5, "reference": "x"}', ["answers.jsonl:4", "answer: 5, expected a text"]),
+        ('{"answer": null, "reference": "x"}', ["answer: null, expected a text"]),
+        ('{"answer": "\\ud83d", "reference": "1"}', ["answers.jsonl:4", "surrogate pair"]),
         ('{"answer": "x", "references": [5]}', ["answers.jsonl:4", "references", "list of texts"]),
         ('{"answer": "x", "prediction": "y", "reference": "z"}', ["answers.jsonl:4", "differ"]),
         ('{"answer": "x", "reference": "red"}', ["answers.jsonl:4", "numeric_error", "'red'"]),

@@ -17,6 +17,10 @@ from dsvl_tune.core.terminal import shorten
 csv.field_size_limit(1 << 30)  # csv's own limit is smaller than an image as a data: URL
 
 
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that is half of a pair, of which JSON's texts may have one alone."""
+
+
 class CsvDialect(NamedTuple):
     """How the records of a table are written.
 
@@ -45,16 +49,31 @@ def parse_json(content: bytes, source: str) -> Any:
     """The JSON value.
 
     Raises:
-        UserError: it is not JSON, or an object has a key twice.
+        UserError: it is not JSON, an object has a key twice, or a text is no Unicode.
     """
     check_pairs = partial(unique_keys, source=source)
     try:
-        return json.loads(text_of(content, source), object_pairs_hook=check_pairs)
+        value = json.loads(text_of(content, source), object_pairs_hook=check_pairs)
     except (ValueError, RecursionError, MemoryError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UserError(
             f"{source}: not JSON ({reason}). "
             "Expected a JSON array of rows, or one complete row per line (JSONL)."
+        ) from None
+    if SURROGATE.search(content):
+        check_unicode(value, source)
+    return value
+
+
+def check_unicode(value: Any, source: str) -> None:
+    """Raise on half of a surrogate pair, which JSON can escape and no encoding can write."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.start + 1]
+        raise UserError(
+            f"{source}: a text has {half!a}, half of a surrogate pair, as where a character "
+            "was cut in two. Write the whole character, or leave it out."
         ) from None
 
 
