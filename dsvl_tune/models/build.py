@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,7 @@ class Adaptation:
         quantization: of the language model's linear layers, or None.
         variant: of the adapters.
         dropout: 0..1, on the adapters' input.
+        seed: of the adapters' initial values, which depend on no other draw.
     """
 
     preset: str
@@ -43,6 +45,7 @@ class Adaptation:
     quantization: Quantization | None = None
     variant: Variant = "lora"
     dropout: float = 0.0
+    seed: int = 0
 
     def requested_plan(self, family: Family) -> Plan:
         """The plan for every part of the family.
@@ -74,9 +77,22 @@ def adapted_model(
     model = create_model(checkpoint, adaptation.dtype, adaptation.quantization, storage)
     plan = fit_plan(requested, model, set(adaptation.parts))
     adapted = {part for part, how in plan.items() if how.mode == "lora"}
-    with adapter_initialization(model, adapted if storage == "empty" else set()):
+    initialization = adapter_initialization(model, adapted if storage == "empty" else set())
+    with draws_from(adaptation.seed), initialization:
         apply_plan(model, plan, adaptation.variant, adaptation.dropout)
     return model, plan
+
+
+@contextmanager
+def draws_from(seed: int) -> Iterator[None]:
+    """Draw random numbers on the CPU from a seed within this context, and as before after it.
+
+    How many were drawn up to here differs between processes, and between a first run and a second
+    one: a check of rows that is not in the cache draws some for its workers.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def build_model(

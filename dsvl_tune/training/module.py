@@ -179,7 +179,13 @@ class FinetuneModule(AnsweringModule):
             quantization=self.quantization,
             variant=self.lora_variant,
             dropout=self.lora_dropout,
+            seed=self.seed,
         )
+
+    @property
+    def seed(self) -> int:
+        """Of the run, from where Lightning's `seed_everything` keeps it."""
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     def check_arguments(self) -> None:
         """Open the base checkpoint and compare the arguments with it, before anything is written.
@@ -254,13 +260,12 @@ class FinetuneModule(AnsweringModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from a seed that is a function of the position alone, so a resumed run draws
         # the same.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning keeps `seed_everything`
         position = (
             self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
         )
         # Hashed, because torch's CPU generator takes 32 bits: a sum would mix up seeds and
         # positions.
-        torch.manual_seed(int(np.random.SeedSequence((seed, position)).generate_state(1)[0]))
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, position)).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the weighted losses of a micro-batch: float32 scalar."""

@@ -25,7 +25,7 @@ from quiet_trainer import quiet_trainer
 from dsvl_tune.core.family import PartPlan
 from dsvl_tune.datamodules import InstructDataModule, MixtureDataModule
 from dsvl_tune.models.finetuning.adapters import save_trained
-from dsvl_tune.models.runtime.fsdp import local
+from dsvl_tune.models.runtime.fsdp import local, whole
 from dsvl_tune.training.callbacks.plan_check import PlanCheck
 from dsvl_tune.training.checkpoints.sharded_io import RunCheckpointIO
 from dsvl_tune.training.distributed.strategy import choose_strategy
@@ -44,12 +44,20 @@ class Logged(FinetuneModule):
 
 
 class Keep(L.Callback):
-    """Saves a checkpoint after some step; counts the bytes of training state in this process."""
+    """Keeps adapters at the start and a checkpoint after some step; counts the state's bytes."""
 
     def __init__(self, save_at: int | None, path: Path) -> None:
         self.save_at = save_at
         self.path = path
         self.held: dict[str, int] = {}
+        self.start: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.start = {
+            name: whole(parameter).clone()
+            for name, parameter in pl_module.named_parameters()
+            if "lora_" in name
+        }
 
     def on_before_zero_grad(
         self, trainer: L.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer
@@ -128,9 +136,10 @@ def train(
         use_distributed_sampler=False,
         callbacks=[PlanCheck(folder), keep],
     )
+    torch.rand(world_size)  # what was drawn before differs between runs
     trainer.fit(module, datamodule=data, ckpt_path=resume and folder / resume)
     save_trained(module.network, folder / name, module.base)
-    return {"logged": module.logged, "held": keep.held}
+    return {"logged": module.logged, "held": keep.held, "start": keep.start}
 
 
 def run_group(group: dict[str, Any], rank: int, port: int, folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_parity import PROCESSES, difference, result, write_rows
 
 EXPERTS: dict[str, dict[str, Any]] = {
@@ -108,6 +109,16 @@ def test_losses_and_weights_are_those_of_one_process(
     for key, values in one.items():
         assert several[key] == pytest.approx(values, rel=1e-5, abs=1e-5), key
     assert difference(done, f"{name}-auto1", f"{name}-{many}") < 1e-3
+
+
+@pytest.mark.parametrize(("checkpoint", "plan", "many"), RUNS)
+def test_adapters_start_as_those_of_one_process(
+    done: Path, checkpoint: str, plan: str, many: str
+) -> None:
+    one, several = (result(done, f"{checkpoint}-{plan}-{run}")["start"] for run in ("auto1", many))
+    assert one.keys() == several.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, several[name]), name
 
 
 def test_the_balance_loss_was_logged(done: Path) -> None:
