@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
@@ -130,31 +130,6 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_storage=torch.uint8,
         llm_int8_skip_modules=KEPT,
     )
-
-
-def pack(weight: Tensor) -> Any:
-    """A weight in 4 bits.
-
-    Args:
-        weight: [N, K] or [E, N, K], the whole of it: the mean of all scales is subtracted before
-            the scales are quantized themselves. On the CPU, so that the bits do not depend on the
-            device that the model is trained on.
-
-    Returns:
-        bitsandbytes' Params4bit: [weights / 2, 1] uint8 of two each, with its scales as
-        `quant_state`.
-    """
-    from bitsandbytes.nn import Params4bit
-
-    settings = nf4_config(weight.dtype)
-    packed: Any = Params4bit(
-        weight,
-        requires_grad=False,
-        compress_statistics=settings.bnb_4bit_use_double_quant,
-        quant_type=settings.bnb_4bit_quant_type,
-        quant_storage=settings.bnb_4bit_quant_storage,
-    )
-    return packed.to("cpu")
 
 
 def empty_layers(model: PreTrainedModel, dtype: torch.dtype) -> None:

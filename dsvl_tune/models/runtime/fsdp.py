@@ -27,7 +27,7 @@ from dsvl_tune.families import family_of_model
 from dsvl_tune.families.experts import StackedExperts
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.four_bit_experts import FourBitExperts
-from dsvl_tune.models.finetuning.quantization import pack
+from dsvl_tune.models.finetuning.nf4_packing import pack
 from dsvl_tune.models.finetuning.trained_files import base_name
 
 
