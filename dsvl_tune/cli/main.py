@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import os
 import select
@@ -16,6 +17,7 @@ from dsvl_tune.core.errors import UserError, unknown_name
 from dsvl_tune.core.lost_memory import lost_memory
 from dsvl_tune.core.machine import most_open_files
 from dsvl_tune.core.package import VERSION
+from dsvl_tune.core.quick_imports import quick_imports
 
 COMMANDS = {
     "fit": "train by a recipe; score held-out questions before and after",
@@ -102,8 +104,10 @@ def main() -> None:
         else:
             if name in ("fit", "sweep"):
                 end_on_scheduler_signals()
-            command = import_command(name)
-            command.main(_with_new_names(arguments[1:]))
+            try:
+                import_command(name).main(_with_new_names(arguments[1:]))
+            finally:
+                gc.unfreeze()  # of a process that runs several commands
 
 
 def help_text() -> str:
@@ -120,7 +124,8 @@ def import_command(name: str) -> Any:
     """
     if name not in COMMANDS:
         raise UserError(f"{unknown_name('command', name, COMMANDS)} See dsvl-tune --help.")
-    return importlib.import_module(f"dsvl_tune.cli.commands.{name.replace('-', '_')}")
+    with quick_imports():
+        return importlib.import_module(f"dsvl_tune.cli.commands.{name.replace('-', '_')}")
 
 
 def _with_new_names(options: list[str]) -> list[str]:

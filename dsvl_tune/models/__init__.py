@@ -2,6 +2,10 @@
 
 import logging
 
-# peft imports bitsandbytes if it is installed, which warns about a missing inference kernel:
-# that kernel would not be used here.
+from dsvl_tune.core.quick_imports import bitsandbytes_unless_imported
+
+with bitsandbytes_unless_imported():
+    import peft  # noqa: F401
+
+# When it is imported, it warns about a missing inference kernel that would not be used here.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 
+from dsvl_tune.core.quick_imports import quick_imports
 from dsvl_tune.recipe.help import AddOptions, command_help, data_help
 from dsvl_tune.recipe.run_keys import find_recipes, named_model_class
 from dsvl_tune.recipe.signatures import data_constructors
@@ -45,8 +46,9 @@ def parse_recipe(
     if "--data.help" in arguments:
         arguments = _with_class_to_explain(command, arguments)
 
-    from dsvl_tune.recipe.parser import recipe_parser
-    from dsvl_tune.recipe.recipe import Recipe
+    with quick_imports():
+        from dsvl_tune.recipe.parser import recipe_parser
+        from dsvl_tune.recipe.recipe import Recipe
 
     arguments = find_recipes(arguments)
     parser = recipe_parser(command, description, named_model_class(arguments))

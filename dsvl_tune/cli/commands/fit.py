@@ -6,6 +6,7 @@ import sys
 
 from jsonargparse import ArgumentParser
 
+from dsvl_tune.core.quick_imports import quick_imports
 from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\
@@ -41,8 +42,9 @@ def main(arguments: list[str]) -> None:
     """Entry of the command."""
     recipe = parse_recipe("fit", DESCRIPTION, arguments, add_options)
 
-    from dsvl_tune import api
-    from dsvl_tune.training.distributed.rank_agreement import was_launched_by_first
+    with quick_imports():
+        from dsvl_tune import api
+        from dsvl_tune.training.distributed.rank_agreement import was_launched_by_first
 
     run = api.fit(
         recipe.model,

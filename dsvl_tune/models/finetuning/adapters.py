@@ -28,6 +28,7 @@ from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import PartPlan, Parts, Plan, part_of
+from dsvl_tune.core.quick_imports import bitsandbytes_unless_imported
 from dsvl_tune.core.storage.files import atomic_write, write_text
 from dsvl_tune.core.storage.tensor_files import stream_tensors
 from dsvl_tune.families import family_of_model
@@ -76,7 +77,7 @@ def apply_plan(
     adapted = {part: how for part, how in plan.items() if how.mode == "lora"}
     if adapted:
         layers, tensors = targeted_layers(model, adapted, parts), expert_tensors(model, adapted)
-        with quiet_patterns(), shaped_stacks(model):
+        with quiet_patterns(), shaped_stacks(model), bitsandbytes_unless_imported():
             model.add_adapter(lora_config(adapted, parts, variant, dropout, tensors))
         assert_adapted(model, layers | set(tensors))
         use_faster_forwards(model)
@@ -358,7 +359,7 @@ def load_adapter(
         UserError: the adapter does not fit the base.
     """
     config = fit_to(model, config, adapters, folder)
-    with quiet_patterns(), shaped_stacks(model):
+    with quiet_patterns(), shaped_stacks(model), bitsandbytes_unless_imported():
         inject_adapter_in_model(config, model, "default")
     use_faster_forwards(model)
     state = {name: read_tensor(stored) for name, stored in adapters.items()}

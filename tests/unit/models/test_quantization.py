@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import shutil
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -280,6 +281,25 @@ def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(
         UserError, match=r"q_proj.weight has rows of 48, and a 4-bit base needs multiples of 64"
     ):
         create_model(open_checkpoint(hybrid_checkpoint), quantization="nf4", storage=storage)
+
+
+def test_bitsandbytes_is_imported_for_a_4_bit_base_only(wide_hybrid_checkpoint: Path) -> None:
+    """Also after adapters on another base: peft and transformers remember what they found."""
+    script = f"""
+import sys, torch
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.build import Adaptation, adapted_model
+base = open_checkpoint({str(wide_hybrid_checkpoint)!r})
+adapted_model(base, Adaptation(preset="lora", parts={{}}))
+print("bitsandbytes" in sys.modules)
+model, _ = adapted_model(base, Adaptation(preset="qlora", parts={{}}, quantization="nf4"))
+kinds = {{type(module) for module in model.modules() if hasattr(module, "lora_A")}}
+print(sorted(kind.__module__ + "." + kind.__name__ for kind in kinds))
+"""
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    expected = "False\n['peft.tuners.lora.bnb.Linear4bit']\n"
+    assert result.stdout.endswith(expected), result.stderr
 
 
 def test_a_missing_bitsandbytes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
