@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from statistics import median
 
 import torch
@@ -57,11 +58,13 @@ class Figure:
         url: URL that holds the image.
         alt: Its short name.
         caption: Shown below it.
+        columns: Of the grid of tiles that it belongs to; 0 for what is no tile.
     """
 
     url: str
     alt: str
     caption: str
+    columns: int = 0
 
 
 def preview_page(
@@ -88,7 +91,12 @@ def preview_page(
             "source": "; ".join(dict.fromkeys(sample.sources)),
             "tokens": len(sample.input_ids),
             "facts": row_facts(sample, processor),
-            "figures": list(figures(sample, processor, originals or {})),
+            "figures": [
+                (columns, list(group))
+                for columns, group in groupby(
+                    figures(sample, processor, originals or {}), key=lambda figure: figure.columns
+                )
+            ],
             "spans": list(spans(sample, processor)),
         }
         for sample in samples
@@ -160,11 +168,18 @@ def figures(
             caption = f"{alt}, original, {original.width} x {original.height}: {name}"
             yield Figure(pages.picture_url(original, ORIGINAL_SIDE), alt, caption)
         levels = family.gray_levels(family.normalize(image.tensors, processor), processor)
-        for tower, crops in levels.items():
-            for number, crop in enumerate(crops, start=1):
-                height, width = crop.shape[1:]
-                which = f"{tower}, crop {number} of {len(crops)}" if len(crops) > 1 else tower
-                yield Figure(crop_url(crop), alt, f"{alt}, {which}, {width} x {height}")
+        wide, high = family.tile_grid(processor, image.tokens)
+        for tower, (whole, *tiles) in levels.items():
+            yield Figure(crop_url(whole), alt, f"{alt}, {tower}, {sides(whole)}")
+            for number, tile in enumerate(tiles):
+                row, column = divmod(number, wide)
+                place = f"tile {number + 1} of {wide} x {high}: row {row + 1}, column {column + 1}"
+                yield Figure(crop_url(tile), alt, f"{place}, {sides(tile)}", columns=wide)
+
+
+def sides(levels: Tensor) -> str:
+    """Width and height of a crop [3, height, width] in px."""
+    return f"{levels.shape[2]} x {levels.shape[1]}"
 
 
 def crop_url(levels: Tensor) -> str:

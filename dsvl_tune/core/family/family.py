@@ -205,6 +205,13 @@ class Family(Protocol):
         """The tiles of an image of so many tokens, e.g. "2 x 2 tiles"; "" in a family without."""
         return ""
 
+    def tile_grid(self, processor: Processor, tokens: int) -> tuple[int, int]:
+        """The tiles (wide, high) that an image of so many tokens is cut into.
+
+        Its crops are the whole image, then the tiles row by row; (1, 1) if it is not cut.
+        """
+        return 1, 1
+
     def limit_tiles(self, processor: Processor, most: int) -> Processor:
         """A processor that cuts no image into more than so many tiles.
 

@@ -107,6 +107,9 @@ class DeepSeekVL2(Family):
     def tiles_label(self, processor: Processor, tokens: int) -> str:
         return pixels.tiles_label(tokens, processor.image_settings)
 
+    def tile_grid(self, processor: Processor, tokens: int) -> tuple[int, int]:
+        return pixels.grid_of(tokens, processor.image_settings)
+
     def limit_tiles(self, processor: Processor, most: int) -> Processor:
         images = processor.image_settings
         candidates = pixels.limit_tiles(images.candidates, images.tile, most)

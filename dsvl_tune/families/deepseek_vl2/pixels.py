@@ -98,12 +98,15 @@ def image_tokens(size: tuple[int, int], settings: ImageSettings, images: int) ->
 
 
 def tiles_label(tokens: int, settings: ImageSettings) -> str:
-    """The grid of an image of so many tokens in words; no two grids have as many."""
-    grids = {visual_tokens(grid, settings.side): grid for grid in (UNCUT, *settings.grids)}
-    if tokens not in grids or grids[tokens] == UNCUT:
-        return "not cut"
-    wide, high = grids[tokens]
-    return f"{wide} x {high} tiles"
+    """The grid of an image of so many tokens in words."""
+    wide, high = grid_of(tokens, settings)
+    return "not cut" if (wide, high) == UNCUT else f"{wide} x {high} tiles"
+
+
+def grid_of(tokens: int, settings: ImageSettings) -> Grid:
+    """The grid of an image of so many tokens; no two grids have as many."""
+    grids = {visual_tokens(grid, settings.side): grid for grid in settings.grids}
+    return grids.get(tokens, UNCUT)
 
 
 def limit_tiles(

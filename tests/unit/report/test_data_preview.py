@@ -130,3 +130,33 @@ def check_pictures(page: Page, module: InstructDataModule, path: Path) -> None:
     ]
     square = np.array(to_square(load_image(ImageRef(path, "a"), "x"), settings))
     assert torch.equal(torch.from_numpy(np.array(pictures[1])), torch.from_numpy(square))
+
+
+def test_tiles_are_shown_in_their_grid(deepseek_vl2_checkpoint: Path, tmp_path: Path) -> None:
+    """Each is the part of the padded picture at the row and column that its caption names."""
+    noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    row = {"question": "<image>What?", "answer": "That", "image": "a.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    out = tmp_path / "page.html"
+    source = ["--data", "InstructDataModule", "--data.train", str(tmp_path / "rows.jsonl")]
+    keys = ["--data.validation_rows", "0", "--data.batch_size", "1"]
+    main(["--model.checkpoint", str(deepseek_vl2_checkpoint), *source, *keys, "--out", str(out)])
+    text = out.read_text(encoding="utf-8")
+    places = re.findall(r"tile (\d) of 2 x 2: row (\d), column (\d), 40 x 40", text)
+    assert [tuple(map(int, place)) for place in places] == [
+        (1, 1, 1),
+        (2, 1, 2),
+        (3, 2, 1),
+        (4, 2, 2),
+    ]
+    assert re.search(r'class="tiles" style="--columns: 2">\s*<figure>', text)
+    encoded = [url.partition("base64,")[2] for url in Page(text).pictures]
+    _, whole, *tiles = [Image.open(io.BytesIO(base64.b64decode(url))) for url in encoded]
+    assert whole.size == (40, 40)
+    for tile, (_, high, wide) in zip(tiles, places, strict=True):
+        top, left = 40 * (int(high) - 1), 40 * (int(wide) - 1)
+        assert (
+            np.abs(np.asarray(tile) - noise[top : top + 40, left : left + 40].astype(int)).max()
+            <= 1
+        )
