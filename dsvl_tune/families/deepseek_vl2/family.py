@@ -86,6 +86,9 @@ class DeepSeekVL2(Family):
     ) -> None:
         settings.write_settings(checkpoint, target, layout, dtype)
 
+    def complete_settings(self, checkpoint: Checkpoint, target: Path) -> None:
+        settings.write_template(target)
+
     def conversion_notes(self, settings_read: Mapping[str, Any], absent: int) -> list[str]:
         return settings.conversion_notes(settings_read, absent)
 

@@ -47,6 +47,12 @@ def test_names_are_those_of_the_rules(size: str) -> None:
     assert (weights.count(), len(weights.shapes)) == TENSORS[size]
 
 
+def check_template(here: Path, back: Path) -> None:
+    """Servers that load the original layout get the prompt that training used."""
+    name = "chat_template.jinja"
+    assert (back / name).read_text(encoding="utf-8") == (here / name).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("size", list(TENSORS))
 def test_there_and_back_is_equal_byte_for_byte(size: str, tmp_path: Path) -> None:
     source = GOLDEN / size / "checkpoint"
@@ -62,6 +68,7 @@ def test_there_and_back_is_equal_byte_for_byte(size: str, tmp_path: Path) -> Non
     for path in source.glob("*.json"):
         if "index" not in path.name:
             assert path.read_bytes() == (back / path.name).read_bytes(), path.name
+    check_template(here, back)
     index = json.loads((back / "model.safetensors.index.json").read_text())["weight_map"]
     assert index.keys() == before.keys()
 
@@ -78,6 +85,7 @@ def test_a_converted_checkpoint_is_the_same_model(size: str, tmp_path: Path) -> 
     merge_into(Weights(base), {}, here, "transformers", None)
     shutil.rmtree(here / "original")
     merge_into(Weights(open_checkpoint(here)), {}, back, "original", None)
+    check_template(here, back)
     ids = torch.tensor([[5, 9, 17, 30]])
     wanted = create_model(base)(input_ids=ids).logits
     for folder in (here, back):

@@ -1,4 +1,4 @@
-"""The chat template that is written with a checkpoint in transformers' layout.
+"""The chat template that is written with a checkpoint, in both layouts.
 
 It renders the prompt as one string, with the `<image>` token once for each image. Other tools that
 tokenize it get the ids of this project wherever a token does not span the end of the assistant's

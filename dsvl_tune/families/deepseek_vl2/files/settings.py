@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Layout
-from dsvl_tune.core.storage.files import write_json
+from dsvl_tune.core.storage.files import write_json, write_text
 from dsvl_tune.families.deepseek_vl.files.original_settings import (
     original_tokenizer,
     tokenizer_json,
@@ -93,6 +93,7 @@ def write_settings(checkpoint: Checkpoint, target: Path, layout: Layout, dtype: 
     if layout == "original":
         write_json(target / "config.json", original_json(checkpoint.config, dtype))
         write_original_tokenizer(tokenizer, target)
+        write_template(target)
     else:
         config = copy.deepcopy(checkpoint.config)
         config.architectures = [checkpoint.family.model_class(config).__name__]
@@ -103,6 +104,17 @@ def write_settings(checkpoint: Checkpoint, target: Path, layout: Layout, dtype: 
         tokenizer.save_pretrained(target)
     settings = processor_json(checkpoint.config, checkpoint.processor.image_settings)
     write_json(target / PROCESSOR_FILE, settings)
+
+
+def write_template(target: Path) -> None:
+    """Write the chat template into a folder in the original layout, unless it has one.
+
+    The original's code has the prompt in itself. Servers without a template here take one of their
+    own, whose prompts have other ids (vLLM's: a line break after each image, a space at the end).
+    """
+    path = target / "chat_template.jinja"
+    if not path.exists():
+        write_text(path, TEMPLATE)
 
 
 def write_original_tokenizer(tokenizer: PreTrainedTokenizerFast, target: Path) -> None:
