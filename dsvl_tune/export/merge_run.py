@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checkpoint.checksums import write_sums
+from dsvl_tune.core.checkpoint.hub import public_name
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.dtypes import DTYPES
 from dsvl_tune.core.errors import UserError
@@ -16,7 +17,7 @@ from dsvl_tune.core.storage.files import atomic_folder, write_json
 from dsvl_tune.core.types import Prompts
 from dsvl_tune.export.audit import write_audit
 from dsvl_tune.export.merge_adapter import apply_changes, check_changes, merge_into, read_changes
-from dsvl_tune.export.model_card import public_name, write_card
+from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.run_card import (
     CURVES,
     CardOptions,

@@ -7,14 +7,13 @@ It is for those who use the model. What an audit needs (hashes, plan, data setti
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from dsvl_tune.core.checkpoint import Checkpoint
-from dsvl_tune.core.checkpoint.hub import hub_name
+from dsvl_tune.core.checkpoint.hub import hub_name, public_name
 from dsvl_tune.core.package import VERSION
 from dsvl_tune.export.pixel_difference import Difference, pixel_differences
 
@@ -64,15 +63,6 @@ def write_card(
     front = card_data(base.name, target, results).to_yaml()
     card = ModelCard(f"---\n{front}\n---\n\n# {text.title} from {name}\n\n{intro}\n\n{body}")
     card.save(target.folder / "README.md")
-
-
-def public_name(base: str) -> str:
-    """The name of a base checkpoint that others may read: of a folder, only its own name.
-
-    Args:
-        base: "embedded", a hub name or a folder.
-    """
-    return str(on_hub) if (on_hub := hub_name(base)) is not None else Path(base).name
 
 
 def card_data(base: str, target: Checkpoint, results: Sequence[EvalResult] = ()) -> ModelCardData:

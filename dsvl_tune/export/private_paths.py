@@ -13,6 +13,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "merges.txt
 FOLDERS = "home|Users|root|mnt|media|data|scratch|workspace|work|tmp|private|opt|srv|var"
 PATH = re.compile(
     rf"(?<![\w./:\\-])(?:/(?:{FOLDERS})/|~/|[A-Za-z]:\\{{1,2}})[^\s\"'`,;)\]}}|<>]+"  # not in URLs
+    r'|(?<="base_model_name_or_path": ")/[^"]+'  # peft's, on a disk of any name
 )
 
 

@@ -14,6 +14,7 @@ from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.storage.files import format_bytes
 from dsvl_tune.export.private_paths import private_paths
+from dsvl_tune.models.finetuning.adapter_readme import readme_with_base
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin")
 """Files in a repository that a push replaces: old shards next to new ones would be loaded."""
@@ -82,6 +83,8 @@ def with_base(folder: Path, base: str | None) -> Iterator[Path]:
             for file in (config, copy / "README.md"):
                 if file.is_file():
                     text = file.read_text(encoding="utf-8").replace(named, base)
+                    if file != config:
+                        text = readme_with_base(text, base)
                     file.write_text(text, encoding="utf-8")
         yield copy
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from dsvl_tune.core.checkpoint.hub import public_name
 from dsvl_tune.core.checkpoint.weight_headers import read_json
 from dsvl_tune.core.terminal import escape, shorten
 from dsvl_tune.evaluation.figures_table import NO_FIGURE, figure_text, interval_text, is_percent
@@ -17,7 +18,7 @@ from dsvl_tune.evaluation.metrics import METRICS
 from dsvl_tune.evaluation.statistics import Interval
 from dsvl_tune.evaluation.stored_answers import read_answers
 from dsvl_tune.export.audit import AUDIT
-from dsvl_tune.export.model_card import TASK, public_name
+from dsvl_tune.export.model_card import TASK
 from dsvl_tune.export.write_settings import REPORT
 
 CURVES = "curves.png"

@@ -82,6 +82,15 @@ def is_hub_name(name: str) -> bool:
     return hub_name(name) is not None
 
 
+def public_name(base: str) -> str:
+    """The name of a base checkpoint that others may read: of a folder, only its own name.
+
+    Args:
+        base: "embedded", a hub name or a folder.
+    """
+    return str(on_hub) if (on_hub := hub_name(base)) is not None else Path(base).name
+
+
 @cache
 def download_checkpoint(name: HubName, patterns: tuple[str, ...] = HUB_FILES) -> Path:
     """Folder with the files of a checkpoint on the hub; asked for once a process.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -9,6 +10,7 @@ import peft
 import transformers
 
 from dsvl_tune.core.checkpoint import Checkpoint
+from dsvl_tune.core.checkpoint.hub import public_name
 from dsvl_tune.core.family import part_of
 from dsvl_tune.core.interop import PEFT, TRANSFORMERS
 from dsvl_tune.core.package import VERSION
@@ -29,7 +31,7 @@ FOLLOWED = """\
 `adapter_config.json` names the base, so that these load both:
 
     peft.AutoPeftModel.from_pretrained("FOLDER")
-    transformers.AutoModelForImageTextToText.from_pretrained("FOLDER")
+    transformers.AutoModelForImageTextToText.from_pretrained("FOLDER"{revision})
 """
 
 CONVERTED = """\
@@ -44,6 +46,15 @@ peft has no place for {count} of the fully trained tensors (`{name}` for one), s
 a part of what was trained. It refuses this folder instead: the settings are in
 `dsvl_adapter_config.json`. Merge the run, or load the folder by dsvl-tune.
 """
+
+LOCAL = """\
+
+BASE stands for the folder of the base.
+"""
+"""The README is written to be passed on: the path, which peft needs, is in the settings alone."""
+
+FOLDER_MARK = "(a local folder)"
+"""After the name of a base that is not on the hub."""
 
 NO_ADAPTER = """\
 Only whole parts were trained, in `full_parts.safetensors`, and no adapters: there is nothing that
@@ -76,23 +87,38 @@ def adapter_readme(
         modules: that hold `full` in plain peft; None if it cannot hold them.
     """
     adapters, full = list(adapters), list(full)
+    is_local = base.repository is None
+    ours = "BASE" if is_local and base.name != "embedded" else base.name
     sections = {
         "What was trained": trained_text(base, adapters, full),
         "Plain peft": peft_text(base, adapters, full, modules),
-        "With dsvl-tune": OWN.format(base=base.name),
+        "With dsvl-tune": OWN.format(base=ours) + (LOCAL if is_local else ""),
     }
     body = "\n".join(f"## {heading}\n\n{text}" for heading, text in sections.items())
     made = (
         f"Written by dsvl-tune {VERSION} with transformers "
         f"{transformers.__version__} and peft {peft.__version__}."
     )
-    return f"# Trained on {base.name}\n\n{made}\n\n{body}"
+    return f"# An adapter, trained with dsvl-tune\n\n{made}\n\n{body}"
+
+
+def readme_with_base(text: str, base: str) -> str:
+    """The same README for a base that is on the hub.
+
+    Args:
+        text: of a README whose base is a local folder.
+        base: OWNER/NAME.
+    """
+    text = re.sub(rf"`[^`]*` {re.escape(FOLDER_MARK)}", f"`{base}`", text.replace(LOCAL, ""))
+    return re.sub(r"\bBASE\b", base, text)
 
 
 def trained_text(base: Checkpoint, adapters: list[str], full: list[str]) -> str:
     """Base, and the number of tensors of each part."""
-    commit = f", commit {base.commit}" if base.commit else ""
-    lines = [f"- base: `{base.address}`{commit}, in the layout {layout_name(base)}"]
+    name = f"`{base.repository}`, commit {base.commit}"
+    if base.repository is None:
+        name = f"`{public_name(base.name)}` {FOLDER_MARK}"
+    lines = [f"- base: {name}, in the layout {layout_name(base)}"]
     for what, names in (("LoRA adapters", adapters), ("fully trained", full)):
         parts = Counter(part_of(name, base.family.parts) for name in names)
         if parts:
@@ -118,6 +144,10 @@ def peft_text(
         return REFUSED.format(count=len(full), name=full[0])
     versions = {"transformers": TRANSFORMERS[0], "peft": PEFT}
     if base.layout == "original":
-        return CONVERTED.format(base=base.name) + PLAIN.format(base='"converted"', **versions)
-    name = f'"{base.address}"' + (f', revision="{base.commit}"' if base.commit else "")
-    return PLAIN.format(base=name, **versions) + FOLLOWED
+        source = "BASE" if base.repository is None else base.name
+        return CONVERTED.format(base=source) + PLAIN.format(base='"converted"', **versions)
+    if base.repository is None:
+        return PLAIN.format(base='"BASE"', **versions) + FOLLOWED.format(revision="")
+    revision = f', revision="{base.commit}"'
+    name = f'"{base.repository}"{revision}'
+    return PLAIN.format(base=name, **versions) + FOLLOWED.format(revision=revision)

@@ -13,16 +13,21 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import COMMITS, HubServer, serving
 from huggingface_hub import constants, file_download
+from peft import AutoPeftModel
+from random_training import train_randomly
+from transformers import AutoModelForImageTextToText
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.checkpoint import hub
 from dsvl_tune.core.checkpoint.hub import HubName, hub_name
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.family import PartPlan
 from dsvl_tune.data.readers.open import open_rows
 from dsvl_tune.evaluation.benchmarks import BENCHMARKS
 from dsvl_tune.evaluation.benchmarks.layouts.open import open_benchmark
 from dsvl_tune.families import open_checkpoint, open_sizes
 from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning.adapters import save_trained
 from dsvl_tune.recipe.parser import recipe_parser
 from dsvl_tune.recipe.recipe import Recipe, complete_settings
 from dsvl_tune.training.module import FinetuneModule
@@ -105,6 +110,23 @@ def test_a_revision_that_does_not_fit_the_name(name: str, said: str) -> None:
     keys = ["--config=charts_lora", f"--model.checkpoint={name}", "--model.revision=v1"]
     with pytest.raises(UserError, match=f"model.revision v1: {said}"):
         Recipe.parse(recipe_parser(), keys)
+
+
+def test_an_adapter_names_its_base_on_the_hub_and_the_commit(
+    server: HubServer, hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Those who follow it get that commit, in plain peft and by the lines of the README."""
+    tuned = train_randomly(hybrid_checkpoint, {"language_model": PartPlan("lora", rank=2)})
+    save_trained(tuned, tmp_path / "adapter", open_checkpoint("owner/model@v1"))
+    readme = (tmp_path / "adapter" / "README.md").read_text(encoding="utf-8")
+    named = f'"owner/model", revision="{COMMITS["v1"]}"'
+    followed = f'AutoModelForImageTextToText.from_pretrained("FOLDER", revision="{COMMITS["v1"]}")'
+    assert named in readme and followed in readme and str(tmp_path) not in readme
+    for model in (
+        AutoPeftModel.from_pretrained(tmp_path / "adapter"),
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "adapter", revision=COMMITS["v1"]),
+    ):
+        assert model.config.text_config.max_position_embeddings == 99
 
 
 def test_sizes_of_a_revision_take_no_weights(server: HubServer) -> None:

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from dsvl_tune.core.checkpoint.hub import public_name
 from dsvl_tune.export.audit import without_folders, write_audit
-from dsvl_tune.export.model_card import public_name, write_card
+from dsvl_tune.export.model_card import write_card
 from dsvl_tune.export.private_paths import private_paths
 from dsvl_tune.export.run_card import (
     CardOptions,

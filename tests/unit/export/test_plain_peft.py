@@ -17,6 +17,7 @@ from dsvl_tune.export.merge_adapter import read_changes
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
+from dsvl_tune.models.finetuning.adapter_readme import readme_with_base
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained
 from dsvl_tune.models.finetuning.trained_files import OWN_CONFIG
 
@@ -59,6 +60,7 @@ def check_plan(folder: Path, adapter: Path, preset: str, parts: Any, loads: bool
     load_trained(ours, adapter)
     assert apart(logits(ours), wanted) <= SAME
     readme = (adapter / "README.md").read_text(encoding="utf-8")
+    assert str(folder.parent) not in readme and f"`{folder.name}` (a local folder)" in readme
     if not loads:
         assert "Merge the run" in readme and "from peft" not in readme
         with pytest.raises(ValueError, match=r"Can't find 'adapter_config.json'"):
@@ -105,7 +107,13 @@ def test_a_base_in_the_original_layout_is_named_and_never_half_loaded(tmp_path: 
     config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == str(folder)
     readme = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert f"dsvl-tune convert {folder} converted --to transformers" in readme
+    assert "dsvl-tune convert BASE converted --to transformers" in readme
+    published = readme_with_base(readme, "owner/base")
+    assert (
+        "dsvl-tune convert owner/base converted" in published
+        and "- base: `owner/base`" in published
+    )
+    assert "BASE" not in published and "local folder" not in published
     for load in (AutoPeftModel, AutoModelForImageTextToText):
         with pytest.raises(ValueError, match="auto class|multi_modality"):
             load.from_pretrained(tmp_path)

@@ -164,6 +164,8 @@ def test_private_paths_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "https://example.org/home/page": False,
         "owner/data/set and a/home/b": False,
         "`/api/generate`": False,
+        '"base_model_name_or_path": "/gpfs/me/base"': True,
+        '"base_model_name_or_path": "owner/base"': False,
     }
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("\n".join(lines))
