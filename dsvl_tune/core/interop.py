@@ -21,4 +21,5 @@ LM_EVAL = "0.4.13"
 """Release of lm-evaluation-harness that evaluates a merged checkpoint."""
 
 VLLM = "0.32.0"
-"""Release of vLLM, CPU build, that serves a merged DeepSeek-VL checkpoint with our plugin."""
+"""Release of vLLM, CPU build, that serves a merged DeepSeek-VL checkpoint with our plugin, and
+DeepSeek-VL2 by itself."""

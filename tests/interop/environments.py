@@ -17,6 +17,9 @@ TORCH = f"torch=={version('torch').partition('+')[0]}"
 CUDA_BUILDS = ("torch", "torchvision", "torchaudio", "torchcodec")
 """Requirements of vLLM that are installed apart, and those that it runs without."""
 
+VL2 = ("torchvision==0.28.0", "timm==1.0.31")
+"""What vLLM's DeepSeek-VL2 imports beyond its other requirements, the first for `TORCH`."""
+
 INSTALL = ("install", "--quiet", "--disable-pip-version-check")
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -74,6 +77,19 @@ def install_vllm(python: Path) -> None:
     ).stdout.splitlines()
     subprocess.run([*pip, TORCH, *needed], check=True)
     subprocess.run([*pip, "--no-deps", "--no-build-isolation", "-e", str(ROOT)], check=True)
+
+
+def vl2_paths(python: Path) -> list[Path]:
+    """Folders for PYTHONPATH with which vLLM serves DeepSeek-VL2; see its sitecustomize.py.
+
+    Args:
+        python: interpreter of the environment with vLLM, which stays as it is.
+    """
+    folder = ROOT / ".cache" / "interop" / "-".join(("vl2", *VL2))
+    if not folder.is_dir():
+        target = ["--no-deps", "--target", str(folder)]
+        subprocess.run([str(python), "-m", "pip", *INSTALL, *target, *VL2], check=True)
+    return [SCRIPTS / "deepseek_vl2_in_vllm", folder]
 
 
 def run_script(python: Path, script: str, *arguments: str | Path) -> str:

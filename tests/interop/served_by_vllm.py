@@ -15,9 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import torch
 from openai import OpenAI
+from transformers import PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.types import Conversation, ImageRef
+from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
+from dsvl_tune.data.encoding.tokenize import encode_prompt
+from dsvl_tune.export.verify import inputs_of
 
 START_SECONDS = 600
 OPTIONS = {
@@ -29,7 +35,12 @@ OPTIONS = {
 
 @contextmanager
 def serving(
-    python: Path, folder: Path, adapters: Mapping[str, Path], log: Path, *options: str
+    python: Path,
+    folder: Path,
+    adapters: Mapping[str, Path],
+    log: Path,
+    *options: str,
+    paths: Sequence[Path] = (),
 ) -> Iterator[OpenAI]:
     """A client of a server of its own, on a free port.
 
@@ -39,6 +50,7 @@ def serving(
         adapters: folders of LoRA adapters by the name that they are served by.
         log: file that gets what the server prints.
         options: further ones of the server.
+        paths: folders that Python finds further packages in.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -58,6 +70,7 @@ def serving(
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "HOME": str(log.parent),
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
     }
     with (
         log.open("w") as output,
@@ -79,6 +92,33 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.5)
     raise AssertionError(f"the server did not come up: {log.read_text(encoding='utf-8')}")
+
+
+def expected(
+    model: PreTrainedModel, checkpoint: Checkpoint, question: Conversation, tokens: int
+) -> tuple[list[int], list[int]]:
+    """Ids of the prompt and of our greedy answer, asked alone.
+
+    Args:
+        model: in eval mode.
+        checkpoint: that the server has.
+        question: to answer.
+        tokens: length of the longest answer.
+    """
+    processor = checkpoint.processor
+    prompts = normalize_images(
+        collate_prompts([encode_prompt(question, processor)], processor.pad_id), processor
+    )
+    inputs = inputs_of(model, prompts)
+    with torch.no_grad():
+        ids = model.generate(**inputs, max_new_tokens=tokens, do_sample=False)[0]
+    length = inputs["input_ids"].shape[1]
+    return ids[:length].tolist(), ids[length:].tolist()
+
+
+def found(answer: Any) -> tuple[list[int], list[int]]:
+    """The same of what the server sent."""
+    return list(answer.prompt_token_ids), list(answer.choices[0].token_ids)
 
 
 def messages_of(conversation: Conversation) -> list[dict[str, Any]]:

@@ -13,12 +13,22 @@ from safetensors.torch import load_file
 from trained_model import Record, Trained
 
 from dsvl_tune.core.interop import TRANSFORMERS
+from dsvl_tune.export.merge_adapter import merge_into
+from dsvl_tune.families import open_checkpoint
+from dsvl_tune.models.checkpoint.weights import Weights
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 ORIGINAL_CODE = os.environ.get("DEEPSEEK_VL_CODE", "")
 """A checkout of github.com/deepseek-ai/DeepSeek-VL."""
 CURRENT, EARLIER = TRANSFORMERS
 BOUND = 1e-4
 """Of the largest difference of float32 logits, as a fraction of their spread."""
+
+
+def earlier_transformers() -> Path:
+    """The interpreter of an environment with the earlier release."""
+    packages = [TORCH, f"transformers=={EARLIER}", "pillow", "jinja2"]
+    return environment(f"transformers-{EARLIER}", packages)
 
 
 def largest(one: torch.Tensor, two: torch.Tensor) -> float:
@@ -27,11 +37,8 @@ def largest(one: torch.Tensor, two: torch.Tensor) -> float:
 
 def test_plain_transformers(trained: Trained, tmp_path: Path, record: Record) -> None:
     """The release that this project runs on, and an earlier one in an environment of its own."""
-    earlier = environment(
-        f"transformers-{EARLIER}", [TORCH, f"transformers=={EARLIER}", "pillow", "jinja2"]
-    )
     found = {}
-    for version, python in ((CURRENT, Path(sys.executable)), (EARLIER, earlier)):
+    for version, python in ((CURRENT, Path(sys.executable)), (EARLIER, earlier_transformers())):
         out = tmp_path / f"{version}.safetensors"
         said = run_script(
             python, "plain_transformers.py", trained.transformers, trained.inputs, out
@@ -50,6 +57,18 @@ def test_plain_transformers(trained: Trained, tmp_path: Path, record: Record) ->
     one, two = found.values()
     for name in one:
         assert torch.equal(one[name], two[name]), name
+
+
+def test_deepseek_vl2_is_refused(tmp_path: Path, record: Record) -> None:
+    """transformers has no class for it, in either layout, and says so."""
+    base = Weights(open_checkpoint(GOLDEN / "deepseek_vl2" / "tiny" / "checkpoint"))
+    folders = [tmp_path / "transformers", tmp_path / "original"]
+    for folder in folders:
+        folder.mkdir()
+        merge_into(base, {}, folder, folder.name, torch.float32)
+    for version, python in ((CURRENT, Path(sys.executable)), (EARLIER, earlier_transformers())):
+        assert run_script(python, "refused.py", *folders).splitlines()[-1] == version
+        record(f"transformers {version}", "merged, DeepSeek-VL2, both layouts", "refused")
 
 
 @pytest.mark.skipif(not ORIGINAL_CODE, reason="DEEPSEEK_VL_CODE names no checkout")

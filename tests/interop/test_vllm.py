@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -14,17 +14,15 @@ from environments import vllm_environment
 from openai import OpenAI
 from PIL import Image
 from random_training import train_randomly
-from served_by_vllm import ask, ask_all, serving
+from served_by_vllm import ask, ask_all, expected, found, serving
 from trained_model import Record
 from transformers import PreTrainedModel
 
+from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.family import PartPlan
 from dsvl_tune.core.interop import VLLM
 from dsvl_tune.core.types import Conversation, ImageRef, Turn
-from dsvl_tune.data.encoding.collate import collate_prompts, normalize_images
-from dsvl_tune.data.encoding.tokenize import encode_prompt
 from dsvl_tune.export.merge_adapter import merge_into, read_changes
-from dsvl_tune.export.verify import inputs_of
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.config import is_hybrid
 from dsvl_tune.models.checkpoint.load import create_model
@@ -54,7 +52,7 @@ class Served(NamedTuple):
     """A server, and the models that it serves: the merged one, and one with an adapter on it."""
 
     client: OpenAI
-    folder: Path
+    checkpoint: Checkpoint
     models: dict[str, PreTrainedModel]
 
     @property
@@ -93,7 +91,7 @@ def served(
         "--max-model-len",
         str(merged.processor.context_tokens),
     ) as client:
-        yield Served(client, merged.folder, models)
+        yield Served(client, merged, models)
 
 
 def with_wider_heads(source: Path, folder: Path) -> Path:
@@ -112,29 +110,14 @@ def with_wider_heads(source: Path, folder: Path) -> Path:
     return folder
 
 
-def expected(served: Served, model: str, question: Conversation) -> tuple[list[int], list[int]]:
-    """Ids of the prompt and of the greedy answer, asked alone."""
-    processor = open_checkpoint(served.folder).processor
-    prompts = normalize_images(
-        collate_prompts([encode_prompt(question, processor)], processor.pad_id), processor
-    )
-    inputs = inputs_of(served.models[model], prompts)
-    with torch.no_grad():
-        ids = served.models[model].generate(**inputs, max_new_tokens=TOKENS, do_sample=False)[0]
-    length = inputs["input_ids"].shape[1]
-    return ids[:length].tolist(), ids[length:].tolist()
-
-
-def found(answer: Any) -> tuple[list[int], list[int]]:
-    """The same of what the server sent."""
-    return list(answer.prompt_token_ids), list(answer.choices[0].token_ids)
-
-
 def test_answers_token_by_token(served: Served, record: Record) -> None:
     """All asked at once, so that the server batches them, those of both models together."""
     asked = [(model, question) for question in QUESTIONS for model in ("merged", "tuned")]
     answers = ask_all(served.client, asked, TOKENS)
-    wanted = [expected(served, *one) for one in asked]
+    wanted = [
+        expected(served.models[model], served.checkpoint, question, TOKENS)
+        for model, question in asked
+    ]
     assert [found(answer) for answer in answers] == wanted
     assert len({tuple(answer) for _, answer in wanted}) > len(QUESTIONS) // 2
     record(
@@ -166,4 +149,5 @@ def test_transparency_is_put_on_white(served: Served) -> None:
         for image in (BADGE, on_white)
     )
     answer = ask(served.client, "merged", asked, TOKENS)
-    assert found(answer) == expected(served, "merged", wanted)
+    merged = served.models["merged"]
+    assert found(answer) == expected(merged, served.checkpoint, wanted, TOKENS)

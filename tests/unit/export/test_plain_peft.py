@@ -16,6 +16,7 @@ from dsvl_tune.core.family import PartPlan
 from dsvl_tune.export.merge_adapter import read_changes
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
+from dsvl_tune.families.deepseek_vl2.family import DEEPSEEK_VL2
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.finetuning.adapter_readme import readme_with_base
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained
@@ -98,6 +99,18 @@ def test_parts_of_the_high_resolution_tower(
 
 def test_every_plan_but_none_is_tested() -> None:
     assert set(DEEPSEEK_VL.presets) - {"none"} <= set(PLANS)
+
+
+@pytest.mark.parametrize("preset", [name for name in DEEPSEEK_VL2.presets if name != "none"])
+def test_plain_peft_has_no_network_for_deepseek_vl2_and_says_so(
+    deepseek_vl2_checkpoint: Path, tmp_path: Path, preset: str
+) -> None:
+    model = train_randomly(deepseek_vl2_checkpoint, {}, preset=preset)
+    save_trained(model, tmp_path, open_checkpoint(deepseek_vl2_checkpoint))
+    readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Merge the run" in readme and "from peft" not in readme
+    with pytest.raises(ValueError, match=r"not in the import allowlist|Can't find 'adapter_config"):
+        AutoPeftModel.from_pretrained(tmp_path)
 
 
 def test_a_base_in_the_original_layout_is_named_and_never_half_loaded(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ image processor rounds the short side of a resized picture where the original tr
 some sizes moves the picture by a pixel row; none of its settings changes that. Its processor also
 refuses pictures that are not RGB (`image.convert("RGB")` first). """
 
+TESTED_IN_THE_ORIGINAL = """\
+No software but dsvl-tune has loaded an export of this family in this layout. Its files and names
+of tensors are those that the loader of SGLang takes (commit 013902a), which was read and not run.
+"""
+
 CARD = CardText(
     title="Janus",
     license_front_matter={
@@ -58,5 +63,5 @@ CARD = CardText(
     license=LICENSE,
     use={"transformers": USE_IN_TRANSFORMERS, "original": USE_IN_THE_ORIGINAL},
     pixels=PIXELS,
-    tested={"transformers": TESTED_IN_TRANSFORMERS},
+    tested={"transformers": TESTED_IN_TRANSFORMERS, "original": TESTED_IN_THE_ORIGINAL},
 )
