@@ -173,8 +173,8 @@ def figures(
             yield Figure(crop_url(whole), alt, f"{alt}, {tower}, {sides(whole)}")
             for number, tile in enumerate(tiles):
                 row, column = divmod(number, wide)
-                place = f"tile {number + 1} of {wide} x {high}: row {row + 1}, column {column + 1}"
-                yield Figure(crop_url(tile), alt, f"{place}, {sides(tile)}", columns=wide)
+                where = f"tile {number + 1} of {wide} x {high}: row {row + 1}, column {column + 1}"
+                yield Figure(crop_url(tile), alt, f"{where}, {sides(tile)}", columns=wide)
 
 
 def sides(levels: Tensor) -> str:
