@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from command_line import refused
+from PIL import Image
 
 from dsvl_tune.cli.main import main
 
@@ -149,3 +151,39 @@ def test_a_name_that_only_training_could_log_is_refused_at_the_first_validation(
 ) -> None:
     assert run(monkeypatch, "fit", "--config", str(recipe), "--monitor", "train/los") == 2
     assert "train/loss" in capsys.readouterr().err
+
+
+def test_the_documented_recipe_for_invoices(
+    tmp_path: Path, hybrid_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of the page as they are, on rows as the page asks for."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    section = page[page.index("## Field F1 of invoices, in five lines") :]
+    (lines,) = re.findall(r"```yaml\n(.*?)```", section[: section.index("\n## ")], re.DOTALL)
+    assert len(lines.splitlines()) == 5
+    Path("mine.yaml").write_text(lines, encoding="utf-8")
+    with open("invoices.jsonl", "w", encoding="utf-8") as file:
+        for number in range(20):
+            Image.new("RGB", (40, 60), (10 * number, 0, 0)).save(f"{number}.png")
+            asked = {"role": "user", "content": "<image>What are date and total?"}
+            fields = {"date": f"2024-03-{number + 1:02}", "total": number * 1.5}
+            answer = {"role": "assistant", "content": json.dumps(fields)}
+            file.write(
+                json.dumps({"messages": [asked, answer], "images": [f"{number}.png"]}) + "\n"
+            )
+    options = {
+        "model.checkpoint": hybrid_checkpoint,
+        "model.max_new_tokens": 2,
+        "trainer.max_steps": 1,
+        "trainer.val_check_interval": 1,
+    }
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["dsvl-tune", "fit", "--config", "mine.yaml", *given])
+    main()
+    summary = json.loads(Path("runs/mine/summary.json").read_text(encoding="utf-8"))
+    figures = {"json_fields", "json_fields.date", "json_fields.total"}
+    assert figures <= set(summary["before"]) and figures <= set(summary["after"])
+    curves = Path("runs/mine/metrics/version_0/metrics.csv").read_text(encoding="utf-8")
+    assert "val/json_fields.total" in curves.splitlines()[0]
+    assert summary["best_checkpoint"] == "checkpoints/best-step=1.ckpt"
