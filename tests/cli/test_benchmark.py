@@ -324,6 +324,8 @@ def test_sheets_hold_texts_alone(tmp_path: Path) -> None:
         (["pope", "--data", ".", "--shard", "3/2"], ["--shard 3/2", "2/8"]),
         (["chartqa", "--data", ".", "--scoring", "likelihood"], ["chartqa", "no options"]),
         (["pope", "--data", str(SAMPLES), "--blank", "sma"], ["--blank 'sma'", "'sam'"]),
+        (["pope", "--data", ".", "--out", "file"], ["--out file", "is a file"]),
+        (["pope", "--data", ".", "--out", "file/new"], ["--out file/new", "is a file"]),
     ],
 )
 def test_bad_arguments(
@@ -334,6 +336,7 @@ def test_bad_arguments(
     named: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("file").touch()
     error = refused(["benchmark", *arguments], capsys, monkeypatch)
     assert all(text in error for text in named), error
 

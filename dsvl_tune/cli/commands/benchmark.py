@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsvl_tune.cli.parser import CommandParser, HelpFormatter
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.storage.outputs import check_shared_folder
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -147,6 +148,7 @@ def _check(options: Any) -> None:
         raise UserError("--grades: only mmvet is graded by a judge. Name it alone.")
     if options.text_tasks and options.shard is not None:
         raise UserError("--shard: text tasks have no shards. Evaluate them in a command alone.")
+    check_shared_folder(options.out, "--out")
 
 
 def _files(benchmark: Benchmark) -> str:

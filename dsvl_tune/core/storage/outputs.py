@@ -5,6 +5,7 @@ Every option that names an output asks here before the work begins.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def check_output_folder(
             f"{where}: holds files that were not written by this command, and is left as it is. "
             "Choose a new folder."
         )
+
+
+def check_shared_folder(path: Path, option: str) -> None:
+    """Check that files can be put into a folder, which is made where it is missing.
+
+    Args:
+        path: of the folder.
+        option: the option that names it.
+
+    Raises:
+        UserError: it or a folder above it is a file, or may not be written to.
+    """
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise UserError(f"{option} {path}: {there} is a file. Give the name of a folder.")
+    if not os.access(there, os.W_OK):
+        raise UserError(f"{option} {path}: may not write to {there}. Choose another folder.")
 
 
 def is_same(one: Path, other: Path) -> bool:
