@@ -210,7 +210,7 @@ def test_sources_of_a_mixture_have_a_plot_of_their_own() -> None:
     names = ["lr/aligner", "train/loss", "val/loss", "train/loss_text", "val/anls"]
     names += ["train/loss/charts", "val/loss/charts", "train/loss/anls"]
     curves = {name: [(0, 1.0), (1, 0.5)] for name in names}
-    plots = plots_of([RunRecord(Path("run"), {}, {}, {}, {}, curves, {})])
+    plots = plots_of([RunRecord(Path("run"), {}, {}, {}, {}, curves, {}, {})])
     assert [set(plot.lines) for plot in plots] == [
         {"train/loss", "val/loss", "train/loss_text"},
         {"train/loss/charts", "val/loss/charts", "train/loss/anls"},
