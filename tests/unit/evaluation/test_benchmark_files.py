@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def test_every_layout_asks_what_the_tsv_asks(name: str, folder: str, rows: int) 
     assert name == "ai2d" or set(benchmark.breakdown) <= columns  # lmms-lab's has no categories
 
 
-def test_cmmmu_from_its_lines_and_from_the_same_rows_as_parquet(tmp_path: Path) -> None:
+def test_cmmmu_from_its_lines_and_from_the_same_rows_as_parquet_and_tsv(tmp_path: Path) -> None:
     folder = SAMPLES / "cmmmu_official"
     lines = opened("cmmmu", folder).rows
     assert prompt("cmmmu", lines[1]).startswith("<image_placeholder><image_placeholder>问题: 比较")
@@ -124,6 +125,18 @@ def test_cmmmu_from_its_lines_and_from_the_same_rows_as_parquet(tmp_path: Path) 
     from_parquet = opened("cmmmu", tmp_path).rows
     assert [prompt("cmmmu", row) for row in from_parquet] == [prompt("cmmmu", row) for row in lines]
     assert [row.cells for row in from_parquet] == [row.cells for row in lines]
+    kept = ("type", "question", "option1", "option2", "option3", "option4", "answer", "category")
+    table = [["index", "image", *kept]]
+    for row in lines:
+        images = [b64encode(Path(image.content).read_bytes()).decode() for image in row.images]  # type: ignore[arg-type]
+        cell = images[0] if len(images) == 1 else repr(images)
+        table.append([row.index, cell, *(row.cells.get(name, "") for name in kept)])
+    write(tmp_path / "CMMMU_VAL.tsv", *table)
+    from_tsv = opened("cmmmu", tmp_path)
+    assert from_tsv.layout.name == "VLMEvalKit's TSV"
+    assert [prompt("cmmmu", row) for row in from_tsv.rows] == [
+        prompt("cmmmu", row) for row in lines
+    ]
 
 
 @pytest.mark.parametrize("name", ["mathvista", "cmmmu"])
