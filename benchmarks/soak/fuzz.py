@@ -26,8 +26,9 @@ def all_kinds() -> dict[str, Kind]:
     from run_kinds import RUN_KINDS
     from settings_kinds import SETTINGS_KINDS
     from shard_kinds import SHARD_KINDS
+    from state_kinds import STATE_KINDS
 
-    return {**DATA_KINDS, **SETTINGS_KINDS, **RUN_KINDS, **SHARD_KINDS}
+    return {**DATA_KINDS, **SETTINGS_KINDS, **RUN_KINDS, **SHARD_KINDS, **STATE_KINDS}
 
 
 def main() -> None:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dsvl_tune.core.errors import UserError
+
 
 class IntervalMeans:
     """Sums of the optimizer steps since the last logged one.
@@ -23,7 +25,15 @@ class IntervalMeans:
 
         Args:
             sums: [names, 2] float32: weighted sum and weight of each name, over all ranks.
+
+        Raises:
+            UserError: the steps of the checkpoint that the run resumed from logged other names.
         """
+        if self._steps and self._steps[-1].shape != sums.shape:
+            raise UserError(
+                f"resuming: the checkpoint's steps logged {len(self._steps[-1])} values, this run "
+                f"logs {len(sums)}. Resume with the recipe that wrote it."
+            )
         self._steps.append(sums)
 
     def means(self, names: Sequence[str]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def test_a_best_checkpoint_that_was_replaced_just_before_a_kill(
     assert best not in known and "best-" in known
     assert fit(recipe) == 0
     assert_equal_runs(whole / "runs" / "run", run)
+
+
+def test_a_run_that_was_moved_finds_its_best_checkpoint(
+    whole_run: Path, hybrid_checkpoint: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / "run"
+    shutil.copytree(whole_run, run)
+    shutil.rmtree(run / "adapter")
+    (run / "summary.json").unlink()  # as if it was killed before its result was written
+    assert fit(write_recipe(tmp_path, hybrid_checkpoint), "--ckpt_path", "last") == 0
+    assert_equal_runs(whole_run, run)
 
 
 def test_a_folder_of_shards_left_where_a_file_is_to_be_written(tmp_path: Path) -> None:

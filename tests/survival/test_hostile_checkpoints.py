@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from dsvl_tune.cli.main import main
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.training.checkpoints.files import LAST, is_whole, newest_whole
+from dsvl_tune.training.checkpoints.files import LAST, is_whole, load_torch_file, newest_whole
 from dsvl_tune.training.checkpoints.shard_metadata import METADATA
 from dsvl_tune.training.checkpoints.shard_reader import fill_from_shards
 from dsvl_tune.training.checkpoints.sharded_io import read_folder, write_folder
@@ -194,6 +194,57 @@ def test_no_command_runs_what_a_checkpoint_brings(
     assert not marker.exists()
     # Resuming takes the intact checkpoint before it; a named one is refused.
     assert code == (0 if command == "resume" else 2)
+
+
+FIT = ("loops", "fit_loop")
+STEPS = (*FIT, "epoch_loop.automatic_optimization.optim_progress", "optimizer", "step")
+BEST = ("callbacks", "ModelCheckpoint")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("global_step",), -1, "global_step is no count"),
+        (("global_step",), True, "global_step is no count"),
+        (("nonfinite_steps",), -5, "nonfinite_steps is no count"),
+        (("interval",), [torch.zeros(1).expand(1 << 40, 2)], "interval has no sums"),
+        (("interval",), [-torch.ones(3, 2)], "interval has no sums"),
+        (("pytorch-lightning_version",), "1.0", "pytorch-lightning_version"),
+        ((*STEPS, "total", "completed"), 10**6, "at another step"),
+        ((*STEPS, "current", "ready"), -1, "current.ready is no count"),
+        ((*STEPS, "total", "reset"), 1, "other counts than a loop"),
+        ((*FIT, "epoch_loop.batch_progress", "is_last_batch"), 7, "neither true nor false"),
+        ((*FIT, "epoch_loop.batch_progress", "current"), [], "is no progress of a loop"),
+        ((*FIT, "state_dict", "combined_loader"), {"a": 1}, "no list of states"),
+        (("lr_schedulers", 0, "last_epoch"), "x", "last_epoch of the schedule"),
+        (("lr_schedulers", 0, "_last_lr"), [float("nan")], "_last_lr of the schedule"),
+        (("callbacks", "HeldOutEvaluation", "before"), {"a": float("nan")}, "before of HeldOut"),
+        (("callbacks", "HeldOutEvaluation", "before"), {"a": torch.ones(1)}, "before of HeldOut"),
+        (("callbacks", "LastCheckpoint", "logged_rows"), 1 << 60, "logged_rows of LastCheckpoint"),
+        ((*BEST, "best_k_models"), {"../../config.yaml": 0.5}, "not in its folder"),
+        ((*BEST, "best_model_path"), "/etc/hostname", "not in its folder"),
+        ((*BEST, "best_model_score"), "x", "a score of ModelCheckpoint"),
+        (("state_dict", "x"), torch.zeros(2, 2).to_sparse(), "is no tensor"),
+        (("state_dict", "x"), torch.empty(2, device="meta"), "is no tensor"),
+    ],
+)
+def test_a_state_that_no_run_writes(
+    whole_run: Path, tmp_path: Path, path: tuple[Any, ...], value: Any, said: str
+) -> None:
+    checkpoint = torch.load(whole_run / LAST, weights_only=True)
+    inner = checkpoint
+    for key in path[:-1]:
+        if key == "ModelCheckpoint":  # Lightning adds its arguments
+            key = next(name for name in inner if name.startswith(key))
+        inner = inner[key]
+    if isinstance(value, dict):
+        value = {
+            name.replace("PLACE", inner.get("dirpath", "")): one for name, one in value.items()
+        }
+    inner[path[-1]] = value
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=said):
+        load_torch_file(tmp_path / "last.ckpt")
 
 
 def test_a_damaged_sharded_checkpoint_gives_way_to_the_one_before(

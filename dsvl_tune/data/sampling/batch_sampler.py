@@ -101,7 +101,7 @@ def check_settings(settings: Mapping[str, int], state: Mapping[str, Any]) -> Non
         UserError: one differs, so that a position would mean other rows.
     """
     for name, value in settings.items():
-        if state.get(name) != value:
+        if not isinstance(state.get(name), int) or state[name] != value:
             raise UserError(
                 f"resuming: the checkpoint was written with {name} {state.get(name)}, now it is "
                 f"{value}, so the run would go on with other data. Resume with the same data and "

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from dsvl_tune.training.checkpoints.files import NEXT, RUN_ID, keep_as_last
+from dsvl_tune.training.checkpoints.files import FOLDER, NEXT, RUN_ID, keep_as_last
 from dsvl_tune.training.run.inputs import read_manifest
 from dsvl_tune.training.run.metrics_file import MetricsFile
+from dsvl_tune.training.run.restoring import check_resumed
 from dsvl_tune.training.run.stop_request import RunStopped, StopRequest
 
 
@@ -63,7 +64,25 @@ class LastCheckpoint(Checkpoint):
         """Name the run, so that a checkpoint of another one is not taken for its own."""
         checkpoint[RUN_ID] = read_manifest(self.run_folder).get("run")
 
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Find the best checkpoints of a run whose folder has moved since.
+
+        Lightning would look for them where they were. Those of another run are not this run's.
+        """
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and self.is_folder_of(callback):
+                state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+                if state and state["dirpath"] != callback.dirpath:
+                    state.update(moved_state(state, Path(str(callback.dirpath))))
+
+    def is_folder_of(self, callback: ModelCheckpoint) -> bool:
+        """Whether a callback keeps its checkpoints in the run's folder of checkpoints."""
+        return callback.dirpath == str((self.run_folder / FOLDER).resolve())
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        check_resumed(trainer)
         files = [logger for logger in trainer.loggers if isinstance(logger, MetricsFile)]
         if files:
             self.metrics_file = files[0]
@@ -158,3 +177,26 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             keep_as_last(self.run_folder)
         self.saved_step = trainer.global_step
+
+
+def moved_state(state: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The state of a ModelCheckpoint for the files of the same names in a folder.
+
+    Args:
+        state: its paths are in another folder.
+        folder: what is not there is left out.
+    """
+
+    def moved(path: str) -> str:
+        here = folder / Path(path).name
+        return str(here) if path and here.exists() else ""
+
+    paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+    best = {moved(path): score for path, score in state.get("best_k_models", {}).items()}
+    best.pop("", None)
+    return {
+        **{key: moved(state.get(key, "")) for key in paths},
+        "dirpath": str(folder),
+        "best_k_models": best,
+        "best_model_score": state["best_model_score"] if moved(state["best_model_path"]) else None,
+    }

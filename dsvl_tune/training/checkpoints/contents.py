@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from dsvl_tune.training.checkpoints.run_state import is_plain_tensor, problem_in_run_state
 
 NEEDED = {"state_dict": dict, "global_step": int}
 """Keys that every run checkpoint has, and what they hold."""
-PLAIN = (torch.Tensor, int, float)
-"""What an optimizer keeps of a parameter: tensors, and a step that some count as a number."""
 
 
 def problem_in_content(content: Any) -> str | None:
     """What a run checkpoint's content has that no run writes; None if nothing.
 
-    Looked at is what this package reads itself: trained tensors, steps and the optimizer state.
+    Looked at are trained tensors, the optimizer state and the state of the run.
 
     Args:
         content: what a torch file held.
@@ -26,12 +24,13 @@ def problem_in_content(content: Any) -> str | None:
         if not isinstance(content.get(key), kind):
             return f"{key} is missing or no {kind.__name__}"
     for name, tensor in content["state_dict"].items():
-        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+        if not isinstance(name, str) or not is_plain_tensor(tensor):
             return f"state_dict[{name!r}] is no tensor"
     states = content.get("optimizer_states", [])
     if not isinstance(states, list) or len(states) > 1:
         return "optimizer_states is not the state of one optimizer"
-    return next((problem for state in states if (problem := _problem_in_optimizer(state))), None)
+    problems = (_problem_in_optimizer(state) for state in states)
+    return next(filter(None, problems), None) or problem_in_run_state(content)
 
 
 def _problem_in_optimizer(state: Any) -> str | None:
@@ -58,9 +57,14 @@ def _problem_in_optimizer(state: Any) -> str | None:
         for name, value in slot.items():
             # bitsandbytes keeps its tensors of 8 bits below a name of their own.
             values = list(value.values()) if isinstance(value, dict) else [value]
-            if not isinstance(name, str) or not all(isinstance(one, PLAIN) for one in values):
+            if not isinstance(name, str) or not all(map(_is_plain, values)):
                 return f"the optimizer's {name!r} of parameter {number} is no tensor or number"
     return None
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether an optimizer may keep it: tensors, and a step that some count as a number."""
+    return is_plain_tensor(value) or isinstance(value, (int, float))
 
 
 def _is_list_of(value: Any, kind: type) -> bool:

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.storage.files import atomic_write, free_bytes, remove, sync_folder
 from dsvl_tune.training.checkpoints.contents import problem_in_content
+from dsvl_tune.training.checkpoints.run_state import LIGHTNING
 from dsvl_tune.training.checkpoints.shard_checksums import has_intact_shards
 
 FOLDER = Path("checkpoints")
@@ -167,6 +169,7 @@ def load_torch_file(path: Path, *, mapped: bool = False) -> dict[str, Any]:
             problem = problem_in_content(content)
             if problem is None:
                 checked: dict[str, Any] = content
+                checked.setdefault(LIGHTNING, L.__version__)  # which Lightning needs
                 return checked
             reason = problem
     raise UserError(

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.lost_memory import lost_memory
 from dsvl_tune.core.types import Batch, Prompts
 from dsvl_tune.training.checkpoints.files import newest_whole
+from dsvl_tune.training.run.restoring import unfit
 
 LOST_RANK = (
     r"(?i)connection (was )?(closed|reset|refused)|broken pipe|peer|timed out"
@@ -42,12 +44,17 @@ def explained_errors(trainer: L.Trainer, run_folder: Path | None) -> Iterator[No
             trained.
 
     Raises:
-        UserError: Out of memory, or a data worker or another rank is gone.
+        UserError: Out of memory, a data worker or another rank is gone, or the state in the run
+            checkpoint cannot be restored.
     """
     try:
         yield
-    except (RuntimeError, MemoryError, OSError) as error:
+    except (UserError, MisconfigurationException):
+        raise
+    except Exception as error:  # any: states of all kinds are restored, each by its own class
         message = _message(error, trainer)
+        if message is None and trainer._checkpoint_connector._loaded_checkpoint:
+            raise unfit(trainer, f"{type(error).__name__}: {_first_line(error)}") from error
         if message is None:
             raise
         if run_folder is None:
