@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 
+from dsvl_tune.cli.commands.estimate_memory import main as estimate_memory
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import part_of
 from dsvl_tune.families import family_of, open_checkpoint
@@ -23,6 +25,7 @@ from dsvl_tune.families.deepseek_vl2.modeling.configuration import DeepseekVL2Te
 from dsvl_tune.families.deepseek_vl2.modeling.decoder import Router
 from dsvl_tune.families.deepseek_vl2.parts import PARTS
 from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.recipe.shipped import shipped_recipes
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deepseek_vl2"
 DEFAULTS = json.loads((GOLDEN / "config_defaults.json").read_text())
@@ -121,6 +124,30 @@ def test_published_sizes(size: str) -> None:
     assert counts["siglip"] == 412_987_248
     assert len(list(model.parameters())) == TENSORS[size]  # without the correction biases
     assert config.text_config.num_hidden_layers == {"tiny": 12, "small": 27, "base": 30}[size]
+
+
+ALL_CANDIDATES = [[384 * w, 384 * h] for w in range(1, 10) for h in range(1, 10) if w * h <= 9]
+CUDA_GB = 0.5
+"""What CUDA itself takes of a card, which the estimate leaves out."""
+
+
+@pytest.mark.parametrize(("size", "card_gb", "estimated"), [("tiny", 12, 7.7), ("small", 40, 36.4)])
+def test_recipes_fit_on_the_cards_that_they_name(
+    size: str, card_gb: float, estimated: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**settings_of(size), "candidate_resolutions": ALL_CANDIDATES}
+    original_config(settings, 0).save_pretrained(tmp_path)
+    recipe = f"deepseek_vl2_{size}_lora"
+    estimate_memory(["--config", recipe, "--model.checkpoint", str(tmp_path)])
+    printed = capsys.readouterr().out
+    head, _, one_card, *_ = printed[printed.index("GPUs  ") :].splitlines()
+    column = re.split(r" {2,}", head).index("each GPU")
+    needed = float(one_card.split()[column])
+    assert needed + CUDA_GB < card_gb
+    assert needed == pytest.approx(estimated, abs=0.051)
+    header = shipped_recipes()[recipe].read_text(encoding="utf-8")
+    assert f"{card_gb} GB" in header
+    assert f"{estimated} GB for a row of 4096 tokens" in header
 
 
 @pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2)])
