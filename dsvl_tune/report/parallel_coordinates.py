@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from dsvl_tune.report.plots import COLORS, INK
+from dsvl_tune.report.plots import COLORS, INK, SIZE
 
 WORST, BEST, WINNER = "#8f9caa", COLORS[0], COLORS[1]
 """Lines from the worst figure to the best, and the best trial: seen on white and near-black."""
@@ -86,7 +86,7 @@ def draw(
         dashed: Whether the line of a trial is dashed.
         higher_is_better: Whether a high figure is a good one.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     plot = figure.subplots()
     colors = LinearSegmentedColormap.from_list("trials", [WORST, BEST])
     order = [place for place in range(len(dashed)) if place != best]

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -15,6 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from dsvl_tune.report.run_record import Curve, RunRecord, read_curves
 from dsvl_tune.report.tables import KNOWN
 
+SIZE = (6, 3.375)
+"""Of a plot in inches, for texts of 10 pt: they are legible on a phone, too."""
+LEGEND_CHARACTERS = 60
+"""Of a line of a legend, without its samples of lines."""
 INK = "#5a6b7c"
 """Color of axes and text in a PNG; in an SVG it becomes the text color of the page."""
 COLORS = ("#2f7ed8", "#d9822b", "#3c9d4e", "#a05fc4", "#c9453c", "#1f9ba6", "#8a6d3b", "#d4588f")
@@ -118,7 +123,9 @@ def losses_png(run: Path) -> bytes | None:
     if not curves:
         return None
     buffer = io.BytesIO()
-    _draw(_plot("loss", "Loss", curves)).savefig(buffer, dpi=100, facecolor="white", format="png")
+    _draw(_plot("loss", "Loss", curves)).savefig(
+        buffer, dpi=800 / SIZE[0], facecolor="white", format="png"
+    )
     return buffer.getvalue()
 
 
@@ -131,7 +138,7 @@ def figure_png(figure: Figure, name: str, folder: Path) -> Path:
         folder: Where; it exists.
     """
     path = folder / f"{_identifier(name)}.png"
-    figure.savefig(path, dpi=180, facecolor="white")
+    figure.savefig(path, dpi=1440 / figure.get_figwidth(), facecolor="white")
     return path
 
 
@@ -170,14 +177,17 @@ def _plot(name: str, title: str, lines: Mapping[str, Curve]) -> Plot:
 
 def _draw(plot: Plot) -> Figure:
     """Draw the curves with a legend."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
+    names = _short_names(list(plot.lines))
     for place, (label, curve) in enumerate(plot.lines.items()):
         steps, values = zip(*curve, strict=True)
         style = "-" if place < len(COLORS) else "--"
         marker = "o" if len(curve) < 20 else None
         color = COLORS[place % len(COLORS)]
-        axes.plot(steps, values, style, color=color, label=label, marker=marker, markersize=4)
+        axes.plot(
+            steps, values, style, color=color, label=names[label], marker=marker, markersize=4
+        )
     axes.set_xlabel("optimizer step", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(colors=INK)
@@ -185,8 +195,20 @@ def _draw(plot: Plot) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[:].set_color(INK)
     if len(plot.lines) > 1:  # below the axes, where it hides no curve
-        figure.legend(loc="outside lower center", ncols=3, labelcolor=INK, frameon=False)
+        columns = max(1, min(3, LEGEND_CHARACTERS // max(map(len, names.values()))))
+        figure.legend(loc="outside lower center", ncols=columns, labelcolor=INK, frameon=False)
     return figure
+
+
+def _short_names(labels: Sequence[str]) -> dict[str, str]:
+    """The labels without the folders that they all begin with, as a legend shows them."""
+    parts = [label.split("/") for label in labels]
+    shared = sum(
+        1 for _ in takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    )
+    return {
+        label: "/".join(own[shared:]) or own[-1] for label, own in zip(labels, parts, strict=True)
+    }
 
 
 def _identifier(name: str) -> str:

@@ -219,6 +219,15 @@ def test_sources_of_a_mixture_have_a_plot_of_their_own() -> None:
     ]
 
 
+def test_a_legend_leaves_out_what_all_of_its_names_begin_with() -> None:
+    """Long ones would be cut at both sides of the plot."""
+    names = [f"val/scenes/relaxed_accuracy{rest}" for rest in ("", "/scene end", "/scene limit")]
+    curves = {name: [(0, 1.0), (1, 0.5)] for name in names}
+    (plot,) = plots_of([RunRecord(Path("run"), {}, {}, {}, {}, curves, {})])
+    texts = re.findall(r">([^<>]*)</text>", svg(plot))
+    assert {"relaxed_accuracy", "scene end", "scene limit"} <= set(texts)
+
+
 def test_runs_beside_each_other(tmp_path: Path) -> None:
     one = write_run(tmp_path / "one")
     other = write_run(tmp_path / "two", after=["yes", "6", "blue", "no"], lr=0.2)
