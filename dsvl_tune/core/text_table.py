@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
+from io import StringIO
 
 from dsvl_tune.core.terminal import escape
+
+UNBOUNDED = 10_000
+"""Width of a table in a file, in columns."""
+RULE_BELOW_HEADER = "\n".join(["    ", "    ", " -  ", "    ", "    ", "    ", "    ", "    "])
+"""A box of rich without any line but this one, in ASCII."""
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Align cells in columns.
+
+    On a terminal the table is as wide as that at most: longer texts are wrapped, the widest column
+    first. In a file each row is a line.
 
     Args:
         header: Names of the columns.
@@ -16,26 +27,33 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int
         left: Number of columns that are aligned to the left; the others are to the right.
 
     Returns:
-        The header, a rule and a line per row, without a newline at the end.
+        The header, a rule and the rows, without a newline at the end.
 
     Example:
         >>> print(format_table(["part", "trained"], [["aligner", "7"], ["head", "12"]]))
         part     trained
-        -------  -------
+        -------- -------
         aligner        7
         head          12
     """
-    rows = [[escape(cell) for cell in row] for row in rows]
-    columns = zip(header, *rows, strict=True)
-    widths = [max(len(cell) for cell in column) for column in columns]
-    rule = ["-" * width for width in widths]
-    return "\n".join(_format_line(cells, widths, left) for cells in (header, rule, *rows))
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-
-def _format_line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
-    """Pad the cells of a line to the widths of their columns."""
-    padded = [
-        cell.ljust(width) if column < left else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(padded).rstrip()
+    table = Table(
+        box=Box(RULE_BELOW_HEADER, ascii=True),
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold",
+    )
+    for place, name in enumerate(header):
+        table.add_column(Text(name), justify="left" if place < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(escape(cell)) for cell in row))
+    is_terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if is_terminal else UNBOUNDED
+    text = StringIO()
+    Console(file=text, width=width, force_terminal=is_terminal).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

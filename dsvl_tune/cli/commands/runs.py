@@ -57,7 +57,7 @@ def run_row(folder: Path) -> list[str]:
     from dsvl_tune.report.tables import known_figure
 
     config = folder / "config.yaml"
-    started = f"{datetime.fromtimestamp(config.stat().st_mtime):%Y-%m-%d %H:%M}"
+    started = f"{datetime.fromtimestamp(config.stat().st_mtime):%b %d %H:%M}"
     try:
         settings, summary = read_object(config), read_object(folder / "summary.json")
         checkpoint = Path(str(settings["model"]["checkpoint"]))
