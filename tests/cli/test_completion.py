@@ -1,11 +1,14 @@
-"""Tab completion, by a real bash."""
+"""Tab completion, by a real bash and a real zsh."""
 
 from __future__ import annotations
 
+import os
+import select
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,53 @@ def test_zsh_gets_the_same(script: Path) -> None:
     text = print_completion("zsh")
     assert text.startswith("#compdef dsvl-tune") and "charts_lora" in text
     assert all(f"{command.replace('-', '_')}_options=(" in text for command in COMMANDS)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("dsvl-tune rep", "dsvl-tune report "),
+        ("dsvl-tune fit --mon", "dsvl-tune fit --monitor "),
+        ("dsvl-tune fit --config docv", "dsvl-tune fit --config docvqa "),
+        ("dsvl-tune merge --layout ", "original      transformers"),
+        ("dsvl-tune report my_", "dsvl-tune report my_run/"),
+    ],
+)
+def test_zsh_completes_what_is_typed(typed: str, shown: str, tmp_path: Path) -> None:
+    """zsh completes in an interactive shell alone, so it gets a terminal."""
+    import pty
+
+    (tmp_path / "_dsvl-tune").write_text(print_completion("zsh"), encoding="utf-8")
+    (tmp_path / "my_run").mkdir()
+    terminal, own_end = pty.openpty()
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"],
+        stdin=own_end,
+        stdout=own_end,
+        stderr=own_end,
+        cwd=tmp_path,
+        env={**os.environ, "TERM": "dumb", "COLUMNS": "200"},
+        start_new_session=True,
+    )
+    try:
+        load = "fpath=($PWD $fpath); autoload -Uz compinit; compinit -u -d dump; echo REA''DY\n"
+        os.write(terminal, load.encode())
+        read_until(terminal, "READY")
+        os.write(terminal, f"{typed}\t\t".encode())
+        read_until(terminal, shown)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(terminal)
+        os.close(own_end)
+
+
+def read_until(terminal: int, expected: str, seconds: float = 60.0) -> None:
+    """Read what a terminal shows until a text is there; fail if it does not come."""
+    text = ""
+    end = time.monotonic() + seconds
+    while expected not in text:
+        assert time.monotonic() < end, text
+        if select.select([terminal], [], [], 0.2)[0]:
+            text += os.read(terminal, 65_536).decode(errors="replace")
