@@ -67,4 +67,4 @@ embedded: setup  ## train the embedded checkpoint again, from nothing: CPU, abou
 
 clean:  ## remove .venv, builds and caches; runs/ stays
 	rm -rf .venv build dist site .docs.log *.egg-info
-	rm -rf .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf .cache .interop .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Environments for other people's software, made once and kept in .cache/interop."""
+"""Environments for other people's software, made once and kept in .interop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from venv import EnvBuilder
 from dsvl_tune.core.interop import VLLM
 
 ROOT = Path(__file__).parents[2]
+HOME = ROOT / ".interop"
+"""Not in .cache, which `make docs` empties."""
 TORCH = f"torch=={version('torch').partition('+')[0]}"
 CUDA_BUILDS = ("torch", "torchvision", "torchaudio", "torchcodec")
 """Requirements of vLLM that are installed apart, and those that it runs without."""
@@ -40,7 +42,7 @@ def environment(
             others of its own.
         complete: installs more into it, given its interpreter.
     """
-    folder = ROOT / ".cache" / "interop" / name
+    folder = HOME / name
     stamp, wanted = folder / "packages.txt", "\n".join(packages)
     python = folder / "bin" / "python"
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != wanted:
@@ -85,7 +87,7 @@ def vl2_paths(python: Path) -> list[Path]:
     Args:
         python: interpreter of the environment with vLLM, which stays as it is.
     """
-    folder = ROOT / ".cache" / "interop" / "-".join(("vl2", *VL2))
+    folder = HOME / "-".join(("vl2", *VL2))
     if not folder.is_dir():
         target = ["--no-deps", "--target", str(folder)]
         subprocess.run([str(python), "-m", "pip", *INSTALL, *target, *VL2], check=True)
