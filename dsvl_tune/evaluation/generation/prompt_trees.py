@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,9 +135,6 @@ def forward_tokens(
 ) -> Tensor:
     """One forward pass over the next tokens of each text.
 
-    A row has as many slots as texts go on in the one with the most, each as wide as the most
-    tokens; tokens are at the end of their slot.
-
     Args:
         model: in eval mode.
         trees: the texts; their keys and values are extended, their leaves and logits are not.
@@ -150,31 +147,65 @@ def forward_tokens(
     device = model.device
     rows = [leaf.row for leaf in trees.leaves]
     slots = _numbers_within(rows)
-    shape = (len(trees.branch_ids), max(slots) + 1, max(map(len, ids)))
-    depth = max(len(leaf.path) for leaf in trees.leaves)
-    tokens = torch.full(shape, int(model.config.image_token_id == 0))  # any that is no image's
-    positions = torch.zeros(shape, dtype=torch.int64)
-    own = torch.full(shape, PADDING)
-    paths = torch.full((*shape, depth), SHARED)
-    for leaf, slot, new in zip(trees.leaves, slots, ids, strict=True):
-        place = (leaf.row, slot, slice(shape[2] - len(new), None))
-        tokens[place] = torch.tensor(new)
-        positions[place] = torch.arange(leaf.length, leaf.length + len(new))
-        own[place] = leaf.path[-1]
-        paths[place] = torch.tensor([*leaf.path, *[SHARED] * (depth - len(leaf.path))])
-    trees.branch_ids = torch.cat([trees.branch_ids, own.flatten(1).to(device)], dim=1)
-    width = shape[2]
-    lasts = torch.arange(width - 1, shape[1] * width, width, device=device)
+    placed = _place_tokens(trees, slots, ids, padding=_no_image_token(model))
+    _, slot_count, width = placed.tokens.shape
+    trees.branch_ids = torch.cat([trees.branch_ids, placed.branches.flatten(1).to(device)], dim=1)
+    lasts = torch.arange(width - 1, slot_count * width, width, device=device)
     outputs = model(
-        input_ids=tokens.flatten(1).to(device),
-        attention_mask=_path_mask(trees.branch_ids, paths.flatten(1, 2).to(device)),
-        position_ids=positions.flatten(1).to(device),
+        input_ids=placed.tokens.flatten(1).to(device),
+        attention_mask=_path_mask(trees.branch_ids, placed.paths.flatten(1, 2).to(device)),
+        position_ids=placed.positions.flatten(1).to(device),
         past_key_values=trees.cache,
         use_cache=True,
         logits_to_keep=0 if every else lasts,
     )
-    logits: Tensor = outputs.logits.unflatten(1, (shape[1], -1))[rows, slots]
+    logits: Tensor = outputs.logits.unflatten(1, (slot_count, -1))[rows, slots]
     return logits
+
+
+class _PlacedTokens(NamedTuple):
+    """The next tokens of texts, each text in a slot of its row.
+
+    A row has S slots, as many as texts go on in the row with the most; a slot is T wide, the most
+    tokens of a text, and its tokens are at its end.
+
+    Attributes:
+        tokens: [R, S, T] int64.
+        positions: [R, S, T] int64.
+        branches: [R, S, T] int64, the branch that each token belongs to, or PADDING.
+        paths: [R, S, T, depth] int64, the branches that each token sees, filled up with SHARED.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    branches: Tensor
+    paths: Tensor
+
+
+def _place_tokens(
+    trees: Trees, slots: Sequence[int], ids: Sequence[Sequence[int]], padding: int
+) -> _PlacedTokens:
+    """Put the next tokens of each text into its slot."""
+    shape = (len(trees.branch_ids), max(slots) + 1, max(map(len, ids)))
+    depth = max(len(leaf.path) for leaf in trees.leaves)
+    placed = _PlacedTokens(
+        tokens=torch.full(shape, padding),
+        positions=torch.zeros(shape, dtype=torch.int64),
+        branches=torch.full(shape, PADDING),
+        paths=torch.full((*shape, depth), SHARED),
+    )
+    for leaf, slot, new in zip(trees.leaves, slots, ids, strict=True):
+        place = (leaf.row, slot, slice(shape[2] - len(new), None))
+        placed.tokens[place] = torch.tensor(new)
+        placed.positions[place] = torch.arange(leaf.length, leaf.length + len(new))
+        placed.branches[place] = leaf.path[-1]
+        placed.paths[place] = torch.tensor([*leaf.path, *[SHARED] * (depth - len(leaf.path))])
+    return placed
+
+
+def _no_image_token(model: PreTrainedModel) -> int:
+    """A token id to pad with: any that is no image's."""
+    return int(model.config.image_token_id == 0)
 
 
 def _rows_and_leaves(groups: Sequence[PrefixGroup]) -> tuple[list[int], list[Leaf]]:
@@ -196,7 +227,7 @@ def _read_prefixes(
 ) -> tuple[Cache, Tensor]:
     """The cache of the rows' prefixes, and the branch ids of its positions."""
     width = max(len(row) for row in prefixes)
-    padding = int(model.config.image_token_id == 0)
+    padding = _no_image_token(model)
     padded = [[padding] * (width - len(row)) + list(row) for row in prefixes]
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prefixes])
     mask = mask.to(model.device)
