@@ -285,9 +285,10 @@ def check_length(tokens: Tokens, limit: int, source: str, processor: Processor) 
         lengths = enumerate(image_lengths(tokens, processor), start=1)
         each = "; ".join(f"image {number}: {length}" for number, length in lengths)
         images = f"{tokens.image_tokens} of them for images" + (f" ({each})" if each else "")
+        cut = "lower max_tiles, " if " tiles" in each else ""
         raise UserError(
             f"{source}: {len(tokens.input_ids)} tokens, {images}, but the limit is {limit}. "
-            "Shorten the row, raise max_tokens, or set on_overflow: truncate."
+            f"Shorten the row, {cut}raise max_tokens, or set on_overflow: truncate."
         )
 
 

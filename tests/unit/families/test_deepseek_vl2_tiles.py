@@ -104,6 +104,7 @@ def test_a_row_that_is_too_long_names_each_image(processor: Processor) -> None:
     with pytest.raises(UserError) as error:
         tokenize(ask((640, 480), (384, 384)), processor, max_tokens=1000)
     assert "image 1: 1023 tokens, 2 x 2 tiles; image 2: 421 tokens, not cut" in str(error.value)
+    assert "lower max_tiles" in str(error.value)
 
 
 def test_fewer_tiles(small: Path) -> None:
