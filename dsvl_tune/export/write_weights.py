@@ -81,7 +81,9 @@ def write_weights(
     total_bytes = 0
     files = plan_files(weights, layout)
     first = next(iter(files))
-    with tqdm(total=len(weights.shapes), desc=f"writing {layout} layout", unit="tensor") as bar:
+    with tqdm(
+        total=len(weights.shapes), desc=f"writing {layout} layout", unit="tensor", disable=None
+    ) as bar:
         for file, planned in files.items():
             tensors: dict[str, Tensor] = {}
             for group in planned:
@@ -212,7 +214,7 @@ def compare_weights(
         UserError: a tensor is not what it should be.
     """
     differing = []
-    for name in tqdm(base.shapes, desc="reading back", unit="tensor"):
+    for name in tqdm(base.shapes, desc="reading back", unit="tensor", disable=None):
         before, after = base.read(name), written.read(name)
         expected, written_dtype = alter(name, before), dtype or before.dtype
         if expected.dtype == torch.float64:

@@ -112,4 +112,4 @@ def image_keys(
         batch_size=None,
         num_workers=workers,
     )
-    yield from tqdm(loader, desc=title, unit="row", leave=False, total=len(rows))
+    yield from tqdm(loader, desc=title, unit="row", leave=False, disable=None, total=len(rows))

@@ -126,7 +126,7 @@ def inspect_keys(
         num_workers=workers,
         collate_fn=list,
     )
-    with tqdm(total=total, desc=title, unit="row", leave=False) as progress:
+    with tqdm(total=total, desc=title, unit="row", leave=False, disable=None) as progress:
         for batch in loader:
             progress.update(len(batch))
             yield from batch

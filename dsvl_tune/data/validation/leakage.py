@@ -145,7 +145,9 @@ def thumbnails_of(
         wanted: names of the images.
     """
     found: dict[str, Thumbnail] = {}
-    with tqdm(total=len(wanted), desc="comparing images", unit="image", leave=False) as progress:
+    with tqdm(
+        total=len(wanted), desc="comparing images", unit="image", leave=False, disable=None
+    ) as progress:
         for split, rows in splits.items():
             for conversation in showing(rows, reports[split], set(wanted) - found.keys()):
                 for ref in conversation.images:
