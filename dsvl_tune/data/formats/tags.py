@@ -18,7 +18,7 @@ ContentPart = str | ImageRef | int | None
 """Text, an image, the number from 1 of one of the images that the row lists, or None: a
 placeholder for the next of them."""
 
-_MEDIA = "image|img|video|audio|speech|sound"
+_MEDIA = "image|img|picture|video|audio|speech|sound"
 TAG = re.compile(
     r"(?P<escape>\\?)(?P<tag>"
     r"<img>(?P<path>[^<>]*)</img>"

@@ -144,7 +144,7 @@ def test_text_rows_stay_text(root: Path) -> None:
 TAGS = [
     *("<video>", "<audio>", "<bbox>", "<ref-object>", "<img>", "<Image>", "<IMAGE>", "[IMG]"),
     *("<image_placeholder>", "<ImageHere>", "<|image|>", "<|vision_start|>", "<|image_pad|>"),
-    *("<IMG_CONTEXT>", "<images>", "<speech>", "<video_1>"),
+    *("<IMG_CONTEXT>", "<images>", "<speech>", "<picture>", "<video_1>"),
 ]
 
 
