@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dsvl_tune.core.checkpoint.pickled_weights import safetensors_name
 from dsvl_tune.core.checkpoint.weight_headers import WEIGHTS, WEIGHTS_INDEX
 from dsvl_tune.core.dtypes import DTYPES, NAMES_IN_FILES
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.family import Layout
+from dsvl_tune.core.progress import no_bar, tqdm
 from dsvl_tune.core.storage.files import atomic_write, write_json
 from dsvl_tune.core.storage.tensor_files import save_tensors
 from dsvl_tune.models.checkpoint.weights import UNUSED, Weights, read_tensor
@@ -82,7 +82,7 @@ def write_weights(
     files = plan_files(weights, layout)
     first = next(iter(files))
     with tqdm(
-        total=len(weights.shapes), desc=f"writing {layout} layout", unit="tensor", disable=None
+        total=len(weights.shapes), desc=f"writing {layout} layout", unit="tensor", disable=no_bar()
     ) as bar:
         for file, planned in files.items():
             tensors: dict[str, Tensor] = {}
@@ -214,7 +214,7 @@ def compare_weights(
         UserError: a tensor is not what it should be.
     """
     differing = []
-    for name in tqdm(base.shapes, desc="reading back", unit="tensor", disable=None):
+    for name in tqdm(base.shapes, desc="reading back", unit="tensor", disable=no_bar()):
         before, after = base.read(name), written.read(name)
         expected, written_dtype = alter(name, before), dtype or before.dtype
         if expected.dtype == torch.float64:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from lightning.pytorch.utilities import rank_zero_only
-from tqdm import tqdm
+
+from dsvl_tune.core.progress import tqdm
 
 
 @rank_zero_only

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dsvl_tune.core.family import Processor
+from dsvl_tune.core.progress import no_bar, tqdm
 from dsvl_tune.core.storage.tensor_cache import TensorCache
 from dsvl_tune.core.types import Conversation, ImageRef, VisionInput
 from dsvl_tune.data.images.load import image_token_ids, load_image
@@ -112,4 +112,4 @@ def image_keys(
         batch_size=None,
         num_workers=workers,
     )
-    yield from tqdm(loader, desc=title, unit="row", leave=False, disable=None, total=len(rows))
+    yield from tqdm(loader, desc=title, unit="row", leave=False, disable=no_bar(), total=len(rows))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.progress import no_bar, tqdm
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.validation.result_cache import ResultCache
@@ -126,7 +126,7 @@ def inspect_keys(
         num_workers=workers,
         collate_fn=list,
     )
-    with tqdm(total=total, desc=title, unit="row", leave=False, disable=None) as progress:
+    with tqdm(total=total, desc=title, unit="row", leave=False, disable=no_bar()) as progress:
         for batch in loader:
             progress.update(len(batch))
             yield from batch

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.progress import no_bar, tqdm
 from dsvl_tune.core.types import Conversation
 from dsvl_tune.data.images.load import load_image
 from dsvl_tune.data.rows import Rows
@@ -146,7 +145,7 @@ def thumbnails_of(
     """
     found: dict[str, Thumbnail] = {}
     with tqdm(
-        total=len(wanted), desc="comparing images", unit="image", leave=False, disable=None
+        total=len(wanted), desc="comparing images", unit="image", leave=False, disable=no_bar()
     ) as progress:
         for split, rows in splits.items():
             for conversation in showing(rows, reports[split], set(wanted) - found.keys()):

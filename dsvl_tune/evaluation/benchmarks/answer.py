@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tqdm import tqdm
-
+from dsvl_tune.core.progress import tqdm
 from dsvl_tune.core.types import Conversation, Prompts, Turn
 from dsvl_tune.data.encoding.collate import collate_prompts
 from dsvl_tune.data.encoding.tokenize import encode_prompt, tokenize

@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.machine import peak_memory_bytes
+from dsvl_tune.core.progress import no_bar, tqdm
 from dsvl_tune.core.storage.files import write_json
 from dsvl_tune.core.types import Prompts, Texts
 from dsvl_tune.evaluation.answers import Answer, gather_answers
@@ -223,8 +223,8 @@ def answer_all(
     module.network.eval()
     answers = []
     reused = 0
-    no_bar = module.global_rank > 0 or None  # None: where the output is no terminal
-    progress = tqdm(loader, desc=name, unit="batch", leave=False, disable=no_bar)
+    hidden = module.global_rank > 0 or no_bar()
+    progress = tqdm(loader, desc=name, unit="batch", leave=False, disable=hidden)
     for asked in progress:
         given, is_reused = answer_batch(module, asked, kept)
         answers += given

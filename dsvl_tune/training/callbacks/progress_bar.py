@@ -1,8 +1,7 @@
-"""The progress of a run: a bar on a terminal, a line now and then in a file."""
+"""The progress of a run: a bar on a terminal or in a notebook, a line now and then in a file."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
+from dsvl_tune.core.progress import no_bar
 from dsvl_tune.core.types import Batch
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -26,7 +26,7 @@ class StepProgress(TQDMProgressBar):
     """
 
     def __init__(self) -> None:
-        self._has_bar = sys.stdout.isatty()
+        self._has_bar = not no_bar()
         super().__init__(refresh_rate=5 if self._has_bar else 0)
         self._tokens = 0
         self._since = time.monotonic()
