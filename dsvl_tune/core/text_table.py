@@ -55,5 +55,6 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int
     is_terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if is_terminal else UNBOUNDED
     text = StringIO()
-    Console(file=text, width=width, force_terminal=is_terminal).print(table)
+    # In a notebook rich would display the table beside what is printed around it.
+    Console(file=text, width=width, force_terminal=is_terminal, force_jupyter=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import re
 import sys
 
 import pytest
+from rich.console import Console
 
 from dsvl_tune.core.text_table import format_table
 
@@ -39,3 +41,11 @@ def test_a_terminal_has_all_of_it_in_its_width(width: int, monkeypatch: pytest.M
     assert max(map(len, lines)) <= width
     shown = " ".join(lines).split()
     assert set(WORDS.split()) | {"charts_lora", "98.3"} <= set(shown)
+
+
+def test_a_notebook_gets_the_table_as_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself rich would display it, beside and before the lines that are printed around it."""
+    shell = type("ZMQInteractiveShell", (), {})
+    monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
+    assert Console().is_jupyter
+    assert format_table(["a"], [["1"]]).splitlines()[-1] == "1"
