@@ -107,7 +107,11 @@ def cpu_a_step(result: Result, epoch: int) -> float:
 
 
 def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> list[list[str]]:
-    """A table row per contender: medians over the rounds, of figures and of ratios in a round."""
+    """A table row per contender: medians over the rounds, of figures and of ratios in a round.
+
+    Ratios have their range over the rounds beside them, and the last column has the machine's load
+    average of a minute at the end of each run, the contender's own thread included.
+    """
     lines = []
     for name in rounds[0]:
         cells = [f"{setting}: {name}"]
@@ -115,12 +119,15 @@ def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> l
             own = [cpu_a_step(one[name], epoch) / batch_size for one in rounds]
             plain = [cpu_a_step(one["Trainer + peft"], epoch) / batch_size for one in rounds]
             ratios = [trainer / cpu for trainer, cpu in zip(plain, own, strict=True)]
-            cells += [f"{median(own):.2f}", f"{median(ratios):.2f}x"]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            cells += [f"{median(own):.2f}", f"{median(ratios):.2f}x {spread}"]
         peaks = [one[name]["peak_rss_mb"] for one in rounds]
         smaller = [
             one[name]["peak_rss_mb"] / one["Trainer + peft"]["peak_rss_mb"] for one in rounds
         ]
-        lines.append([*cells, f"{median(peaks):,.0f}", f"{100 * median(smaller):.0f} %"])
+        load = median(one[name]["load"] for one in rounds)
+        cells += [f"{median(peaks):,.0f}", f"{100 * median(smaller):.0f} %", f"{load:.1f}"]
+        lines.append(cells)
     return lines
 
 
@@ -136,6 +143,7 @@ def run_round(model: str, questions: str, options: argparse.Namespace) -> dict[s
             options.threads,
             options.folder / "feature_cache",
         )
+        results[name]["load"] = os.getloadavg()[0]
         steps = results[name]["steps"]["cpu_s"]
         print(f"{model}, {questions}: {name}: {steps} CPU s per step", flush=True)
     return results
@@ -171,7 +179,8 @@ def print_tables(
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
     print(f"batch {options.batch_size}, {options.rounds} rounds\n")
     print(format_table(["losses", *contenders("one", options.feature_cache)], losses))
-    head = ["CPU s per sample", "epoch 1", "faster", "epoch 3", "faster", "peak MB", "of Trainer's"]
+    epochs = ["epoch 1", "faster", "epoch 3", "faster"]
+    head = ["CPU s per sample", *epochs, "peak MB", "of Trainer's", "load"]
     print("\n" + format_table(head, costs))
 
 
