@@ -102,7 +102,10 @@ def check_group(own: Mapping[str, Any], saved: Mapping[str, Any] | None) -> None
     for key, value in own.items():
         values, others = _as_tuple(value), _as_tuple(saved.get(key))
         numbers = [isinstance(one, (int, float)) and not isinstance(one, bool) for one in values]
-        if any(numbers) and not (len(values) == len(others) and all(map(is_finite, others))):
+        fits = len(values) == len(others) and all(
+            is_finite(other) for other, number in zip(others, numbers, strict=True) if number
+        )
+        if any(numbers) and not fits:
             raise UserError(f"{place} has no {key} of finite numbers.")
         flag = saved.get(key, value)
         if (isinstance(value, bool) and flag is not value) or (

@@ -23,8 +23,8 @@ PLAIN = """\
 
 FOLDER stands for this folder. The tests of dsvl-tune run these lines with transformers
 {transformers} and peft {peft}, and compare the logits with those of training. Releases of
-transformers before 5 name SigLIP's layers otherwise: there peft leaves its adapters out and only
-warns. Merge the run for such releases.
+transformers before 5 name the layers of some vision towers otherwise: there peft leaves their
+adapters out and only warns. Merge the run for such releases.
 """
 
 FOLLOWED = """\

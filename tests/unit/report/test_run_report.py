@@ -223,7 +223,7 @@ def test_a_legend_leaves_out_what_all_of_its_names_begin_with() -> None:
     """Long ones would be cut at both sides of the plot."""
     names = [f"val/scenes/relaxed_accuracy{rest}" for rest in ("", "/scene end", "/scene limit")]
     curves = {name: [(0, 1.0), (1, 0.5)] for name in names}
-    (plot,) = plots_of([RunRecord(Path("run"), {}, {}, {}, {}, curves, {})])
+    (plot,) = plots_of([RunRecord(Path("run"), {}, {}, {}, {}, curves, {}, {})])
     texts = re.findall(r">([^<>]*)</text>", svg(plot))
     assert {"relaxed_accuracy", "scene end", "scene limit"} <= set(texts)
 
