@@ -163,7 +163,7 @@ def test_several_trackers_at_once(
     with pytest.raises(OSError, match="the disk is gone"):
         start()
     assert start().names >= LOGGED
-    files = list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    files = sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2 and len({file.name for file in files}) == 1  # one run of W&B
     rows, config = [], {}
     for file in files:
