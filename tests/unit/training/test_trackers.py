@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -167,8 +168,7 @@ def test_several_trackers_at_once(
     assert len(files) == 2 and len({file.name for file in files}) == 1  # one run of W&B
     rows, config = [], {}
     for file in files:
-        for content in level_db_records(file):
-            record = Record.FromString(content)
+        for record in whole_log(file, Record):
             items = {
                 ".".join(one.nested_key) or one.key: json.loads(one.value_json)
                 for one in record.history.item
@@ -188,6 +188,17 @@ def test_several_trackers_at_once(
     assert all(table["columns"] == COLUMNS and len(table["data"]) == 4 for table in tables)
 
 
+def whole_log(file: Path, record: Any) -> list[Any]:
+    """W&B's records, once its process has written the last one: `finish` does not wait for that."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = [record.FromString(content) for content in level_db_records(file)]
+        if found and found[-1].HasField("exit"):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{file}: no end after {len(found)} records")
+
+
 def level_db_records(file: Path) -> Iterator[bytes]:
     """Records of a LevelDB log, as W&B writes it behind seven bytes of its own.
 
@@ -200,6 +211,8 @@ def level_db_records(file: Path) -> Iterator[bytes]:
         if 32_768 - place % 32_768 < 7:
             place += 32_768 - place % 32_768
         _, length, kind = struct.unpack_from("<IHB", content, place)
+        if place + 7 + length > len(content):  # still being written
+            return
         record += content[place + 7 : place + 7 + length]
         place += 7 + length
         if kind in (1, 4):
