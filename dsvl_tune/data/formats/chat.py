@@ -20,6 +20,7 @@ from dsvl_tune.data.formats.messages import (
 )
 from dsvl_tune.data.formats.objects import with_objects
 from dsvl_tune.data.formats.tags import ContentPart, text_parts
+from dsvl_tune.data.formats.twice import refuse_two
 from dsvl_tune.data.formats.unread import refuse_unread
 from dsvl_tune.data.formats.values import shown
 
@@ -74,6 +75,7 @@ def openai_messages(row: Row, key: str, source: str, allowed: ImageSource) -> li
         refuse_images_in_message(message, where)
         role = message_role(message, "role", OPENAI_ROLES, where)
         content = required(message, "content", (str, list), where)
+        refuse_two(message, "content", "value", where)
         refuse_unread(message, MESSAGE_KEYS, where, allowed)
         parts: list[ContentPart] = []
         if isinstance(content, str):
@@ -137,6 +139,7 @@ def read_llava(row: Row, source: str, allowed: ImageSource) -> Conversation:
         refuse_images_in_message(message, where)
         role = message_role(message, "from", LLAVA_ROLES, where)
         text = required(message, "value", str, where)
+        refuse_two(message, "value", "content", where)
         refuse_unread(message, MESSAGE_KEYS, where, allowed)
         parts = text_parts(text, f"{where}.value", allowed)
         messages.append(Message(role, parts, message_weight(message, where)))
@@ -159,6 +162,7 @@ def read_deepseek(row: Row, source: str, allowed: ImageSource) -> Conversation:
         where = f"{source}: {key}[{number}]"
         role = message_role(message, "role", DEEPSEEK_ROLES, where)
         content = required(message, "content", str, where)
+        refuse_two(message, "content", "value", where)
         refuse_unread(message, (*MESSAGE_KEYS, "images"), where, allowed)
         parts = text_parts(content, f"{where}.content", allowed, DEEPSEEK_PLACEHOLDER)
         messages.append(Message(role, parts, message_weight(message, where)))
@@ -206,6 +210,7 @@ def read_pairs(row: Row, source: str, allowed: ImageSource, key: str) -> Convers
     messages = system_messages(row, source, allowed)
     for number, pair in enumerate(required(row, key, list, source)):
         where = f"{source}: {key}[{number}]"
+        refuse_two(pair, *QUESTION_KEYS, where)
         for names, role in ((QUESTION_KEYS, "user"), (ANSWER_KEYS, "assistant")):
             name = next((one for one in names if isinstance(pair, dict) and one in pair), names[0])
             is_last = number == len(row[key]) - 1

@@ -247,14 +247,21 @@ def find_answer(
 
 
 def open_answers(row: Mapping[str, Any], keys: Sequence[str], source: str) -> list[str]:
-    """The answers to a question without options."""
-    if not keys:
-        return []
-    value = row[keys[0]]
-    if isinstance(value, str) and value.strip().startswith("["):
-        value = parse_list(value, f"{source}: {keys[0]}")
-    answers = value if isinstance(value, list) else [value]
-    return [option_text(answer, source) for answer in answers]
+    """The answers to a question without options.
+
+    Raises:
+        UserError: two keys give different ones.
+    """
+    given = []
+    for key in keys:
+        value = row[key]
+        if isinstance(value, str) and value.strip().startswith("["):
+            value = parse_list(value, f"{source}: {key}")
+        answers = value if isinstance(value, list) else [value]
+        given.append([option_text(answer, source) for answer in answers])
+    if any(answers != given[0] for answers in given):
+        raise UserError(f"{source}: {' and '.join(keys)} give different answers. Keep one.")
+    return given[0] if given else []
 
 
 def letter_of(answer: Any, options: Sequence[str], where: str) -> str:

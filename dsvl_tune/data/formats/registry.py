@@ -21,6 +21,7 @@ from dsvl_tune.data.formats.chat import (
 from dsvl_tune.data.formats.image_refs import ImageSource
 from dsvl_tune.data.formats.label_studio import as_plain_row
 from dsvl_tune.data.formats.messages import UnmatchedImages
+from dsvl_tune.data.formats.twice import refuse_second
 from dsvl_tune.data.formats.unread import refuse_unread
 from dsvl_tune.data.formats.values import key_names, shown
 from dsvl_tune.data.formats.vqa import (
@@ -198,6 +199,8 @@ def _read_detected(row: Row, source: str, allowed: ImageSource, needs_answer: bo
                 f"{source}: the row says two things, read by {FORMATS[names[0]]} ({names[0]}) or "
                 f"by {FORMATS[name]} ({name}). Remove the keys of one, or set data.format."
             )
+    read = {key for name in names for key in FORMATS[name].found_keys(row, needs_answer)}
+    refuse_second(row, read, first, source)
     return first
 
 

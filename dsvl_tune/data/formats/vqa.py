@@ -91,6 +91,10 @@ def read_caption(row: Mapping[str, Any], source: str, allowed: ImageSource) -> C
     The question is the image alone, or the row's `prompt`.
     """
     captions = _texts(row, "caption", source, allowed)
+    if any(text not in captions for text in _texts(row, "txt", source, allowed)):
+        raise UserError(
+            f"{source}: both 'caption' and 'txt', and they differ. Keep the one that is meant."
+        )
     prompt = text_parts(optional_text(row, "prompt", source), f"{source}: prompt", allowed)
     messages = [Message("user", prompt)]
     messages += [Message("assistant", [caption]) for caption in captions[:1]]

@@ -275,6 +275,81 @@ TWICE: dict[str, dict[str, Any]] = {
         "image_1": "b.png",
     },
 }
+SECOND: dict[str, tuple[dict[str, Any], str, str]] = {
+    "answer and response": (
+        {"question": "?", "answer": "red", "response": "blue"},
+        "response",
+        "answer",
+    ),
+    "answer and label": ({"question": "?", "answer": "red", "label": ["blue"]}, "label", "answer"),
+    "answers and response": (
+        {"question": "?", "answers": ["red", "rose"], "response": "blue"},
+        "response",
+        "answers",
+    ),
+    "question and prompt": (
+        {"prompt": "Where?", "question": "What?", "answer": "a"},
+        "prompt",
+        "question",
+    ),
+    "question and query": (
+        {"query": "Where?", "question": "What?", "answer": "a"},
+        "query",
+        "question",
+    ),
+    "question and messages": (
+        {"question": "What?", "prompt": [{"role": "user", "content": "Where?"}], "answer": "a"},
+        "prompt",
+        "question",
+    ),
+    "messages and prompt": (
+        {"messages": [{"role": "user", "content": "a"}], "prompt": "Where?"},
+        "prompt",
+        "messages",
+    ),
+    "messages and answer": (
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "It is red."},
+            ],
+            "answer": "blue",
+        },
+        "answer",
+        "messages",
+    ),
+    "caption and question": (
+        {"image": PNG, "caption": "A dog", "question": "What?"},
+        "question",
+        "caption",
+    ),
+    "caption and txt": ({"image": PNG, "caption": "A dog", "txt": "A cat"}, "txt", "caption"),
+    "options and response": (
+        {"question": "?", "options": ["x", "y"], "answer": "A", "response": "y"},
+        "response",
+        "answer",
+    ),
+    "open answers": (
+        {"question": "?", "options": "[]", "answer": "7", "label": "8"},
+        "answer",
+        "label",
+    ),
+    "pair": ({"texts": [{"user": "a", "human": "b", "assistant": "c"}]}, "user", "human"),
+    "message": (
+        {"messages": [{"role": "user", "content": "a", "value": "b"}]},
+        "content",
+        "value",
+    ),
+}
+"""Name -> a row, and the two keys that the error names."""
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_question_or_answer_is_named(name: str, root: Path) -> None:
+    row, *keys = SECOND[name]
+    for key in keys:
+        with pytest.raises(UserError, match=rf"^rows:1.*\b{key}\b"):
+            read(row, root, needs_answer="messages" not in row)
 
 
 @pytest.mark.parametrize("name", TWICE)
@@ -289,6 +364,21 @@ def test_what_agrees_may_be_said_twice(root: Path) -> None:
     row["answer"] = "red"
     assert read(row, root, format="answers").turns[-1].text == "blue"
     assert read(row, root, format="question_answer").turns[-1].text == "red"
+    for more in (
+        {"response": " that."},
+        {"label": 3},
+        {"prompt": "<image>What?"},
+        {"query": "Hint: look.\nQuestion: What?\nChoices: (A) this"},  # MathVista
+        {"response": "", "query": None},
+    ):
+        assert read({**QUESTION, "image": "a.png", **more}, root).turns[-1].text == "That."
+    turns = ["What?", "It is blue.", "Sure?", "Yes."]
+    messages = [
+        {"role": role, "content": text}
+        for role, text in zip(("user", "assistant") * 2, turns, strict=True)
+    ]
+    chat = {"messages": messages, "prompt": "What?", "answer": "blue"}  # ultrachat, OpenR1
+    assert read(chat, root).turns[-1].text == "Yes."
     both = {**QUESTION, "image": "a.png", "images": ["./a.png"]}
     assert len(read(both, root).images) == 1
 
