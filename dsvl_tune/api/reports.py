@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.datamodules.base import ConversationDataModule
 from dsvl_tune.recipe.recipe import Recipe
@@ -36,14 +35,14 @@ def write_report(
     """
     # Imported here because it draws by matplotlib, which training does not need.
     from dsvl_tune.report.run_record import read_run
-    from dsvl_tune.report.write_page import HeldOutRows, is_report, write_page
+    from dsvl_tune.report.write_page import HeldOutRows, check_page, write_page
 
     records = [read_run(Path(run)) for run in runs]
     if not records:
         raise UserError("report: no run was given. Give the folder of a run (runs/NAME).")
     single = records[0].folder if len(records) == 1 else Path()
     page = Path(out) if out is not None else single / "report.html"
-    check_output_file(page, "--out", is_report)
+    check_page(page)
     rows: HeldOutRows = {}
     if images:
         data = Recipe.load(records[0].folder / CONFIG).data

@@ -49,6 +49,9 @@ COMMANDS = {
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 """Errors of a full, limited or protected disk."""
 
+BAD_PATH = (errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a path that leads to nothing of the kind that is expected."""
+
 BROKEN_PIPE = 141
 """Exit code where nothing reads the output any more: 128 + SIGPIPE, as in shells."""
 
@@ -185,9 +188,11 @@ def _file_message(error: OSError) -> str | None:
             f"{error.strerror}: {limit}Raise that limit (ulimit -n 4096), or lower "
             "data.num_workers."
         )
+    path = error.filename
+    if error.errno in BAD_PATH and path:
+        return f"{path}: {error.strerror}. Give another path."
     if error.errno not in UNWRITABLE:
         return None
-    path = error.filename
     if (
         error.errno == errno.EACCES
         and path

@@ -65,6 +65,9 @@ def add_config_key(parser: ArgumentParser) -> None:
         action=ActionConfigFile,
         help="recipe: a YAML file or the name of a shipped one; may be repeated",
     )
+    for action in parser._actions:
+        if "--print_config" in action.option_strings:  # jsonargparse's has a backspace
+            action.metavar = "[=flags]"
 
 
 def add_run_keys(parser: ArgumentParser) -> None:

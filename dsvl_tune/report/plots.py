@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dsvl_tune.core.storage.files import atomic_write
 from dsvl_tune.report.run_record import Curve, RunRecord, read_curves
 from dsvl_tune.report.tables import KNOWN
 
@@ -138,7 +140,8 @@ def figure_png(figure: Figure, name: str, folder: Path) -> Path:
         folder: Where; it exists.
     """
     path = folder / f"{_identifier(name)}.png"
-    figure.savefig(path, dpi=1440 / figure.get_figwidth(), facecolor="white")
+    dpi = 1440 / figure.get_figwidth()
+    atomic_write(path, partial(figure.savefig, dpi=dpi, facecolor="white", format="png"))
     return path
 
 

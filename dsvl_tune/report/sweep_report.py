@@ -15,6 +15,7 @@ from dsvl_tune.report.plots import figure_png, figure_svg
 from dsvl_tune.report.run_report import GENERATOR, Section
 from dsvl_tune.report.sweep_record import SweepRecord, monitor_text, short_names, value_text
 from dsvl_tune.report.tables import Cell, Table, known_figure
+from dsvl_tune.report.write_page import plots_folder
 
 PLOT = "parallel coordinates"
 
@@ -30,10 +31,10 @@ def write_sweep_page(sweep: SweepRecord, page: Path) -> None:
         UserError: The page cannot be written.
     """
     text = sweep_report(sweep)
-    folder = page.with_name(f"{page.stem}_plots")
+    write_text(page, text)
+    folder = plots_folder(page)
     folder.mkdir(exist_ok=True)
     figure_png(_parallel_coordinates(sweep), PLOT, folder)
-    write_text(page, text)
 
 
 def sweep_report(sweep: SweepRecord) -> str:

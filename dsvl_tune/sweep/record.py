@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.storage.outputs import check_output_file
 from dsvl_tune.core.text_table import format_table
 from dsvl_tune.report.run_record import read_object
 from dsvl_tune.report.sweep_record import (
@@ -70,10 +69,10 @@ def report_sweep(folder: Path, out: Path | None = None) -> Path:
         UserError: It is no sweep, it has no trial yet, or `out` exists and is no such page.
     """
     from dsvl_tune.report.sweep_report import write_sweep_page
-    from dsvl_tune.report.write_page import is_report
+    from dsvl_tune.report.write_page import check_page
 
     page = out or folder / "report.html"
-    check_output_file(page, "--out", is_report)
+    check_page(page)
     sweep = read_sweep(folder)
     if not sweep.trials:
         raise UserError(f"{folder}: the sweep has no trial yet. Run its command again.")

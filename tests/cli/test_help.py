@@ -31,6 +31,13 @@ def test_help_of_every_command_imports_nothing_slow(command: str) -> None:
     assert not imported_by(command, "--help") & SLOW
 
 
+def test_help_has_no_control_characters() -> None:
+    from dsvl_tune.recipe.help import command_help
+
+    text = command_help("fit", "", lambda parser: None)
+    assert "--print_config [=flags]" in text and text.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

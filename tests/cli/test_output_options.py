@@ -73,3 +73,40 @@ def test_convert_replaces_only_what_it_wrote(
     assert run(monkeypatch, "convert", *arguments, "--overwrite") == 2
     assert "left as it is" in capsys.readouterr().err
     assert Path("out/thesis.txt").read_text() == "years of work"
+
+
+NEW = {
+    "recipes": ["recipes", "charts_lora", "--out"],
+    "chart": ["examples", "--name", "chart", "--out"],
+    "invoices": ["examples", "--name", "invoices", "--out"],
+    "init": ["init"],
+    "fix": ["check-data", "OWN", "--fix"],
+    "convert": ["convert", str(GOLDEN / "siglip" / "checkpoint"), "--to", "transformers"],
+}
+"""Command -> its arguments before the name of what it makes."""
+
+
+@pytest.mark.parametrize("command", NEW)
+def test_nothing_is_made_in_the_place_of_a_link_or_below_a_file(
+    command: str,
+    own: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("link").symlink_to("nowhere")
+    Path("thesis").write_text("years of work")
+    arguments = [one for given in NEW[command] for one in (own if given == "OWN" else [given])]
+    for target in ("link", "thesis", "thesis/out"):
+        assert run(monkeypatch, *arguments, target) == 2
+        assert target.partition("/")[0] in capsys.readouterr().err
+    assert Path("link").readlink() == Path("nowhere") and not Path("nowhere").exists()
+    assert Path("thesis").read_text() == "years of work"
+    assert not list(Path().glob(".*"))
+
+
+@pytest.mark.parametrize("command", ["recipes", "examples"])
+def test_an_output_of_nothing_is_an_error(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, command, "--out", "new") == 2
+    assert "--out new: nothing to" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.storage.outputs import check_output_file
+from dsvl_tune.core.storage.outputs import check_new, check_output_file
 from dsvl_tune.recipe.command import parse_recipe
 
 DESCRIPTION = """\
@@ -50,6 +50,8 @@ def main(arguments: list[str]) -> None:
     data, options = recipe.data, recipe.config
     if options.json and options.json != "-":
         check_output_file(Path(options.json), "--json", is_report)
+    if options.fix:
+        check_new(options.fix, "--fix")
     reports, splits = check_data(data)
     print_report(reports, splits, options.json)
     if options.fix:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.storage.outputs import check_new
 from dsvl_tune.core.text_table import format_table
 
 EXAMPLES = {
@@ -29,6 +30,8 @@ def examples(name: str | None = None, out: Path | None = None) -> None:
         name: What to write.
         out: File or folder to write it to; it must not exist yet (default: the one listed).
     """
+    if name is None and out is not None:
+        raise UserError(f"--out {out}: nothing to write. Give --name, too.")
     if name is None:
         rows = [[example, *texts] for example, texts in EXAMPLES.items()]
         print(format_table(["example", "written to", "what it is"], rows, left=3))
@@ -36,8 +39,7 @@ def examples(name: str | None = None, out: Path | None = None) -> None:
     if name not in EXAMPLES:
         raise unknown_name("example", name, EXAMPLES)
     target = out or Path(EXAMPLES[name][0])
-    if target.exists():
-        raise UserError(f"--out {target}: exists. Give a new name.")
+    check_new(target, "--out")
     if not target.absolute().parent.is_dir():
         raise UserError(f"--out {target}: no such folder. Give a name in an existing one.")
     _write(name, target)

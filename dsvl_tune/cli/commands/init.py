@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsvl_tune.cli.parser import command_parser
-from dsvl_tune.core.errors import UserError
+from dsvl_tune.core.storage.files import atomic_folder
+from dsvl_tune.core.storage.outputs import check_new
 
 
 def init(out: Path, seed: int = 1) -> None:
@@ -15,14 +16,13 @@ def init(out: Path, seed: int = 1) -> None:
         out: Folder to write; it must not exist yet.
         seed: Seed of the random weights.
     """
-    if out.exists():
-        raise UserError(f"{out}: exists. Give a new folder.")
+    check_new(out, "OUT")
     from dsvl_tune.demo.build_model import build_embedded, save_checkpoint
     from dsvl_tune.demo.vocabulary import generator_texts
 
     model, tokenizer = build_embedded(seed, generator_texts())
-    out.mkdir(parents=True)
-    save_checkpoint(out, model, tokenizer)
+    with atomic_folder(out) as partial:
+        save_checkpoint(partial, model, tokenizer)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"untrained checkpoint, {parameters:,} parameters, {len(tokenizer)} tokens: {out}")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dsvl_tune.cli.parser import command_parser
 from dsvl_tune.core.errors import UserError, unknown_name
+from dsvl_tune.core.storage.files import write_text
+from dsvl_tune.core.storage.outputs import check_new
 from dsvl_tune.core.text_table import format_table
 
 
@@ -26,6 +28,8 @@ def recipes(name: str | None = None, out: Path | None = None) -> None:
     from dsvl_tune.recipe.shipped import purpose_of, shipped_recipes
 
     shipped = shipped_recipes()
+    if name is None and out is not None:
+        raise UserError(f"--out {out}: nothing to copy. Give the name of a recipe, too.")
     if name is None:
         rows = [[recipe, purpose_of(path)] for recipe, path in shipped.items()]
         print(format_table(["recipe", "purpose"], rows, left=2))
@@ -36,13 +40,10 @@ def recipes(name: str | None = None, out: Path | None = None) -> None:
     if out is None:
         sys.stdout.write(text)
         return
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UserError(f"--out {out}: exists. Give the name of a new file.") from None
-    except FileNotFoundError:
-        raise UserError(f"--out {out}: no such folder. Give a file in an existing one.") from None
+    check_new(out, "--out")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: no such folder. Give a file in an existing one.")
+    write_text(out, text)
     print(f"recipe: {out}\nnext: dsvl-tune fit --config {out}")
 
 

@@ -116,21 +116,33 @@ def atomic_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
         overwrite: whether an existing folder may be replaced, once the new one is complete.
 
     Raises:
-        UserError: `target` exists and holds something, and `overwrite` is off.
+        UserError: `target` is no folder, or holds something and `overwrite` is off; or it cannot
+            be made.
     """
     target = target.absolute()
-    finish_replacement(target)
-    is_taken = target.is_file() or (target.exists() and not overwrite and any(target.iterdir()))
-    if is_taken:
-        raise UserError(f"{target}: exists and is not an empty folder. Choose a new one.")
     partial = partial_of(target)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        finish_replacement(target)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:  # a folder above is a file, or may not be written to
+        raise UserError(
+            f"{target}: could not be made ({error.strerror}). Choose another folder."
+        ) from error
+    try:
+        if not _may_be_replaced(target, overwrite):
+            raise UserError(f"{target}: exists and is not an empty folder. Choose a new one.")
         yield partial
         put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _may_be_replaced(target: Path, overwrite: bool) -> bool:
+    """Whether nothing is lost when a folder is put in this place."""
+    if target.is_dir():
+        return overwrite or not any(target.iterdir())
+    return not target.exists() and not target.is_symlink()
 
 
 def partial_of(target: Path) -> Path:

@@ -83,6 +83,21 @@ def check_output_folder(
         )
 
 
+def check_new(path: Path, option: str) -> None:
+    """Check that a file or folder can be made where nothing is, no link that leads nowhere either.
+
+    Args:
+        path: of the output.
+        option: the option or argument that names it.
+
+    Raises:
+        UserError: there is something, or a folder above it is a file or may not be written to.
+    """
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{option} {path}: exists. Give a new name.")
+    check_shared_folder(path.absolute().parent, option)
+
+
 def check_shared_folder(path: Path, option: str) -> None:
     """Check that files can be put into a folder, which is made where it is missing.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.storage.files import atomic_folder, write_json
+from dsvl_tune.core.storage.outputs import check_new
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.validation.report import SplitReport
 
@@ -29,8 +30,7 @@ def write_clean_rows(
     Raises:
         UserError: the folder exists, or a split is not opened from files.
     """
-    if out.exists():
-        raise UserError(f"--fix {out}: exists. Give a new folder.")
+    check_new(out, "--fix")
     for split, rows in splits.items():
         if not rows.files:
             raise UserError(

@@ -25,7 +25,7 @@ from dsvl_tune.report.pictures import LONGEST_SIDE
 from dsvl_tune.report.plots import plots_of, svg
 from dsvl_tune.report.run_record import RunRecord, read_curves, read_run
 from dsvl_tune.report.tables import Cell, results_tables
-from dsvl_tune.report.write_page import is_report, write_page
+from dsvl_tune.report.write_page import check_page, is_report, write_page
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 ANSWERS = {
@@ -130,6 +130,24 @@ def test_it_shows_text_tasks_of_the_base_and_of_the_adapter(tmp_path: Path) -> N
     (tmp_path / "moved/text_after/text_tasks.json").write_text("[1]")
     with pytest.raises(UserError, match=r"text_tasks\.json: is no report of text tasks"):
         read_run(tmp_path / "moved")
+
+
+def test_plots_replace_only_those_of_an_earlier_report(tmp_path: Path) -> None:
+    page, plots = tmp_path / "page.html", tmp_path / "page_plots"
+    plots.mkdir()
+    check_page(page)
+    (plots / "loss.png").symlink_to(tmp_path / "thesis")
+    with pytest.raises(UserError, match="its plots go into .*page_plots"):
+        check_page(page)
+    write_page([read_run(write_run(tmp_path / "mine"))], page, {})
+    check_page(page)
+    assert (plots / "loss.png").is_file() and not (tmp_path / "thesis").exists()
+    page.unlink()
+    (plots / "loss.png").rename(tmp_path / "thesis")
+    plots.rmdir()
+    plots.write_text("a file")
+    with pytest.raises(UserError, match="its plots go into .*page_plots"):
+        check_page(page)
 
 
 def test_it_shows_figures_answers_and_images(tmp_path: Path) -> None:
