@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.storage.files import write_json_lines
@@ -33,6 +34,22 @@ def answers_file(out: Path | None, run: Path | None, base: Path) -> Path:
         return run / "predictions" / "predict.jsonl"
     check_output_file(out, "--out", _holds_answers)
     return out
+
+
+def check_not_asked(out: Path, rows: Any) -> None:
+    """Raise if the answers would replace a file of the questions, which may look like answers.
+
+    Args:
+        out: file of the answers.
+        rows: the questions, opened; of a mixture, with its `sources`.
+
+    Raises:
+        UserError: they would.
+    """
+    inputs = [file.path for file in rows.files if hasattr(file, "path")]
+    check_output_file(out, "--out", _holds_answers, inputs)
+    for source in getattr(rows, "sources", ()):
+        check_not_asked(out, source.rows)
 
 
 def _holds_answers(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def test_rows_are_not_written_over(
         assert run(monkeypatch, command, *own, option, target) == 2
         assert "not written by this command" in capsys.readouterr().err
     assert Path("own/train.jsonl").read_bytes() == before
+
+
+def test_answers_do_not_replace_the_questions_that_they_answer(
+    own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that look like earlier answers may be asked again."""
+    rows = Path("own/again.jsonl")
+    row = {"question": "What?", "answer": "That.", "source": "a.jsonl:1", "complete": True}
+    rows.write_text(json.dumps(row) + "\n")
+    before = rows.read_bytes()
+    asked = ["predict", *own, "--data.test", str(rows), "--out", str(rows)]
+    assert run(monkeypatch, *asked) == 2
+    assert "is an input" in capsys.readouterr().err
+    assert rows.read_bytes() == before
 
 
 def test_an_own_page_and_report_are_replaced(

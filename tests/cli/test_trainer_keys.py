@@ -107,6 +107,7 @@ REFUSED_VALUES = {
     "default_root_dir": "elsewhere",
     "fast_dev_run": True,
     "overfit_batches": 2,
+    "precision": "bf16-true",
     "enable_checkpointing": False,
     "barebones": True,
     "use_distributed_sampler": True,

@@ -37,7 +37,12 @@ def main(arguments: list[str]) -> None:
     recipe = parse_recipe("predict", DESCRIPTION, arguments, add_options)
 
     from dsvl_tune.evaluation.answer_log import AnswerLog
-    from dsvl_tune.evaluation.predictions import answers_file, print_answers_summary, write_answers
+    from dsvl_tune.evaluation.predictions import (
+        answers_file,
+        check_not_asked,
+        print_answers_summary,
+        write_answers,
+    )
     from dsvl_tune.evaluation.scoring import score_answers
     from dsvl_tune.training.run.checks import set_up_test
     from dsvl_tune.training.run.prediction import answer_test_rows, answers_identity
@@ -46,6 +51,8 @@ def main(arguments: list[str]) -> None:
     with evaluation_run(recipe) as run:
         out = answers_file(recipe.config.out, run.folder, recipe.first_run_folder)
         set_up_test(data)
+        if recipe.config.out is not None:
+            check_not_asked(out, data.rows("test"))
         weights = run.checkpoint or model.base.folder
         identity = answers_identity(recipe.settings, data.rows("test"), weights)
         log = AnswerLog(out, identity, run.trainer.global_rank)

@@ -49,6 +49,11 @@ REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
         _is_given,
         "everything of a run is in its run folder. Set run_dir and run_name",
     ),
+    "precision": (
+        lambda value: str(value) in ("16-true", "bf16-true", "64", "64-true"),
+        "what trains is float32. Set model.dtype for frozen weights, and 32-true, bf16-mixed or "
+        "16-mixed",
+    ),
     "max_time": (
         lambda value: value is not None and not _has_duration(value),
         "a run that ends before its first step has no result. Give it time, or leave the key out",
