@@ -235,8 +235,10 @@ class ConversationDataModule(HeldOutDataModule):
             collate_fn=self.encoding(self.batching(make_batch)),
         )
         held_out = [self.rows(split) for split in SPLITS[1:]]
-        held_out += [self.held_out_sets[name].rows for name in self.heldout or {}]
-        loader.checksums = data_checksums(rows, [rows for rows in held_out if len(rows)])
+        sets = [self.held_out_sets[name] for name in self.heldout or {}]
+        held_out += [one.rows for one in sets]
+        texts = [one.text for one in sets if one.text is not None]
+        loader.checksums = data_checksums(rows, [rows for rows in held_out if len(rows)], texts)
         return loader
 
     def sampler(self, rows: Rows) -> BatchSampler:

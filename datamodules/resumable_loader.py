@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from zlib import crc32
@@ -11,23 +12,29 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from dsvl_tune.core.errors import UserError
+from dsvl_tune.data.readers.checksum import file_checksum
 from dsvl_tune.data.rows import Rows
 from dsvl_tune.data.sampling.batch_sampler import BatchSampler, check_settings
 
 
-def data_checksums(train: Rows, held_out: Sequence[Rows]) -> dict[str, int]:
+def data_checksums(
+    train: Rows, held_out: Sequence[Rows], texts: Sequence[Path] = ()
+) -> dict[str, int]:
     """Checksums of what a run's result depends on, by a name for errors.
 
     Args:
         train: the training rows.
         held_out: of every other split: they pick the best checkpoint, and are scored before the
             first step.
+        texts: files of held-out texts.
     """
+    contents: list[Any] = [(rows.checksum, rows.picture_checksum) for rows in held_out]
+    contents += [file_checksum(path) for path in texts]
     return {
         "content of the rows (checksum)": train.checksum,
         "content of the pictures (checksum)": train.picture_checksum,
         "content of the held-out rows and their pictures (checksum)": crc32(
-            repr([(rows.checksum, rows.picture_checksum) for rows in held_out]).encode()
+            repr(contents).encode()
         ),
     }
 

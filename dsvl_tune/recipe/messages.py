@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from dsvl_tune.core.terminal import shorten
+
 PLAIN_TYPES = {
     "float": "a number",
     "int": "a whole number",
@@ -28,7 +30,11 @@ def plain_types(message: str) -> str:
         >>> plain_types("Expected a <class 'int'>. Got value: None")
         'expected a whole number, found null'
     """
-    message = re.sub(r"Expected a path but .* either not accessible or invalid ", "", message)
+    message = re.sub(
+        r"Expected a path but (.*?) either not accessible or invalid ",
+        lambda found: f"{shorten(found[1], 80)}: ",
+        message,
+    )
     message = re.sub(
         r"Not a valid subclass of (\w+) Subclass types expect one of: .*?\(implicit class_path\)",
         r"expected a class path, or keys of \1",

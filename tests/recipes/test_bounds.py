@@ -191,7 +191,7 @@ REFUSED = [
     ("--trainer.max_steps", "null", "--trainer.max_steps: expected a whole number, found null."),
     ("--trainer.max_steps", "1e30", "--trainer.max_steps: expected a whole number, found 1e+30."),
     ("--data.batch_size", "true", "expected a whole number, found true."),
-    ("--model.parts", "[1]", "--model.parts: expected keys and their values."),
+    ("--model.parts", "[1]", "--model.parts: [1]: expected keys and their values."),
     ("--data.on_overflow", "x", "expected 'error' or 'truncate', found x."),
     ("--trainer.limit_val_batches", "nan", ": expected a whole number or a number."),
 ]

@@ -20,6 +20,7 @@ from dsvl_tune.training.checkpoints.files import LAST, PREVIOUS
 STOP = ("--time_limit_s", "0.001")
 OWN_MODULE = """
 from dsvl_tune.datamodules import ChartsDataModule
+from my_helper import Note
 
 class MyCharts(ChartsDataModule):
     note = {note!r}
@@ -27,6 +28,7 @@ class MyCharts(ChartsDataModule):
 
 
 def own_data(folder: Path, note: str) -> None:
+    (folder / "my_helper.py").write_text("Note = str", encoding="utf-8")
     (folder / "my_charts.py").write_text(OWN_MODULE.format(note=note), encoding="utf-8")
     sys.modules.pop("my_charts", None)
 
@@ -44,6 +46,12 @@ def test_code_of_a_data_module_of_ones_own(
     with pytest.raises(UserError, match=r"has changed: code: .*my_charts.py\. .*--ckpt_path last"):
         fit(recipe)
     own_data(tmp_path, "one")
+    helper = tmp_path / "my_helper.py"
+    before = helper.read_text()
+    helper.write_text(before + "# edited")
+    with pytest.raises(UserError, match=r"has changed: code: .*my_helper.py\."):
+        fit(recipe)
+    helper.write_text(before)
     assert fit(recipe) == 0
 
 

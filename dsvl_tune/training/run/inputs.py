@@ -7,12 +7,15 @@ their checksums in the run checkpoint, next to the position that depends on them
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
+import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dsvl_tune.core.checkpoint import Checkpoint
@@ -49,24 +52,52 @@ def run_inputs(base: Checkpoint, data: Any, others: Iterable[Any]) -> dict[str, 
 
 
 def own_sources(thing: Any) -> set[Path]:
-    """The files with the user's own code of an object or a function.
+    """The files with the user's own code of an object or a function, and those they import.
 
     Args:
         thing: Of any class; those of this package, of Python and of what is installed next to it
             have no code of the user's own.
     """
     parts = [thing] if inspect.isroutine(thing) else type(thing).__mro__
+    found: set[Path] = set()
+    waiting = [path for part in parts for path in _own_file(part)]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += [one for module in _imported(path) for one in _own_file(module)]
+    return found
+
+
+def _own_file(thing: Any) -> Iterator[Path]:
+    """The file of a class, function or module, if it is the user's own."""
     foreign = [FOLDER, *(root / "datamodules" for root in ROOTS)]
     foreign += [Path(path).resolve() for path in sysconfig.get_paths().values()]
-    found = set()
-    for part in parts:
-        try:
-            path = Path(inspect.getfile(part)).resolve()
-        except (TypeError, OSError):  # built in, or typed into an interpreter
-            continue
-        if path.is_file() and not any(folder in path.parents for folder in foreign):
-            found.add(path)
-    return found
+    try:
+        path = Path(inspect.getfile(thing)).resolve()
+    except (TypeError, OSError):  # built in, or typed into an interpreter
+        return
+    if path.is_file() and not any(folder in path.parents for folder in foreign):
+        yield path
+
+
+def _imported(path: Path) -> Iterator[ModuleType]:
+    """The modules that are loaded and that a file of Python imports."""
+    loaded = {getattr(module, "__file__", None): module for module in sys.modules.values()}
+    package = getattr(loaded.get(str(path)), "__package__", None) or ""
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError):  # no Python, e.g. a compiled module
+        return
+    for node in nodes:
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) + 1 - node.level]
+            above = ".".join([*(parents if node.level else []), *([node.module or ""])]).strip(".")
+            names = [above, *(f"{above}.{alias.name}".strip(".") for alias in node.names)]
+        yield from (sys.modules[name] for name in names if name in sys.modules)
 
 
 def check_inputs(run_folder: Path, inputs: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.data.readers import checksum
 from dsvl_tune.datamodules import InstructDataModule
+from dsvl_tune.datamodules.held_out_sets import HeldOutFile
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -147,6 +148,17 @@ def test_held_out_pictures(tmp_path: Path, tiny_checkpoint: str) -> None:
     options = {"test": write_files(tmp_path / "held", "blue")}
     state = loader(train, tiny_checkpoint, **options).state_dict()
     write_files(tmp_path / "held", "green")
+    with pytest.raises(UserError, match="content of the held-out rows"):
+        loader(train, tiny_checkpoint, **options).load_state_dict(state)
+
+
+def test_held_out_texts(tmp_path: Path, tiny_checkpoint: str) -> None:
+    train, text = write_tar(tmp_path, "red"), tmp_path / "prose.txt"
+    text.write_text("What a model reads before it is trained.")
+    options = {"heldout": {"prose": HeldOutFile(str(text))}}
+    state = loader(train, tiny_checkpoint, **options).state_dict()
+    loader(train, tiny_checkpoint, **options).load_state_dict(state)
+    text.write_text("What a model reads before it is learned.")
     with pytest.raises(UserError, match="content of the held-out rows"):
         loader(train, tiny_checkpoint, **options).load_state_dict(state)
 
