@@ -235,6 +235,7 @@ def _advice(causes: list[BaseException], name: HubName, page: str) -> str:
     from huggingface_hub.errors import (
         DisabledRepoError,
         GatedRepoError,
+        HFValidationError,
         NotASafetensorsRepoError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
@@ -244,6 +245,8 @@ def _advice(causes: list[BaseException], name: HubName, page: str) -> str:
     def is_any(*kinds: type[BaseException]) -> bool:
         return any(isinstance(cause, kinds) for cause in causes)
 
+    if is_any(HFValidationError):
+        return "No name on the hub has this form. Check the name, or the path of the folder."
     if is_any(GatedRepoError):
         return f"It is gated: accept its license at {page}, then {TOKEN}."
     if is_any(RepositoryNotFoundError):

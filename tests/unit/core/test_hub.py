@@ -149,6 +149,7 @@ def test_a_repository_that_was_renamed(capsys: pytest.CaptureFixture[str]) -> No
         ("owner/nobody", "Repository not found", "Check the name at {url}/owner/nobody"),
         ("owner/model@none", "Invalid rev id", "no revision none: see {url}/owner/model/commits"),
         ("owner/disabled", "is disabled", "The hub has disabled the repository"),
+        ("owner/mo del", "alphanumeric", "No name on the hub has this form"),
     ],
 )
 def test_refusals_say_what_to_do(name: str, hubs_line: str, advice: str, server: HubServer) -> None:
