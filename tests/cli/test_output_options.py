@@ -125,3 +125,12 @@ def test_an_output_of_nothing_is_an_error(
 ) -> None:
     assert run(monkeypatch, command, "--out", "new") == 2
     assert "--out new: nothing to" in capsys.readouterr().err
+
+
+def test_rows_of_which_no_image_can_be_read_are_reported(
+    own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.jsonl").write_text('{"question": "What?", "answer": "red", "response": "blue"}\n')
+    assert run(monkeypatch, "check-data", *own, "--data.train", "bad.jsonl") == 2
+    captured = capsys.readouterr()
+    assert "'response' ('blue') beside 'answer' ('red')" in captured.out + captured.err

@@ -10,6 +10,8 @@ from PIL import Image
 
 SIDE = 16
 """Rows and columns of a hash: 256 bits."""
+WORDS = SIDE * SIDE // 64
+"""Words of 64 bits in a hash."""
 MAX_DISTANCE = 24
 """Bits of 256 in which the hashes of two images may differ for them to be compared."""
 CLEARLY_BRIGHTER = 4
@@ -42,9 +44,9 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def as_words(hashes: Sequence[int]) -> Hashes:
-    """Hashes as rows of four words."""
+    """Hashes as rows of `WORDS` words; none of no hashes."""
     content = b"".join(one.to_bytes(SIDE * SIDE // 8, "big") for one in hashes)
-    return np.frombuffer(content, dtype=">u8").astype(np.uint64).reshape(len(hashes), -1)
+    return np.frombuffer(content, dtype=">u8").astype(np.uint64).reshape(-1, WORDS)
 
 
 def near(hashes: Hashes, wanted: Hashes) -> NDArray[np.int64]:
