@@ -11,7 +11,12 @@ from dsvl_tune.data.encoding.collate import collate, normalize_images
 from dsvl_tune.data.encoding.tokenize import encode
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.load import create_model
-from dsvl_tune.training.objectives.balanced import BalancedLoss, balance_loss, recorded
+from dsvl_tune.training.objectives.balanced import (
+    BalancedLoss,
+    balance_loss,
+    recorded,
+    sequences_of,
+)
 from dsvl_tune.training.objectives.supervised import supervised_loss
 
 NAMES = {
@@ -55,22 +60,30 @@ def test_values_and_gradients(size: str) -> None:
     assert float(logged["loss_balance"][0] / weight) == pytest.approx(wanted, abs=2e-4)
     with recorded(processor.family.routers(model)) as outputs, torch.no_grad():
         supervised_loss(model, batch)
-    found = [float(balance_loss(s, c, batch.segment_ids >= 0).mean()) for s, c, _ in outputs]
+    belongs = sequences_of(batch.segment_ids)
+    found = [float(balance_loss(s, c, belongs).mean()) for s, c, _ in outputs]
     assert found == pytest.approx(golden["balance_loss_per_layer_over_alpha"], abs=1e-4)
 
 
-def test_padding_counts_nowhere() -> None:
+@pytest.mark.parametrize(
+    "segment_ids",
+    [[[0] * 6, [0] * 4 + [-1] * 2], [[0] * 6 + [1] * 4]],
+    ids=["padded", "packed"],
+)
+def test_a_sequence_counts_alone(segment_ids: list[list[int]]) -> None:
     torch.manual_seed(3)
-    scores = torch.rand(2 * 6, 8)
+    scores = torch.rand(sum(map(len, segment_ids)), 8)
     chosen = scores.topk(3).indices
-    real = torch.ones(2, 6, dtype=torch.bool)
-    real[1, 4:] = False
     alone = [
-        balance_loss(scores[:6], chosen[:6], torch.ones(1, 6, dtype=torch.bool)),
-        balance_loss(scores[6:10], chosen[6:10], torch.ones(1, 4, dtype=torch.bool)),
+        balance_loss(scores[:6], chosen[:6], torch.ones(1, 6)),
+        balance_loss(scores[6:10], chosen[6:10], torch.ones(1, 4)),
     ]
-    assert torch.allclose(balance_loss(scores, chosen, real), torch.cat(alone))
-    even = balance_loss(torch.ones(8, 8), torch.arange(8)[:, None], real[:1, :1].expand(1, 8))
+    together = balance_loss(scores, chosen, sequences_of(torch.tensor(segment_ids)))
+    assert torch.allclose(together, torch.cat(alone))
+
+
+def test_evenly_used_experts_cost_one() -> None:
+    even = balance_loss(torch.ones(8, 8), torch.arange(8)[:, None], torch.ones(1, 8))
     assert float(even) == pytest.approx(1.0)
 
 

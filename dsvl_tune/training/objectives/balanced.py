@@ -35,8 +35,9 @@ class BalancedLoss:
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Sums:
         """The sums over all supervised tokens, and the balance loss as `loss_balance`.
 
-        The balance loss of a row weighs as much as its supervised tokens, so it does not matter how
-        the rows of a step are divided into micro-batches and over processes.
+        The balance loss of a sequence weighs as much as its supervised tokens, so it does not
+        matter how the sequences of a step are packed, and divided into micro-batches and over
+        processes.
 
         Args:
             model: the complete model.
@@ -55,11 +56,13 @@ class BalancedLoss:
             return supervised_loss(model, batch)
         with recorded(routers) as outputs:
             loss, weight, logged = supervised_loss(model, batch)
-        real = batch.segment_ids >= 0
-        rows = torch.stack([balance_loss(scores, chosen, real) for scores, chosen, _ in outputs])
-        supervised = batch.labels[:, 1:] != IGNORE_INDEX
-        weights = (batch.loss_weights[:, 1:] * supervised).sum(1)
-        balance = (rows.sum(0) * weights).sum()
+        belongs = sequences_of(batch.segment_ids)
+        losses = torch.stack(
+            [balance_loss(scores, chosen, belongs) for scores, chosen, _ in outputs]
+        )
+        supervised = batch.loss_weights * (batch.labels != IGNORE_INDEX)
+        supervised[:, 0] = 0  # predicted by nothing
+        balance = (losses.sum(0) * (belongs @ supervised.flatten())).sum()
         logged = {**logged, "loss_balance": torch.stack([balance.detach(), weight])}
         return Sums(loss + self.alpha * balance, weight, logged)
 
@@ -79,27 +82,43 @@ def recorded(routers: Sequence[nn.Module]) -> Iterator[list[Any]]:
             hook.remove()
 
 
-def balance_loss(scores: Tensor, chosen: Tensor, real: Tensor) -> Tensor:
-    """The balance loss of one layer in each row: 1 if every expert is used alike, more if not.
+def sequences_of(segment_ids: Tensor) -> Tensor:
+    """Which token belongs to which sequence: each row, or each member of a packed one.
 
-    Sum over the experts of f_e p_e, with f_e the share of the row's choices that fell on expert e
-    times the number of experts, and p_e the mean score of e in the row. Padding counts in neither,
-    visual tokens in both. Rows without any token but padding do not exist. Sources: MoEGate with
-    `seq_aux` in deepseek_vl2/models/modeling_deepseek.py; arXiv 2412.19437, equations 17 to 20,
-    also for sigmoid scores, which are divided by their sum.
+    Args:
+        segment_ids: [B, T] int64, as in `Batch`.
+
+    Returns:
+        [S, B * T] float32, 1 where it does; S is B times the most members of a row, so some
+        sequences may be empty.
+    """
+    members = int(segment_ids.max()) + 1
+    rows = torch.arange(len(segment_ids), device=segment_ids.device)[:, None]
+    numbers = torch.where(segment_ids < 0, -1, rows * members + segment_ids).flatten()
+    sequences = torch.arange(len(segment_ids) * members, device=segment_ids.device)
+    return (sequences[:, None] == numbers).float()
+
+
+def balance_loss(scores: Tensor, chosen: Tensor, belongs: Tensor) -> Tensor:
+    """The balance loss of one layer in each sequence: 1 if every expert is used alike, else more.
+
+    Sum over the experts of f_e p_e, with f_e the share of the sequence's choices that fell on
+    expert e times the number of experts, and p_e the mean score of e in the sequence. Padding
+    counts in neither, visual tokens in both. Sources: MoEGate with `seq_aux` in
+    deepseek_vl2/models/modeling_deepseek.py; arXiv 2412.19437, equations 17 to 20, also for sigmoid
+    scores, which are divided by their sum.
 
     Args:
         scores: [B * T, E], of all experts before any is chosen.
         chosen: [B * T, k] int64.
-        real: [B, T] bool, False on padding.
+        belongs: [S, B * T] float32, from `sequences_of`.
 
     Returns:
-        [B] float32.
+        [S] float32, 0 for an empty sequence.
     """
-    rows, experts = len(real), scores.shape[1]
-    shares = (scores / scores.sum(-1, keepdim=True)).view(rows, -1, experts)
-    used = F.one_hot(chosen, experts).sum(1).view(rows, -1, experts)
-    tokens = real.sum(1, keepdim=True)
-    frequency = (used * real[..., None]).sum(1) * experts / (tokens * chosen.shape[1])
-    mean_score = (shares * real[..., None]).sum(1) / tokens
+    experts = scores.shape[1]
+    tokens = belongs.sum(1, keepdim=True).clamp(min=1)
+    used = F.one_hot(chosen, experts).sum(1).float()
+    frequency = belongs @ used * experts / (tokens * chosen.shape[1])
+    mean_score = belongs @ (scores / scores.sum(-1, keepdim=True)).float() / tokens
     return (frequency * mean_score).sum(1)
