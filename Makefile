@@ -37,7 +37,7 @@ stages: setup  ## the paper's three stages in small, on generated data: CPU, min
 		$(BIN)/dsvl-tune merge runs/stages_$$stage || exit $$?; \
 	done
 
-test: setup  ## every test
+test: setup  ## the tests, but those marked slow and `make interop`
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 gpu: setup  ## tests and figures on one CUDA device with bfloat16, at most 25 minutes

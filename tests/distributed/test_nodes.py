@@ -110,6 +110,7 @@ def dsvl_tune(patch: pytest.MonkeyPatch, *arguments: str) -> None:
         main()
 
 
+@pytest.mark.slow
 def test_two_nodes_make_one_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps under torchrun, resumed under SLURM; and the same run in one process."""
     monkeypatch.chdir(folder)

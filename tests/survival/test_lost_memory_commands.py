@@ -18,7 +18,7 @@ MANY = 900
     [
         (
             ("predict", "--config", "run.yaml", "--out", "answers.jsonl"),
-            1500,
+            1400,
             (f"on {MANY} prompts of up to", f"data.eval_batch_size from {MANY} to {MANY // 2}"),
         ),
         (("merge", "RUN", "--out", "merged"), FEW_MEGABYTES, ("--rows below 16",)),

@@ -146,7 +146,7 @@ def test_fix_writes_the_clean_rows_and_what_was_left_out(
     )
     data.setup("fit")
     assert len(data.rows("train")) == 4
-    with pytest.raises(UserError, match="exists. Give a new folder"):
+    with pytest.raises(UserError, match="exists. Give a new name"):
         main(arguments(folder, hybrid_checkpoint, "--fix", str(out)))
 
 

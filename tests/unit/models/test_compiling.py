@@ -69,6 +69,7 @@ torch.testing.assert_close(layer(x), expected)
 """
 
 
+@pytest.mark.slow
 def test_a_cache_shared_with_another_processor(tmp_path: Path) -> None:
     """The cache is filled for this one and then used by one with narrower vectors."""
     for environment in ({}, {"ATEN_CPU_CAPABILITY": "avx2"}, {"ATEN_CPU_CAPABILITY": "default"}):
