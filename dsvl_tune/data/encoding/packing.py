@@ -102,29 +102,44 @@ def pack_padding(samples: Sequence[Sample]) -> list[Sample]:
     Args:
         samples: at least one.
     """
-    longest = max(len(sample.input_ids) for sample in samples)
-    packed = pack(samples, longest)
-    width = max(len(row.input_ids) for row in packed)
-    worth_it = len(packed) * width <= PACKED_SHARE * len(samples) * longest
-    return packed if worth_it else list(samples)
+    lengths = [len(sample.input_ids) for sample in samples]
+    rows = distribute(lengths, max(lengths))
+    width = max(sum(lengths[number] for number in row) for row in rows)
+    if len(rows) * width > PACKED_SHARE * len(samples) * max(lengths):
+        return list(samples)
+    return join_rows(samples, rows)
 
 
 def pack(samples: Sequence[Sample], limit_tokens: int) -> list[Sample]:
     """Put samples into few rows of up to `limit_tokens`, of about equal length.
+
+    Args:
+        samples: at least one. Where one is longer than the limit, its length is the limit.
+        limit_tokens: longest row, image tokens counted.
+    """
+    return join_rows(
+        samples, distribute([len(sample.input_ids) for sample in samples], limit_tokens)
+    )
+
+
+def distribute(lengths: Sequence[int], limit_tokens: int) -> list[list[int]]:
+    """Which samples share a row.
 
     A batch is as wide as its longest row. The longest sample goes first, each to the row that is
     the shortest so far (Graham 1969, longest processing time first); while a row comes out too
     long, one more row is taken. In a row the samples keep their order.
 
     Args:
-        samples: at least one. Where one is longer than the limit, its length is the limit.
-        limit_tokens: longest row, image tokens counted.
+        lengths: of at least one sample.
+        limit_tokens: as in `pack`.
+
+    Returns:
+        The numbers of the samples in each row.
     """
-    lengths = [len(sample.input_ids) for sample in samples]
-    longest_first = sorted(range(len(samples)), key=lambda number: -lengths[number])
+    longest_first = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     limit = max(limit_tokens, max(lengths))
     fewest = -(-sum(lengths) // limit)
-    for count in range(fewest, len(samples) + 1):
+    for count in range(fewest, len(lengths) + 1):
         filled = [0] * count
         rows: list[list[int]] = [[] for _ in range(count)]
         for number in longest_first:
@@ -133,7 +148,12 @@ def pack(samples: Sequence[Sample], limit_tokens: int) -> list[Sample]:
             rows[shortest].append(number)
         if max(filled) <= limit:
             break
-    return [join_samples([samples[number] for number in sorted(row)]) for row in rows]
+    return [sorted(row) for row in rows]
+
+
+def join_rows(samples: Sequence[Sample], rows: Sequence[Sequence[int]]) -> list[Sample]:
+    """The samples of each row, by number, as one."""
+    return [join_samples([samples[number] for number in row]) for row in rows]
 
 
 def join_samples(samples: Sequence[Sample]) -> Sample:
