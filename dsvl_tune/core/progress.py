@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from tqdm.auto import tqdm
-from tqdm.notebook import tqdm as widget
+from tqdm.autonotebook import tqdm as plain_or_widget
+from tqdm.std import tqdm as plain
 
 __all__ = ["no_bar", "tqdm"]
 
@@ -13,6 +14,6 @@ __all__ = ["no_bar", "tqdm"]
 def no_bar() -> bool:
     """Whether a bar could not be seen; for the argument `disable` of `tqdm`.
 
-    A notebook shows widgets where ipywidgets is installed, which `tqdm.auto` has found out.
+    A notebook shows widgets where ipywidgets is installed, which tqdm has found out.
     """
-    return not (issubclass(tqdm, widget) or sys.stderr.isatty())
+    return plain_or_widget is plain and not sys.stderr.isatty()
