@@ -14,6 +14,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,15 +70,20 @@ def own_sources(thing: Any) -> set[Path]:
     return found
 
 
+@cache
+def _foreign_folders() -> frozenset[Path]:
+    """Where no code is the user's own: this package, Python, and what is installed next to it."""
+    own = (FOLDER, *(root / "datamodules" for root in ROOTS))
+    return frozenset((*own, *(Path(path).resolve() for path in sysconfig.get_paths().values())))
+
+
 def _own_file(thing: Any) -> Iterator[Path]:
     """The file of a class, function or module, if it is the user's own."""
-    foreign = [FOLDER, *(root / "datamodules" for root in ROOTS)]
-    foreign += [Path(path).resolve() for path in sysconfig.get_paths().values()]
     try:
         path = Path(inspect.getfile(thing)).resolve()
     except (TypeError, OSError):  # built in, or typed into an interpreter
         return
-    if path.is_file() and not any(folder in path.parents for folder in foreign):
+    if path.is_file() and _foreign_folders().isdisjoint(path.parents):
         yield path
 
 
