@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.core.storage.files import SUMS
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from huggingface_hub.utils import SafetensorsFileMetadata
 
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "*.md", SUMS)
+Kind = Literal["model", "dataset"]
 TOKEN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -102,16 +103,8 @@ def download_checkpoint(name: HubName, patterns: tuple[str, ...] = HUB_FILES) ->
     Raises:
         UserError: the hub does not give them.
     """
-    from huggingface_hub import snapshot_download
-
-    try:
-        note_new_name(name)
-        found = snapshot_download(
-            name.repository, revision=name.revision, allow_patterns=list(patterns)
-        )
-    except Exception as error:  # any: the errors of the client's transport have no common class
-        raise hub_error(name, error) from error
-    return Path(found)
+    note_new_name(name)
+    return _snapshot(name, patterns)
 
 
 @cache
@@ -125,17 +118,21 @@ def download_data_set(name: HubName, patterns: tuple[str, ...]) -> Path:
     Raises:
         UserError: the hub does not give them.
     """
+    return _snapshot(name, patterns, "dataset")
+
+
+def _snapshot(name: HubName, patterns: tuple[str, ...], kind: Kind = "model") -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         found = snapshot_download(
             name.repository,
-            repo_type="dataset",
+            repo_type=kind,
             revision=name.revision,
             allow_patterns=list(patterns),
         )
-    except Exception as error:  # any: as above
-        raise hub_error(name, error, "data set", "datasets/") from error
+    except Exception as error:  # any: the errors of the client's transport have no common class
+        raise hub_error(name, error, kind) from error
     return Path(found)
 
 
@@ -199,16 +196,13 @@ def note_new_name(name: HubName) -> None:
         )
 
 
-def hub_error(
-    name: HubName, error: Exception, what: str = "checkpoint", section: str = ""
-) -> UserError:
+def hub_error(name: HubName, error: Exception, kind: Kind = "model") -> UserError:
     """The message for what the hub did not give: its own line, and what to do.
 
     Args:
         name: of the repository.
         error: that the client raised.
-        what: is in the repository.
-        section: of the hub that has it, as in its address.
+        kind: of the repository.
     """
     from huggingface_hub import constants
 
@@ -217,6 +211,7 @@ def hub_error(
     if not told:
         told = next((line for line in str(causes[-1]).splitlines() if line.strip()), "")
     own = f"{type(causes[-1]).__name__}: {told}" if told else type(causes[-1]).__name__
+    what, section = ("data set", "datasets/") if kind == "dataset" else ("checkpoint", "")
     page = f"{constants.ENDPOINT}/{section}{name.repository}"
     return UserError(
         f"{what} '{name}': no such folder here, and the Hugging Face hub did not give it "
