@@ -42,21 +42,24 @@ def check_report(path: Path) -> None:
 
 
 def write_report(
-    folder: Path, model: str, adapter: Path | None, command: Sequence[str], found: Mapping[str, Any]
+    folder: Path,
+    identity: Mapping[str, str | None],
+    command: Sequence[str],
+    found: Mapping[str, Any],
 ) -> None:
     """Write the figures into a folder.
 
     Args:
         folder: it exists.
-        model: name of the base checkpoint, as the user gave it.
-        adapter: folder of the adapter on it.
+        identity: `model`, the base checkpoint as the user gave it, and `adapter`, the folder of the
+            adapter on it.
         command: that gives the figures again.
         found: from `run_text_tasks`.
     """
+    adapter = identity["adapter"]
     content = {
-        "model": model,
-        "adapter": None if adapter is None else str(adapter),
-        "adapter_sha256": weight_sums(adapter),
+        **identity,
+        "adapter_sha256": weight_sums(None if adapter is None else Path(adapter)),
         "command": list(command),
         "lm_eval": found,
     }

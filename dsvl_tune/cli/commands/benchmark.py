@@ -333,7 +333,7 @@ def _evaluate_text(contender: Contender, tasks: TaskManager | None, options: Any
         contender.model, options.text_tasks, tasks, batch_size=options.batch_size
     )
     print(text_tasks_table(found))
-    write_report(options.out, contender.name, contender.adapter, _text_command(options), found)
+    write_report(options.out, contender.identity(), _text_command(options), found)
 
 
 def _text_command(options: Any) -> list[str]:

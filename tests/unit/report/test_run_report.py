@@ -106,7 +106,8 @@ def write_text_tasks(folder: Path, adapter: Path | None, accuracy: float) -> Non
     folder.mkdir()
     figures = {"acc,none": accuracy, "acc_stderr,none": 0.125, "alias": 1.0}
     found = {"version": "0.4.13", "tasks": {"few": figures}}
-    write_report(folder, "embedded", adapter, ["dsvl-tune", "benchmark", str(adapter)], found)
+    identity = {"model": "embedded", "adapter": None if adapter is None else str(adapter)}
+    write_report(folder, identity, ["dsvl-tune", "benchmark", str(adapter)], found)
 
 
 def test_it_shows_text_tasks_of_the_base_and_of_the_adapter(tmp_path: Path) -> None:
