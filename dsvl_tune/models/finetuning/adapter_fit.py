@@ -58,16 +58,8 @@ def fit_to(
             f"adapter of {wrong[0]} {problem})."
         )
     check_wrapped(config, adapters, wrapped, shapes)
-    for name, stored in adapters.items():
-        if adapted_layer(name) in wrapped:
-            continue
-        layer = linear[adapted_layer(name)]
-        axis, size = (1, layer.in_features) if ".lora_A" in name else (0, layer.out_features)
-        if stored.shape[axis] != size:
-            raise UserError(
-                f"{stored.path}: tensor {name} has shape {list(stored.shape)}, the layer of the "
-                f"base has {layer.in_features} inputs and {layer.out_features} outputs."
-            )
+    on_layers = {name: one for name, one in adapters.items() if adapted_layer(name) not in wrapped}
+    check_sizes(on_layers, linear)
     plain = copy.deepcopy(config)
     plain.modules_to_save = None
     plain.target_modules = any_of(targets) or []
@@ -75,6 +67,26 @@ def fit_to(
     for key in ("rank_pattern", "alpha_pattern"):
         setattr(plain, key, plain_pattern(getattr(config, key), names, f"{folder}: {key}"))
     return plain
+
+
+def check_sizes(adapters: Mapping[str, Stored], layers: Mapping[str, nn.Linear]) -> None:
+    """Compare the tensors of adapters with the linear layers that they are on.
+
+    Args:
+        adapters: tensors by peft's names.
+        layers: of the base, by name.
+
+    Raises:
+        UserError: a layer is of another size.
+    """
+    for name, stored in adapters.items():
+        layer = layers[adapted_layer(name)]
+        axis, size = (1, layer.in_features) if ".lora_A" in name else (0, layer.out_features)
+        if stored.shape[axis] != size:
+            raise UserError(
+                f"{stored.path}: tensor {name} has shape {list(stored.shape)}, the layer of the "
+                f"base has {layer.in_features} inputs and {layer.out_features} outputs."
+            )
 
 
 def plain_pattern(
