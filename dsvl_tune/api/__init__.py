@@ -20,23 +20,13 @@ Example:
 
 from __future__ import annotations
 
-from dsvl_tune.api.merging import MergedCheckpoint, merge
-from dsvl_tune.api.reports import write_report
-from dsvl_tune.api.training import Run, fit
-from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.family import PartPlan
-from dsvl_tune.evaluation.chat_model import ChatModel, load_model
-from dsvl_tune.training.module import FinetuneModule
-
-__all__ = [
-    "ChatModel",
-    "FinetuneModule",
-    "MergedCheckpoint",
-    "PartPlan",
-    "Run",
-    "UserError",
-    "fit",
-    "load_model",
-    "merge",
-    "write_report",
-]
+from dsvl_tune.api.merging import MergedCheckpoint as MergedCheckpoint
+from dsvl_tune.api.merging import merge as merge
+from dsvl_tune.api.reports import write_report as write_report
+from dsvl_tune.api.training import Run as Run
+from dsvl_tune.api.training import fit as fit
+from dsvl_tune.core.errors import UserError as UserError
+from dsvl_tune.core.family import PartPlan as PartPlan
+from dsvl_tune.evaluation.chat_model import ChatModel as ChatModel
+from dsvl_tune.evaluation.chat_model import load_model as load_model
+from dsvl_tune.training.module import FinetuneModule as FinetuneModule
