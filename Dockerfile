@@ -3,8 +3,8 @@
 #   docker build -t dsvl-tune .
 #   docker build --build-arg TORCH_INDEX=https://pypi.org/simple -t dsvl-tune:cuda .
 #
-#   docker run --rm -v "$PWD:/work" --user "$(id -u):$(id -g)" dsvl-tune fit --config charts_lora
-#   docker run --rm --gpus all --shm-size 8g -v "$PWD:/work" dsvl-tune:cuda fit --config recipe.yaml
+#   docker run --rm -v "$PWD:/workspace" --user "$(id -u):$(id -g)" dsvl-tune fit --config charts_lora
+#   docker run --rm --gpus all --shm-size 8g -v "$PWD:/workspace" dsvl-tune:cuda fit --config recipe.yaml
 #
 # On Linux, PyPI's torch is the CUDA build and brings its libraries; the other index has the CPU's.
 ARG PYTHON=3.12
@@ -25,13 +25,13 @@ COPY datamodules ./datamodules
 COPY recipes ./recipes
 RUN pip install --constraint constraints.txt ".[qlora,sweep]" \
     && useradd --uid 1000 --create-home user \
-    && mkdir /work \
-    && chown user /work
+    && mkdir /workspace \
+    && chown user /workspace
 
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 # Any user id may cache here, e.g. that of `docker run --user`.
-ENV HF_HOME=/work/.cache/huggingface \
-    XDG_CACHE_HOME=/work/.cache
+ENV HF_HOME=/workspace/.cache/huggingface \
+    XDG_CACHE_HOME=/workspace/.cache
 ENTRYPOINT ["dsvl-tune"]
 CMD ["--help"]

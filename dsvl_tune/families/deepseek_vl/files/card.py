@@ -27,7 +27,7 @@ USE_IN_TRANSFORMERS = """\
 The chat template takes plain strings or lists of parts, puts a system message in the place of the
 default prompt, ends every answer with the end token and marks what the assistant says
 (`return_assistant_tokens_mask`). TRL trains on every token of a conversation, those of the images
-included, unless it is told `assistant_only_loss=True`, which reads these marks.
+included, unless it gets `assistant_only_loss=True`, which reads these marks.
 """
 
 USE_IN_THE_ORIGINAL = """\
