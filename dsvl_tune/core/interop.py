@@ -9,7 +9,7 @@ TRANSFORMERS = ("5.23.0", "4.57.6")
 """Releases of transformers that load a merged checkpoint with equal logits."""
 
 PEFT = "0.21.2"
-"""Release of peft that loads an adapter, on the first of `TRANSFORMERS`."""
+"""Release of peft that loads an adapter, on either of `TRANSFORMERS`."""
 
 ORIGINAL_TRANSFORMERS = "4.38.2"
 """Release of transformers that the original code of DeepSeek-VL was run with."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.family import Layout, Shapes
+from dsvl_tune.core.family import Family, Layout, Shapes
 from dsvl_tune.export.write_settings import write_other_files
 from dsvl_tune.export.write_weights import Alter, write_weights
 from dsvl_tune.models.checkpoint.weights import Weights, read_tensor
@@ -79,18 +79,19 @@ class Change:
         return merged
 
 
-def read_changes(folder: Path, shapes: Shapes | None = None) -> dict[str, Change]:
+def read_changes(folder: Path, family: Family, shapes: Shapes | None = None) -> dict[str, Change]:
     """Every change that an adapter folder holds, by the base tensor's name.
 
     Args:
         folder: of the adapter.
+        family: of the base.
         shapes: of the base's tensors, in the order of its modules: adapters of stacked experts can
             be assigned by them alone.
 
     Raises:
         UserError: the adapter trains nothing, a file is damaged, or a tensor cannot be merged.
     """
-    files = open_trained(folder)
+    files = open_trained(folder, family)
     changes: dict[str, Change] = {}
     if files.config is not None:
         wrapped = wrapped_parameters(files.config, shapes or {})

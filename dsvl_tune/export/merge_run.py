@@ -133,7 +133,7 @@ def _write_weights(
         Names of the tensors that differ from the base's.
     """
     weights = Weights(base)
-    changes = read_changes(adapter, weights.shapes)
+    changes = read_changes(adapter, base.family, weights.shapes)
     check_changes(weights, changes)
     torch_dtype = None if dtype == "base" else DTYPES[dtype]
     merge_into(weights, changes, target, layout, torch_dtype)

@@ -20,6 +20,7 @@ from dsvl_tune.export.merge_adapter import Change, apply_changes, merge_into, re
 from dsvl_tune.export.verify import answer, exact_logits, first_rows, other_neighbor, verify
 from dsvl_tune.export.write_weights import compare_weights, is_rounded
 from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import save_trained
@@ -80,7 +81,7 @@ def verify_folders(base: Path, adapter: Path, written: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_right_merge_passes(checkpoint: Path, tmp_path: Path, dtype: str, variant: str) -> None:
     adapter = train(checkpoint, tmp_path, variant)
-    written = write(checkpoint, read_changes(adapter), tmp_path / "merged", dtype)
+    written = write(checkpoint, read_changes(adapter, DEEPSEEK_VL), tmp_path / "merged", dtype)
     report = verify_folders(checkpoint, adapter, written)
     exact = report["float64"]
     assert exact["rows"] == 2 and report["rows"] == 3
@@ -138,7 +139,7 @@ def test_damage_after_writing_is_refused(
     checkpoint: Path, tmp_path: Path, name: str, dtype: str
 ) -> None:
     adapter = train(checkpoint, tmp_path)
-    changes = read_changes(adapter)
+    changes = read_changes(adapter, DEEPSEEK_VL)
     written = write(checkpoint, changes, tmp_path / "merged", dtype)
     DAMAGES[name](written)
     with pytest.raises(UserError, match="Nothing was kept"):
@@ -185,7 +186,7 @@ def test_a_fault_of_merging_is_refused(
 ) -> None:
     """The files are read back as written; only peft's own merge shows that they are wrong."""
     adapter = train(checkpoint, tmp_path, variant)
-    changes = read_changes(adapter)
+    changes = read_changes(adapter, DEEPSEEK_VL)
     fault(changes)
     written = write(checkpoint, changes, tmp_path / "merged", dtype)
     with pytest.raises(

@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from dsvl_tune.core.errors import UserError
 from dsvl_tune.export.merge_adapter import read_changes
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.finetuning.trained_files import ADAPTER_WEIGHTS, PEFT_CONFIG
 from dsvl_tune.recipe.recipe import complete_settings, read_settings
 from dsvl_tune.training.checkpoints.files import FOLDER, LAST, PREVIOUS, newest_whole
@@ -78,7 +79,7 @@ def damaged_adapter_settings(folder: Path, chance: Random) -> Case:
     """adapter_config.json with damaged values or bytes."""
     (folder / PEFT_CONFIG).write_bytes(damaged_json(adapter_settings(), chance))
     (folder / ADAPTER_WEIGHTS).write_bytes(save(adapter_tensors()))
-    return Case(lambda: read_changes(folder), check_changes)
+    return Case(lambda: read_changes(folder, DEEPSEEK_VL), check_changes)
 
 
 def check_changes(changes: object) -> None:
@@ -115,7 +116,7 @@ def damaged_adapter_tensors(folder: Path, chance: Random) -> Case:
         content = damage_bytes(content[:head], chance) + content[head:]
     (folder / PEFT_CONFIG).write_text(json.dumps(adapter_settings()))
     (folder / ADAPTER_WEIGHTS).write_bytes(content)
-    return Case(lambda: read_changes(folder))
+    return Case(lambda: read_changes(folder, DEEPSEEK_VL))
 
 
 @cache

@@ -77,7 +77,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     base = open_checkpoint(folders["base"])
     save_trained(train_randomly(folders["base"], PARTS), adapter, base)
     for layout in ("transformers", "original"):
-        weights, changes = Weights(base), read_changes(adapter)
+        weights, changes = Weights(base), read_changes(adapter, base.family)
         check_changes(weights, changes)
         merge_into(weights, changes, folders[layout], layout, torch.float32)
 

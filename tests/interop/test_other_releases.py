@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from environments import TORCH, environment, run_script
+from random_training import train_randomly
 from safetensors.torch import load_file
 from trained_model import Record, Trained
 
-from dsvl_tune.core.interop import TRANSFORMERS
+from dsvl_tune.core.family import PartPlan
+from dsvl_tune.core.interop import PEFT, TRANSFORMERS
 from dsvl_tune.export.merge_adapter import merge_into
 from dsvl_tune.families import open_checkpoint
 from dsvl_tune.models.checkpoint.weights import Weights
+from dsvl_tune.models.finetuning.adapters import save_trained
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ORIGINAL_CODE = os.environ.get("DEEPSEEK_VL_CODE", "")
@@ -27,7 +30,7 @@ BOUND = 1e-4
 
 def earlier_transformers() -> Path:
     """The interpreter of an environment with the earlier release."""
-    packages = [TORCH, f"transformers=={EARLIER}", "pillow", "jinja2"]
+    packages = [TORCH, f"transformers=={EARLIER}", f"peft=={PEFT}", "pillow", "jinja2"]
     return environment(f"transformers-{EARLIER}", packages)
 
 
@@ -57,6 +60,43 @@ def test_plain_transformers(trained: Trained, tmp_path: Path, record: Record) ->
     one, two = found.values()
     for name in one:
         assert torch.equal(one[name], two[name]), name
+
+
+def test_an_adapter_in_plain_peft(trained: Trained, tmp_path: Path, record: Record) -> None:
+    """Adapters of the language model and of SigLIP, and the aligner as a whole."""
+    for version, python in ((CURRENT, Path(sys.executable)), (EARLIER, earlier_transformers())):
+        out = tmp_path / f"{version}.safetensors"
+        said = run_script(
+            python, "plain_peft.py", trained.base, trained.adapter, trained.inputs, out
+        )
+        assert said.splitlines()[-1] == version
+        found = load_file(out)
+        assert largest(found.pop("base"), trained.logits) > trained.logits.std()
+        difference = max(largest(logits, trained.logits) for logits in found.values())
+        assert difference <= BOUND * trained.logits.std()
+        record(
+            f"peft {PEFT}, transformers {version}",
+            f"adapter, {trained.kind}: {', '.join(found)}",
+            f"logits within {difference:.0e}",
+        )
+
+
+def test_a_whole_siglip_is_refused_by_peft_on_an_earlier_transformers(
+    trained: Trained, tmp_path: Path, record: Record
+) -> None:
+    if trained.kind == "janus":
+        pytest.skip("Janus's SigLIP has the same names in both releases")
+    parts = {"siglip": PartPlan("full"), "language_model": PartPlan("lora", rank=4)}
+    save_trained(train_randomly(trained.base, parts), tmp_path, open_checkpoint(trained.base))
+    arguments = (trained.base, tmp_path, trained.inputs, tmp_path / "out.safetensors")
+    assert run_script(Path(sys.executable), "plain_peft.py", *arguments)
+    with pytest.raises(AssertionError, match=r"KeyError: '.*vision_model\.vision_model\."):
+        run_script(earlier_transformers(), "plain_peft.py", *arguments)
+    record(
+        f"peft {PEFT}, transformers {EARLIER}",
+        f"adapter with a fully trained SigLIP, {trained.kind}",
+        "refused: KeyError",
+    )
 
 
 def test_deepseek_vl2_is_refused(tmp_path: Path, record: Record) -> None:

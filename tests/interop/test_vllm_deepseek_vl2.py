@@ -63,7 +63,8 @@ def test_answers_token_by_token(tmp_path: Path, record: Record) -> None:
     save_trained(train_randomly(base, PARTS), tmp_path / "trained", open_checkpoint(base))
     merged = tmp_path / "merged"
     merged.mkdir()
-    weights, changes = Weights(open_checkpoint(base)), read_changes(tmp_path / "trained")
+    weights = Weights(open_checkpoint(base))
+    changes = read_changes(tmp_path / "trained", weights.checkpoint.family)
     merge_into(weights, changes, merged, "original", torch.float32)
     checkpoint = open_checkpoint(merged)
     python = vllm_environment()

@@ -25,12 +25,13 @@ LANGUAGE_PARTS: dict[str, ModelPart] = {
 """Parts of the LLaMA-style language model."""
 
 # LoRA targets are anchored at their part: bare names such as "q_proj" would also match SigLIP's
-# layers, and "all-linear" of peft its unused pooling head.
+# layers, and "all-linear" of peft its unused pooling head. Those of SigLIP also fit the names of
+# releases of transformers before 5 (SIGLIP_IN_FILES in key_map.py), so adapters load there, too.
 PARTS: dict[str, ModelPart] = {
     "siglip": ModelPart(
         prefixes=("model.vision_model.",),
         lora_targets=(
-            r"model\.vision_model\.encoder\.layers\.\d+"
+            r"model\.vision_model\.(vision_model\.)?encoder\.layers\.\d+"
             r"\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])"
         ),
         checkpointed_module="vision_model",

@@ -22,9 +22,7 @@ PLAIN = """\
     model = PeftModel.from_pretrained(base, "FOLDER")
 
 FOLDER stands for this folder. The tests of dsvl-tune run these lines with transformers
-{transformers} and peft {peft}, and compare the logits with those of training. Releases of
-transformers before 5 name the layers of some vision towers otherwise: there peft leaves their
-adapters out and only warns. Merge the run for such releases.
+{transformers} and {earlier} with peft {peft}, and compare the logits with those of training.
 """
 
 FOLLOWED = """\
@@ -143,7 +141,8 @@ def peft_text(
         return NO_NETWORK
     if modules is None:
         return REFUSED.format(count=len(full), name=full[0])
-    versions = {"transformers": TRANSFORMERS[0], "peft": PEFT}
+    current, earlier = TRANSFORMERS
+    versions = {"transformers": current, "earlier": earlier, "peft": PEFT}
     if base.layout == "original":
         source = "BASE" if base.repository is None else base.name
         return CONVERTED.format(base=source) + PLAIN.format(base='"converted"', **versions)

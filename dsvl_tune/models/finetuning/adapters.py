@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 from dsvl_tune.core.checkpoint import Checkpoint
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.core.family import PartPlan, Parts, Plan, part_of
+from dsvl_tune.core.family import Family, PartPlan, Parts, Plan, part_of
 from dsvl_tune.core.quick_imports import bitsandbytes_unless_imported
 from dsvl_tune.core.storage.files import atomic_write, write_text
 from dsvl_tune.core.storage.tensor_files import stream_tensors
@@ -222,7 +222,7 @@ def save_trained(
     if modules is None and full:
         write_tensors(folder / FULL_WEIGHTS, {}, full, read)
     if adapters:
-        values = peft_names(model, adapters)
+        values = peft_names(model, adapters, base.family)
         write_tensors(folder / ADAPTER_WEIGHTS, values, {} if modules is None else full, read)
         config = folder / (OWN_CONFIG if modules is None else PEFT_CONFIG)
         write_adapter_config(model, config, base, modules)
@@ -236,15 +236,19 @@ def module_names(base: Checkpoint) -> list[str]:
         return [name for name, _ in base.family.model_class(config)(config).named_modules()]
 
 
-def peft_names(model: PreTrainedModel, adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of adapters under the names that peft's files have.
+def peft_names(
+    model: PreTrainedModel, adapters: Mapping[str, Tensor], family: Family
+) -> dict[str, Tensor]:
+    """Tensors of adapters under the names that peft's files have, in every release they are for.
 
     Args:
         model: with the adapters.
         adapters: [rank, K], [N, rank] or [N] of any floating dtype, by their parameters' names.
+        family: of the model.
     """
     state = get_peft_model_state_dict(model, state_dict=dict(adapters), adapter_name="default")
-    return {f"{PREFIX}{name}": tensor for name, tensor in state.items()}
+    earlier = {family.written_name(name): tensor for name, tensor in state.items()}
+    return {f"{PREFIX}{name}": tensor for name, tensor in (state | earlier).items()}
 
 
 def write_tensors(
@@ -312,7 +316,7 @@ def load_trained(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         UserError: neither is there, or they do not fit the base.
     """
-    files = open_trained(folder)
+    files = open_trained(folder, family_of_model(model))
     if files.config is not None:
         load_adapter(model, files.config, files.adapters, folder)
     load_full_weights(model, files.full, folder)

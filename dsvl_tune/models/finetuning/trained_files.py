@@ -1,5 +1,9 @@
 """The files of an adapter folder: what a run trained, as peft has it as far as peft can hold it.
 
+An adapter whose name differs in earlier releases of transformers is there under both names, because
+peft translates none. Modules that were trained as a whole have current names alone: with earlier
+releases peft raises.
+
 | what was trained | settings | weights | plain peft |
 |---|---|---|---|
 | adapters, and whole modules | `adapter_config.json` | `adapter_model` | loads all |
@@ -15,11 +19,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from peft import LoraConfig
 
 from dsvl_tune.core.checkpoint.weight_headers import Stored
 from dsvl_tune.core.errors import UserError
-from dsvl_tune.models.checkpoint.weights import read_floating_header
+from dsvl_tune.core.family import Family
+from dsvl_tune.models.checkpoint.weights import read_floating_header, read_tensor
 from dsvl_tune.models.finetuning.adapter_files import check_adapters, read_adapter_config
 
 PEFT_CONFIG = "adapter_config.json"
@@ -51,12 +57,17 @@ class TrainedFiles(NamedTuple):
     full: dict[str, Stored]
 
 
-def open_trained(folder: Path) -> TrainedFiles:
-    """Read the settings and headers of an adapter folder, and no tensor.
+def open_trained(folder: Path, family: Family) -> TrainedFiles:
+    """Read the settings and headers of an adapter folder.
+
+    Args:
+        folder: of the adapter.
+        family: of the base, which knows the names that earlier releases of transformers have.
 
     Raises:
-        UserError: nothing trained there, a damaged file, tensors that are not floating, or adapters
-            that are not LoRA or do not fit their settings.
+        UserError: nothing trained there, a damaged file, tensors that are not floating, adapters
+            that are not LoRA or do not fit their settings, or one under two names with different
+            values.
     """
     config = None
     adapters: dict[str, Stored] = {}
@@ -70,7 +81,10 @@ def open_trained(folder: Path) -> TrainedFiles:
         for stored_name, stored in read_floating_header(folder / ADAPTER_WEIGHTS).items():
             name = stored_name.removeprefix(PREFIX)
             is_full = name.startswith(modules) and "lora_" not in name
-            (full if is_full else adapters)[name] = stored
+            if is_full:
+                full[name] = stored
+            else:
+                _add_adapter(adapters, family.current_name(name), stored)
         check_adapters(config, adapters, settings)
     if (folder / FULL_WEIGHTS).is_file():
         full |= read_floating_header(folder / FULL_WEIGHTS)
@@ -80,3 +94,25 @@ def open_trained(folder: Path) -> TrainedFiles:
             "finished run or its adapter."
         )
     return TrainedFiles(config, adapters, full)
+
+
+def _add_adapter(adapters: dict[str, Stored], name: str, stored: Stored) -> None:
+    """Add a tensor under its current name; it may be there already, from a copy for other releases.
+
+    Args:
+        adapters: by their current names; extended in place.
+        name: of the tensor in current transformers.
+        stored: its header.
+
+    Raises:
+        UserError: the copies differ.
+    """
+    known = adapters.setdefault(name, stored)
+    if known is stored:
+        return
+    same = (known.dtype, known.shape) == (stored.dtype, stored.shape)
+    if not same or not torch.equal(read_tensor(known), read_tensor(stored)):
+        raise UserError(
+            f"{stored.path}: {known.name} and {stored.name} are the same adapter for two releases "
+            "of transformers, but their values differ. Save the adapter again from the right one."
+        )

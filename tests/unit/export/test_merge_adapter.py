@@ -17,6 +17,7 @@ from dsvl_tune.core.family import PartPlan
 from dsvl_tune.export.merge_adapter import check_changes, merge_into, read_changes
 from dsvl_tune.export.write_weights import Layout
 from dsvl_tune.families import open_checkpoint
+from dsvl_tune.families.deepseek_vl.family import DEEPSEEK_VL
 from dsvl_tune.models.checkpoint.load import create_model
 from dsvl_tune.models.checkpoint.weights import Weights
 from dsvl_tune.models.finetuning.adapters import load_trained, save_trained
@@ -32,7 +33,8 @@ def merge(
     base: Path, folder: Path, dtype: torch.dtype | None = None, layout: Layout = "transformers"
 ) -> Path:
     """Merge `folder`/adapter into a base, into a new folder."""
-    weights, changes = Weights(open_checkpoint(base)), read_changes(folder / "adapter")
+    weights = Weights(open_checkpoint(base))
+    changes = read_changes(folder / "adapter", DEEPSEEK_VL)
     check_changes(weights, changes)
     target = folder / f"merged_{layout}_{dtype}"
     target.mkdir()
@@ -53,7 +55,7 @@ def test_merged_peft_and_trained_agree(checkpoint: Path, tmp_path: Path, variant
     assert apart(logits(plain), wanted) <= ROUNDED
     assert apart(logits(peft), wanted) <= SAME
     assert apart(logits(create_model(open_checkpoint(checkpoint))), wanted) > 1e-2
-    untouched = set(weight_files(checkpoint)) - set(read_changes(tmp_path / "adapter"))
+    untouched = set(weight_files(checkpoint)) - set(read_changes(tmp_path / "adapter", DEEPSEEK_VL))
     before = AutoModelForImageTextToText.from_pretrained(checkpoint).state_dict()
     after = plain.state_dict()
     assert untouched
@@ -109,7 +111,7 @@ def test_a_value_too_large_for_the_written_dtype_is_refused(
 def test_an_adapter_of_another_width_is_refused(hybrid_checkpoint: Path, tmp_path: Path) -> None:
     model = train_randomly(hybrid_checkpoint, {"language_model": PartPlan("lora")})
     save_trained(model, tmp_path / "adapter", open_checkpoint(hybrid_checkpoint))
-    changes = read_changes(tmp_path / "adapter")
+    changes = read_changes(tmp_path / "adapter", DEEPSEEK_VL)
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     changes[name].lora_b = torch.zeros(7, 16)
     with pytest.raises(
@@ -134,7 +136,7 @@ def test_trained_tensors_of_integers_are_refused(
     name = next(iter(tensors))
     save_file(tensors | {name: tensors[name].to(torch.int8)}, path)
     with pytest.raises(UserError, match=f"{file}: tensor {name} is I8"):
-        read_changes(tmp_path / "adapter")
+        read_changes(tmp_path / "adapter", DEEPSEEK_VL)
     model = create_model(open_checkpoint(hybrid_checkpoint))
     with pytest.raises(UserError, match=f"{file}: tensor {name} is I8"):
         load_trained(model, tmp_path / "adapter")
@@ -143,7 +145,7 @@ def test_trained_tensors_of_integers_are_refused(
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     model = train_randomly(checkpoint, {"language_model": PartPlan("lora")})
     save_trained(model, tmp_path / "adapter", open_checkpoint(checkpoint))
-    changes = read_changes(tmp_path / "adapter")
+    changes = read_changes(tmp_path / "adapter", DEEPSEEK_VL)
     changes["model.language_model.layers.9.mlp.up_proj.weight"] = next(iter(changes.values()))
     with pytest.raises(UserError, match="have no place"):
         check_changes(Weights(open_checkpoint(checkpoint)), changes)

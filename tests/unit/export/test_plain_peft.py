@@ -137,7 +137,9 @@ def test_a_saved_folder_of_other_parts_is_replaced(checkpoint: Path, tmp_path: P
     save_trained(train_randomly(checkpoint, {"aligner": FULL}), tmp_path, base)
     save_trained(train_randomly(checkpoint, {"aligner": LORA}), tmp_path, base)
     assert not (tmp_path / "full_parts.safetensors").exists()
-    assert all(change.replacement is None for change in read_changes(tmp_path).values())
+    assert all(
+        change.replacement is None for change in read_changes(tmp_path, DEEPSEEK_VL).values()
+    )
 
 
 def test_tied_embeddings_stay_with_us(checkpoint: Path, tmp_path: Path) -> None:
@@ -156,7 +158,8 @@ def test_two_adapters_on_one_base_and_their_weighted_sum(checkpoint: Path, tmp_p
     for number, noise in enumerate((0.05, 0.08)):
         model = train_randomly(checkpoint, {"language_model": LORA}, noise=noise)
         save_trained(model, tmp_path / str(number), open_checkpoint(checkpoint))
-        deltas.append(read_changes(tmp_path / str(number))[name].apply(base[name]) - base[name])
+        change = read_changes(tmp_path / str(number), DEEPSEEK_VL)[name]
+        deltas.append(change.apply(base[name]) - base[name])
     peft = PeftModel.from_pretrained(
         AutoModelForImageTextToText.from_pretrained(checkpoint), tmp_path / "0", "first"
     )

@@ -81,7 +81,7 @@ def test_values_gradients_and_merge_are_those_of_plain_peft(
     assert apart(logits(create_model(base), text_only=True), wanted) > 1e-2
 
     weights = Weights(base)
-    changes = read_changes(tmp_path / "adapter", weights.shapes)
+    changes = read_changes(tmp_path / "adapter", DEEPSEEK_VL2, weights.shapes)
     check_changes(weights, changes)
     (tmp_path / "merged").mkdir()
     merge_into(weights, changes, tmp_path / "merged", "original", None)
@@ -97,7 +97,7 @@ def test_what_is_written_is_verified(deepseek_vl2_checkpoint: Path, tmp_path: Pa
     base = open_checkpoint(deepseek_vl2_checkpoint)
     save_trained(train_randomly(deepseek_vl2_checkpoint, PARTS), tmp_path / "adapter", base)
     weights = Weights(base)
-    changes = read_changes(tmp_path / "adapter", weights.shapes)
+    changes = read_changes(tmp_path / "adapter", DEEPSEEK_VL2, weights.shapes)
     (tmp_path / "merged").mkdir()
     merge_into(weights, changes, tmp_path / "merged", "transformers", torch.bfloat16)
     ids = torch.randint(10, 400, (2, 9))
@@ -168,7 +168,7 @@ def test_an_adapter_of_other_experts_is_refused(
     with pytest.raises(UserError, match=r"shape \[21, 64\], expected \[24, 64\] for 8 experts"):
         load_trained(create_model(base), tmp_path / "adapter")
     with pytest.raises(UserError, match=r"lora_A \[21, 64\] and lora_B \[128, 21\]"):
-        read_changes(tmp_path / "adapter", Weights(base).shapes)
+        read_changes(tmp_path / "adapter", DEEPSEEK_VL2, Weights(base).shapes)
 
 
 def test_experts_that_no_token_chose_are_named(

@@ -80,7 +80,7 @@ def loaded(folder: Path, base: Path) -> None:
 
 def merged(folder: Path, base: Path) -> None:
     """As `merge` does, up to the first tensor that is written."""
-    check_changes(Weights(open_checkpoint(base)), read_changes(folder))
+    check_changes(Weights(open_checkpoint(base)), read_changes(folder, DEEPSEEK_VL))
 
 
 def outcome(folder: Path, base: Path, ways: tuple[Any, ...] = (merged, loaded)) -> list[str]:
