@@ -6,13 +6,19 @@
 
 Writes models and charts into FOLDER (see rig_inputs.py), then runs every contender in a process of
 its own, one after the other, round by round. It fails if the losses of two contenders differ by
-more than 1e-4 in any step. CPU seconds are user and system time, which other work on the machine
-disturbs least; ratios are taken within a round, and their median over the rounds is printed as
-Trainer's figure divided by the contender's: 2.00x is half of what Trainer takes.
+more than 1e-4 in any step.
+
+CPU seconds are user and system time, which other work on the machine disturbs least. `faster` is
+Trainer's figure divided by the contender's, in CPU seconds and in user seconds alone: 2.00x is half
+of what Trainer takes. Ratios are taken within a round; their median over the rounds is printed,
+with their range. The two ratios differ because the system time of a step is page faults, the
+kernel handing out zeroed memory for large temporary tensors. A contender with many such tensors has
+much of it, and how much depends on the machine: on its kernel, on the size of its pages, and on how
+short of memory it is. User time is the contender's own computing, so its ratio carries over best.
 
 An epoch has two steps. A contender that caches nothing between epochs does the same work in every
-epoch, so its steps after the first stand for the first and the third epoch. With a feature cache
-(--feature-cache), the first epoch fills it, and that time is included.
+epoch, and its steps after the first stand for all of them. With a feature cache (--feature-cache),
+the first epoch fills it, and that time is included; the table then has the third epoch too.
 """
 
 from __future__ import annotations
@@ -39,14 +45,19 @@ EPOCH = 2
 AGREE = 1e-4
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "lightning")
 
+BASELINE = "Trainer + peft"
+CLOCKS = {"cpu_s": "CPU s", "user_s": "user s"}
+"""Clocks of step_bench.py that have columns, and their names there."""
+
 Result = dict[str, Any]
+Table = list[list[str]]
 
 
 def contenders(questions: str, feature_cache: bool) -> dict[str, list[str]]:
-    """Name -> arguments of step_bench.py. The others are compared with the first one."""
+    """Name -> arguments of step_bench.py."""
     ours = ["--contender", "ours", *(["--share-images"] if questions == "four" else [])]
     found = {
-        "Trainer + peft": ["--contender", "hf"],
+        BASELINE: ["--contender", "hf"],
         "TRL": ["--contender", "trl"],
         "dsvl-tune": ours,
     }
@@ -84,7 +95,7 @@ def run(
     return dict(json.loads(lines[0].removeprefix("BENCH_JSON ")))
 
 
-def check_losses(setting: str, results: dict[str, Result]) -> list[list[str]]:
+def check_losses(setting: str, results: dict[str, Result]) -> Table:
     """Return a table row of losses for each step; exit if two differ.
 
     Only the steps that all contenders have are compared: one epoch and more.
@@ -99,14 +110,19 @@ def check_losses(setting: str, results: dict[str, Result]) -> list[list[str]]:
     return shown
 
 
-def cpu_a_step(result: Result, epoch: int) -> float:
-    """CPU seconds per step in the first or the third epoch, without the warm-up step."""
-    steps = result["steps"]["cpu_s"]
+def seconds_a_step(result: Result, epoch: int, clock: str) -> float:
+    """Seconds of a clock of step_bench.py per step, in epoch 1 or 3, without the warm-up step."""
+    steps = result["steps"][clock]
     kept = steps[2 * EPOCH :] if epoch == 3 and len(steps) == 3 * EPOCH else steps[1 : EPOCH + 1]
     return mean(kept[: EPOCH - 1] if epoch == 1 and len(steps) == 3 * EPOCH else kept)
 
 
-def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> list[list[str]]:
+def epochs_shown(feature_cache: bool) -> dict[int, str]:
+    """Epochs of the table, and what precedes their columns' names."""
+    return {1: "epoch 1: ", 3: "epoch 3: "} if feature_cache else {1: ""}
+
+
+def summary(setting: str, rounds: list[dict[str, Result]], options: argparse.Namespace) -> Table:
     """A table row per contender: medians over the rounds, of figures and of ratios in a round.
 
     Ratios have their range over the rounds beside them, and the last column has the machine's load
@@ -115,16 +131,16 @@ def summary(setting: str, rounds: list[dict[str, Result]], batch_size: int) -> l
     lines = []
     for name in rounds[0]:
         cells = [f"{setting}: {name}"]
-        for epoch in (1, 3):
-            own = [cpu_a_step(one[name], epoch) / batch_size for one in rounds]
-            plain = [cpu_a_step(one["Trainer + peft"], epoch) / batch_size for one in rounds]
-            ratios = [trainer / cpu for trainer, cpu in zip(plain, own, strict=True)]
+        for epoch, clock in itertools.product(epochs_shown(options.feature_cache), CLOCKS):
+            own, plain = (
+                [seconds_a_step(one[each], epoch, clock) for one in rounds]
+                for each in (name, BASELINE)
+            )
+            ratios = [trainer / seconds for trainer, seconds in zip(plain, own, strict=True)]
             spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-            cells += [f"{median(own):.2f}", f"{median(ratios):.2f}x {spread}"]
+            cells += [f"{median(own) / options.batch_size:.2f}", f"{median(ratios):.2f}x {spread}"]
         peaks = [one[name]["peak_rss_mb"] for one in rounds]
-        smaller = [
-            one[name]["peak_rss_mb"] / one["Trainer + peft"]["peak_rss_mb"] for one in rounds
-        ]
+        smaller = [one[name]["peak_rss_mb"] / one[BASELINE]["peak_rss_mb"] for one in rounds]
         load = median(one[name]["load"] for one in rounds)
         cells += [f"{median(peaks):,.0f}", f"{100 * median(smaller):.0f} %", f"{load:.1f}"]
         lines.append(cells)
@@ -144,8 +160,10 @@ def run_round(model: str, questions: str, options: argparse.Namespace) -> dict[s
             options.folder / "feature_cache",
         )
         results[name]["load"] = os.getloadavg()[0]
-        steps = results[name]["steps"]["cpu_s"]
-        print(f"{model}, {questions}: {name}: {steps} CPU s per step", flush=True)
+        steps = results[name]["steps"]
+        seconds = zip(steps["user_s"], steps["system_s"], strict=True)
+        shown = ", ".join(f"{user:.2f} + {system:.2f}" for user, system in seconds)
+        print(f"{model}, {questions}: {name}: user + system s per step: {shown}", flush=True)
     return results
 
 
@@ -154,8 +172,8 @@ def compare(options: argparse.Namespace) -> None:
     folder: Path = options.folder
     if not (folder / "four").exists():
         write_inputs(folder, rows=options.batch_size * EPOCH)
-    costs: list[list[str]] = []
-    losses: list[list[str]] = []
+    costs: Table = []
+    losses: Table = []
     kept: dict[str, list[dict[str, Result]]] = {}
     for model, questions in itertools.product(options.models, options.sets):
         setting = f"{model}, {questions}"
@@ -165,22 +183,32 @@ def compare(options: argparse.Namespace) -> None:
             steps = check_losses(setting, results)
             kept[setting].append(results)
         losses += steps  # of the last round; the earlier ones were compared alike
-        costs += summary(setting, kept[setting], options.batch_size)
+        costs += summary(setting, kept[setting], options)
         (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
     print_tables(options, losses, costs)
 
 
-def print_tables(
-    options: argparse.Namespace, losses: list[list[str]], costs: list[list[str]]
-) -> None:
+def processor_name() -> str:
+    """The processor's model, from /proc/cpuinfo on Linux; without that, what Python has for it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def print_tables(options: argparse.Namespace, losses: Table, costs: Table) -> None:
     """Print what was measured, where, and with which packages."""
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    print(f"\n{machine}, {options.threads} threads each")
+    print(f"\n{processor_name()}, {os.cpu_count()} cores, {options.threads} threads each")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
     print(f"batch {options.batch_size}, {options.rounds} rounds\n")
     print(format_table(["losses", *contenders("one", options.feature_cache)], losses))
-    epochs = ["epoch 1", "faster", "epoch 3", "faster"]
-    head = ["CPU s per sample", *epochs, "peak MB", "of Trainer's", "load"]
+    timed = [
+        f"{epoch}{column}"
+        for epoch in epochs_shown(options.feature_cache).values()
+        for clock in CLOCKS.values()
+        for column in (clock, f"faster in {clock}")
+    ]
+    head = ["seconds per sample", *timed, "peak MB", "of Trainer's", "load"]
     print("\n" + format_table(head, costs))
 
 

@@ -16,7 +16,7 @@ counts every conversation as if it were alone, including its image's tokens and 
 was shared or cached: it is the rate at which the file's content is trained on, so contenders can be
 compared by it. Rates are over the steps after the warm-up, including loading. peak_rss_mb is that
 of the training process over its whole life, cpu_s_per_step is user and system time of it and its
-workers. `steps` has time and CPU time of each step.
+workers. `steps` has wall-clock, CPU, user and system time of each step.
 """
 
 from __future__ import annotations
@@ -46,18 +46,22 @@ class Meter:
 
     losses: list[float] = field(default_factory=list)
     wall_s: list[float] = field(default_factory=list)
-    cpu_s: list[float] = field(default_factory=list)
+    user_s: list[float] = field(default_factory=list)
+    system_s: list[float] = field(default_factory=list)
 
     def mark(self) -> None:
+        user, system = cpu_seconds()
         self.wall_s.append(time.perf_counter())
-        self.cpu_s.append(cpu_seconds())
+        self.user_s.append(user)
+        self.system_s.append(system)
 
 
-def cpu_seconds() -> float:
-    """User and system time of this process and its children."""
-    own = sum(os.times()[:4])
+def cpu_seconds() -> tuple[float, float]:
+    """User and system time of this process and its children, in seconds."""
+    own = os.times()  # with those of children that ended
     living = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return own + sum(times.user + times.system for times in living)
+    user = own.user + own.children_user + sum(times.user for times in living)
+    return user, own.system + own.children_system + sum(times.system for times in living)
 
 
 def draw_adapters(model: torch.nn.Module) -> None:
@@ -106,10 +110,11 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
     assert len(meter.wall_s) == options.steps + 1
     assert len(meter.losses) == options.steps
     seconds = meter.wall_s[-1] - meter.wall_s[options.warmup]
-    cpu = meter.cpu_s[-1] - meter.cpu_s[options.warmup]
-    wall_s, cpu_s = (
-        [end - start for start, end in pairwise(marks)] for marks in (meter.wall_s, meter.cpu_s)
+    wall_s, user_s, system_s = (
+        [end - start for start, end in pairwise(marks)]
+        for marks in (meter.wall_s, meter.user_s, meter.system_s)
     )
+    cpu_s = [user + system for user, system in zip(user_s, system_s, strict=True)]
     return {
         "contender": options.contender,
         "samples_per_s": len(seen) / seconds,
@@ -117,10 +122,12 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
         "total_tokens_per_s": sum(tokens for tokens, _ in seen) / seconds,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "losses": meter.losses,
-        "cpu_s_per_step": cpu / (options.steps - options.warmup),
+        "cpu_s_per_step": statistics.mean(cpu_s[options.warmup :]),
         "steps": {
             "wall_s": wall_s,
             "cpu_s": cpu_s,
+            "user_s": user_s,
+            "system_s": system_s,
             "median_cpu_s": statistics.median(cpu_s[options.warmup :]),
         },
     }

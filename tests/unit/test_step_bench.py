@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import mmap
+import resource
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,16 @@ def test_contenders_have_the_same_losses(checkpoint: Path, charts: Path) -> None
     assert len(set(ours["losses"])) == 3
     assert ours["total_tokens_per_s"] > ours["supervised_tokens_per_s"] > 0
     assert ours["samples_per_s"] > 0 < ours["cpu_s_per_step"]
+
+
+def test_user_and_system_time_are_those_of_the_process() -> None:
+    meter = Meter()
+    meter.mark()
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    while resource.getrusage(resource.RUSAGE_SELF).ru_stime - before.ru_stime < 0.3:
+        mmap.mmap(-1, 1 << 26).write(bytes(1 << 26))  # fresh memory: page faults
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    meter.mark()
+    user, system = (end - start for start, end in (meter.user_s, meter.system_s))
+    assert user == pytest.approx(after.ru_utime - before.ru_utime, abs=0.1)
+    assert system == pytest.approx(after.ru_stime - before.ru_stime, abs=0.1)
