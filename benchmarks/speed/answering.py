@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/speed/answering.py MODEL [ROUNDS]
 
-MODEL is "proportions" (the random model of `rig_inputs.py`, 576 tokens an image) or "embedded"; 4
+MODEL is "proportions" (the random model of `rig_models.py`, 576 tokens an image) or "embedded"; 4
 charts with 8 questions each, float32, answers of at most 16 tokens. The contenders, in turns:
 
     batched          generate on all 32 questions, each distinct image encoded once
@@ -25,7 +25,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 from contest import cpu_seconds
-from rig_inputs import VOCABULARY, messages, square_charts, write_checkpoint
+from rig_inputs import messages, square_charts
+from rig_models import write_checkpoint
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -44,7 +45,7 @@ def model_and_prompts(name: str, folder: Path) -> tuple[PreTrainedModel, Prompts
     charts = list(islice(square_charts(4), IMAGES))
     if name != "embedded":
         texts = [turn["content"] for row in charts for one in row for turn in messages(one)]
-        write_checkpoint(folder, VOCABULARY[name], texts)
+        write_checkpoint(folder, name, texts)
     checkpoint = open_checkpoint("embedded" if name == "embedded" else folder)
     processor = checkpoint.processor
     asked = [one for row in charts for one in row * (QUESTIONS // 4)]

@@ -4,9 +4,12 @@
     python benchmarks/speed/compare.py FOLDER [--rounds 3] [--models vocabulary,proportions]
         [--sets one,four] [--feature-cache]
 
-Writes models and charts into FOLDER (see rig_inputs.py), then runs every contender in a process of
-its own, one after the other, round by round. It fails if the losses of two contenders differ by
-more than 1e-4 in any step.
+Writes models and charts into FOLDER (see rig_models.py and rig_inputs.py), unless they are there,
+then runs every contender in a process of its own, one after the other, round by round. It fails if
+the losses of two contenders differ by more than 1e-4 in any step.
+
+A step has a batch of conversations, all questions of an image at least: in the set `eight` it has
+eight of them. dsvl-tune encodes an image once for all its questions of a step.
 
 CPU seconds are user and system time, which other work on the machine disturbs least. `faster` is
 Trainer's figure divided by the contender's, in CPU seconds and in user seconds alone: 2.00x is half
@@ -31,12 +34,15 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from rig_inputs import VOCABULARY, write_inputs
+from rig_inputs import SETS, write_model, write_set
+from rig_models import MODELS
 
 from dsvl_tune.core.text_table import format_table
 
@@ -55,7 +61,7 @@ Table = list[list[str]]
 
 def contenders(questions: str, feature_cache: bool) -> dict[str, list[str]]:
     """Name -> arguments of step_bench.py."""
-    ours = ["--contender", "ours", *(["--share-images"] if questions == "four" else [])]
+    ours = ["--contender", "ours", *(["--share-images"] if SETS[questions] > 1 else [])]
     found = {
         BASELINE: ["--contender", "hf"],
         "TRL": ["--contender", "trl"],
@@ -95,6 +101,11 @@ def run(
     return dict(json.loads(lines[0].removeprefix("BENCH_JSON ")))
 
 
+def batch_size_of(questions: str, least: int) -> int:
+    """Conversations of a step: all of an image at least."""
+    return max(least, SETS[questions])
+
+
 def check_losses(setting: str, results: dict[str, Result]) -> Table:
     """Return a table row of losses for each step; exit if two differ.
 
@@ -122,7 +133,9 @@ def epochs_shown(feature_cache: bool) -> dict[int, str]:
     return {1: "epoch 1: ", 3: "epoch 3: "} if feature_cache else {1: ""}
 
 
-def summary(setting: str, rounds: list[dict[str, Result]], options: argparse.Namespace) -> Table:
+def summary(
+    setting: str, rounds: list[dict[str, Result]], batch_size: int, epochs: Iterable[int]
+) -> Table:
     """A table row per contender: medians over the rounds, of figures and of ratios in a round.
 
     Ratios have their range over the rounds beside them, and the last column has the machine's load
@@ -131,14 +144,14 @@ def summary(setting: str, rounds: list[dict[str, Result]], options: argparse.Nam
     lines = []
     for name in rounds[0]:
         cells = [f"{setting}: {name}"]
-        for epoch, clock in itertools.product(epochs_shown(options.feature_cache), CLOCKS):
+        for epoch, clock in itertools.product(epochs, CLOCKS):
             own, plain = (
                 [seconds_a_step(one[each], epoch, clock) for one in rounds]
                 for each in (name, BASELINE)
             )
             ratios = [trainer / seconds for trainer, seconds in zip(plain, own, strict=True)]
             spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-            cells += [f"{median(own) / options.batch_size:.2f}", f"{median(ratios):.2f}x {spread}"]
+            cells += [f"{median(own) / batch_size:.2f}", f"{median(ratios):.2f}x {spread}"]
         peaks = [one[name]["peak_rss_mb"] for one in rounds]
         smaller = [one[name]["peak_rss_mb"] / one[BASELINE]["peak_rss_mb"] for one in rounds]
         load = median(one[name]["load"] for one in rounds)
@@ -155,7 +168,7 @@ def run_round(model: str, questions: str, options: argparse.Namespace) -> dict[s
             options.folder / model,
             options.folder / questions,
             arguments,
-            options.batch_size,
+            batch_size_of(questions, options.batch_size),
             options.threads,
             options.folder / "feature_cache",
         )
@@ -170,20 +183,21 @@ def run_round(model: str, questions: str, options: argparse.Namespace) -> dict[s
 def compare(options: argparse.Namespace) -> None:
     """Run every setting, round by round; print tables, write all figures to results.json."""
     folder: Path = options.folder
-    if not (folder / "four").exists():
-        write_inputs(folder, rows=options.batch_size * EPOCH)
     costs: Table = []
     losses: Table = []
     kept: dict[str, list[dict[str, Result]]] = {}
     for model, questions in itertools.product(options.models, options.sets):
         setting = f"{model}, {questions}"
+        batch_size = batch_size_of(questions, options.batch_size)
+        write_model(folder, model)
+        write_set(folder, questions, rows=batch_size * EPOCH)
         kept[setting] = []
         for _ in range(options.rounds):
             results = run_round(model, questions, options)
             steps = check_losses(setting, results)
             kept[setting].append(results)
         losses += steps  # of the last round; the earlier ones were compared alike
-        costs += summary(setting, kept[setting], options)
+        costs += summary(setting, kept[setting], batch_size, epochs_shown(options.feature_cache))
         (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
     print_tables(options, losses, costs)
 
@@ -200,7 +214,8 @@ def print_tables(options: argparse.Namespace, losses: Table, costs: Table) -> No
     """Print what was measured, where, and with which packages."""
     print(f"\n{processor_name()}, {os.cpu_count()} cores, {options.threads} threads each")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
-    print(f"batch {options.batch_size}, {options.rounds} rounds\n")
+    batches = {batch_size_of(questions, options.batch_size) for questions in options.sets}
+    print(f"batch {', '.join(map(str, sorted(batches)))}, {options.rounds} rounds\n")
     print(format_table(["losses", *contenders("one", options.feature_cache)], losses))
     timed = [
         f"{epoch}{column}"
@@ -212,6 +227,14 @@ def print_tables(options: argparse.Namespace, losses: Table, costs: Table) -> No
     print("\n" + format_table(head, costs))
 
 
+def names(text: str, known: Iterable[str]) -> list[str]:
+    """The names of a comma-separated list, each of which must be known."""
+    found = text.split(",")
+    if unknown := [name for name in found if name not in known]:
+        raise argparse.ArgumentTypeError(f"unknown {unknown[0]!r}, expected {', '.join(known)}")
+    return found
+
+
 def main() -> None:
     """Parse the command line, measure and print."""
     parser = argparse.ArgumentParser(
@@ -219,8 +242,18 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", type=lambda text: text.split(","), default=list(VOCABULARY))
-    parser.add_argument("--sets", type=lambda text: text.split(","), default=["one", "four"])
+    parser.add_argument(
+        "--models",
+        type=partial(names, known=MODELS),
+        default=["vocabulary", "proportions"],
+        help=f"of {', '.join(MODELS)}",
+    )
+    parser.add_argument(
+        "--sets",
+        type=partial(names, known=SETS),
+        default=["one", "four"],
+        help=f"of {', '.join(SETS)}",
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of every contender")
     parser.add_argument(

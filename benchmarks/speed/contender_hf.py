@@ -43,7 +43,7 @@ class Collator:
             "labels": pad(list(labels), batch_first=True, padding_value=-100),
             "attention_mask": pad([torch.ones_like(one) for one in ids], batch_first=True),
         }
-        pixels = [self.pixels(name) for row in rows for name in row["images"]]
+        pixels = [self.pixels(name) for row in rows for name in row.get("images", ())]
         if pixels:
             batch |= {name: torch.cat([each[name] for each in pixels]) for name in pixels[0]}
         return batch

@@ -20,7 +20,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from rig_inputs import write_inputs
+from rig_inputs import write_model
 from torch.utils.data import DataLoader
 
 from dsvl_tune.core.dtypes import DTYPES
@@ -149,8 +149,8 @@ def main() -> None:
     if len(sys.argv) > 2:
         measure(int(sys.argv[2]), folder)
         return
-    if not (folder / "proportions").exists():
-        write_inputs(folder)
+    for name in dict.fromkeys(configuration[0] for configuration in CONFIGURATIONS):
+        write_model(folder, name)
     rows = []
     for number, configuration in enumerate(CONFIGURATIONS):
         command = [sys.executable, __file__, str(folder), str(number)]

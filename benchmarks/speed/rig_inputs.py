@@ -2,9 +2,10 @@
 
     python benchmarks/speed/rig_inputs.py FOLDER
 
-writes FOLDER/vocabulary and FOLDER/proportions (checkpoints), FOLDER/one and FOLDER/four
-(`charts.openai.jsonl` with images: one and four questions per image). An image has 576 tokens for
-the decoder and 4096 for SAM.
+writes a folder for each model of `rig_models.py` and for each data set, `charts.openai.jsonl` with
+images: FOLDER/one, FOLDER/four and FOLDER/eight have so many questions per image, each a
+conversation of its own. FOLDER/text has no images; its conversations are about as long, and half of
+their tokens are supervised.
 """
 
 from __future__ import annotations
@@ -14,108 +15,19 @@ import sys
 from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
 
-import torch
 from PIL import Image
-from transformers import DeepseekVLHybridConfig, DeepseekVLHybridForConditionalGeneration
+from rig_models import MODELS, write_checkpoint
 
 from dsvl_tune.core.types import Conversation, ImageRef
-from dsvl_tune.demo.build_model import build_tokenizer
 from dsvl_tune.demo.charts import chart_row
 
-# 24 layers (as in the 1.3B) of width 256 have 19 million weights. With the published vocabulary the
-# head has 1.4 times as many; with 8192 tokens a ninth, similar to the published models (1.3B: a
-# sixth, 7B: a fourteenth).
-VOCABULARY = {"vocabulary": 102_400, "proportions": 8_192}
-DECODER = {
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 4,
-}
-SIGLIP = {
-    "model_type": "siglip_vision_model",
-    "image_size": 384,
-    "patch_size": 16,
-    "hidden_size": 128,
-    "intermediate_size": 512,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "hidden_act": "gelu",
-    "vision_use_head": False,
-}
-SAM = {
-    "model_type": "sam_vision_model",
-    "image_size": 1024,
-    "patch_size": 16,
-    "hidden_size": 128,
-    "mlp_dim": 512,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "output_channels": 256,
-    "window_size": 14,
-    "global_attn_indexes": [2],  # a third of the layers, as in SAM-B
-}
-# preprocessor_config.json as transformers' converter writes it for the published hybrid
-IMAGES = {
-    "image_processor_type": "DeepseekVLHybridImageProcessor",
-    "processor_class": "DeepseekVLHybridProcessor",
-    "size": {"height": 384, "width": 384},
-    "high_res_size": {"height": 1024, "width": 1024},
-    "image_mean": [0.5] * 3,
-    "image_std": [0.5] * 3,
-    "resample": 2,
-    "high_res_resample": 3,
-    "min_size": 14,
-    "high_res_image_mean": [0.48145466, 0.4578275, 0.40821073],
-    "high_res_image_std": [0.26862954, 0.26130258, 0.27577711],
-}
+SETS = {"one": 1, "four": 4, "eight": 8, "text": 0}
+"""Data set -> questions per image."""
 ENLARGED = 5
 """Generated charts are 128 to 144 px wide; 640 to 720 px cost about as much as a screenshot."""
-
-
-def write_checkpoint(
-    folder: Path, vocabulary: int, texts: list[str], **sizes: dict[str, Any]
-) -> None:
-    """Write a random hybrid in which every part contributes, with a tokenizer of `texts`."""
-    tokenizer = build_tokenizer(texts)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    decoder = {
-        "model_type": "llama",
-        "vocab_size": vocabulary,
-        "max_position_embeddings": 4096,
-        **DECODER,
-    }
-    config = DeepseekVLHybridConfig(
-        text_config={
-            **decoder,
-            **sizes.get("decoder", {}),
-            **special,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
-        vision_config={**SIGLIP, **sizes.get("siglip", {})},
-        high_res_vision_config={
-            **SAM,
-            **sizes.get("sam", {}),
-            "initializer_range": 0.02,  # transformers: 1e-10
-        },
-        image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(1)
-    model = DeepseekVLHybridForConditionalGeneration(config)
-    with torch.no_grad():
-        # The initial value 0 would switch SAM's second branch off.
-        model.model.high_res_vision_alpha.fill_(0.5)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    settings["image_token"] = "<image_placeholder>"  # for transformers' processor
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGES, indent=2), encoding="utf-8")
-    processor = {"processor_class": "DeepseekVLHybridProcessor", "num_image_tokens": 576}
-    (folder / "processor_config.json").write_text(json.dumps(processor), encoding="utf-8")
+CHARTS_LISTED, QUESTIONS_LISTED = 3, 8
+"""Charts that a conversation without image lists, and questions on each."""
 
 
 def square_charts(questions: int) -> Iterator[list[Conversation]]:
@@ -164,19 +76,59 @@ def messages(conversation: Conversation) -> list[dict[str, str]]:
     ]
 
 
-def write_inputs(folder: Path, rows: int = 32) -> None:
-    """Write both checkpoints and both data sets."""
-    texts = [
-        turn["content"]
-        for row in islice(square_charts(4), 200)
-        for one in row
-        for turn in messages(one)
-    ]
-    for name, vocabulary in VOCABULARY.items():
-        write_checkpoint(folder / name, vocabulary, texts)
-    write_charts(folder / "one", rows, questions=1)
-    write_charts(folder / "four", rows // 4, questions=4)
+def write_texts(folder: Path, rows: int) -> None:
+    """`charts.openai.jsonl` without images: a list of questions, and the list with the answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    charts = square_charts(QUESTIONS_LISTED)
+    lines = []
+    for _ in range(rows):
+        pairs = [messages(one) for chart in islice(charts, CHARTS_LISTED) for one in chart]
+        questions = [asked["content"].removeprefix("<image>").strip() for asked, _ in pairs]
+        answers = [
+            f"{question} {answered['content']}"
+            for question, (_, answered) in zip(questions, pairs, strict=True)
+        ]
+        turns = [
+            {"role": role, "content": "\n".join(listed)}
+            for role, listed in (("user", questions), ("assistant", answers))
+        ]
+        lines.append(json.dumps({"messages": turns}))
+    (folder / "charts.openai.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def chart_texts() -> list[str]:
+    """What the tokenizers are trained on: questions and answers of 200 charts."""
+    rows = islice(square_charts(4), 200)
+    return [turn["content"] for row in rows for one in row for turn in messages(one)]
+
+
+def write_model(folder: Path, name: str) -> None:
+    """Write FOLDER/NAME, a model of `rig_models.MODELS`, unless it is there."""
+    if not (folder / name / "config.json").exists():
+        write_checkpoint(folder / name, name, chart_texts())
+
+
+def write_set(folder: Path, name: str, rows: int) -> None:
+    """Write FOLDER/NAME, a data set of `SETS` with so many conversations, unless it is there.
+
+    Raises:
+        SystemExit: the one that is there has another number of conversations.
+    """
+    file = folder / name / "charts.openai.jsonl"
+    if not file.exists() and SETS[name]:
+        write_charts(folder / name, rows // SETS[name], questions=SETS[name])
+    elif not file.exists():
+        write_texts(folder / name, rows)
+    found = len(file.read_text(encoding="utf-8").splitlines())
+    if found != rows:
+        sys.exit(
+            f"{file} has {found} conversations, two steps of this batch size have {rows}: give "
+            "another FOLDER."
+        )
 
 
 if __name__ == "__main__":
-    write_inputs(Path(sys.argv[1]))
+    for each in MODELS:
+        write_model(Path(sys.argv[1]), each)
+    for each in SETS:
+        write_set(Path(sys.argv[1]), each, rows=32)
