@@ -51,8 +51,8 @@ class BlockedSamAttention(SamVisionSdpaAttention):
         qkv = self.qkv(hidden_states).view(batch, tokens, 3, self.num_attention_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, H * W, d]
         grid = query.unflatten(2, (height, width))
-        table_h = self.get_rel_pos(height, height, self.rel_pos_h)
-        table_w = self.get_rel_pos(width, width, self.rel_pos_w)
+        table_h = self.table(height, self.rel_pos_h)
+        table_w = self.table(width, self.rel_pos_w)
         rows = torch.einsum("bnhwc,hkc->bnhwk", grid, table_h).flatten(2, 3)
         columns = torch.einsum("bnhwc,wkc->bnhwk", grid, table_w).flatten(2, 3)
         if query.device.type == "cpu" and query.dtype == torch.float32:
@@ -61,6 +61,27 @@ class BlockedSamAttention(SamVisionSdpaAttention):
             attended = widened_attention(query, key, value, rows, columns, self.scale)
         merged = attended.transpose(1, 2).reshape(batch, height, width, -1)
         return self.proj(merged), None
+
+    def table(self, side: int, embeddings: Tensor) -> Tensor:
+        """The embedding of every query's distance to every key, along one axis.
+
+        transformers numbers the distances on the CPU, so that a GPU waits for them in each layer,
+        and resizes embeddings that have the right length already, which has no deterministic
+        gradient on a GPU.
+
+        Args:
+            side: H or W.
+            embeddings: [L, d], of the distances; L is 2 * side - 1 unless they were trained at
+                another size.
+
+        Returns:
+            [side, side, d] in the dtype of `embeddings`, the query first.
+        """
+        if len(embeddings) != 2 * side - 1:
+            resized: Tensor = self.get_rel_pos(side, side, embeddings)
+            return resized
+        places = torch.arange(side, device=embeddings.device)
+        return embeddings[places[:, None] - places + side - 1]
 
 
 def widened_attention(

@@ -28,24 +28,25 @@ def supervised_loss(model: PreTrainedModel, batch: Batch) -> Sums:
         The sums over all supervised tokens; as `loss_text` and `loss_image` those of conversations
         without and with an image; as `loss/SOURCE` those of each source of a mixture.
     """
-    targets = batch.labels[:, 1:]
-    supervised = targets != IGNORE_INDEX
-    weights = batch.loss_weights[:, 1:][supervised]
-    hidden = hidden_states(model, batch)[:, :-1][supervised]
+    # Looked up once, and before anything is computed: a GPU is waited for to count them.
+    rows, columns = (batch.labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    targets = batch.labels[rows, columns + 1]
+    weights = batch.loss_weights[rows, columns + 1]
+    hidden = hidden_states(model, batch)[rows, columns]
     tokens = {}
     if torch.is_grad_enabled():
-        loss, losses = head_loss(model.lm_head, hidden, targets[supervised], weights)
+        loss, losses = head_loss(model.lm_head, hidden, targets, weights)
     else:
-        losses, correct = score_tokens(model.lm_head, hidden, targets[supervised])
+        losses, correct = score_tokens(model.lm_head, hidden, targets)
         loss = torch.dot(losses, weights)
         tokens = token_sums(losses, correct, weights > 0)
-    with_image = shows_image(batch, model.config.image_token_id)[:, 1:][supervised]
+    with_image = shows_image(batch, model.config.image_token_id)[rows, columns + 1]
     sums = torch.stack([losses * weights, weights])
-    text = sums[:, ~with_image].sum(1)
-    image = sums[:, with_image].sum(1)
+    text = sums.where(~with_image, 0.0).sum(1)
+    image = sums.where(with_image, 0.0).sum(1)
     logged = {"loss_text": text, "loss_image": image, **tokens}
     if batch.mixture_ids is not None:
-        mixture_ids = batch.mixture_ids[:, 1:][supervised]
+        mixture_ids = batch.mixture_ids[rows, columns + 1]
         for place, name in enumerate(batch.mixture_sources):
             logged[f"loss/{name}"] = sums.where(mixture_ids == place, 0.0).sum(1)
     return Sums(loss, text[1] + image[1], logged)
