@@ -43,8 +43,9 @@ class IntervalMeans:
             names: in the order of the sums.
         """
         totals = torch.stack(self._steps).sum(0)
-        pairs = zip(names, totals, strict=True)
-        return {name: total / weight for name, (total, weight) in pairs if weight > 0}
+        has_weight = (totals[:, 1] > 0).tolist()  # at once: a GPU is waited for
+        means = zip(names, totals[:, 0] / totals[:, 1], has_weight, strict=True)
+        return {name: mean for name, mean, counts in means if counts}
 
     def clear(self) -> None:
         """Begin the next interval."""

@@ -305,9 +305,8 @@ class FinetuneModule(AnsweringModule):
         gradients = [
             parameter.grad for parameter in self.parameters() if parameter.grad is not None
         ]
-        # DDP and FSDP average gradients over the ranks.
-        for gradient in gradients:
-            gradient.mul_(self.trainer.world_size / weight_sum)
+        if gradients:  # DDP and FSDP average them over the ranks
+            torch._foreach_mul_(gradients, self.trainer.world_size / weight_sum)
         norm = norm_of(gradients)
         nonfinite = self.nonfinite_steps.judge(self, loss_sum / weight_sum, own[:, 0, 0], norm)
         if nonfinite or not norm:

@@ -42,9 +42,10 @@ class Throughput(L.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
+        # Read first: that waits until a GPU is done with the step, which is no time for data.
+        tokens = int((batch.branch_ids >= 0).sum())
         now = time.perf_counter()
         if self._ended is not None:
-            tokens = int((batch.branch_ids >= 0).sum())
             data_s, compute_s = self._began - self._ended, now - self._began
             counted = [1, tokens, len(batch.image_index), data_s, compute_s]
             self._totals += torch.tensor(counted, dtype=torch.float64)
