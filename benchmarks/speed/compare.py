@@ -1,8 +1,11 @@
-"""Cost of dsvl-tune, Hugging Face Trainer with peft, and TRL: same rows, same losses.
+"""Cost of training steps of dsvl-tune and of other trainers: same rows, same losses.
 
     pip install -c constraints.txt -e '.[speed]'
-    python benchmarks/speed/compare.py FOLDER [--rounds 3] [--models vocabulary,proportions]
-        [--sets one,four] [--feature-cache]
+    python benchmarks/speed/compare.py FOLDER [--rounds 3] [--contenders TRL,dsvl-tune]
+        [--models vocabulary,proportions] [--sets one,four] [--feature-cache]
+
+Hugging Face Trainer with peft is what the others are compared with. ms-swift and LLaMA-Factory get
+environments of their own (see contenders.py), made when they are first named.
 
 Writes models and charts into FOLDER (see rig_models.py and rig_inputs.py), unless they are there,
 then runs every contender in a process of its own, one after the other, round by round. It fails if
@@ -31,74 +34,23 @@ import itertools
 import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
+from contenders import BASELINE, CACHED, CONTENDERS, EPOCH, Result, run
 from rig_inputs import SETS, write_model, write_set
 from rig_models import MODELS
 
 from dsvl_tune.core.text_table import format_table
 
-EPOCH = 2
-"""Steps of an epoch."""
 AGREE = 1e-4
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "trl", "lightning")
-
-BASELINE = "Trainer + peft"
 CLOCKS = {"cpu_s": "CPU s", "user_s": "user s"}
 """Clocks of step_bench.py that have columns, and their names there."""
 
-Result = dict[str, Any]
 Table = list[list[str]]
-
-
-def contenders(questions: str, feature_cache: bool) -> dict[str, list[str]]:
-    """Name -> arguments of step_bench.py."""
-    ours = ["--contender", "ours", *(["--share-images"] if SETS[questions] > 1 else [])]
-    found = {
-        BASELINE: ["--contender", "hf"],
-        "TRL": ["--contender", "trl"],
-        "dsvl-tune": ours,
-    }
-    return (
-        {**found, "dsvl-tune, feature cache": [*ours, "--feature-cache"]}
-        if feature_cache
-        else found
-    )
-
-
-def run(
-    model: Path, data: Path, arguments: list[str], batch_size: int, threads: int, scratch: Path
-) -> Result:
-    """Run one contender in a fresh process; a feature cache starts empty."""
-    steps = EPOCH + 1
-    if arguments[-1] == "--feature-cache":
-        shutil.rmtree(scratch, ignore_errors=True)
-        arguments, steps = [*arguments, str(scratch)], 3 * EPOCH
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("step_bench.py")),
-        f"--model={model}",
-        f"--data={data}",
-        f"--steps={steps}",
-        "--warmup=1",
-        f"--batch-size={batch_size}",
-        *arguments,
-    ]
-    # libgomp's threads spin while they wait, which would count as CPU time.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "3000"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("BENCH_JSON ")]
-    if len(lines) != 1:
-        sys.exit(f"{' '.join(command)} gave no figure ({done.returncode}):\n{done.stderr[-4000:]}")
-    return dict(json.loads(lines[0].removeprefix("BENCH_JSON ")))
 
 
 def batch_size_of(questions: str, least: int) -> int:
@@ -163,11 +115,11 @@ def summary(
 def run_round(model: str, questions: str, options: argparse.Namespace) -> dict[str, Result]:
     """Run every contender of a setting once, one after the other."""
     results = {}
-    for name, arguments in contenders(questions, options.feature_cache).items():
+    for name in options.contenders:
         results[name] = run(
+            name,
             options.folder / model,
             options.folder / questions,
-            arguments,
             batch_size_of(questions, options.batch_size),
             options.threads,
             options.folder / "feature_cache",
@@ -199,7 +151,7 @@ def compare(options: argparse.Namespace) -> None:
         losses += steps  # of the last round; the earlier ones were compared alike
         costs += summary(setting, kept[setting], batch_size, epochs_shown(options.feature_cache))
         (folder / "results.json").write_text(json.dumps(kept, indent=1), encoding="utf-8")
-    print_tables(options, losses, costs)
+    print_tables(options, results, losses, costs)
 
 
 def processor_name() -> str:
@@ -210,13 +162,16 @@ def processor_name() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def print_tables(options: argparse.Namespace, losses: Table, costs: Table) -> None:
-    """Print what was measured, where, and with which packages."""
+def print_tables(
+    options: argparse.Namespace, results: dict[str, Result], losses: Table, costs: Table
+) -> None:
+    """Print what was measured, where, and with which packages each contender ran."""
     print(f"\n{processor_name()}, {os.cpu_count()} cores, {options.threads} threads each")
-    print(", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    for packages, group in itertools.groupby(results, lambda name: results[name]["packages"]):
+        print(f"{', '.join(group)}: {packages}")
     batches = {batch_size_of(questions, options.batch_size) for questions in options.sets}
     print(f"batch {', '.join(map(str, sorted(batches)))}, {options.rounds} rounds\n")
-    print(format_table(["losses", *contenders("one", options.feature_cache)], losses))
+    print(format_table(["losses", *options.contenders], losses))
     timed = [
         f"{epoch}{column}"
         for epoch in epochs_shown(options.feature_cache).values()
@@ -254,12 +209,21 @@ def main() -> None:
         default=["one", "four"],
         help=f"of {', '.join(SETS)}",
     )
+    parser.add_argument(
+        "--contenders",
+        type=partial(names, known=[*CONTENDERS, "all"]),
+        default=["TRL", "dsvl-tune"],
+        help=f"of {', '.join(CONTENDERS)}, or all; {BASELINE} always runs",
+    )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1, help="OMP_NUM_THREADS of every contender")
     parser.add_argument(
         "--feature-cache", action="store_true", help="also dsvl-tune with a feature cache"
     )
-    compare(parser.parse_args())
+    options = parser.parse_args()
+    chosen = CONTENDERS if "all" in options.contenders else [BASELINE, *options.contenders]
+    options.contenders = [*dict.fromkeys(chosen), *([CACHED] if options.feature_cache else [])]
+    compare(options)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from hf_trainer import Marks, settings
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from step_bench import ALPHA, BETAS, LEARNING_RATE, RANK, TARGETS, Meter, data_file, draw_adapters
+from step_bench import ALPHA, RANK, TARGETS, Meter, data_file
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from dsvl_tune.core.family import Processor
 from dsvl_tune.families import open_checkpoint
 
 Row = dict[str, Any]
+FILE_ORDER = {"train_sampling_strategy": "sequential"}
 
 
 class Collator:
@@ -43,15 +45,14 @@ class Collator:
             "labels": pad(list(labels), batch_first=True, padding_value=-100),
             "attention_mask": pad([torch.ones_like(one) for one in ids], batch_first=True),
         }
-        pixels = [self.pixels(name) for row in rows for name in row.get("images", ())]
+        pixels = [self.read_pixels(name) for row in rows for name in row.get("images", ())]
         if pixels:
             batch |= {name: torch.cat([each[name] for each in pixels]) for name in pixels[0]}
         return batch
 
     def tokens(self, row: Row) -> tuple[Tensor, Tensor]:
         """Ids and labels of a conversation, each [T] int64; answers and end tokens count."""
-        tokens = self.processor.family.image_token_ids(self.processor, None, 1)
-        image = "".join(self.processor.tokenizer.convert_ids_to_tokens(tokens))
+        image = image_text(self.processor)
         user, assistant = self.processor.roles
         system = self.processor.default_system
         ids, labels, text = [self.processor.bos_id], [-100], f"{system}\n\n" if system else ""
@@ -69,29 +70,29 @@ class Collator:
             text = ""
         return torch.tensor(ids), torch.tensor(labels)
 
-    def pixels(self, name: str) -> dict[str, Tensor]:
+    def read_pixels(self, name: str) -> dict[str, Tensor]:
         """The vision inputs of an image file by name, each [1, 3, S, S] float32."""
-        family = self.processor.family
         with Image.open(self.root / name) as image:
-            padded = family.pad_image(image.convert("RGB"), self.processor, images=1)
-        return family.normalize(family.vision_input(padded, self.processor), self.processor)
+            return pixels_of(image, self.processor)
 
 
-class Marks(TrainerCallback):
-    """Record steps and losses."""
+@cache
+def processor_of(folder: Path | str) -> Processor:
+    """What dsvl-tune makes tokens and pixels with, for a checkpoint."""
+    return open_checkpoint(folder).processor
 
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
 
-    def on_train_begin(self, *arguments: Any, **kwargs: Any) -> None:
-        self.meter.mark()
+def image_text(processor: Processor) -> str:
+    """The tokens of an image as text, with the marks around it."""
+    tokens = processor.family.image_token_ids(processor, None, 1)
+    return "".join(processor.tokenizer.convert_ids_to_tokens(tokens))
 
-    def on_step_end(self, *arguments: Any, **kwargs: Any) -> None:
-        self.meter.mark()
 
-    def on_log(self, *arguments: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        if "loss" in logs:
-            self.meter.losses.append(float(logs["loss"]))
+def pixels_of(image: Image.Image, processor: Processor) -> dict[str, Tensor]:
+    """The vision inputs of an image by name, each [1, 3, S, S] float32, by dsvl-tune's rule."""
+    family = processor.family
+    padded = family.pad_image(image.convert("RGB"), processor, images=1)
+    return family.normalize(family.vision_input(padded, processor), processor)
 
 
 def lora() -> LoraConfig:
@@ -99,32 +100,6 @@ def lora() -> LoraConfig:
     return LoraConfig(
         r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=TARGETS, bias="none"
     )
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Training arguments that all contenders share; nothing is saved or reported."""
-    return {
-        "output_dir": tempfile.mkdtemp(),
-        "max_steps": options.steps,
-        "save_strategy": "no",
-        "report_to": "none",
-        "per_device_train_batch_size": options.batch_size,
-        "train_sampling_strategy": "sequential",
-        "dataloader_num_workers": options.workers,
-        "remove_unused_columns": False,
-        "use_cpu": True,
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "constant",
-        "weight_decay": 0.0,
-        "max_grad_norm": 0.0,
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
-        "logging_steps": 1,
-        "disable_tqdm": True,
-        "bf16": options.dtype != "float32",
-        "gradient_checkpointing": False,
-        "dataloader_pin_memory": False,
-    }
 
 
 def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Processor]:
@@ -137,17 +112,15 @@ def rows_and_model(options: argparse.Namespace) -> tuple[list[Row], Any, Process
     model = AutoModelForImageTextToText.from_pretrained(
         options.model, dtype=getattr(torch, options.dtype)
     )
-    return rows, model, open_checkpoint(options.model).processor
+    return rows, model, processor_of(options.model)
 
 
 def train(options: argparse.Namespace, meter: Meter) -> None:
     """Train the steps; the meter records them."""
     rows, model, processor = rows_and_model(options)
-    model = get_peft_model(model, lora())
-    draw_adapters(model)
     Trainer(
-        model=model,
-        args=TrainingArguments(**settings(options)),
+        model=get_peft_model(model, lora()),
+        args=TrainingArguments(**settings(options), **FILE_ORDER),
         data_collator=Collator(processor, options.data),
         train_dataset=rows,  # type: ignore[arg-type]  # any sequence is accepted
         callbacks=[Marks(meter)],

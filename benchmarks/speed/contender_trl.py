@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-from contender_hf import Collator, Marks, lora, rows_and_model, settings
+from contender_hf import FILE_ORDER, Collator, lora, rows_and_model
 from datasets import Dataset
-from step_bench import Meter, draw_adapters
+from hf_trainer import Marks, settings
+from step_bench import Meter
 from transformers import AutoProcessor
 from trl import SFTConfig, SFTTrainer
 
@@ -19,16 +20,17 @@ from trl import SFTConfig, SFTTrainer
 def train(options: argparse.Namespace, meter: Meter) -> None:
     """Train the steps; the meter records them."""
     rows, model, processor = rows_and_model(options)
-    trainer = SFTTrainer(
+    SFTTrainer(
         model=model,
         args=SFTConfig(
-            **settings(options), dataset_kwargs={"skip_prepare_dataset": True}, max_length=None
+            **settings(options),
+            **FILE_ORDER,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
         ),
         data_collator=Collator(processor, options.data),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoProcessor.from_pretrained(options.model),
         peft_config=lora(),
         callbacks=[Marks(meter)],
-    )
-    draw_adapters(trainer.model)
-    trainer.train()
+    ).train()

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from dsvl_tune.demo.build_model import build_tokenizer
-from dsvl_tune.families.janus.tokenizer import BEGIN_OF_IMAGE, END_OF_IMAGE
+from dsvl_tune.families.janus.tokenizer import BEGIN_OF_IMAGE, END_OF_IMAGE, IMAGE_TOKEN
 
 HYBRID, SIGLIP_ONLY, JANUS = "deepseek_vl_hybrid", "deepseek_vl", "janus"
 """Model types, as transformers names them."""
@@ -121,7 +121,7 @@ def write_checkpoint(folder: Path, name: str, texts: Iterable[str]) -> None:
             **{key: getattr(tokenizer, key) for key in special},
         },
         **PARTS[model_type],
-        image_token_id=tokenizer.convert_tokens_to_ids("<image_placeholder>"),
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         tie_word_embeddings=False,
     )
     torch.manual_seed(1)
@@ -149,7 +149,8 @@ def write_processor(folder: Path, model_type: str) -> None:
     """Complete the tokenizer's settings, and write those of images and of the processor."""
     images, processor = PROCESSORS[model_type]
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    settings["image_token"] = "<image_placeholder>"  # for transformers' processor
+    # for transformers' processors
+    settings |= {"image_token": IMAGE_TOKEN, "boi_token": BEGIN_OF_IMAGE, "eoi_token": END_OF_IMAGE}
     files = {
         "tokenizer_config.json": settings,
         "preprocessor_config.json": {

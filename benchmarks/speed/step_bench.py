@@ -2,7 +2,7 @@
 
     python benchmarks/speed/step_bench.py --model DIR --data DIR --set charts --steps S
         --warmup W --batch-size B --dtype float32 --workers N
-        [--contender ours|hf|trl] [--share-images]
+        [--contender ours|hf|trl|swift|llamafactory] [--share-images]
         [--feature-cache DIR]
 
 `--model` is a checkpoint in transformers' layout; `--data` holds SET.openai.jsonl and its images.
@@ -11,12 +11,14 @@ Every contender trains the same: rows in file order (starting over after the las
 and 0.999, no weight decay, no dropout, no clipping, no gradient checkpointing.
 
 A sample is a conversation (a row of the file); a step always has B of them. With --share-images,
-consecutive conversations of a step that show the same image become one tree. total_tokens_per_s
-counts every conversation as if it were alone, including its image's tokens and no padding, whatever
-was shared or cached: it is the rate at which the file's content is trained on, so contenders can be
-compared by it. Rates are over the steps after the warm-up, including loading. peak_rss_mb is that
-of the training process over its whole life, cpu_s_per_step is user and system time of it and its
-workers. `steps` has wall-clock, CPU, user and system time of each step.
+consecutive conversations of a step that show the same image become one tree. samples_per_s is over
+the steps after the warm-up, including loading, and counts every conversation, whatever was shared
+or cached. peak_rss_mb is that of the training process over its whole life, cpu_s_per_step is user
+and system time of it and its workers. `steps` has wall-clock, CPU, user and system time of each
+step.
+
+This file runs in the environments of other trainers too: it imports nothing of dsvl-tune, which
+only the contenders do that need it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,9 @@ import psutil
 import torch
 
 TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+CONTENDERS = ("ours", "hf", "trl", "swift", "llamafactory")
+TRAINERS = ("lightning", "trl", "ms-swift", "llamafactory")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", *TRAINERS)
 RANK, ALPHA, LEARNING_RATE, BETAS = 16, 32, 1e-4, (0.9, 0.999)
 
 
@@ -77,18 +83,6 @@ def draw_adapters(model: torch.nn.Module) -> None:
             parameter.data.copy_(drawn)
 
 
-def count_tokens(options: argparse.Namespace) -> list[tuple[int, int]]:
-    """Tokens and supervised tokens of every row of the file."""
-    from dsvl_tune.data.encoding.tokenize import tokenize
-    from dsvl_tune.data.formats.conversations import open_conversations
-    from dsvl_tune.families import open_checkpoint
-
-    processor = open_checkpoint(options.model).processor
-    conversations = open_conversations(str(data_file(options)))
-    rows = [tokenize(conversations[i], processor) for i in range(len(conversations))]
-    return [(len(row.input_ids), sum(weight > 0 for weight in row.loss_weights)) for row in rows]
-
-
 def data_file(options: argparse.Namespace) -> Path:
     """Path of the data set."""
     return Path(options.data) / f"{options.set}.openai.jsonl"
@@ -100,13 +94,17 @@ def step_rows(rows: int, batch_size: int, step: int) -> range:
     return range(start, min(start + batch_size, rows))
 
 
+def versions() -> str:
+    """Releases of those of `PACKAGES` that are installed."""
+    installed = {found.name.replace("_", "-"): found.version for found in distributions()}
+    return ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
+
+
 def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
     """Figures over the steps after the warm-up."""
-    counts = count_tokens(options)
+    rows = len(data_file(options).read_text(encoding="utf-8").splitlines())
     measured = range(options.warmup, options.steps)
-    seen = [
-        counts[i] for step in measured for i in step_rows(len(counts), options.batch_size, step)
-    ]
+    samples = sum(len(step_rows(rows, options.batch_size, step)) for step in measured)
     assert len(meter.wall_s) == options.steps + 1
     assert len(meter.losses) == options.steps
     seconds = meter.wall_s[-1] - meter.wall_s[options.warmup]
@@ -117,9 +115,8 @@ def report(options: argparse.Namespace, meter: Meter) -> dict[str, Any]:
     cpu_s = [user + system for user, system in zip(user_s, system_s, strict=True)]
     return {
         "contender": options.contender,
-        "samples_per_s": len(seen) / seconds,
-        "supervised_tokens_per_s": sum(supervised for _, supervised in seen) / seconds,
-        "total_tokens_per_s": sum(tokens for tokens, _ in seen) / seconds,
+        "packages": versions(),
+        "samples_per_s": samples / seconds,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "losses": meter.losses,
         "cpu_s_per_step": statistics.mean(cpu_s[options.warmup :]),
@@ -146,7 +143,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--contender", default="ours", choices=("ours", "hf", "trl"))
+    parser.add_argument("--contender", default="ours", choices=CONTENDERS)
     parser.add_argument(
         "--share-images", action="store_true", help="ours only: one tree per image and step"
     )
