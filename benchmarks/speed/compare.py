@@ -40,7 +40,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean, median
 
-from contenders import BASELINE, CACHED, CONTENDERS, EPOCH, Result, run
+from contenders import BASELINE, CACHED, CONTENDERS, EPOCH, Result, interpreter, run
 from rig_inputs import SETS, write_model, write_set
 from rig_models import MODELS
 
@@ -138,6 +138,8 @@ def compare(options: argparse.Namespace) -> None:
     costs: Table = []
     losses: Table = []
     kept: dict[str, list[dict[str, Result]]] = {}
+    for name in options.contenders:
+        interpreter(name)  # made before anything is measured
     for model, questions in itertools.product(options.models, options.sets):
         setting = f"{model}, {questions}"
         batch_size = batch_size_of(questions, options.batch_size)
