@@ -29,7 +29,7 @@ IMAGE = "<image_placeholder>"
 PIXELS = ("pixel_values", "high_res_pixel_values")
 
 
-class DeepSeekVLTemplate(Template):  # type: ignore[misc]
+class DeepSeekVLTemplate(Template):
     """Answers begin with a space, and an image has many tokens."""
 
     image_placeholder: ClassVar[list[str]] = [IMAGE]
@@ -64,7 +64,7 @@ class DeepSeekVLTemplate(Template):  # type: ignore[misc]
         return collated
 
 
-class TransformersLoader(ModelLoader):  # type: ignore[misc]
+class TransformersLoader(ModelLoader):
     """Load the model by transformers' own class."""
 
     def __init__(self, *arguments: Any, **kwargs: Any) -> None:
@@ -113,7 +113,7 @@ def register(checkpoint: Path) -> None:
     )
 
 
-class MarkedSft(SwiftSft):  # type: ignore[misc]
+class MarkedSft(SwiftSft):
     """The pipeline, with a callback in its trainer."""
 
     def __init__(self, args: SftArguments, meter: Meter) -> None:
