@@ -78,10 +78,17 @@ def decoder_attention(
             "attention_mask": attention_mask(segment_ids, branch_ids),
             "position_ids": position_ids,
         }
+    return {
+        "attention_mask": block_mask(segment_ids, branch_ids),
+        "position_ids": position_ids,
+    }
+
+
+def block_mask(segment_ids: Tensor, branch_ids: Tensor) -> BlockMask:
+    """`attention_mask` for FlexAttention; same arguments."""
     rows, length = branch_ids.shape
     rule = mask_rule(segment_ids, branch_ids)
-    mask = create_block_mask(rule, rows, None, length, length, device=branch_ids.device)
-    return {"attention_mask": mask, "position_ids": position_ids}
+    return create_block_mask(rule, rows, None, length, length, device=branch_ids.device)
 
 
 def use_attention(model: PreTrainedModel, kind: Attention) -> None:

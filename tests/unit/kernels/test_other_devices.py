@@ -36,7 +36,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_step_off_the_cpu(hybrid_checkpoint: Path, dtype: torch.dtype) -> None:
-    """Kernels are chosen by the device. A GPU itself cannot be faked by torch built for the CPU."""
+    """Kernels are chosen by the device. `tests/traced` has a pretended GPU, with a compiler."""
     model = create_model(open_checkpoint(hybrid_checkpoint), dtype, storage="shapes").train()
     with torch.device("meta"), Operations() as operations:
         model.to("meta")
