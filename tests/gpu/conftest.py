@@ -30,16 +30,29 @@ def full_precision() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
+def lacking() -> str:
+    """What this machine lacks to run the tests; "" if nothing."""
+    if ON_CPU or (torch.cuda.is_available() and torch.cuda.is_bf16_supported()):
+        return ""
+    found = f"torch {torch.__version__}, {torch.cuda.device_count()} CUDA devices"
+    return f"a CUDA device with bfloat16 is needed, and torch built for CUDA; here: {found}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a card one test says so for all."""
+    ours = [item for item in items if item.path.parent == Path(__file__).parent]
+    reason = lacking()
+    if not ours or not reason:
+        return
+    ours[0].add_marker(pytest.mark.skip(reason=f"none of {len(ours)} GPU tests was run: {reason}"))
+    config.hook.pytest_deselected(items=ours[1:])
+    items[:] = [item for item in items if item not in ours[1:]]
+
+
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """The device that the tests are about."""
-    if ON_CPU:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device: `make gpu` needs one with bfloat16")
-    if not torch.cuda.is_bf16_supported():
-        pytest.skip("this CUDA device has no bfloat16")
-    return torch.device("cuda")
+    return torch.device("cpu" if ON_CPU else "cuda")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import assert_equal_runs, last, write_recipe
+from runs import STEPS, assert_equal_runs, last, write_recipe
 
 from dsvl_tune.training.run.metrics_file import METRICS
 
@@ -112,6 +112,15 @@ def test_killed_and_resumed_it_comes_to_the_same_bits(
     assert last(run)["global_step"] >= 1
     command(tmp_path / "killed", "fit", "--config", "run.yaml")
     assert_equal_runs(tmp_path / "whole" / "runs" / "run", run)
+
+
+def test_every_part_trains_deterministically(
+    hybrid_checkpoint: Path, device: torch.device, tmp_path: Path
+) -> None:
+    """torch refuses an operation that has no deterministic gradient on the device."""
+    recipe(tmp_path, hybrid_checkpoint, device, model__preset="full", trainer__deterministic=True)
+    command(tmp_path, "fit", "--config", "run.yaml")
+    assert len(losses(tmp_path)) == STEPS
 
 
 def test_in_4_bits_and_merged(
