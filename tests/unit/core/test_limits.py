@@ -78,7 +78,7 @@ HOSTILE = {
 SAID = {
     "loops": "more than 1 s",
     "memory": "too much memory",
-    "doubling": "too much memory",
+    "doubling": "too much memory|more than 1 s",  # whichever a busy machine comes to first
     "length": "more than 1,000,000 characters",
     "recursion": "RecursionError",
     "classes": "SecurityError",
