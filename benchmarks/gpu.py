@@ -28,6 +28,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from operator import ge, le
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,18 +174,18 @@ def goals(lines: list[Line], data: dict[str, dict[str, float]], rate: float) -> 
         if line.figures is not None and line.figures.memory_bytes
     ]
     rows = [
-        (f"decoder MFU of the {GOAL_SIZE}, best line", LEAST_SHARE, max(shares, default=None)),
-        ("waiting for data, share of the time", MOST_WAITING, max(waits, default=None)),
-        ("peak memory off the estimate", MOST_ERROR, max(errors, default=None)),
+        (f"decoder MFU of the {GOAL_SIZE}, best line", ge, LEAST_SHARE, max(shares, default=None)),
+        ("waiting for data, share of the time", le, MOST_WAITING, max(waits, default=None)),
+        ("peak memory off the estimate", le, MOST_ERROR, max(errors, default=None)),
     ]
     table = []
-    for number, (name, bound, found) in enumerate(rows):
-        at_least = number == 0
-        verdict = "not measured"
-        if found is not None:
-            verdict = "met" if (found >= bound if at_least else found <= bound) else "not met"
-        limit = f"{'at least' if at_least else 'at most'} {bound:.0%}"
-        table.append([name, limit, "-" if found is None else f"{found:.1%}", verdict])
+    for name, is_met, bound, found in rows:
+        limit = f"{'at least' if is_met is ge else 'at most'} {bound:.0%}"
+        if found is None:
+            table.append([name, limit, "-", "not measured"])
+        else:
+            verdict = "met" if is_met(found, bound) else "not met"
+            table.append([name, limit, f"{found:.1%}", verdict])
     return table
 
 

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from gpu_step import (
-    ALPHA,
     QUESTIONS,
-    RANK,
     SUPERVISED,
     TOKENS,
     WARMUP,
@@ -25,6 +23,7 @@ from gpu_step import (
     seconds,
     tokens_alone,
 )
+from step_bench import ALPHA, RANK
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry

@@ -21,8 +21,6 @@ TYPES = {"1.3B": "deepseek_vl", "7B": "deepseek_vl_hybrid"}
 TOKENS, QUESTIONS, SUPERVISED = 1024, 4, 16
 TEXT_BEFORE = 24
 """Tokens of text in front of a question that all questions share."""
-RANK, ALPHA = 16, 32
-TARGETS = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 WARMUP = 2
 
 

@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 from gpu_step import (
-    ALPHA,
-    RANK,
-    TARGETS,
     TOKENS,
     WARMUP,
     Figures,
@@ -21,6 +18,7 @@ from gpu_step import (
     peak_bytes,
     reset_peak,
 )
+from step_bench import ALPHA, RANK, TARGETS
 
 SOFTWARE = {"transformers + peft": "", "unsloth": "unsloth", "ms-swift": "swift"}
 """Name of a line -> what is imported first. unsloth replaces parts of transformers and peft then;

@@ -25,7 +25,8 @@ def bench() -> ModuleType:
 def test_flops_of_the_decoder(bench: ModuleType, tmp_path: Path) -> None:
     """A frozen matrix takes two products, an adapter's three, attention two and then five."""
     from gpu_ours import flops_and_bytes
-    from gpu_step import RANK, TOKENS, config_of
+    from gpu_step import TOKENS, config_of
+    from step_bench import RANK
 
     config = config_of("1.3B", small=False)
     config.text_config.num_hidden_layers = 6
